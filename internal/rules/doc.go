@@ -1,0 +1,3 @@
+// Package rules holds the tests of what is true of the whole tree: which
+// package may import which.
+package rules

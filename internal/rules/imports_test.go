@@ -1,0 +1,61 @@
+package rules
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/residentctl/residentctl/"
+
+// layers are the packages from top to bottom: each imports only what stands
+// further down, or beside it.
+var layers = [][]string{
+	{"cmd/residentctl"},
+	{"pkg/resident", "pkg/intercept"},
+	{"pkg/registry", "pkg/store", "pkg/criuwrap", "pkg/linkstop", "pkg/launcher", "pkg/launcher/front", "pkg/binfmt"},
+	{"pkg/fingerprint"},
+	{"pkg/plan", "pkg/plan/planheader", "pkg/elfinfo"},
+	{"internal/linux", "internal/descriptors"},
+}
+
+// only says who alone may import something.
+var only = map[string][]string{
+	"github.com/checkpoint-restore/go-criu": {"pkg/criuwrap"},
+	"go.etcd.io/bbolt":                      {"pkg/registry"},
+	"github.com/urfave/cli":                 {"cmd/residentctl"},
+}
+
+func TestImports(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		pkg := strings.TrimPrefix(words[0], module)
+		seen++
+		for _, imported := range words[1:] {
+			if own, ok := strings.CutPrefix(imported, module); ok && layer(own) < layer(pkg) {
+				t.Errorf("%s imports %s, which stands above it", pkg, own)
+			}
+			for what, who := range only {
+				if strings.HasPrefix(imported, what) && !slices.Contains(who, pkg) {
+					t.Errorf("%s imports %s; only %v may", pkg, imported, who)
+				}
+			}
+		}
+		if layer(pkg) < 0 && pkg != "internal/rules" && pkg != "integration" && !strings.HasPrefix(pkg, "scripts/") {
+			t.Errorf("%s stands in no layer", pkg)
+		}
+	}
+	if seen < len(layers) {
+		t.Errorf("only %d packages were found", seen)
+	}
+}
+
+func layer(pkg string) int {
+	return slices.IndexFunc(layers, func(l []string) bool { return slices.Contains(l, pkg) })
+}
