@@ -1,0 +1,142 @@
+package elfinfo
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/residentctl/residentctl/internal/linux"
+)
+
+// CanBeResident is nil if nothing in the file speaks against making it
+// resident for the calling process, else a *Refusal. Whether the program's
+// libraries allow it shows only when it has been started.
+func (f *File) CanBeResident() error {
+	refuse := func(kind Kind, reason, hint string) error {
+		return &Refusal{Path: f.Path, Kind: kind, Reason: reason, Hint: hint}
+	}
+	const (
+		staticHint = "a static program has no start-up work that could be saved"
+		privHint   = "the kernel gives such a program its privileges only when it is executed itself"
+		asBefore   = "it starts normally, as before; there is nothing to be done"
+	)
+	switch {
+	case f.foreign():
+		return refuse(ForeignArch, fmt.Sprintf("is for another kind of machine (%s)", f.arch()), "residentctl knows the 64-bit programs of this machine only")
+	case f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN:
+		return refuse(NotProgram, fmt.Sprintf("is not a program (ELF type %s)", f.Type), "name the program that was made from it")
+	case f.Setuid():
+		return refuse(Setuid, "is setuid", privHint)
+	case f.Setgid():
+		return refuse(Setgid, "is setgid", privHint)
+	case f.FileCaps:
+		return refuse(FileCaps, "has file capabilities", privHint)
+	case linux.CanExecute(f.Path) != nil:
+		return refuse(NotExecutable, "may not be executed by you, or lies on a file system mounted noexec", "try to execute it, and set its mode with chmod(1) or mount with exec")
+	case f.Interp == "" && f.Type == elf.ET_EXEC:
+		return refuse(Static, "is statically linked", staticHint)
+	case f.Interp == "" && (f.PIE || !f.Dynamic):
+		return refuse(StaticPIE, "is statically linked (static-pie)", staticHint)
+	case f.Interp == "":
+		return refuse(NoLinker, "names no dynamic linker; it is a library, not a program", "name a program that uses it")
+	case f.Audit:
+		return refuse(Audit, "asks the dynamic linker for an audit library (DT_AUDIT)", asBefore)
+	case f.TextRel:
+		return refuse(TextRel, "has relocations in its instructions (DT_TEXTREL)", "compile it with -fPIC or -fPIE")
+	case f.ExecStack:
+		return refuse(ExecStack, "wants an executable stack", "link it with -z noexecstack")
+	}
+	if !strings.HasPrefix(f.Interp, "/") {
+		return refuse(SearchesHere, fmt.Sprintf("names its dynamic linker %s relative to the current folder", f.Interp), "link it with -Wl,--dynamic-linker and an absolute path")
+	}
+	if _, err := linux.StatID(f.Interp); err != nil {
+		return refuse(NoLinker, fmt.Sprintf("needs the dynamic linker %s: %v", f.Interp, errnoOf(err)), "it does not start without residentctl either")
+	}
+	return nil
+}
+
+// arch names what the file was made for, for people.
+func (f *File) arch() string {
+	name := strings.ToLower(strings.TrimPrefix(f.Machine.String(), "EM_"))
+	if f.Class == elf.ELFCLASS32 {
+		return name + ", 32-bit"
+	}
+	return name
+}
+
+func cannotOpen(path string, err error) error {
+	switch {
+	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
+		r := &Refusal{Path: path, Kind: NotFound, Reason: "does not exist", Hint: "check the path"}
+		if target, err := os.Readlink(path); err == nil {
+			r.Reason = fmt.Sprintf("is a link to %s, which does not exist", target)
+		}
+		return r
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return &Refusal{Path: path, Kind: Unreadable, Reason: "may not be read by you",
+			Hint: "a resident program is mapped, for which its file must be readable"}
+	}
+	return fmt.Errorf("open %s: %w", path, errnoOf(err))
+}
+
+// errnoOf is the system call's error in err, without the words around it.
+func errnoOf(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
+
+func notRegular(path string, mode uint32) error {
+	what := map[uint32]string{
+		syscall.S_IFDIR:  "a directory",
+		syscall.S_IFIFO:  "a pipe",
+		syscall.S_IFSOCK: "a socket",
+		syscall.S_IFCHR:  "a device",
+		syscall.S_IFBLK:  "a device",
+	}[mode&syscall.S_IFMT]
+	return &Refusal{Path: path, Kind: NotRegular, Reason: "is " + what, Hint: "name a program"}
+}
+
+// notELF tells a script from other files.
+func notELF(f *os.File, path string, size int64) error {
+	head := make([]byte, min(size, 256)) // include/uapi/linux/binfmts.h: BINPRM_BUF_SIZE
+	n, err := f.ReadAt(head, 0)
+	if n < len(head) {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	if !bytes.HasPrefix(head, []byte("#!")) {
+		return &Refusal{Path: path, Kind: NotELF, Reason: "is not an ELF program",
+			Hint: "what runs such a file may be made resident, if it is one"}
+	}
+	interp := scriptInterpreter(head)
+	if interp == "" {
+		return &Refusal{Path: path, Kind: Script, Reason: "is a script without an interpreter",
+			Hint: "add the shell that runs it instead"}
+	}
+	return &Refusal{Path: path, Kind: Script, Reason: "is a script, run by " + interp,
+		Hint: "if it is a wrapper, use add --follow; else add its interpreter instead: residentctl add " + interp}
+}
+
+// scriptInterpreter is the program that runs a script which begins with head:
+// the one behind "#!", or the one that env(1) is told to find.
+func scriptInterpreter(head []byte) string {
+	line, _, _ := bytes.Cut(head[2:], []byte("\n"))
+	words := strings.Fields(string(line))
+	if len(words) == 0 {
+		return ""
+	}
+	if strings.HasSuffix(words[0], "/env") {
+		for _, w := range words[1:] {
+			if !strings.HasPrefix(w, "-") && !strings.Contains(w, "=") {
+				return w
+			}
+		}
+	}
+	return words[0]
+}
