@@ -1,0 +1,149 @@
+package fingerprint
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+
+	"github.com/residentctl/residentctl/internal/linux"
+)
+
+// File is a file that the image maps. Path is the string that was opened,
+// links not resolved, because a start opens that string again.
+type File struct {
+	Path   string       `json:"path"`
+	ID     linux.FileID `json:"id"`
+	SHA256 string       `json:"sha256"` // hexadecimal
+}
+
+// Checked is a file that the dynamic linker looked at and did not map, such as
+// /etc/ld.so.cache. With ID.Ino 0 it must not exist.
+type Checked struct {
+	Path string       `json:"path"`
+	ID   linux.FileID `json:"id"`
+}
+
+// absent says that the file must not exist.
+func (c Checked) absent() bool { return c.ID.Ino == 0 }
+
+// Folder is an existing folder and the paths that were looked for below it and
+// not found. Links in Path are not resolved, so that a link that is pointed
+// elsewhere shows as another identity. ID.Size is not compared.
+type Folder struct {
+	Path   string       `json:"path"`
+	ID     linux.FileID `json:"id"`
+	Misses []string     `json:"misses"`
+}
+
+// Dependencies are what must be true for an image to be what the dynamic
+// linker would make of the program now.
+type Dependencies struct {
+	Program   File      `json:"program"`
+	Linker    File      `json:"linker"`    // the dynamic linker
+	Libraries []File    `json:"libraries"` // in the order in which they were opened
+	Checks    []Checked `json:"checks"`
+	Folders   []Folder  `json:"folders"`
+
+	CPUSum      uint64 `json:"cpu_sum,string"` // CPUSum(CPUTable())
+	XCR0        uint64 `json:"xcr0,string"`    // linux.XCR0
+	Kernel      string `json:"kernel"`         // linux.Kernel
+	VDSOBuildID string `json:"vdso_build_id"`  // hexadecimal
+}
+
+// Record is what an image of program depends on: the template was seen to make
+// the probes and, at its stop point, to map the files mapped (paths as
+// /proc/PID/maps shows them). Linker is the program's PT_INTERP. When it
+// returns, any later change will be noticed. A file that changes meanwhile is
+// ErrChanged; what can never be recorded is an *elfinfo.Refusal.
+func Record(ctx context.Context, program, linker string, probes []Probe, mapped []string) (*Dependencies, error) {
+	d, err := FromProbes(program, linker, probes, mapped)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.Machine(); err != nil {
+		return nil, err
+	}
+	if err := d.Hash(ctx); err != nil {
+		return nil, err
+	}
+	return d, Settle(ctx, d)
+}
+
+// files are all mapped files: the program, the dynamic linker, the libraries.
+func (d *Dependencies) files() []*File {
+	files := []*File{&d.Program, &d.Linker}
+	for i := range d.Libraries {
+		files = append(files, &d.Libraries[i])
+	}
+	return files
+}
+
+// Hash fills in the content hashes. A file that is no longer the one whose
+// identity is recorded is ErrChanged.
+func (d *Dependencies) Hash(ctx context.Context) error {
+	files := d.files()
+	return each(ctx, len(files), func(i int) error {
+		now, err := HashFile(files[i].Path)
+		if err != nil {
+			return err
+		}
+		if now.ID != files[i].ID {
+			return fmt.Errorf("%s %w", files[i].Path, ErrChanged)
+		}
+		files[i].SHA256 = now.SHA256
+		return nil
+	})
+}
+
+// Machine fills in what the image needs of the CPU and the kernel.
+func (d *Dependencies) Machine() (err error) {
+	d.CPUSum, d.XCR0 = cpuSum(), linux.XCR0()
+	if d.Kernel, err = Kernel(); err != nil {
+		return err
+	}
+	vdso, err := OwnVDSO()
+	if err != nil {
+		return err
+	}
+	_, id, err := VDSOBuildID(vdso)
+	d.VDSOBuildID = hex.EncodeToString(id)
+	return err
+}
+
+// Kernel is the running kernel's release and version.
+func Kernel() (string, error) { return linux.Kernel() }
+
+// Digest is a name for the contents that were linked together: the SHA-256, in
+// hexadecimal, of the SHA-256 of the program, the dynamic linker and each
+// library in order, each in hexadecimal and ended by a newline. It is empty
+// while a hash is missing.
+func (d *Dependencies) Digest() string {
+	sum := sha256.New()
+	for _, f := range d.files() {
+		if f.SHA256 == "" {
+			return ""
+		}
+		io.WriteString(sum, f.SHA256+"\n")
+	}
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+// ChangedSince names the mapped and checked files that changed at or after t,
+// a value of linux.CoarseNow from before the template was started: the
+// template may have seen them as they were before. Trying again is the cure.
+func (d *Dependencies) ChangedSince(t int64) []string {
+	var paths []string
+	for _, f := range d.files() {
+		if f.ID.Ctime >= t {
+			paths = append(paths, f.Path)
+		}
+	}
+	for _, c := range d.Checks {
+		if c.ID.Ctime >= t {
+			paths = append(paths, c.Path)
+		}
+	}
+	return paths
+}

@@ -1,0 +1,276 @@
+package fingerprint
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/elfinfo"
+)
+
+// FromProbes sorts what the dynamic linker looked at while it linked program
+// into mapped files, checks and folders with misses. Hashes and the machine
+// are left out.
+//
+//   - A mapped file is known by device and inode, since mapped has resolved
+//     paths. It keeps the first string by which it was opened; further strings
+//     that led to it become checks.
+//   - A file that was there and is not mapped is a check.
+//   - A folder that was there is no dependency: what was looked for in it is.
+//     (glibc stats a folder of the search path once, to skip it if it does not
+//     exist; elf/dl-load.c, open_path.)
+//   - A path that was not there is a miss of the nearest existing folder above
+//     it. If a dangling link is in the way, it is also a miss of the folder in
+//     which the link's target would come into being. The only miss of a folder
+//     becomes a check that the file does not exist: one stat either way, and
+//     unlike a folder such as /etc it never changes for other reasons.
+//   - /proc, /sys and /dev are left out: Machine covers what matters of them.
+//
+// A path relative to the current folder, or a link that was read, is an
+// *elfinfo.Refusal: the answer depends on more than files. What is no longer
+// as the probe saw it is ErrChanged.
+func FromProbes(program, linker string, probes []Probe, mapped []string) (*Dependencies, error) {
+	s := sorter{
+		mapped:  map[inode]string{},
+		checked: map[string]bool{},
+		missed:  map[string]bool{},
+		misses:  map[string][]string{},
+	}
+	if err := s.start(program, linker, mapped); err != nil {
+		return nil, err
+	}
+	for _, p := range probes {
+		if err := s.add(p); err != nil {
+			return nil, err
+		}
+	}
+	for _, path := range s.mapped {
+		return nil, fmt.Errorf("%s is mapped, but was not seen to be opened", path)
+	}
+	if err := s.folders(); err != nil {
+		return nil, err
+	}
+	return &s.deps, nil
+}
+
+// inode names a file among all that exist at one time.
+type inode struct{ dev, ino uint64 }
+
+func inodeOf(id linux.FileID) inode { return inode{id.Dev, id.Ino} }
+
+type sorter struct {
+	deps    Dependencies
+	mapped  map[inode]string // still to be found among the probes
+	checked map[string]bool
+	missed  map[string]bool
+
+	order  []string            // of the keys of misses
+	misses map[string][]string // folder to paths
+}
+
+// start takes in the two files that the kernel maps, for which there is no
+// probe, and what else is mapped.
+func (s *sorter) start(program, linker string, mapped []string) (err error) {
+	s.deps.Program.Path, s.deps.Linker.Path = program, linker
+	for _, f := range []*File{&s.deps.Program, &s.deps.Linker} {
+		if !strings.HasPrefix(f.Path, "/") {
+			return searchesHere(f.Path)
+		}
+		if f.ID, err = linux.StatID(f.Path); err != nil {
+			return err
+		}
+		s.checked[f.Path] = true
+	}
+	for _, path := range mapped {
+		if !strings.HasPrefix(path, "/") {
+			continue // [stack], [vdso], anonymous
+		}
+		id, err := linux.StatID(path)
+		if err != nil {
+			return fmt.Errorf("%s is mapped and %w: %w", path, ErrChanged, err)
+		}
+		s.mapped[inodeOf(id)] = path
+	}
+	delete(s.mapped, inodeOf(s.deps.Program.ID))
+	delete(s.mapped, inodeOf(s.deps.Linker.ID))
+	return nil
+}
+
+func (s *sorter) add(p Probe) error {
+	switch {
+	case p.Path == "":
+		return nil // a call on a descriptor that is already open
+	case !strings.HasPrefix(p.Path, "/"):
+		return searchesHere(p.Path)
+	case underKernel(p.Path):
+		return nil
+	case p.Errno == 0 && strings.HasPrefix(p.Call, "readlink"):
+		return &elfinfo.Refusal{Path: p.Path, Kind: elfinfo.SearchesHere,
+			Reason: "is a link that the dynamic linker reads, which cannot be checked later"}
+	case p.Errno == 0:
+		return s.hit(p)
+	case missing(p.Errno):
+		return s.miss(p)
+	}
+	return fmt.Errorf("the dynamic linker's %s of %s: %w", p.Call, p.Path, p.Errno)
+}
+
+func searchesHere(path string) error {
+	return &elfinfo.Refusal{Path: path, Kind: elfinfo.SearchesHere,
+		Reason: "is searched relative to the current folder",
+		Hint:   "give the program absolute folders in DT_RPATH or DT_RUNPATH, or none"}
+}
+
+// underKernel says whether the path is an interface of the kernel and not a
+// file.
+func underKernel(path string) bool {
+	for _, top := range []string{"/proc", "/sys", "/dev"} {
+		if path == top || strings.HasPrefix(path, top+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// missing says whether err means that there is no such file for the caller.
+func missing(err error) bool {
+	switch errnoOf(err) {
+	case syscall.ENOENT, syscall.ENOTDIR, syscall.EACCES, syscall.ELOOP, syscall.ENAMETOOLONG:
+		return true
+	}
+	return false
+}
+
+func (s *sorter) hit(p Probe) error {
+	var st syscall.Stat_t
+	if err := linux.EINTR(func() error { return syscall.Stat(p.Path, &st) }); err != nil {
+		return fmt.Errorf("%s %w: %w", p.Path, ErrChanged, err)
+	}
+	if s.missed[p.Path] {
+		return fmt.Errorf("%s %w", p.Path, ErrChanged)
+	}
+	if st.Mode&syscall.S_IFMT == syscall.S_IFDIR {
+		return nil
+	}
+	id := linux.IDOf(&st)
+	if _, ok := s.mapped[inodeOf(id)]; ok && strings.HasPrefix(p.Call, "open") {
+		delete(s.mapped, inodeOf(id))
+		s.deps.Libraries = append(s.deps.Libraries, File{Path: p.Path, ID: id})
+		s.checked[p.Path] = true
+		return nil
+	}
+	s.check(p.Path, id)
+	return nil
+}
+
+func (s *sorter) check(path string, id linux.FileID) {
+	if !s.checked[path] {
+		s.checked[path] = true
+		s.deps.Checks = append(s.deps.Checks, Checked{Path: path, ID: id})
+	}
+}
+
+func (s *sorter) miss(p Probe) error {
+	if p.Errno == syscall.EACCES {
+		// There, but not for this user: permission changes the ctime.
+		if id, err := linux.StatID(p.Path); err == nil {
+			s.check(p.Path, id)
+			return nil
+		}
+	}
+	if s.checked[p.Path] {
+		return fmt.Errorf("%s %w", p.Path, ErrChanged)
+	}
+	if s.missed[p.Path] {
+		return nil
+	}
+	s.missed[p.Path] = true
+	for _, folder := range waysInto(p.Path) {
+		if _, known := s.misses[folder]; !known {
+			s.order = append(s.order, folder)
+		}
+		s.misses[folder] = append(s.misses[folder], p.Path)
+	}
+	return nil
+}
+
+// folders records the identities, and only then makes sure that the misses are
+// still missing: what comes into being later changes the identity.
+func (s *sorter) folders() error {
+	for _, path := range s.order {
+		misses := s.misses[path]
+		if len(misses) == 1 {
+			s.check(misses[0], linux.FileID{})
+		} else {
+			id, err := linux.StatID(path)
+			if err != nil {
+				return fmt.Errorf("%s %w: %w", path, ErrChanged, err)
+			}
+			s.deps.Folders = append(s.deps.Folders, Folder{Path: path, ID: id, Misses: misses})
+		}
+		if i := slices.IndexFunc(misses, exists); i >= 0 {
+			return fmt.Errorf("%s %w: it was not there", misses[i], ErrChanged)
+		}
+	}
+	return nil
+}
+
+func exists(path string) bool {
+	_, err := linux.StatID(path)
+	return !missing(err)
+}
+
+// maxLinks is how many links the kernel follows in one path (path_resolution(7)).
+const maxLinks = 40
+
+// waysInto are the folders of which at least one changes when a missing path
+// comes into being: the nearest existing one above it, and, if the next name
+// is a link to nowhere, the nearest one above the link's target, and so on.
+func waysInto(path string) []string {
+	var folders []string
+	for range maxLinks {
+		folder, name, rest := nearest(path)
+		if !slices.Contains(folders, folder) {
+			folders = append(folders, folder)
+		}
+		target, err := os.Readlink(join(folder, name))
+		if err != nil {
+			break
+		}
+		if !strings.HasPrefix(target, "/") {
+			target = join(folder, target)
+		}
+		path = target
+		if rest != "" {
+			path = join(target, rest)
+		}
+	}
+	return folders
+}
+
+// nearest splits an absolute path behind the last folder in it that exists:
+// that folder, the name in it that is not a folder, and what is behind it.
+func nearest(path string) (folder, name, rest string) {
+	parts := strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
+	for n := len(parts) - 1; n > 0; n-- {
+		folder = "/" + strings.Join(parts[:n], "/")
+		if isFolder(folder) {
+			return folder, parts[n], strings.Join(parts[n+1:], "/")
+		}
+	}
+	if len(parts) == 0 {
+		return "/", "", ""
+	}
+	return "/", parts[0], strings.Join(parts[1:], "/")
+}
+
+func isFolder(path string) bool {
+	var st syscall.Stat_t
+	err := linux.EINTR(func() error { return syscall.Stat(path, &st) })
+	return err == nil && st.Mode&syscall.S_IFMT == syscall.S_IFDIR
+}
+
+func join(folder, name string) string { return strings.TrimSuffix(folder, "/") + "/" + name }

@@ -1,0 +1,148 @@
+package fingerprint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/residentctl/residentctl/internal/linux"
+)
+
+// Stale says what is no longer true, for people, one sentence each without a
+// full stop. None means that the image is still good as far as can be seen
+// without reading files: it makes one stat(2) per file and per folder. An
+// error of the system while looking counts as a reason.
+func (d *Dependencies) Stale() []string {
+	var reasons []string
+	note := func(reason string) {
+		if reason != "" {
+			reasons = append(reasons, reason)
+		}
+	}
+	for _, f := range d.files() {
+		note(staleFile(f.Path, f.ID))
+	}
+	for _, c := range d.Checks {
+		note(staleCheck(c))
+	}
+	for _, f := range d.Folders {
+		for _, miss := range staleMisses(f) {
+			note(nowExists(miss))
+		}
+	}
+	return append(reasons, d.staleMachine()...)
+}
+
+func staleFile(path string, id linux.FileID) string {
+	now, err := linux.StatID(path)
+	switch {
+	case err == nil && now == id:
+		return ""
+	case err == nil:
+		return path + " has changed since it was made resident"
+	case missing(err):
+		return fmt.Sprintf("%s is gone (%v)", path, errnoOf(err))
+	}
+	return err.Error()
+}
+
+func staleCheck(c Checked) string {
+	now, err := linux.StatID(c.Path)
+	switch {
+	case c.absent() && missing(err), !c.absent() && err == nil && now == c.ID:
+		return ""
+	case c.absent() && err == nil:
+		return nowExists(c.Path)
+	case c.absent():
+		return err.Error()
+	case err == nil && c.Path == "/etc/ld.so.cache":
+		return c.Path + " was rebuilt"
+	}
+	return staleFile(c.Path, c.ID)
+}
+
+func nowExists(path string) string {
+	if path == "/etc/ld.so.preload" {
+		return path + " now exists"
+	}
+	return path + " now exists and comes first in the search"
+}
+
+// staleMisses are those misses of a folder that exist now. They are looked for
+// only if the folder is not as it was.
+func staleMisses(f Folder) []string {
+	now, err := linux.StatID(f.Path)
+	now.Size = f.ID.Size
+	if err == nil && now == f.ID {
+		return nil
+	}
+	var found []string
+	for _, miss := range f.Misses {
+		if exists(miss) {
+			found = append(found, miss)
+		}
+	}
+	return found
+}
+
+func (d *Dependencies) staleMachine() []string {
+	var now Dependencies
+	if err := now.Machine(); err != nil {
+		return []string{err.Error()}
+	}
+	var reasons []string
+	if now.Kernel != d.Kernel {
+		reasons = append(reasons, fmt.Sprintf("the kernel is another one: %s instead of %s", now.Kernel, d.Kernel))
+	}
+	if now.VDSOBuildID != d.VDSOBuildID {
+		reasons = append(reasons, "the kernel's vDSO is another one")
+	}
+	if now.CPUSum != d.CPUSum || now.XCR0 != d.XCR0 {
+		reasons = append(reasons, "the CPU, or what the kernel enables of it, is another one")
+	}
+	return reasons
+}
+
+// Verify is Stale, and reads every mapped file again: its reasons also name
+// files whose content differs although their times do not. Its error is the
+// context's.
+func (d *Dependencies) Verify(ctx context.Context) ([]string, error) {
+	reasons := d.Stale()
+	files := d.files()
+	found := make([]string, len(files))
+	err := each(ctx, len(files), func(i int) error {
+		found[i] = staleContent(*files[i])
+		return nil
+	})
+	for _, reason := range found {
+		if reason != "" {
+			reasons = append(reasons, reason)
+		}
+	}
+	return reasons, err
+}
+
+// staleContent is empty for a file that Stale already complains about.
+func staleContent(f File) string {
+	if staleFile(f.Path, f.ID) != "" {
+		return ""
+	}
+	now, err := readFile(f.Path)
+	switch {
+	case err != nil:
+		return err.Error()
+	case now.SHA256 != f.SHA256:
+		return fmt.Sprintf("the content of %s is not what was made resident, although its times are the same", f.Path)
+	}
+	return ""
+}
+
+// errnoOf is the system call's error in err, without the words around it.
+func errnoOf(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
+}
