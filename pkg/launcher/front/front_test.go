@@ -1,0 +1,145 @@
+package front_test
+
+import (
+	"bytes"
+	"debug/elf"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/residentctl/residentctl/pkg/plan"
+)
+
+// ldflags are the linker's flags in scripts/build.
+func ldflags(t *testing.T) string {
+	t.Helper()
+	script, err := os.ReadFile("../../../scripts/build")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^LDFLAGS="(.*)"$`).FindSubmatch(script)
+	if m == nil || !bytes.Contains(m[1], []byte("_residentctl_start")) {
+		t.Fatal("scripts/build has no line LDFLAGS=\"… -E _residentctl_start …\"")
+	}
+	return string(m[1])
+}
+
+func build(t *testing.T, pkg, ldflags string) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "residentctl")
+	cmd := exec.Command("go", "build", "-ldflags", ldflags, "-o", bin, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return bin
+}
+
+// run executes with an environment in which nothing is resident.
+func run(t *testing.T, bin string, args ...string) (out string, status int) {
+	t.Helper()
+	cmd := exec.Command(bin, args...)
+	cmd.Env = []string{"HOME=" + t.TempDir(), "PATH=/usr/bin:/bin", "A=1"}
+	b, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return string(b), cmd.ProcessState.ExitCode()
+}
+
+// script is a program of which nobody has an image.
+func script(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "script")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestDoor(t *testing.T) {
+	bin := build(t, "./testdata/gosays", ldflags(t))
+	echo := script(t, `echo "$# $* $A"; exit 7`)
+	reason := fmt.Sprintf("residentctl: %s: started normally: it is not resident\n", echo)
+	for _, tc := range []struct {
+		name   string
+		args   []string
+		want   string // what the output contains
+		status int
+	}{
+		{"run", []string{"run", echo, "a", "b"}, "2 a b 1\n", 7},
+		{"explain", []string{"run", "--explain", echo}, reason + "0  1\n", 7},
+		{"strict", []string{"run", "--strict", echo}, "no resident start: it is not resident\n", 125},
+		{"no word", nil, `go [] ["HOME=`, 0},
+		{"other word", []string{"list", "-q"}, `go ["list" "-q"] ["HOME=`, 0},
+		{"unknown option", []string{"run", "--engine", "criu", echo}, `go ["run" "--engine" "criu" "` + echo, 0},
+		{"option before run", []string{"--store", "/x", "run", echo}, `go ["--store" "/x" "run" "` + echo, 0},
+		{"program not found", []string{"run", "--explain", "/nonexistent"}, `go ["run" "--explain" "/nonexistent"] ["HOME=`, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			out, status := run(t, bin, tc.args...)
+			if !strings.Contains(out, tc.want) || status != tc.status {
+				t.Errorf("status %d, %q, want %d, %q", status, out, tc.status, tc.want)
+			}
+		})
+	}
+}
+
+// Linked in the ordinary way everything goes to Go.
+func TestWithoutDoor(t *testing.T) {
+	bin := build(t, "./testdata/gosays", "")
+	out, status := run(t, bin, "run", "/bin/true")
+	if !strings.HasPrefix(out, `go ["run" "/bin/true"] [`) || status != 0 {
+		t.Errorf("status %d, %q", status, out)
+	}
+	if raw, err := os.ReadFile(bin); err != nil || bytes.Contains(raw, []byte("GLIBC_TUNABLES=")) {
+		t.Errorf("the launcher is part of it all the same (%v)", err)
+	}
+}
+
+// keptFree tells whether plans leave the page at addr to residentctl.
+func keptFree(addr uint64) bool {
+	addr &^= 4095
+	p := plan.Plan{
+		Kind: plan.KindLinked, Program: "/p", Real: "/p", Stamp: "/s",
+		Files:  []plan.MappedFile{{Path: "/p", Flags: plan.FileProgram, Maps: []plan.Map{{Addr: addr, Len: 4096, Prot: 5}}}},
+		Caller: plan.Caller{MapsEnd: addr + 4096},
+		Entry:  plan.Entry{RIP: addr, Gadget: addr},
+	}
+	_, err := p.Encode()
+	return err != nil
+}
+
+// residentctl stands where plans keep room for it, and the kernel enters it
+// without a dynamic linker.
+func TestResidentctl(t *testing.T) {
+	bin := build(t, "../../../cmd/residentctl", ldflags(t))
+	if keptFree(plan.LauncherBase / 2) {
+		t.Error("plans leave any page free: this test shows nothing")
+	}
+	f, err := elf.Open(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if f.Type != elf.ET_EXEC {
+		t.Errorf("it is %v", f.Type)
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC {
+			t.Errorf("it has a %v", p.Type)
+		}
+		if p.Type == elf.PT_LOAD && (!keptFree(p.Vaddr) || !keptFree(p.Vaddr+p.Memsz)) {
+			t.Errorf("it is mapped at %#x, %d bytes, where an image could be, too", p.Vaddr, p.Memsz)
+		}
+	}
+	echo := script(t, "echo started")
+	want := fmt.Sprintf("residentctl: %s: started normally: it is not resident\nstarted\n", echo)
+	if out, status := run(t, bin, "run", "--explain", echo); out != want || status != 0 {
+		t.Errorf("status %d, %q, want %q", status, out, want)
+	}
+}

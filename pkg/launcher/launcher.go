@@ -1,0 +1,166 @@
+// Package launcher holds the native program that becomes a resident program:
+// it has been exec'd in the caller's place, carries out the plan and leaves
+// nothing of itself behind. Its source is in src; what is committed and
+// embedded is one flat piece of position-independent code, a few KiB.
+//
+// The code has three wrappings here. File makes a launcher file, the executable
+// that stands for one program; Front makes one that reads residentctl's own
+// `run` command line; Cover adds it to a dynamic linker. In residentctl itself the same code is part of the text
+// (package front), where it runs before there is a Go runtime.
+package launcher
+
+import (
+	"bytes"
+	"debug/elf"
+	_ "embed"
+	"encoding/binary"
+	"fmt"
+	"strings"
+
+	"github.com/residentctl/residentctl/pkg/plan"
+)
+
+//go:generate ../../scripts/build-launcher
+
+// Code is the launcher: its first byte is the entry of a launcher file, its
+// byte 16 the entry of the front door (src/start_amd64.S).
+//
+//go:embed launcher_amd64.bin
+var Code []byte
+
+const (
+	headersLen = 192 // ELF header and program headers, rounded up to a cache line
+
+	configMagic = "RESCONF1"
+)
+
+// config stands behind the code in a launcher file (src/launcher.c, struct
+// config). The offsets count from its own start.
+type config struct {
+	Magic         [8]byte
+	Front         uint32
+	Program, Plan uint32
+	Stores        [4]uint32
+	Linker        uint32
+	Entry, Base   int64
+	Span          uint64
+	Root, Log     uint32
+}
+
+// File gives the launcher file of a program: an executable which starts the
+// program from the plan at planPath (an index link) and, whenever that cannot
+// be, executes the program itself. Others are further paths of the program: which
+// one an exec of the launcher file stands for is told by the path, of a link to it
+// for instance, that was executed. All paths are absolute.
+func File(program, planPath string, others ...string) ([]byte, error) {
+	w := wrapper{}
+	w.config.Program = w.path(program)
+	for _, other := range others {
+		w.path(other) // one behind the other
+	}
+	w.strings = append(w.strings, 0)
+	w.config.Plan = w.path(planPath)
+	return w.file()
+}
+
+// Names are the program's paths in a launcher file that File made, nil in anything
+// else.
+func Names(file []byte) []string {
+	if len(file) < headersLen+len(Code) {
+		return nil
+	}
+	var c config
+	behind := file[headersLen+len(Code):]
+	if err := binary.Read(bytes.NewReader(behind), binary.LittleEndian, &c); err != nil ||
+		string(c.Magic[:]) != configMagic || c.Program == 0 || uint64(c.Program) > uint64(len(behind)) {
+		return nil
+	}
+	var names []string
+	for rest := behind[c.Program:]; ; {
+		name, more, ok := bytes.Cut(rest, []byte{0})
+		if !ok || len(name) == 0 {
+			return names
+		}
+		names, rest = append(names, string(name)), more
+	}
+}
+
+// Front gives an executable that understands `NAME run [--strict] [--explain]
+// PROGRAM [ARG…]` and looks in the given stores, at most four. With any other
+// command line it ends with status 125.
+func Front(stores []string) ([]byte, error) {
+	w := wrapper{}
+	w.config.Front = 1
+	w.stores(stores)
+	return w.file()
+}
+
+// wrapper collects what stands behind the code.
+type wrapper struct {
+	config  config
+	strings []byte
+	err     error
+}
+
+func (w *wrapper) stores(dirs []string) {
+	if len(dirs) > len(w.config.Stores) {
+		w.err = fmt.Errorf("%d stores are more than a launcher looks in (%d)", len(dirs), len(w.config.Stores))
+		return
+	}
+	for i, dir := range dirs {
+		w.config.Stores[i] = w.path(dir)
+	}
+}
+
+// bytes are the code, its configuration and the paths.
+func (w *wrapper) bytes() []byte {
+	var b bytes.Buffer
+	copy(w.config.Magic[:], configMagic)
+	b.Write(Code)
+	_ = binary.Write(&b, binary.LittleEndian, w.config)
+	b.Write(w.strings)
+	return b.Bytes()
+}
+
+// path adds a path and gives its offset from the start of the configuration.
+func (w *wrapper) path(s string) uint32 {
+	if s == "" || s[0] != '/' || len(s) > 4095 || strings.IndexByte(s, 0) >= 0 {
+		w.err = fmt.Errorf("%q is not an absolute path that a launcher can hold", s)
+	}
+	off := binary.Size(w.config) + len(w.strings)
+	w.strings = append(append(w.strings, s...), 0)
+	return uint32(off)
+}
+
+// file makes an ELF executable with one readable and executable segment that
+// holds everything: headers, code, configuration, paths.
+func (w *wrapper) file() ([]byte, error) {
+	if w.err != nil {
+		return nil, w.err
+	}
+	code := w.bytes()
+	size := uint64(headersLen + len(code))
+	head := elf.Header64{
+		Ident:   [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
+		Type:    uint16(elf.ET_EXEC),
+		Machine: uint16(elf.EM_X86_64),
+		Version: uint32(elf.EV_CURRENT),
+		Entry:   plan.LauncherBase + headersLen,
+		Phoff:   64, Ehsize: 64, Phentsize: 56, Phnum: 2,
+	}
+	segments := []elf.Prog64{
+		{
+			Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X),
+			Vaddr: plan.LauncherBase, Paddr: plan.LauncherBase, Filesz: size, Memsz: size, Align: 4096,
+		},
+		// Without it the kernel would make the stack executable.
+		{Type: uint32(elf.PT_GNU_STACK), Flags: uint32(elf.PF_R | elf.PF_W), Align: 16},
+	}
+	var b bytes.Buffer
+	// Fixed-size structs into memory: Write has nothing to fail on.
+	_ = binary.Write(&b, binary.LittleEndian, head)
+	_ = binary.Write(&b, binary.LittleEndian, segments)
+	b.Write(make([]byte, headersLen-b.Len()))
+	b.Write(code)
+	return b.Bytes(), nil
+}

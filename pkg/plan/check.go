@@ -1,0 +1,142 @@
+package plan
+
+import (
+	"sort"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	pageSize = 4096
+	// addressEnd is behind the last byte of user space with four-level page
+	// tables (arch/x86/include/asm/page_64_types.h, TASK_SIZE_MAX).
+	addressEnd = 1<<47 - pageSize
+
+	// LauncherBase is where a launcher file is linked: an odd place, far from
+	// the program, which stands low or at 0x55…, and from the libraries at
+	// 0x7f….
+	LauncherBase = 0x200000000000
+	// launcherRoom is kept free on both sides of a place where a launcher
+	// works: its plan stands 16 MiB below it, and residentctl itself, around the
+	// front door, has 41 MiB (32 of them are one buffer of Go's crypto/rand that
+	// is never touched).
+	launcherRoom = 64 << 20
+)
+
+// FrontDoorBase is where residentctl itself is linked (scripts/build): above
+// the programs that are not position-independent and below 2 GiB, as Go's
+// linker needs it.
+const FrontDoorBase = 0x70000000
+
+// check finds what would make a plan impossible or dangerous to carry out.
+func (p *Plan) check() error {
+	if p.Kind != KindLinked {
+		return damaged("an image of kind %d", p.Kind)
+	}
+	if len(p.Files) == 0 || p.Files[0].Flags&FileProgram == 0 {
+		return damaged("the first file is not the program")
+	}
+	for _, s := range p.paths() {
+		if !strings.HasPrefix(s, "/") || strings.Contains(s, "\x00") || len(s) > 4095 {
+			return damaged("%q is not an absolute path", s)
+		}
+	}
+	if len(p.ID) > 4095 || strings.Contains(p.ID, "\x00") {
+		return damaged("the id %q", p.ID)
+	}
+	maps := append([]Map(nil), p.Anon...)
+	for _, f := range p.Files {
+		maps = append(maps, f.Maps...)
+	}
+	if p.VDSO.Len != 0 { // it is moved to its place, over whatever is there
+		maps = append(maps, Map{Addr: p.VDSO.Addr, Len: p.VDSO.Len})
+	}
+	sort.Slice(maps, func(i, j int) bool { return maps[i].Addr < maps[j].Addr })
+	var end uint64
+	for _, m := range maps {
+		switch {
+		case m.Addr%pageSize != 0 || m.Len%pageSize != 0 || m.Off%pageSize != 0 || m.Len == 0:
+			return damaged("the mapping at %#x is not made of pages", m.Addr)
+		case m.Addr >= addressEnd || m.Len > addressEnd-m.Addr:
+			return damaged("the mapping at %#x ends outside the address space", m.Addr)
+		case m.Addr < end:
+			return damaged("two mappings meet at %#x", m.Addr)
+		}
+		end = m.Addr + m.Len
+		for _, base := range []uint64{LauncherBase, FrontDoorBase} {
+			if m.Addr < base+launcherRoom && end > base-launcherRoom {
+				return damaged("the mapping at %#x stands where the launcher works", m.Addr)
+			}
+		}
+	}
+	if end > p.Caller.MapsEnd {
+		return damaged("mappings end at %#x, behind the end that the stack is checked against", end)
+	}
+	return p.checkWords(maps)
+}
+
+// checkWords holds that every corrected word lies within a writable mapping and
+// every protection within a mapping, and that the jumps go into text.
+func (p *Plan) checkWords(sorted []Map) error {
+	within := func(addr, size uint64, prot uint32) bool {
+		i := sort.Search(len(sorted), func(i int) bool { return sorted[i].Addr+sorted[i].Len > addr })
+		return i < len(sorted) && addr >= sorted[i].Addr && size <= sorted[i].Addr+sorted[i].Len-addr &&
+			sorted[i].Prot&prot == prot
+	}
+	for _, f := range p.Fixups {
+		if f.Kind >= FixKinds || (f.Size != 4 && f.Size != 8) || f.Addr%uint64(f.Size) != 0 ||
+			!within(f.Addr, uint64(f.Size), unix.PROT_WRITE) {
+			return damaged("the fix-up at %#x", f.Addr)
+		}
+	}
+	for _, pr := range p.Protects {
+		if pr.Addr%pageSize != 0 || pr.Len%pageSize != 0 || !within(pr.Addr, pr.Len, 0) {
+			return damaged("the protection at %#x", pr.Addr)
+		}
+	}
+	jumps := []uint64{p.Entry.RIP, p.Entry.Gadget}
+	if p.Entry.SigReturn != 0 {
+		jumps = append(jumps, p.Entry.SigReturn)
+	}
+	for _, ip := range jumps {
+		if !within(ip, 1, unix.PROT_EXEC) {
+			return damaged("the jump to %#x", ip)
+		}
+	}
+	return p.VDSO.check()
+}
+
+// check holds that the vDSO's parts make up the whole and that its build-id
+// stands in the first page of its code.
+func (v *VDSO) check() error {
+	var parts uint64
+	for _, n := range v.Parts {
+		if n%pageSize != 0 || n > v.Len-parts {
+			return damaged("the vDSO's parts")
+		}
+		parts += n
+	}
+	if parts != v.Len || int(v.BuildLen) > len(v.BuildID) || uint64(v.BuildOff)+uint64(v.BuildLen) > pageSize ||
+		v.Code < v.Addr || v.Code-v.Addr > v.Len || v.Len > 1<<20 || v.Addr%pageSize != 0 {
+		return damaged("the vDSO's place")
+	}
+	return nil
+}
+
+// paths gives every path in the plan.
+func (p *Plan) paths() []string {
+	out := []string{p.Program, p.Real, p.Stamp}
+	for _, f := range p.Files {
+		out = append(out, f.Path)
+	}
+	for _, c := range p.Checks {
+		out = append(out, c.Path)
+	}
+	for _, f := range p.Folders {
+		out = append(out, f.Path)
+		out = append(out, f.Misses...)
+	}
+	out = append(out, p.Layouts...)
+	return out
+}

@@ -1,0 +1,285 @@
+package plan
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Source is what a plan is compiled from.
+type Source struct {
+	Plan // everything that is known already: names, checks, kernel, entry without its gadgets
+
+	Linker  string // the path of the dynamic linker
+	Areas   []Area // the image's mappings in address order, without stack, vDSO and vsyscall
+	Runs    []Run  // where CRIU's pages are, in address order
+	Pages   io.ReaderAt
+	PagesAt string // the path that CRIU's pages will have when the plan is carried out
+	PagesID FileID
+}
+
+// Area is a mapping of the template, as CRIU saw it.
+type Area struct {
+	Start, End uint64
+	Prot       uint32 // PROT_*
+	Path       string // the path to open; empty for an anonymous mapping
+	Off        uint64 // in the file, bytes
+	ID         FileID
+}
+
+// Run is a run of pages that CRIU's pages-*.img holds: Len bytes of memory at
+// Addr stand at the offset Off.
+type Run struct {
+	Addr, Len, Off uint64
+}
+
+func (r Run) end() uint64 { return r.Addr + r.Len }
+
+// An ImageError says why an image cannot be started by the launcher.
+type ImageError struct {
+	What string
+}
+
+func (e *ImageError) Error() string { return "the image cannot be used: " + e.What }
+
+func unusable(format string, args ...any) error { return &ImageError{fmt.Sprintf(format, args...)} }
+
+// Compile makes the plan: each area is put together from the file that it
+// shows, from CRIU's pages where they differ from it, and from fresh memory.
+// Pages of CRIU's are never mapped executable: one in a text area must equal
+// the file (CRIU's own injection copies it) and is left out.
+func Compile(src *Source) (*Plan, error) {
+	c := compiler{src: src, files: map[string]int{}}
+	p := src.Plan
+	for _, a := range src.Areas {
+		if err := c.area(a); err != nil {
+			return nil, err
+		}
+	}
+	for _, f := range src.Fixups {
+		if !c.held(f.Addr) {
+			return nil, unusable("the word at %#x belongs to the process, but CRIU dumped no page there", f.Addr)
+		}
+	}
+	if n := slices.IndexFunc(src.Runs, func(r Run) bool { return !c.inArea(r) }); n >= 0 {
+		return nil, unusable("CRIU dumped pages at %#x, where nothing is mapped", src.Runs[n].Addr)
+	}
+	p.Anon, p.Protects = c.anon, c.protects
+	p.Files = append(c.mapped, MappedFile{Path: src.PagesAt, Flags: FilePages, ID: src.PagesID, Maps: c.pages})
+	if err := programFirst(&p); err != nil {
+		return nil, err
+	}
+	for _, a := range src.Areas {
+		p.Caller.MapsEnd = max(p.Caller.MapsEnd, a.End)
+	}
+	p.Caller.MapsEnd = max(p.Caller.MapsEnd, p.VDSO.Addr+p.VDSO.Len)
+	if err := findGadgets(&p.Entry, src.Areas); err != nil {
+		return nil, err
+	}
+	var damaged *DamagedError
+	if err := p.check(); errors.As(err, &damaged) {
+		return nil, unusable("%s", damaged.What)
+	} else if err != nil {
+		return nil, err
+	}
+	return &p, nil
+}
+
+type compiler struct {
+	src      *Source
+	mapped   []MappedFile
+	files    map[string]int // path: index in mapped
+	pages    []Map
+	anon     []Map
+	protects []Protect
+}
+
+// area puts one mapping together.
+func (c *compiler) area(a Area) error {
+	runs := overlap(c.src.Runs, a)
+	if a.Prot&unix.PROT_EXEC != 0 && len(runs) > 0 {
+		if a.Path == "" || a.Prot&unix.PROT_WRITE != 0 {
+			return unusable("there is executable memory at %#x that no file holds", a.Start)
+		}
+		for _, r := range runs {
+			if err := c.sameAsFile(a, r); err != nil {
+				return err
+			}
+		}
+		runs = nil
+	}
+	at := a.Start
+	for _, r := range runs {
+		c.base(a, at, r.Addr)
+		c.image(a, r)
+		at = r.end()
+	}
+	c.base(a, at, a.End)
+	return nil
+}
+
+// base maps [from, to) of the area from its file, or fresh.
+func (c *compiler) base(a Area, from, to uint64) {
+	if from == to {
+		return
+	}
+	m := Map{Addr: from, Len: to - from, Prot: a.Prot, Flags: unix.MAP_PRIVATE | unix.MAP_FIXED_NOREPLACE}
+	if a.Path == "" {
+		m.Flags |= unix.MAP_ANONYMOUS
+		c.anon = append(c.anon, m)
+		return
+	}
+	m.Off = a.Off + (from - a.Start)
+	i, ok := c.files[a.Path]
+	if !ok {
+		i = len(c.mapped)
+		c.files[a.Path] = i
+		c.mapped = append(c.mapped, MappedFile{Path: a.Path, ID: a.ID})
+		if a.Path == c.src.Linker {
+			c.mapped[i].Flags |= FileLinker
+		}
+	}
+	c.mapped[i].Maps = append(c.mapped[i].Maps, m)
+}
+
+// image maps a run from CRIU's pages. Where a word in it has to be corrected
+// it is writable until that is done.
+func (c *compiler) image(a Area, r Run) {
+	m := Map{Addr: r.Addr, Len: r.Len, Off: r.Off, Prot: a.Prot, Flags: unix.MAP_PRIVATE | unix.MAP_FIXED_NOREPLACE}
+	if a.Prot&unix.PROT_WRITE == 0 && slices.ContainsFunc(c.src.Fixups, func(f Fixup) bool {
+		return f.Addr >= r.Addr && f.Addr < r.end()
+	}) {
+		m.Prot |= unix.PROT_READ | unix.PROT_WRITE
+		c.protects = append(c.protects, Protect{Addr: r.Addr, Len: r.Len, Prot: a.Prot})
+	}
+	c.pages = append(c.pages, m)
+}
+
+// sameAsFile compares dumped text with the file that it was mapped from.
+func (c *compiler) sameAsFile(a Area, r Run) error {
+	dumped, want := make([]byte, r.Len), make([]byte, r.Len)
+	if _, err := c.src.Pages.ReadAt(dumped, int64(r.Off)); err != nil {
+		return fmt.Errorf("read the dumped text at %#x: %w", r.Addr, err)
+	}
+	if err := readText(a, r.Addr-a.Start, want); err != nil {
+		return err
+	}
+	if !bytes.Equal(dumped, want) {
+		return unusable("the text at %#x is not what %s holds", r.Addr, a.Path)
+	}
+	return nil
+}
+
+// held tells whether a dumped page holds the word.
+func (c *compiler) held(addr uint64) bool {
+	return slices.ContainsFunc(c.pages, func(m Map) bool { return addr >= m.Addr && addr < m.Addr+m.Len })
+}
+
+func (c *compiler) inArea(r Run) bool {
+	at := r.Addr
+	for _, a := range c.src.Areas {
+		if a.Start <= at && at < a.End {
+			at = min(a.End, r.end())
+		}
+	}
+	return at == r.end()
+}
+
+// overlap cuts the runs to the area; runs that follow each other in memory and
+// in the file become one.
+func overlap(runs []Run, a Area) []Run {
+	var out []Run
+	for _, r := range runs {
+		from, to := max(r.Addr, a.Start), min(r.end(), a.End)
+		if from >= to {
+			continue
+		}
+		cut := Run{Addr: from, Len: to - from, Off: r.Off + (from - r.Addr)}
+		if n := len(out); n > 0 && out[n-1].end() == cut.Addr && out[n-1].Off+out[n-1].Len == cut.Off {
+			out[n-1].Len += cut.Len
+			continue
+		}
+		out = append(out, cut)
+	}
+	return out
+}
+
+// programFirst moves the program to where the launcher expects it.
+func programFirst(p *Plan) error {
+	i := slices.IndexFunc(p.Files, func(f MappedFile) bool { return f.Path == p.Program })
+	if i < 0 {
+		return unusable("nothing of %s is mapped", p.Program)
+	}
+	p.Files[i].Flags |= FileProgram
+	program := p.Files[i]
+	p.Files = slices.Insert(slices.Delete(p.Files, i, i+1), 0, program)
+	return nil
+}
+
+// Machine code that the launcher borrows from the image's own text.
+var (
+	syscallRet = []byte{0x0f, 0x05, 0xc3} // syscall; ret
+	// sigReturn is how C libraries return from a signal handler: glibc
+	// sysdeps/unix/sysv/linux/x86_64/libc_sigaction.c (restore_rt), musl
+	// src/signal/x86_64/restore.s: mov $15, %rax; syscall.
+	sigReturn = []byte{0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05}
+)
+
+// findGadgets looks in the dynamic linker first and then in the C library,
+// which between them have both in every release seen. Without a way to return
+// from signals only /proc/self/exe cannot be set.
+func findGadgets(e *Entry, areas []Area) error {
+	text := slices.DeleteFunc(slices.Clone(areas), func(a Area) bool {
+		return a.Prot&unix.PROT_EXEC == 0 || a.Path == ""
+	})
+	rank := func(a Area) int {
+		switch {
+		case a.Start <= e.RIP && e.RIP < a.End:
+			return 0
+		case strings.HasPrefix(filepath.Base(a.Path), "libc."), strings.HasPrefix(filepath.Base(a.Path), "ld-musl"):
+			return 1
+		}
+		return 2
+	}
+	slices.SortStableFunc(text, func(a, b Area) int { return rank(a) - rank(b) })
+	for _, a := range text {
+		if e.Gadget != 0 && (e.SigReturn != 0 || rank(a) == 2) {
+			break
+		}
+		code := make([]byte, a.End-a.Start)
+		if err := readText(a, 0, code); err != nil {
+			return err
+		}
+		if i := bytes.Index(code, syscallRet); i >= 0 && e.Gadget == 0 {
+			e.Gadget = a.Start + uint64(i)
+		}
+		if i := bytes.Index(code, sigReturn); i >= 0 && e.SigReturn == 0 {
+			e.SigReturn = a.Start + uint64(i)
+		}
+	}
+	if e.Gadget == 0 {
+		return unusable("no text in it has a system call that returns")
+	}
+	return nil
+}
+
+// readText reads what the area shows of its file, from skip bytes behind its
+// start; behind the file's end there are zeroes, as in the mapping.
+func readText(a Area, skip uint64, into []byte) error {
+	f, err := os.Open(a.Path)
+	if err != nil {
+		return fmt.Errorf("read the text of the image: %w", err)
+	}
+	defer f.Close()
+	if _, err := f.ReadAt(into, int64(a.Off+skip)); err != nil && err != io.EOF {
+		return fmt.Errorf("read the text of the image: %s: %w", a.Path, err)
+	}
+	return nil
+}

@@ -1,0 +1,280 @@
+package plan
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	rx = unix.PROT_READ | unix.PROT_EXEC
+	r  = unix.PROT_READ
+	rw = unix.PROT_READ | unix.PROT_WRITE
+)
+
+// template is a source with a program (one page of text and three of data), a
+// dynamic linker (one page of text, in which it stopped), and three anonymous
+// pages.
+func template(t *testing.T) *Source {
+	dir := t.TempDir()
+	file := func(name string, code ...[]byte) (path string) {
+		path = filepath.Join(dir, name)
+		// Shorter than its mapping: behind the end there are zeroes.
+		if err := os.WriteFile(path, bytes.Join(code, make([]byte, 16)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	program := file("program", []byte("text"), syscallRet, sigReturn)
+	linker := file("ld.so", []byte("linker"), syscallRet, sigReturn)
+	return &Source{
+		Plan: Plan{Kind: KindLinked, Program: program, Real: program, Stamp: "/stamp", Entry: Entry{RIP: text}},
+		Areas: []Area{
+			{Start: prog, End: prog + 0x1000, Prot: rx, Path: program},
+			{Start: prog + 0x1000, End: prog + 0x4000, Prot: rw, Path: program, Off: 0x1000},
+			{Start: text, End: text + 0x1000, Prot: rx, Path: linker},
+			{Start: bss, End: bss + 0x3000, Prot: rw},
+		},
+		Pages:   bytes.NewReader(nil),
+		PagesAt: "/store/pages-1.img",
+	}
+}
+
+// layout is where each mapping comes from, for comparing.
+func layout(p *Plan) (out []string) {
+	add := func(name string, maps []Map) {
+		for _, m := range maps {
+			out = append(out, fmt.Sprintf("%#x %#x %s+%#x %s", m.Addr, m.Len, name, m.Off, prots[m.Prot]))
+		}
+	}
+	for _, f := range p.Files {
+		add(filepath.Base(f.Path), f.Maps)
+	}
+	add("anon", p.Anon)
+	slices.Sort(out)
+	return out
+}
+
+var prots = map[uint32]string{r: "r", rw: "rw", rx: "rx"}
+
+func TestCompile(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		change   func(*Source)
+		want     []string // layout without the text, which is the same in all
+		protects []Protect
+	}{
+		{
+			name:   "nothing dumped",
+			change: func(*Source) {},
+			want:   []string{"0x550000001000 0x3000 program+0x1000 rw", "0x7f0000004000 0x3000 anon+0x0 rw"},
+		},
+		{
+			name:   "a run splits a file's area",
+			change: func(s *Source) { s.Runs = []Run{{prog + 0x2000, 0x1000, 0x5000}} },
+			want: []string{
+				"0x550000001000 0x1000 program+0x1000 rw", "0x550000002000 0x1000 pages-1.img+0x5000 rw",
+				"0x550000003000 0x1000 program+0x3000 rw", "0x7f0000004000 0x3000 anon+0x0 rw",
+			},
+		},
+		{
+			name:   "a run at the start of fresh memory",
+			change: func(s *Source) { s.Runs = []Run{{bss, 0x1000, 0}} },
+			want: []string{
+				"0x550000001000 0x3000 program+0x1000 rw",
+				"0x7f0000004000 0x1000 pages-1.img+0x0 rw", "0x7f0000005000 0x2000 anon+0x0 rw",
+			},
+		},
+		{
+			name:   "runs that follow each other are one mapping",
+			change: func(s *Source) { s.Runs = []Run{{bss, 0x1000, 0}, {bss + 0x1000, 0x2000, 0x1000}} },
+			want:   []string{"0x550000001000 0x3000 program+0x1000 rw", "0x7f0000004000 0x3000 pages-1.img+0x0 rw"},
+		},
+		{
+			name:   "runs that only follow each other in memory stay two",
+			change: func(s *Source) { s.Runs = []Run{{bss, 0x1000, 0}, {bss + 0x1000, 0x2000, 0x8000}} },
+			want: []string{
+				"0x550000001000 0x3000 program+0x1000 rw",
+				"0x7f0000004000 0x1000 pages-1.img+0x0 rw", "0x7f0000005000 0x2000 pages-1.img+0x8000 rw",
+			},
+		},
+		{
+			name: "a run over two areas is cut between them",
+			change: func(s *Source) {
+				s.Areas = slices.Insert(s.Areas, 2, Area{Start: prog + 0x4000, End: prog + 0x5000, Prot: r})
+				s.Runs = []Run{{prog + 0x3000, 0x2000, 0x1000}}
+			},
+			want: []string{
+				"0x550000001000 0x2000 program+0x1000 rw", "0x550000003000 0x1000 pages-1.img+0x1000 rw",
+				"0x550000004000 0x1000 pages-1.img+0x2000 r", "0x7f0000004000 0x3000 anon+0x0 rw",
+			},
+		},
+		{
+			name: "a dumped text page that equals the file is left out",
+			change: func(s *Source) {
+				page := make([]byte, 0x1000)
+				b, _ := os.ReadFile(s.Areas[2].Path)
+				copy(page, b)
+				s.Pages = bytes.NewReader(append(make([]byte, 0x1000), page...))
+				s.Runs = []Run{{text, 0x1000, 0x1000}}
+			},
+			want: []string{"0x550000001000 0x3000 program+0x1000 rw", "0x7f0000004000 0x3000 anon+0x0 rw"},
+		},
+		{
+			name: "a word to correct in a read-only area",
+			change: func(s *Source) {
+				s.Areas[1].Prot = r
+				s.Runs = []Run{{prog + 0x1000, 0x1000, 0}, {prog + 0x3000, 0x1000, 0x1000}}
+				s.Fixups = []Fixup{{Addr: prog + 0x1ff8, Kind: FixRandom, Size: 8}}
+			},
+			want: []string{
+				"0x550000001000 0x1000 pages-1.img+0x0 rw", "0x550000002000 0x1000 program+0x2000 r",
+				"0x550000003000 0x1000 pages-1.img+0x1000 r", "0x7f0000004000 0x3000 anon+0x0 rw",
+			},
+			protects: []Protect{{Addr: prog + 0x1000, Len: 0x1000, Prot: r}},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := template(t)
+			tc.change(s)
+			p, err := Compile(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := append([]string{"0x550000000000 0x1000 program+0x0 rx", "0x7f0000001000 0x1000 ld.so+0x0 rx"}, tc.want...)
+			slices.Sort(want)
+			if diff := cmp.Diff(want, layout(p)); diff != "" {
+				t.Errorf("mappings:\n%s", diff)
+			}
+			if diff := cmp.Diff(tc.protects, p.Protects); diff != "" {
+				t.Errorf("protections:\n%s", diff)
+			}
+			if p.Files[0].Path != s.Program || p.Files[0].Flags != FileProgram {
+				t.Errorf("the first file is %+v", p.Files[0])
+			}
+			if last := p.Files[len(p.Files)-1]; last.Path != s.PagesAt || last.Flags != FilePages {
+				t.Errorf("the last file is %+v", last)
+			}
+			if p.Caller.MapsEnd != bss+0x3000 {
+				t.Errorf("the stack must stay above %#x", p.Caller.MapsEnd)
+			}
+			encode(t, p)
+		})
+	}
+}
+
+func TestCompileRefuses(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		change func(*Source)
+		want   string
+	}{
+		{"text that is not the file's", func(s *Source) {
+			s.Pages, s.Runs = bytes.NewReader(make([]byte, 0x1000)), []Run{{text, 0x1000, 0}}
+		}, "the text at 0x7f0000001000 is not what"},
+		{"executable memory without a file", func(s *Source) {
+			s.Areas[3].Prot, s.Runs = rx, []Run{{bss, 0x1000, 0}}
+		}, "no file holds"},
+		{"text that was writable", func(s *Source) {
+			s.Areas[0].Prot, s.Runs = rx|rw, []Run{{prog, 0x1000, 0}}
+		}, "no file holds"},
+		{"a word to correct where nothing was dumped", func(s *Source) {
+			s.Fixups = []Fixup{{Addr: bss, Size: 8}}
+		}, "dumped no page"},
+		{"a word to correct in text", func(s *Source) {
+			page := make([]byte, 0x1000)
+			b, _ := os.ReadFile(s.Areas[2].Path)
+			copy(page, b)
+			s.Pages, s.Runs = bytes.NewReader(page), []Run{{text, 0x1000, 0}}
+			s.Fixups = []Fixup{{Addr: text, Size: 8}}
+		}, "dumped no page"},
+		{"pages where nothing is mapped", func(s *Source) { s.Runs = []Run{{vdso, 0x1000, 0}} }, "nothing is mapped"},
+		{"pages over an area's end", func(s *Source) { s.Runs = []Run{{bss + 0x2000, 0x2000, 0}} }, "nothing is mapped"},
+		{"nothing of the program mapped", func(s *Source) { s.Program = "/other" }, "nothing of /other"},
+		{"no system call in the text", func(s *Source) {
+			for _, a := range s.Areas[:3] {
+				if err := os.WriteFile(a.Path, []byte("no code"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}, "system call"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := template(t)
+			tc.change(s)
+			_, err := Compile(s)
+			var unusable *ImageError
+			if !errors.As(err, &unusable) || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want an ImageError about %q", err, tc.want)
+			}
+		})
+	}
+}
+
+// The two cases in which the source itself is at fault end with an error, too.
+func TestCompileErrors(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		change func(*Source)
+	}{
+		{"dumped text that cannot be read", func(s *Source) { s.Runs = []Run{{text, 0x1000, 0}} }},
+		{"a file that is gone", func(s *Source) { os.Remove(s.Areas[2].Path) }},
+		{"runs over each other", func(s *Source) { s.Runs = []Run{{bss, 0x2000, 0}, {bss + 0x1000, 0x1000, 0}} }},
+		{"runs out of order", func(s *Source) { s.Runs = []Run{{bss + 0x1000, 0x1000, 0}, {bss, 0x1000, 0}} }},
+		{"a run of half a page", func(s *Source) { s.Runs = []Run{{bss, 0x800, 0}} }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := template(t)
+			tc.change(s)
+			if p, err := Compile(s); err == nil {
+				t.Errorf("compiled to %v", layout(p))
+			}
+		})
+	}
+}
+
+func TestGadgets(t *testing.T) {
+	rewrite := func(t *testing.T, a Area, code []byte) {
+		if err := os.WriteFile(a.Path, code, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct {
+		name              string
+		change            func(*testing.T, *Source)
+		gadget, sigReturn uint64
+	}{
+		{"the dynamic linker has both", func(*testing.T, *Source) {}, text + 22, text + 41},
+		{"the C library comes before the program", func(t *testing.T, s *Source) {
+			libc := filepath.Join(t.TempDir(), "libc.so.6")
+			s.Areas = slices.Insert(s.Areas, 3, Area{Start: bss - 0x1000, End: bss, Prot: rx, Path: libc})
+			rewrite(t, s.Areas[3], append([]byte("...."), sigReturn...))
+			rewrite(t, s.Areas[2], syscallRet)
+		}, text, bss - 0x1000 + 4},
+		{"the program has the system call", func(t *testing.T, s *Source) { rewrite(t, s.Areas[2], nil) }, prog + 20, prog + 39},
+		{"nobody returns from signals", func(t *testing.T, s *Source) { rewrite(t, s.Areas[2], syscallRet) }, text, 0},
+		{"the file holds more than its area shows", func(t *testing.T, s *Source) {
+			rewrite(t, s.Areas[2], append(make([]byte, 0xfff), syscallRet...))
+		}, prog + 20, prog + 39},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := template(t)
+			tc.change(t, s)
+			p, err := Compile(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p.Entry.Gadget != tc.gadget || p.Entry.SigReturn != tc.sigReturn {
+				t.Errorf("got %#x and %#x, want %#x and %#x", p.Entry.Gadget, p.Entry.SigReturn, tc.gadget, tc.sigReturn)
+			}
+		})
+	}
+}

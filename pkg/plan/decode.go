@@ -1,0 +1,149 @@
+package plan
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// Read reads the plan in the file. Its errors are the file's, *VersionError or
+// *DamagedError.
+func Read(path string) (*Plan, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the plan: %w", err)
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the plan %s: %w", path, err)
+	}
+	p, err := Decode(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return p, nil
+}
+
+// decoder reads tables out of raw; the first fault stays in err.
+type decoder struct {
+	raw     []byte
+	strings []byte
+	err     error
+}
+
+func (d *decoder) fail(format string, args ...any) {
+	if d.err == nil {
+		d.err = damaged(format, args...)
+	}
+}
+
+// elements reads a table. Nothing is allocated before its bounds are known to
+// lie within raw.
+func elements[T any](d *decoder, name string, t Table) []T {
+	var one T
+	size := uint64(binary.Size(one))
+	if uint64(t.Off)+uint64(t.Count)*size > uint64(len(d.raw)) {
+		d.fail("the %s lie outside", name)
+	}
+	if d.err != nil || t.Count == 0 {
+		return nil
+	}
+	out := make([]T, t.Count)
+	if err := binary.Read(bytes.NewReader(d.raw[t.Off:]), binary.LittleEndian, out); err != nil {
+		d.fail("the %s: %v", name, err)
+	}
+	return out
+}
+
+func (d *decoder) string(off uint32) string {
+	if uint64(off) >= uint64(len(d.strings)) {
+		d.fail("a path lies outside")
+		return ""
+	}
+	s := d.strings[off:]
+	end := bytes.IndexByte(s[:min(len(s), 4096)], 0)
+	if end < 0 {
+		d.fail("a path has no end")
+		return ""
+	}
+	return string(s[:end])
+}
+
+// part takes the run [first, first+n) of a table off its rest. The runs follow
+// one another, so that no few bytes can stand for many elements.
+func part[T any](d *decoder, all []T, rest *[]T, first, n uint32) []T {
+	if int(first) != len(all)-len(*rest) || uint64(n) > uint64(len(*rest)) {
+		d.fail("a run of elements is not at its place in the table")
+	}
+	if d.err != nil || n == 0 {
+		return nil
+	}
+	run := (*rest)[:n:n]
+	*rest = (*rest)[n:]
+	return run
+}
+
+// Decode reads a plan back. Whatever the bytes are, it ends with a plan whose
+// every part is within bounds, or with *DamagedError or *VersionError.
+func Decode(raw []byte) (*Plan, error) {
+	var h Header
+	if err := binary.Read(bytes.NewReader(raw), binary.LittleEndian, &h); err != nil {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, damaged("only %d bytes", len(raw))
+		}
+		return nil, err
+	}
+	switch {
+	case string(h.Magic[:]) != Magic:
+		return nil, damaged("it does not begin like a plan")
+	case h.Version != Version || h.Kind != KindLinked:
+		return nil, &VersionError{Got: h.Version}
+	case h.Size != uint64(len(raw)) || h.Size > maxSize || h.Size%8 != 0:
+		return nil, damaged("%d bytes instead of %d", len(raw), h.Size)
+	case h.Sum != xxhash.Sum64(raw[summedFrom:]):
+		return nil, damaged("the checksum is wrong")
+	}
+	d := &decoder{raw: raw}
+	d.strings = elements[byte](d, "paths", h.Strings)
+	p := &Plan{
+		Kind: h.Kind, Flags: h.Flags, Program: d.string(h.Program), Real: d.string(h.Real), ID: d.string(h.ID), Stamp: d.string(h.Stamp),
+		Anon: elements[Map](d, "anonymous mappings", h.Anon), Protects: elements[Protect](d, "protections", h.Protects),
+		Fixups: elements[Fixup](d, "fix-ups", h.Fixups), CPUID: elements[CPUID](d, "CPU facts", h.CPUID),
+		Caller: h.Caller, VDSO: h.VDSO, MM: h.MM, Kernel: h.Kernel, Entry: h.Entry,
+	}
+	maps := elements[Map](d, "mappings", h.Maps)
+	restOfMaps := maps
+	for _, f := range elements[File](d, "files", h.Files) {
+		p.Files = append(p.Files, MappedFile{
+			Path: d.string(f.Path), Flags: f.Flags, ID: f.ID, Maps: part(d, maps, &restOfMaps, f.FirstMap, f.Maps),
+		})
+	}
+	for _, c := range elements[Check](d, "checks", h.Checks) {
+		p.Checks = append(p.Checks, CheckedFile{Path: d.string(c.Path), ID: c.ID})
+	}
+	misses := elements[uint32](d, "misses", h.Misses)
+	restOfMisses := misses
+	for _, f := range elements[Folder](d, "folders", h.Folders) {
+		folder := SearchedFolder{Path: d.string(f.Path), ID: f.ID}
+		for _, m := range part(d, misses, &restOfMisses, f.FirstMiss, f.Misses) {
+			folder.Misses = append(folder.Misses, d.string(m))
+		}
+		p.Folders = append(p.Folders, folder)
+	}
+	for _, l := range elements[uint32](d, "layouts", h.Layouts) {
+		p.Layouts = append(p.Layouts, d.string(l))
+	}
+	if d.err != nil {
+		return nil, d.err
+	}
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}

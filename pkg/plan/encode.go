@@ -1,0 +1,105 @@
+package plan
+
+import (
+	"bytes"
+	"encoding/binary"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// summedFrom is the offset of the first byte that Header.Sum covers.
+const summedFrom = 32
+
+// encoder lays the tables out one behind the other, each at a multiple of 8.
+type encoder struct {
+	tables  bytes.Buffer
+	base    uint32 // where the first table will stand
+	strings bytes.Buffer
+	known   map[string]uint32
+}
+
+func (e *encoder) string(s string) uint32 {
+	if off, ok := e.known[s]; ok {
+		return off
+	}
+	off := uint32(e.strings.Len())
+	e.strings.WriteString(s)
+	e.strings.WriteByte(0)
+	e.known[s] = off
+	return off
+}
+
+func table[T any](e *encoder, elements []T) Table {
+	t := Table{Off: e.base + uint32(e.tables.Len()), Count: uint32(len(elements))}
+	// Fixed-size structs into memory: Write has nothing to fail on.
+	_ = binary.Write(&e.tables, binary.LittleEndian, elements)
+	pad(&e.tables)
+	return t
+}
+
+func pad(b *bytes.Buffer) {
+	for b.Len()%8 != 0 {
+		b.WriteByte(0)
+	}
+}
+
+// Encode gives the bytes that the launcher maps. Its errors name what makes
+// the plan impossible to carry out.
+func (p *Plan) Encode() ([]byte, error) {
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	h := Header{
+		Version: Version, Kind: p.Kind, Flags: p.Flags,
+		Caller: p.Caller, VDSO: p.VDSO, MM: p.MM, Kernel: p.Kernel, Entry: p.Entry,
+	}
+	copy(h.Magic[:], Magic)
+	e := &encoder{base: uint32(binary.Size(h)), known: map[string]uint32{}}
+	h.Program, h.Real, h.ID, h.Stamp = e.string(p.Program), e.string(p.Real), e.string(p.ID), e.string(p.Stamp)
+
+	var files []File
+	var maps []Map
+	for _, f := range p.Files {
+		files = append(files, File{
+			Path: e.string(f.Path), Flags: f.Flags, ID: f.ID,
+			FirstMap: uint32(len(maps)), Maps: uint32(len(f.Maps)),
+		})
+		maps = append(maps, f.Maps...)
+	}
+	var checks []Check
+	for _, c := range p.Checks {
+		checks = append(checks, Check{Path: e.string(c.Path), ID: c.ID})
+	}
+	var folders []Folder
+	var misses []uint32
+	for _, f := range p.Folders {
+		folders = append(folders, Folder{
+			Path: e.string(f.Path), ID: f.ID,
+			FirstMiss: uint32(len(misses)), Misses: uint32(len(f.Misses)),
+		})
+		for _, m := range f.Misses {
+			misses = append(misses, e.string(m))
+		}
+	}
+	h.Files, h.Maps, h.Anon = table(e, files), table(e, maps), table(e, p.Anon)
+	h.Protects, h.Fixups = table(e, p.Protects), table(e, p.Fixups)
+	h.Checks, h.Folders, h.Misses = table(e, checks), table(e, folders), table(e, misses)
+	var layouts []uint32
+	for _, l := range p.Layouts {
+		layouts = append(layouts, e.string(l))
+	}
+	h.CPUID, h.Layouts = table(e, p.CPUID), table(e, layouts)
+	pad(&e.strings)
+	h.Strings = table(e, e.strings.Bytes())
+
+	var out bytes.Buffer
+	h.Size = uint64(e.base) + uint64(e.tables.Len())
+	if h.Size > maxSize {
+		return nil, damaged("%d bytes, more than a launcher maps", h.Size)
+	}
+	_ = binary.Write(&out, binary.LittleEndian, &h)
+	out.Write(e.tables.Bytes())
+	raw := out.Bytes()
+	binary.LittleEndian.PutUint64(raw[summedFrom-8:], xxhash.Sum64(raw[summedFrom:]))
+	return raw, nil
+}

@@ -1,0 +1,247 @@
+// Package plan holds the launcher's plan: the flat file that says how a
+// process image that CRIU dumped is put back in place by a program that has
+// just been exec'd.
+//
+// The nouns. A plan has a Kind (at which stop point the image was taken) and
+// is made of independent tables: what must be true of the caller, of the files
+// and of the machine (Files, Checks, Folders, Misses, CPUID and the scalar
+// fields of Caller), what to map (Maps, Anon), which words to correct
+// (Fixups), which pages to make read-only afterwards (Protects), what to
+// register with the kernel (Kernel), and where to jump (Entry).
+//
+// The flow. Compile makes a Plan from a stopped template and CRIU's images;
+// Encode writes it as the bytes that the launcher maps; Decode reads it back,
+// checking every bound. The structs in this file are the format: planheader
+// writes the launcher's C header from them, which asserts their offsets.
+package plan
+
+//go:generate go run ./planheader -o ../launcher/src/plan.h
+
+import "github.com/residentctl/residentctl/internal/linux"
+
+// Magic opens every plan.
+const Magic = "RESPLAN\x00"
+
+// Version is the format's version. A launcher that finds another one starts
+// the program normally.
+const Version = 1
+
+// Kinds of image: at which stop point the template was dumped.
+const (
+	// KindLinked is an image taken just after dynamic linking, before any
+	// constructor. Its registers are dead but for the entry and the stack
+	// pointer, and the stack is the kernel's own.
+	KindLinked = 1
+)
+
+// A Table is a part of the plan: Count elements at the byte offset Off.
+type Table struct {
+	Off   uint32
+	Count uint32
+}
+
+// Header stands at the plan's first byte.
+type Header struct {
+	Magic   [8]byte
+	Version uint32
+	Kind    uint32
+	Size    uint64 // of the whole plan, bytes
+	Sum     uint64 // XXH64, seed 0, of everything behind this word
+
+	// Offsets into Strings.
+	Program uint32 // the program's absolute path
+	Real    uint32 // the same with links resolved
+	ID      uint32 // the image's id, for messages
+	Stamp   uint32 // the path of the store's boot stamp
+	Flags   uint32
+	_       uint32
+
+	Files    Table // File
+	Anon     Table // Map: anonymous mappings
+	Maps     Table // Map: file mappings, each File has a run of them
+	Protects Table // Protect
+	Fixups   Table // Fixup
+	Checks   Table // Check
+	Folders  Table // Folder
+	Misses   Table // uint32: offsets of paths in Strings, each Folder has a run
+	Layouts  Table // uint32: offsets of the paths of plans of the same program at other addresses
+	CPUID    Table // CPUID
+	Strings  Table // bytes: NUL-terminated paths
+
+	Caller Caller
+	VDSO   VDSO
+	MM     MM
+	Kernel Kernel
+	Entry  Entry
+}
+
+// Flags of a plan.
+const (
+	// FlagCheckExec: not everybody who can read the program may execute it,
+	// so a start has to ask access(2).
+	FlagCheckExec = 1 << 0
+	// FlagKeepBrk: the image holds a heap (musl), so the program break stays
+	// where it was instead of being placed anew.
+	FlagKeepBrk = 1 << 1
+	// FlagOwnPath: libraries are searched relative to the program ($ORIGIN), so
+	// the image is for the program's own path, and not for other links to it.
+	FlagOwnPath = 1 << 2
+	// FlagNeedsExe: the program reads its own file through /proc/self/exe, so it
+	// is started only where that can be set.
+	FlagNeedsExe = 1 << 3
+)
+
+// Caller is what must be true of the process that starts the program, because
+// the dynamic linker's decisions in the image were made from it. The fields
+// are auxv entries (getauxval(3)).
+type Caller struct {
+	HWCap       uint64 // AT_HWCAP
+	HWCap2      uint64 // AT_HWCAP2
+	PageSize    uint64 // AT_PAGESZ
+	ClockTick   uint64 // AT_CLKTCK
+	Flags       uint64 // AT_FLAGS
+	MinSigStack uint64 // AT_MINSIGSTKSZ
+	RseqSize    uint64 // AT_RSEQ_FEATURE_SIZE
+	RseqAlign   uint64 // AT_RSEQ_ALIGN
+	XCR0        uint64 // XGETBV(0)
+	// MapsEnd is the end of the highest mapping of the image: the caller's
+	// stack, grown to its limit, must stay above it.
+	MapsEnd uint64
+	BootID  [40]byte // /proc/sys/kernel/random/boot_id when the CPU was checked; 36 characters, NULs
+	CPUSum  uint64   // XXH64 of the CPUID table, compared with the store's boot stamp
+}
+
+// VDSO is where the image expects the kernel's vDSO and its data pages.
+type VDSO struct {
+	Addr     uint64 // of the first data page ([vvar])
+	Code     uint64 // of [vdso], what AT_SYSINFO_EHDR is in the image
+	Len      uint64 // of all of them together, bytes
+	Parts    [4]uint64
+	BuildID  [32]byte // the vDSO's build-id note's bytes
+	BuildOff uint32   // where in [vdso] they stand
+	BuildLen uint32
+}
+
+// MM is what the process's memory map looks like in /proc/PID/stat, for
+// PR_SET_MM_MAP (prctl(2)).
+type MM struct {
+	StartCode, EndCode, StartData, EndData uint64
+	// BrkBase is where the program break starts before the kernel's
+	// randomisation is added; with FlagKeepBrk it is the break itself.
+	BrkBase uint64
+	Brk     uint64 // with FlagKeepBrk: the current break
+}
+
+// Kernel is what the dynamic linker had registered with the kernel. A zero
+// address means that it had not.
+type Kernel struct {
+	FSBase     uint64 // arch_prctl(2) ARCH_SET_FS
+	TIDAddr    uint64 // set_tid_address(2)
+	RobustHead uint64 // set_robust_list(2)
+	RobustLen  uint64
+	RseqAddr   uint64 // rseq(2)
+	RseqLen    uint32
+	RseqSig    uint32
+}
+
+// Entry is where the launcher jumps, with which registers, and what stands on
+// the new auxiliary vector.
+type Entry struct {
+	RIP                          uint64
+	RBX, RBP, R12, R13, R14, R15 uint64
+	// Gadget is the address of a `syscall; ret` in the image's own text,
+	// through which the launcher unmaps itself.
+	Gadget uint64
+	// SigReturn is the address of the C library's `mov $15,%eax; syscall`
+	// (rt_sigreturn), or 0 where there is none: then /proc/self/exe stays.
+	SigReturn                              uint64
+	Phdr, Phent, Phnum, Base, ProgramEntry uint64 // AT_PHDR, AT_PHENT, AT_PHNUM, AT_BASE, AT_ENTRY
+}
+
+// FileID is stat(2)'s tuple, as linux.StatID gives it.
+type FileID = linux.FileID
+
+// File is a file that the image maps: the program, a library, the dynamic
+// linker, or CRIU's pages. Maps are the run [FirstMap, FirstMap+Maps).
+type File struct {
+	Path     uint32
+	Flags    uint32
+	FirstMap uint32
+	Maps     uint32
+	ID       FileID
+}
+
+// Flags of a File.
+const (
+	// FileProgram is the program itself, which /proc/self/exe is to name.
+	FileProgram = 1 << 0
+	// FilePages is CRIU's pages image: its owner and mode are checked too.
+	FilePages = 1 << 1
+	// FileLinker is the dynamic linker, whose path may be covered.
+	FileLinker = 1 << 2
+)
+
+// Map is one mmap(2) at a fixed address.
+type Map struct {
+	Addr, Len, Off uint64
+	Prot, Flags    uint32
+}
+
+// Protect is one mprotect(2) after the words have been corrected.
+type Protect struct {
+	Addr, Len uint64
+	Prot      uint32
+	_         uint32
+}
+
+// Fixup is one word of the image that belongs to the process: Size bytes (4 or
+// 8) at Addr get the value of Kind.
+type Fixup struct {
+	Addr uint64
+	Kind uint32
+	Size uint32
+}
+
+// Kinds of Fixup: what the word is in the new process.
+const (
+	FixSP        = iota // the initial stack pointer, &argc
+	FixArgv             // &argv[0]
+	FixEnvp             // &envp[0]
+	FixAuxv             // the auxiliary vector
+	FixPlatform         // AT_PLATFORM
+	FixRandom           // AT_RANDOM
+	FixExecfn           // AT_EXECFN
+	FixArgc             // argc
+	FixTID              // the thread's id
+	FixCanary           // the stack protector's canary: AT_RANDOM's first word, lowest byte 0
+	FixGuard            // the pointer guard: AT_RANDOM's second word
+	FixStackSize        // the default thread stack size, from RLIMIT_STACK
+	FixKinds            // how many there are
+)
+
+// Check is a file that the dynamic linker looked at and that the image does
+// not map (ld.so.cache, a configuration). With ID.Ino 0 it must not exist.
+type Check struct {
+	Path uint32
+	_    uint32
+	ID   FileID
+}
+
+// Folder is a folder in which the dynamic linker looked for files and did not
+// find them. While its times are unchanged they are still not there, else each
+// of [FirstMiss, FirstMiss+Misses) is looked for.
+type Folder struct {
+	Path      uint32
+	FirstMiss uint32
+	Misses    uint32
+	_         uint32
+	ID        FileID // Size is not compared
+}
+
+// CPUID is what the instruction said where the image was made; Mask says which
+// bits of it must be the same.
+type CPUID struct {
+	Leaf, Subleaf uint32
+	Mask          [4]uint32 // EAX, EBX, ECX, EDX
+	Value         [4]uint32
+}

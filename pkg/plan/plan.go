@@ -1,0 +1,85 @@
+package plan
+
+import (
+	"fmt"
+)
+
+// Plan is a plan in memory: the format's tables, with paths as strings.
+type Plan struct {
+	Kind    uint32
+	Flags   uint32
+	Program string // the program's absolute path
+	Real    string // the same with links resolved
+	ID      string // the image's id
+	Stamp   string // the path of the store's boot stamp
+
+	Files    []MappedFile // the program first, CRIU's pages last
+	Anon     []Map
+	Protects []Protect
+	Fixups   []Fixup
+	Checks   []CheckedFile
+	Folders  []SearchedFolder
+	CPUID    []CPUID
+	Layouts  []string // the paths of plans of the same program at other addresses
+
+	Caller Caller
+	VDSO   VDSO
+	MM     MM
+	Kernel Kernel
+	Entry  Entry
+}
+
+// MappedFile is a file and what is mapped of it.
+type MappedFile struct {
+	Path  string
+	Flags uint32
+	ID    FileID
+	Maps  []Map
+}
+
+// CheckedFile is a file that must be as it was; with ID.Ino 0 it must not
+// exist.
+type CheckedFile struct {
+	Path string
+	ID   FileID
+}
+
+// SearchedFolder is a folder, and the paths that were looked for in it in vain.
+type SearchedFolder struct {
+	Path   string
+	ID     FileID
+	Misses []string
+}
+
+// Mappings is the number of mmap calls in the plan.
+func (p *Plan) Mappings() int {
+	n := len(p.Anon)
+	for _, f := range p.Files {
+		n += len(f.Maps)
+	}
+	return n
+}
+
+// maxSize bounds a plan, in bytes: the launcher keeps 16 MiB below itself for it,
+// and 16 KiB of that for paths. A program with 10,000 mappings has half a MiB.
+const maxSize = 16<<20 - 16384
+
+// DamagedError says that bytes are not a plan.
+type DamagedError struct {
+	What string
+}
+
+func (e *DamagedError) Error() string { return "damaged plan: " + e.What }
+
+func damaged(format string, args ...any) error {
+	return &DamagedError{fmt.Sprintf(format, args...)}
+}
+
+// A VersionError says that a plan is of another version of the format.
+type VersionError struct {
+	Got uint32
+}
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("the plan is of version %d, this residentctl reads version %d", e.Got, Version)
+}
