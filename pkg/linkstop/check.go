@@ -1,0 +1,135 @@
+package linkstop
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/plan"
+)
+
+// arrive removes the breakpoint at which a process stands, checks what must be
+// true at the stop point, and completes its side of the comparison.
+func (t *Template) arrive(s *side, b *breakpoint) (regs unix.PtraceRegs, err error) {
+	if err := unix.PtraceGetRegs(s.pid, &regs); err != nil {
+		return regs, t.tracer.gone(s.pid, err)
+	}
+	if err := b.remove(&regs); err != nil {
+		return regs, fmt.Errorf("remove the breakpoint: %w", err)
+	}
+	switch {
+	case regs.Rip != t.StopIP:
+		return regs, fmt.Errorf("stopped at %#x instead of %#x", regs.Rip, t.StopIP)
+	case regs.Rsp != s.stack.SP:
+		return regs, refusef("its stack pointer is %#x at the stop point, not the initial %#x", regs.Rsp, s.stack.SP)
+	case t.Point == StopLinked && regs.Rax != t.Auxv.Value(linux.ATEntry):
+		return regs, refusef("rax is %#x at the stop point, not the program's entry", regs.Rax)
+	}
+	status, err := readStatus(s.pid)
+	switch {
+	case err != nil:
+		return regs, err
+	case status.threads != 1:
+		return regs, refusef("its dynamic linker starts threads")
+	case status.caught != 0:
+		return regs, refusef("its dynamic linker handles signals")
+	}
+	if state, found := debugState(s.pid, t.Auxv); found && state != 0 {
+		return regs, refusef("its dynamic linker has not finished: r_state is %d", state)
+	}
+	if err := checkDescriptors(s.pid); err != nil {
+		return regs, err
+	}
+	if s.maps, err = linux.ReadMaps(s.pid); err != nil {
+		return regs, err
+	}
+	m, _ := linux.FindMapping(s.maps, regs.Rsp)
+	s.stackLow = m.Start
+	return regs, nil
+}
+
+// linkerRange is what the dynamic linker that holds the address entry covers:
+// all mappings of its file, and the anonymous end of its data behind them.
+func linkerRange(maps []linux.Mapping, entry uint64) linux.PageRange {
+	self, _ := linux.FindMapping(maps, entry)
+	var r linux.PageRange
+	for _, m := range maps {
+		switch {
+		case m.Path == self.Path && r.Start == 0:
+			r = linux.PageRange{Start: m.Start, End: m.End}
+		case m.Path == self.Path, m.Path == "" && m.Start == r.End:
+			r.End = m.End
+		}
+	}
+	return r
+}
+
+// checkFixups looks for what must be among the fix-ups: the thread's id once,
+// and on glibc where struct pthread has it (nptl/descr.h: tid, then
+// robust_prev, then robust_head). musl has it twice when the program's
+// thread-local storage does not fit into the place that its dynamic linker had
+// for its own (ldso/dynlink.c, __dls3: builtin_tls, which is not read again).
+func checkFixups(fixups []plan.Fixup, point StopPoint, tidAddr, robustHead uint64) error {
+	var tids []uint64
+	for _, f := range fixups {
+		if f.Kind == plan.FixTID {
+			tids = append(tids, f.Addr)
+		}
+	}
+	switch {
+	case tidAddr == 0 && len(tids) == 0: // glibc before 2.34 without libpthread
+		return nil
+	case point == StopEntry && len(tids) == 2:
+		return nil
+	case len(tids) != 1:
+		return refusef("its thread id stands in %d words instead of one", len(tids))
+	case point == StopLinked && robustHead != 0 && tids[0] != robustHead-16:
+		return refusef("its thread id stands at %#x, not 16 bytes before the robust list at %#x", tids[0], robustHead)
+	}
+	return nil
+}
+
+// checkMaps refuses mappings that an image cannot hold.
+func checkMaps(maps []linux.Mapping) error {
+	for _, m := range maps {
+		switch {
+		case m.Kernel():
+		case m.Path == "[stack]" && executable(m):
+			return &Refusal{
+				Reason: "it wants an executable stack",
+				Hint:   "a library without a GNU-stack note causes this: see `readelf -lW` and execstack(8)",
+			}
+		case executable(m) && writable(m):
+			return refusef("it has memory that is both writable and executable: %s", m)
+		case m.Shared:
+			return refusef("it has shared memory: %s", m)
+		case m.Deleted:
+			return &Refusal{
+				Reason: fmt.Sprintf("it uses a file that was deleted: %s", m),
+				Hint:   "a package was upgraded meanwhile: try again",
+			}
+		}
+	}
+	return nil
+}
+
+// sameMaps tells whether two processes have the same mappings but for the
+// extent of the stack, and if not, one that differs.
+func sameMaps(a, b []linux.Mapping) (linux.Mapping, bool) {
+	for i := range a {
+		if i >= len(b) {
+			return a[i], false
+		}
+		if a[i] != b[i] && (a[i].Path != "[stack]" || b[i].Path != "[stack]") {
+			return a[i], false
+		}
+	}
+	if len(b) > len(a) {
+		return b[len(a)], false
+	}
+	return linux.Mapping{}, true
+}
+
+func executable(m linux.Mapping) bool { return m.Prot&unix.PROT_EXEC != 0 }
+func writable(m linux.Mapping) bool   { return m.Prot&unix.PROT_WRITE != 0 }

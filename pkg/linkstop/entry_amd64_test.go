@@ -1,0 +1,45 @@
+package linkstop
+
+import (
+	"encoding/hex"
+	"errors"
+	"strings"
+	"testing"
+)
+
+func TestDecodeEntry(t *testing.T) {
+	tests := []struct {
+		name, code string
+		offset     uint64
+		point      StopPoint
+	}{
+		{"glibc 2.36", "4889e7 e8f80b0000 4989c4 488b1424 4889d6 4989e5 4883e4f0", 8, StopLinked},
+		{"glibc with endbr64", "f30f1efa 4889e7 e8f80b0000 4989c4 488b1424 4889d6 4989e5", 12, StopLinked},
+		{"musl 1.2.3", "4831ed 4889e7 488d35c5450300 4883e4f0 e8dca3ffff", 0, StopEntry},
+		{"musl, a jump", "4831ed 4889e7 488d35c5450300 4883e4f0 e9dca3ffff", 0, StopEntry},
+		{"call, then something else", "4889e7 e8f80b0000 90 90 90 488b1424", 0, 0},
+		{"cut off", "4889e7 e8f80b00", 0, 0},
+		{"only endbr64", "f30f1efa", 0, 0},
+		{"nothing", "", 0, 0},
+		{"zeros", "000000000000000000000000000000", 0, 0},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			code, err := hex.DecodeString(strings.ReplaceAll(tc.code, " ", ""))
+			if err != nil {
+				t.Fatal(err)
+			}
+			offset, point, err := decodeEntry(code)
+			if offset != tc.offset || point != tc.point {
+				t.Errorf("got %d, %v; want %d, %v", offset, point, tc.offset, tc.point)
+			}
+			if (tc.point == 0) != errors.Is(err, ErrUnknownLinker) {
+				t.Errorf("error %v", err)
+			}
+			var refusal *Refusal
+			if err != nil && !errors.As(err, &refusal) {
+				t.Errorf("%v is not a Refusal", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,316 @@
+package linkstop
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+)
+
+// A recorder watches the system calls of a dynamic linker: it notes what an
+// image depends on and refuses what an image could not repeat.
+type recorder struct {
+	pid    int
+	probes []fingerprint.Probe
+	// What was registered with the kernel; 0 where nothing was.
+	fsBase, tidAddr, robustHead, robustLen, rseqAddr uint64
+	rseqLen, rseqSig                                 uint32
+	// random are the words that getrandom(2) gave.
+	random []uint64
+	// message is what was written to standard error.
+	message []byte
+
+	placer *placer // chooses where memory is mapped, or nil
+
+	entry syscallInfo        // of the call under way
+	probe *fingerprint.Probe // that it makes, or nil
+}
+
+// pathCalls are the calls that ask for a path, with the number of the argument
+// that holds it; the one before it, if any, is the folder's descriptor.
+var pathCalls = map[uint64]struct {
+	name string
+	path int
+}{
+	unix.SYS_OPEN:       {"open", 0},
+	unix.SYS_OPENAT:     {"openat", 1},
+	unix.SYS_OPENAT2:    {"openat2", 1},
+	unix.SYS_STAT:       {"stat", 0},
+	unix.SYS_LSTAT:      {"lstat", 0},
+	unix.SYS_NEWFSTATAT: {"newfstatat", 1},
+	unix.SYS_STATX:      {"statx", 1},
+	unix.SYS_ACCESS:     {"access", 0},
+	unix.SYS_FACCESSAT:  {"faccessat", 1},
+	unix.SYS_FACCESSAT2: {"faccessat2", 1},
+	unix.SYS_READLINK:   {"readlink", 0},
+	unix.SYS_READLINKAT: {"readlinkat", 1},
+}
+
+// plainCalls are the calls that a dynamic linker makes and that leave nothing
+// behind but memory, or that onEntry and onExit look at. Anything else refuses
+// the image: what the call did, or how its answer was used, would be missing
+// in a process made from it. getuid(2) is the example: its answer is the same
+// in template and twin, so comparing them cannot find it.
+var plainCalls = map[uint64]bool{
+	unix.SYS_READ: true, unix.SYS_PREAD64: true, unix.SYS_LSEEK: true, unix.SYS_CLOSE: true,
+	unix.SYS_FSTAT: true, unix.SYS_FCNTL: true,
+	unix.SYS_MMAP: true, unix.SYS_MUNMAP: true, unix.SYS_MPROTECT: true, unix.SYS_MREMAP: true,
+	unix.SYS_MADVISE: true, unix.SYS_BRK: true, unix.SYS_FUTEX: true,
+	unix.SYS_RT_SIGPROCMASK: true, unix.SYS_UNAME: true,
+	unix.SYS_ARCH_PRCTL: true, unix.SYS_SET_TID_ADDRESS: true, unix.SYS_SET_ROBUST_LIST: true,
+	unix.SYS_RSEQ: true, unix.SYS_GETRANDOM: true, unix.SYS_PRLIMIT64: true, unix.SYS_GETRLIMIT: true,
+	unix.SYS_WRITE: true, unix.SYS_WRITEV: true, unix.SYS_EXIT_GROUP: true, unix.SYS_EXIT: true,
+	unix.SYS_RESTART_SYSCALL: true,
+}
+
+// callNames are those of the calls that a message is likely to be about.
+var callNames = map[uint64]string{
+	unix.SYS_CLONE: "clone", unix.SYS_CLONE3: "clone3", unix.SYS_FORK: "fork", unix.SYS_VFORK: "vfork",
+	unix.SYS_EXECVE: "execve", unix.SYS_SOCKET: "socket", unix.SYS_CONNECT: "connect",
+	unix.SYS_KILL: "kill", unix.SYS_TGKILL: "tgkill", unix.SYS_PRCTL: "prctl", unix.SYS_IOCTL: "ioctl",
+	unix.SYS_GETPID: "getpid", unix.SYS_GETUID: "getuid", unix.SYS_GETEUID: "geteuid", unix.SYS_GETCWD: "getcwd",
+	unix.SYS_RT_SIGACTION: "rt_sigaction", unix.SYS_SCHED_GETAFFINITY: "sched_getaffinity",
+	unix.SYS_GETDENTS64: "getdents64", unix.SYS_MEMFD_CREATE: "memfd_create", unix.SYS_MSEAL: "mseal",
+}
+
+func callName(nr uint64) string {
+	if name, ok := callNames[nr]; ok {
+		return name
+	}
+	return fmt.Sprintf("system call number %d", nr)
+}
+
+// Values that x/sys/unix does not have.
+const (
+	archSetFS = 0x1002 // ARCH_SET_FS, arch/x86/include/uapi/asm/prctl.h
+	archSetGS = 0x1001 // ARCH_SET_GS
+)
+
+// run lets the process run to the breakpoint, noting its system calls.
+func (r *recorder) run(t *tracer, b *breakpoint) error {
+	sig := 0
+	for {
+		ws, err := t.toSyscall(r.pid, sig)
+		if err != nil {
+			return err
+		}
+		sig = 0
+		switch {
+		case isSyscall(ws):
+			info, err := getSyscallInfo(r.pid)
+			if err != nil {
+				return t.gone(r.pid, err)
+			}
+			if info.entry() {
+				err = r.onEntry(info)
+			} else {
+				err = r.onExit(info.result())
+			}
+			if err == nil && r.placer != nil {
+				err = r.placer.at(&r.entry, info)
+			}
+			if err != nil {
+				return err
+			}
+		case event(ws) != 0:
+			return refusef("its dynamic linker starts another process")
+		default:
+			done, err := t.atBreakpoint(b, ws)
+			if done || err != nil {
+				return err
+			}
+			sig = int(ws.StopSignal())
+		}
+	}
+}
+
+// onEntry looks at a call that is about to be made.
+func (r *recorder) onEntry(info syscallInfo) error {
+	r.entry, r.probe = info, nil
+	nr := info.nr()
+	if call, ok := pathCalls[nr]; ok {
+		return r.onPath(call.name, call.path)
+	}
+	if !plainCalls[nr] {
+		return refusef("its dynamic linker calls %s, which an image cannot repeat", callName(nr))
+	}
+	switch nr {
+	case unix.SYS_MMAP:
+		if info.arg(3)&unix.MAP_TYPE != unix.MAP_PRIVATE {
+			return refusef("its dynamic linker maps shared memory")
+		}
+	case unix.SYS_ARCH_PRCTL:
+		if info.arg(0) == archSetGS {
+			return refusef("its dynamic linker sets the GS base")
+		}
+	case unix.SYS_PRLIMIT64, unix.SYS_GETRLIMIT:
+		return r.onLimit()
+	case unix.SYS_WRITE, unix.SYS_WRITEV:
+		return r.onWrite()
+	}
+	return nil
+}
+
+// onPath notes which path a call asks for; onExit completes the probe.
+func (r *recorder) onPath(name string, arg int) error {
+	path, err := linux.ReadString(r.pid, r.entry.arg(arg), unix.PathMax)
+	if errors.Is(err, unix.EFAULT) {
+		return nil // the call will fail with it
+	}
+	if err != nil {
+		return err
+	}
+	switch {
+	case path == "": // the descriptor itself, AT_EMPTY_PATH
+		return nil
+	case path == "/proc/self/exe" && strings.HasPrefix(name, "readlink"):
+		// $ORIGIN (glibc's _dl_get_origin). It tells the program's own path,
+		// which the image is bound to anyway.
+		return nil
+	case !filepath.IsAbs(path):
+		return &Refusal{
+			Reason: fmt.Sprintf("its dynamic linker looks for the relative path %q, so what it finds depends on the current folder", path),
+			Hint:   "its RPATH or RUNPATH should name absolute folders or $ORIGIN",
+		}
+	case strings.HasPrefix(path, "/proc/self/"), strings.HasPrefix(path, "/proc/thread-self/"):
+		return refusef("its dynamic linker looks at %s, which is different in each process", path)
+	}
+	if flags, ok := r.openFlags(); ok && flags&(unix.O_ACCMODE|unix.O_CREAT|unix.O_TRUNC) != unix.O_RDONLY {
+		return refusef("its dynamic linker opens %s for writing", path)
+	}
+	r.probe = &fingerprint.Probe{Call: name, Path: path}
+	return nil
+}
+
+// openFlags are the flags of the call, if it opens a file.
+func (r *recorder) openFlags() (flags uint64, ok bool) {
+	switch r.entry.nr() {
+	case unix.SYS_OPEN:
+		return r.entry.arg(1), true
+	case unix.SYS_OPENAT:
+		return r.entry.arg(2), true
+	case unix.SYS_OPENAT2: // struct open_how begins with them
+		var how [8]byte
+		if linux.ReadMem(r.pid, r.entry.arg(2), how[:]) != nil {
+			return 0, false
+		}
+		return binary.LittleEndian.Uint64(how[:]), true
+	}
+	return 0, false
+}
+
+// onLimit lets only RLIMIT_STACK be read, of which the twin has another value.
+func (r *recorder) onLimit() error {
+	resource, newLimit := r.entry.arg(0), uint64(0)
+	if r.entry.nr() == unix.SYS_PRLIMIT64 {
+		resource, newLimit = r.entry.arg(1), r.entry.arg(2)
+	}
+	if resource != unix.RLIMIT_STACK {
+		return refusef("its dynamic linker reads the resource limit number %d", resource)
+	}
+	if newLimit != 0 {
+		return refusef("its dynamic linker sets a resource limit")
+	}
+	return nil
+}
+
+// messageLimit is how much of an error message is kept.
+const messageLimit = 4096
+
+// onWrite keeps what is written to standard error.
+func (r *recorder) onWrite() error {
+	if r.entry.arg(0) != 2 {
+		return refusef("its dynamic linker writes to a file")
+	}
+	parts := []linux.PageRange{{Start: r.entry.arg(1), End: r.entry.arg(1) + r.entry.arg(2)}}
+	if r.entry.nr() == unix.SYS_WRITEV {
+		vec := make([]byte, min(r.entry.arg(2), 64)*16)
+		if err := linux.ReadMem(r.pid, r.entry.arg(1), vec); err != nil {
+			return err
+		}
+		parts = parts[:0]
+		for ; len(vec) > 0; vec = vec[16:] {
+			base, size := binary.LittleEndian.Uint64(vec), binary.LittleEndian.Uint64(vec[8:])
+			parts = append(parts, linux.PageRange{Start: base, End: base + size})
+		}
+	}
+	for _, p := range parts {
+		text := make([]byte, min(p.Len(), uint64(messageLimit-len(r.message))))
+		if err := linux.ReadMem(r.pid, p.Start, text); err != nil {
+			return err
+		}
+		r.message = append(r.message, text...)
+	}
+	return nil
+}
+
+// onExit looks at what a call gave.
+func (r *recorder) onExit(result int64) error {
+	if r.probe != nil {
+		if result < 0 {
+			r.probe.Errno = syscall.Errno(-result)
+		}
+		r.probes, r.probe = append(r.probes, *r.probe), nil
+		return nil
+	}
+	if result < 0 {
+		return nil
+	}
+	switch e := &r.entry; e.nr() {
+	case unix.SYS_ARCH_PRCTL:
+		if e.arg(0) == archSetFS {
+			r.fsBase = e.arg(1)
+		}
+	case unix.SYS_SET_TID_ADDRESS:
+		r.tidAddr = e.arg(0)
+	case unix.SYS_SET_ROBUST_LIST:
+		r.robustHead, r.robustLen = e.arg(0), e.arg(1)
+	case unix.SYS_RSEQ:
+		r.rseqAddr, r.rseqLen, r.rseqSig = e.arg(0), uint32(e.arg(1)), uint32(e.arg(3))
+	case unix.SYS_GETRANDOM:
+		return r.onRandom(uint64(result))
+	}
+	return nil
+}
+
+// onRandom remembers the words that getrandom(2) has written.
+func (r *recorder) onRandom(size uint64) error {
+	buf := make([]byte, min(size, 256))
+	if err := linux.ReadMem(r.pid, r.entry.arg(0), buf); err != nil {
+		return err
+	}
+	for ; len(buf) >= 8; buf = buf[8:] {
+		r.random = append(r.random, binary.LittleEndian.Uint64(buf))
+	}
+	return nil
+}
+
+// check compares what was recorded with what the kernel says.
+func (r *recorder) check(regs *unix.PtraceRegs) error {
+	if r.fsBase != 0 && regs.Fs_base != r.fsBase {
+		return fmt.Errorf("the FS base is %#x, but arch_prctl set %#x", regs.Fs_base, r.fsBase)
+	}
+	r.fsBase = regs.Fs_base // WRFSBASE sets it without a system call
+	rseq, err := getRseq(r.pid)
+	if err != nil {
+		return fmt.Errorf("read the rseq registration: %w", err)
+	}
+	if rseq.Addr != 0 && (rseq.Addr != r.rseqAddr || rseq.Len != r.rseqLen || rseq.Sig != r.rseqSig) {
+		return fmt.Errorf("rseq is registered at %#x, but was seen at %#x", rseq.Addr, r.rseqAddr)
+	}
+	head, size, err := getRobustList(r.pid)
+	if err != nil {
+		return err
+	}
+	if head != r.robustHead || head != 0 && size != r.robustLen {
+		return fmt.Errorf("the robust list is at %#x, but was seen at %#x", head, r.robustHead)
+	}
+	return nil
+}

@@ -1,0 +1,372 @@
+package linkstop
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
+)
+
+// A Layout says where a program is to be linked.
+type Layout struct {
+	// Maps are the image's mappings in order, without the stack and what the
+	// kernel gives every process. Of each only addresses, path and offset count.
+	Maps []linux.Mapping
+	VDSO linux.PageRange // the vDSO and its data
+
+	StopIP uint64 // the stop point
+	// What PR_SET_MM_MAP (prctl(2)) describes.
+	StartCode, EndCode, StartData, EndData, StartBrk, Brk uint64
+}
+
+// A Relinked is a program that its dynamic linker has just linked, at the
+// addresses of a Layout.
+type Relinked struct {
+	*Process
+	Stack   InitialStack
+	Auxv    linux.Auxv
+	TIDAddr uint64 // set_tid_address(2)
+
+	known comparison
+}
+
+// Relink starts the program at path and lets its dynamic linker do its work
+// anew, but at the addresses of an image: at the exec stop what the kernel has
+// mapped is moved there, and later each mmap without an address is given the
+// one that the kernel chose for the image. Two processes that were linked at the
+// same addresses can be compared word by word.
+//
+// A file's place is that of its first mapping. For other memory the kernel's
+// rule is applied: as high as it fits below where mappings begin (mm/vma.c,
+// unmapped_area_topdown), which in an image is its highest mapping's end. Where
+// that is not what the kernel did, because it aligned for huge pages, say, the
+// layouts differ, and whoever compares sees it.
+func Relink(ctx context.Context, path string, l Layout) (*Relinked, error) {
+	ctx, cancel := context.WithTimeout(ctx, DefaultTimeout)
+	defer cancel()
+	r := &Relinked{Process: &Process{tracer: newTracer()}}
+	unwatch := context.AfterFunc(ctx, r.tracer.kill)
+	err := r.tracer.do(func() error { return r.relink(path, l) })
+	unwatch()
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		r.tracer.end()
+		return nil, fmt.Errorf("link %s anew: %w", path, err)
+	}
+	return r, nil
+}
+
+// relink is Relink on the tracer's thread.
+func (r *Relinked) relink(path string, l Layout) error {
+	tr := r.tracer
+	tscStart := linux.TSC()
+	first, err := tr.startClean(path)
+	if err != nil {
+		return err
+	}
+	if _, _, err := tr.prepare(first); err != nil {
+		return err
+	}
+	if _, err := tr.execAgain(first); err != nil {
+		return err
+	}
+	pid := first.pid
+	r.PID = pid
+	if err := pinCPU(pid); err != nil {
+		return err
+	}
+	p := &placer{pid: pid, layout: l}
+	if err := p.move(tr); err != nil {
+		return err
+	}
+	rec := &recorder{pid: pid, placer: p}
+	b, err := setBreakpoint(pid, l.StopIP, false)
+	if err != nil {
+		return fmt.Errorf("set a breakpoint: %w", err)
+	}
+	if err := rec.run(tr, b); err != nil {
+		return linkError(path, rec, err)
+	}
+	if err := unix.PtraceGetRegs(pid, &r.Regs); err != nil {
+		return tr.gone(pid, err)
+	}
+	if err := b.remove(&r.Regs); err != nil {
+		return fmt.Errorf("remove the breakpoint: %w", err)
+	}
+	if err := r.look(); err != nil {
+		return err
+	}
+	r.TIDAddr = rec.tidAddr
+	maps, err := linux.ReadMaps(pid)
+	if err != nil {
+		return err
+	}
+	var block []byte
+	if r.Stack, r.Auxv, block, err = readStack(pid, r.Regs.Rsp, maps); err != nil {
+		return err
+	}
+	limit := uint64(0) // Noise does not ask for it
+	r.known = comparison{
+		template: newSide(pid, r.Stack, block[r.Stack.Random-r.Stack.SP:], limit),
+		point:    StopLinked, tscStart: tscStart, tscEnd: linux.TSC(), random: rec.random,
+		linker: linkerRange(maps, p.linkerEntry),
+	}
+	if r.Regs.Rip == r.Auxv.Value(linux.ATEntry) {
+		r.known.point = StopEntry
+	}
+	m, _ := linux.FindMapping(maps, r.Regs.Rsp)
+	r.known.template.stackLow = m.Start
+	return nil
+}
+
+// A placer gives a process that is being linked the addresses of a layout.
+type placer struct {
+	pid         int
+	layout      Layout
+	top         uint64            // nothing is placed above
+	used        []linux.PageRange // what is mapped below top, in order, joined
+	linkerEntry uint64
+}
+
+// move puts what the kernel has mapped for the exec to its place: the program,
+// the dynamic linker, the vDSO. It may be that what is moved would meet what is
+// there; with 28 random bits each that is too rare to be worth another try.
+func (p *placer) move(t *tracer) error {
+	regs, err := t.regs64(p.pid)
+	if err != nil {
+		return err
+	}
+	maps, err := linux.ReadMaps(p.pid)
+	if err != nil {
+		return err
+	}
+	stack, auxv, _, err := readStack(p.pid, regs.Rsp, maps)
+	if err != nil {
+		return err
+	}
+	insn, err := findSyscall(p.pid, maps)
+	if err != nil {
+		return err
+	}
+	away, err := p.distances(maps)
+	if err != nil {
+		return err
+	}
+	moved := func(addr uint64) uint64 {
+		for i, m := range maps {
+			if m.Contains(addr) {
+				return addr + away[i]
+			}
+		}
+		return addr
+	}
+	// The vDSO first, for the dynamic linker may come to stand where it was.
+	for _, kernel := range []bool{true, false} {
+		for i, m := range maps {
+			if m.Kernel() != kernel || away[i] == 0 {
+				continue
+			}
+			_, err := t.inject(p.pid, insn, unix.SYS_MREMAP, m.Start, m.Len(), m.Len(),
+				unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, m.Start+away[i])
+			if err != nil {
+				return fmt.Errorf("move %s to %#x: %w", m, m.Start+away[i], err)
+			}
+			if m.Contains(insn) {
+				insn += away[i]
+			}
+		}
+	}
+	for i, e := range auxv {
+		switch e.Type {
+		case linux.ATPhdr, linux.ATBase, linux.ATEntry, linux.ATSysinfoEhdr:
+			word := binary.LittleEndian.AppendUint64(nil, moved(e.Value))
+			if err := linux.WriteMem(p.pid, stack.Auxv+uint64(i)*16+8, word); err != nil {
+				return err
+			}
+		}
+	}
+	if err := p.describe(t, insn, stack); err != nil {
+		return err
+	}
+	p.linkerEntry = moved(regs.Rip)
+	regs.Rip, regs.Orig_rax = p.linkerEntry, ^uint64(0)
+	if err := unix.PtraceSetRegs(p.pid, &regs); err != nil {
+		return t.gone(p.pid, err)
+	}
+	return p.look()
+}
+
+// distances tells for each mapping at the exec stop how far it has to be moved.
+// Memory behind a file's mappings is the end of its data.
+func (p *placer) distances(maps []linux.Mapping) ([]uint64, error) {
+	away := make([]uint64, len(maps))
+	vdso := uint64(0)
+	for i, m := range maps {
+		switch {
+		case m.Path == "[stack]" || m.Path == "[vsyscall]" || m.Path == "[heap]":
+		case m.Kernel():
+			if vdso == 0 {
+				vdso = m.Start
+			}
+			away[i] = p.layout.VDSO.Start - vdso
+		case m.Path == "" && i > 0 && maps[i-1].End == m.Start:
+			away[i] = away[i-1]
+		case i > 0 && m.Path == maps[i-1].Path:
+			away[i] = away[i-1]
+		default:
+			at, ok := p.place(m.Path)
+			if !ok {
+				return nil, fmt.Errorf("%s is nowhere in the image", m)
+			}
+			away[i] = at - m.Start
+		}
+	}
+	return away, nil
+}
+
+// place is where the layout has a file's first mapping.
+func (p *placer) place(path string) (uint64, bool) {
+	i := slices.IndexFunc(p.layout.Maps, func(m linux.Mapping) bool { return path != "" && m.Path == path })
+	if i < 0 {
+		return 0, false
+	}
+	return p.layout.Maps[i].Start, true
+}
+
+// describe tells the kernel where the program's data and break are now
+// (include/uapi/linux/prctl.h, struct prctl_mm_map). The argument stands below
+// the stack pointer, where all is zeros before and after.
+func (p *placer) describe(t *tracer, insn uint64, stack InitialStack) error {
+	l := p.layout
+	fields := []uint64{l.StartCode, l.EndCode, l.StartData, l.EndData, l.StartBrk, l.Brk, stack.SP,
+		stack.AuxvEnd, stack.Execfn, stack.Execfn, stack.Execfn, 0, 0xffffffff << 32} // no auxv, no exe_fd
+	arg := make([]byte, 0, 8*len(fields))
+	for _, f := range fields {
+		arg = binary.LittleEndian.AppendUint64(arg, f)
+	}
+	at := (stack.SP - 1024) &^ 15
+	if err := linux.WriteMem(p.pid, at, arg); err != nil {
+		return err
+	}
+	_, err := t.inject(p.pid, insn, unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, at, uint64(len(arg)), 0)
+	if err != nil {
+		return fmt.Errorf("describe the memory map: %w", err)
+	}
+	return linux.WriteMem(p.pid, at, make([]byte, len(arg)))
+}
+
+// look reads what is mapped below the image's highest mapping. The stack, and
+// what stands behind it, lies above.
+func (p *placer) look() error {
+	stack := uint64(0)
+	maps, err := linux.ReadMaps(p.pid)
+	if err != nil {
+		return err
+	}
+	for _, m := range maps {
+		if m.Path == "[stack]" {
+			stack = m.Start
+		}
+	}
+	for _, r := range append([]linux.PageRange{p.layout.VDSO}, ranges(p.layout.Maps)...) {
+		if r.End <= stack {
+			p.top = max(p.top, r.End)
+		}
+	}
+	for _, m := range maps {
+		if m.End <= p.top {
+			p.add(linux.PageRange{Start: m.Start, End: m.End})
+		}
+	}
+	return nil
+}
+
+func ranges(maps []linux.Mapping) []linux.PageRange {
+	var all []linux.PageRange
+	for _, m := range maps {
+		all = append(all, linux.PageRange{Start: m.Start, End: m.End})
+	}
+	return all
+}
+
+func (p *placer) add(r linux.PageRange) {
+	p.used = linux.UnionRanges(p.used, []linux.PageRange{r})
+}
+
+func (p *placer) remove(r linux.PageRange) {
+	var left []linux.PageRange
+	for _, u := range p.used {
+		if r.End <= u.Start || u.End <= r.Start {
+			left = append(left, u)
+			continue
+		}
+		if u.Start < r.Start {
+			left = append(left, linux.PageRange{Start: u.Start, End: r.Start})
+		}
+		if r.End < u.End {
+			left = append(left, linux.PageRange{Start: r.End, End: u.End})
+		}
+	}
+	p.used = left
+}
+
+// at looks at either end of a system call; entry is the call's beginning.
+func (p *placer) at(entry *syscallInfo, info syscallInfo) error {
+	size := func(n uint64) uint64 { return (n + linux.PageSize - 1) &^ (linux.PageSize - 1) }
+	switch nr := entry.nr(); {
+	case nr == unix.SYS_MMAP && info.entry() && entry.arg(0) == 0:
+		return p.choose(size(entry.arg(1)), entry.arg(3), int32(entry.arg(4)))
+	case info.entry() || info.result() < 0 && info.result() > -4096:
+	case nr == unix.SYS_MMAP:
+		at := uint64(info.result())
+		p.add(linux.PageRange{Start: at, End: at + size(entry.arg(1))})
+	case nr == unix.SYS_MUNMAP:
+		p.remove(linux.PageRange{Start: entry.arg(0), End: entry.arg(0) + size(entry.arg(1))})
+	case nr == unix.SYS_MREMAP:
+		p.remove(linux.PageRange{Start: entry.arg(0), End: entry.arg(0) + size(entry.arg(1))})
+		at := uint64(info.result())
+		p.add(linux.PageRange{Start: at, End: at + size(entry.arg(2))})
+	}
+	return nil
+}
+
+// choose gives an mmap that is about to be made its address.
+func (p *placer) choose(size, flags uint64, fd int32) error {
+	at, ok := uint64(0), false
+	if flags&unix.MAP_ANONYMOUS == 0 {
+		path, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", p.pid, fd))
+		if err != nil {
+			return err
+		}
+		at, ok = p.place(path)
+	}
+	if !ok {
+		at = p.highest(size)
+	}
+	var regs unix.PtraceRegs
+	if err := unix.PtraceGetRegs(p.pid, &regs); err != nil {
+		return err
+	}
+	regs.Rdi = at
+	regs.R10 |= unix.MAP_FIXED_NOREPLACE
+	return unix.PtraceSetRegs(p.pid, &regs)
+}
+
+// highest is the highest address below top at which there is room.
+func (p *placer) highest(size uint64) uint64 {
+	end := p.top
+	for _, u := range slices.Backward(p.used) {
+		if end-u.End >= size {
+			break
+		}
+		end = u.Start
+	}
+	return end - size
+}

@@ -1,0 +1,203 @@
+package linkstop
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
+)
+
+// InitialStack says where things are on a stack as execve made it (x86-64
+// psABI, "Initial Stack and Register State"; create_elf_tables in the kernel's
+// fs/binfmt_elf.c). A zero address is something that the kernel did not give.
+type InitialStack struct {
+	SP       uint64 // &argc
+	Argc     uint64
+	Argv     uint64 // &argv[0]
+	Envp     uint64 // &envp[0]
+	Auxv     uint64
+	AuxvEnd  uint64 // behind AT_NULL
+	Platform uint64 // the string of AT_PLATFORM
+	Random   uint64 // the 16 bytes of AT_RANDOM
+	Execfn   uint64 // the string of AT_EXECFN
+	End      uint64 // of the mapping
+}
+
+// contains tells whether addr lies on the part of the stack that is in use.
+func (s *InitialStack) contains(addr uint64) bool { return addr >= s.SP && addr < s.End }
+
+// parseStack reads block, the stack from sp up to the end of its mapping.
+func parseStack(sp uint64, block []byte) (InitialStack, linux.Auxv, error) {
+	s := InitialStack{SP: sp, End: sp + uint64(len(block))}
+	word := func(i uint64) uint64 {
+		if i >= uint64(len(block))/8 {
+			return 0
+		}
+		return binary.LittleEndian.Uint64(block[i*8:])
+	}
+	words := uint64(len(block) / 8)
+	s.Argc = word(0)
+	if s.Argc >= words {
+		return s, nil, errors.New("initial stack: argc is too large")
+	}
+	s.Argv = sp + 8
+	i := 1 + s.Argc + 1
+	s.Envp = sp + i*8
+	for i < words && word(i) != 0 {
+		i++
+	}
+	i++
+	if i >= words {
+		return s, nil, errors.New("initial stack: environment without end")
+	}
+	s.Auxv = sp + i*8
+	auxv, err := linux.ParseAuxv(block[i*8:])
+	if err != nil {
+		return s, nil, fmt.Errorf("initial stack: %w", err)
+	}
+	s.AuxvEnd = s.Auxv + uint64(len(auxv)+1)*16
+	s.Platform = auxv.Value(linux.ATPlatform)
+	s.Random = auxv.Value(linux.ATRandom)
+	s.Execfn = auxv.Value(linux.ATExecfn)
+	if s.Random < s.AuxvEnd || s.Random+16 > s.End {
+		return s, nil, errors.New("initial stack: AT_RANDOM is not on it")
+	}
+	return s, auxv, nil
+}
+
+// readStack parses the stack of a process at its exec stop, and also returns
+// the bytes from sp up to its end.
+func readStack(pid int, sp uint64, maps []linux.Mapping) (InitialStack, linux.Auxv, []byte, error) {
+	m, ok := linux.FindMapping(maps, sp)
+	if !ok {
+		return InitialStack{}, nil, nil, errors.New("the stack pointer points nowhere")
+	}
+	block := make([]byte, m.End-sp)
+	if err := linux.ReadMem(pid, sp, block); err != nil {
+		return InitialStack{}, nil, nil, err
+	}
+	stack, auxv, err := parseStack(sp, block)
+	return stack, auxv, block, err
+}
+
+// twinShift is how far down the twin's strings lie: not a multiple of the page
+// size, so that no address agrees even in its lowest bits.
+const twinShift = 0x3450
+
+// twinStack makes another initial stack out of block, which is that of s: all
+// strings twinShift lower, one more argument and variable, other AT_RANDOM
+// bytes. It returns the new stack's bytes, which end at s.End-twinShift, and
+// its description.
+func twinStack(s InitialStack, auxv linux.Auxv, block []byte) ([]byte, InitialStack, error) {
+	extra := []byte("--twin\x00\x00RESIDENTCTL_TWIN=1\x00\x00\x00\x00\x00\x00")
+	const variable = 8 // where in extra the second string begins
+	word := func(addr uint64) uint64 { return binary.LittleEndian.Uint64(block[addr-s.SP:]) }
+	moved := func(addr uint64) uint64 {
+		if s.contains(addr) {
+			return addr - twinShift
+		}
+		return addr
+	}
+
+	// From the top: the old strings, the extra ones, the vectors.
+	strings := append([]byte(nil), block[s.AuxvEnd-s.SP:]...)
+	for i := range 16 {
+		strings[s.Random-s.AuxvEnd+uint64(i)] ^= byte(0x5a + 7*i)
+	}
+	extraAt := s.AuxvEnd - twinShift - uint64(len(extra))
+	vectors := []uint64{s.Argc + 1}
+	for p := s.Argv; p < s.Envp-8; p += 8 {
+		vectors = append(vectors, moved(word(p)))
+	}
+	vectors = append(vectors, extraAt, 0)
+	for p := s.Envp; p < s.Auxv-8; p += 8 {
+		vectors = append(vectors, moved(word(p)))
+	}
+	vectors = append(vectors, extraAt+variable, 0)
+	for _, e := range auxv {
+		vectors = append(vectors, e.Type, moved(e.Value))
+	}
+	vectors = append(vectors, linux.ATNull, 0)
+
+	sp := (extraAt - uint64(len(vectors)*8)) &^ 15 // the psABI's alignment
+	stack := make([]byte, 0, s.End-twinShift-sp)
+	for _, v := range vectors {
+		stack = binary.LittleEndian.AppendUint64(stack, v)
+	}
+	stack = append(stack, make([]byte, extraAt-sp-uint64(len(stack)))...)
+	stack = append(stack, extra...)
+	stack = append(stack, strings...)
+	twin, _, err := parseStack(sp, stack)
+	if err != nil {
+		return nil, twin, fmt.Errorf("make the twin's stack: %w", err)
+	}
+	return stack, twin, nil
+}
+
+// makeTwin clones the template, which has not executed an instruction yet, and
+// gives the clone another initial stack and stack limit. CLONE_PARENT makes it
+// our child, so that the template never has one, and we reap it.
+func (t *tracer) makeTwin(pid int, insn uint64, sp uint64, stack []byte, limit uint64) (twin int, err error) {
+	var regs unix.PtraceRegs
+	if err := unix.PtraceGetRegs(pid, &regs); err != nil {
+		return 0, t.gone(pid, err)
+	}
+	ret, err := t.inject(pid, insn, unix.SYS_CLONE, unix.CLONE_PARENT|uint64(unix.SIGCHLD), 0, 0, 0, 0)
+	if err != nil {
+		return 0, fmt.Errorf("clone the template: %w", err)
+	}
+	twin = int(ret)
+	// A new tracee begins with SIGSTOP (ptrace(2), PTRACE_O_TRACEFORK).
+	if _, err := t.wait(twin); err != nil {
+		return 0, fmt.Errorf("start the twin: %w", err)
+	}
+	if err := setStackLimit(twin, limit); err != nil {
+		return 0, err
+	}
+	if err := linux.WriteMem(twin, sp, stack); err != nil {
+		return 0, err
+	}
+	regs.Rsp, regs.Orig_rax = sp, ^uint64(0)
+	if err := unix.PtraceSetRegs(twin, &regs); err != nil {
+		return 0, t.gone(twin, err)
+	}
+	return twin, nil
+}
+
+// stackLimits are the sentinels for RLIMIT_STACK of template and twin: odd
+// multiples of the page size, so that glibc, which rounds up to pages, keeps
+// them as they are, and so rare that the default thread stack size, which is
+// made from them, is found by its value. They lie far above the usual 8 MiB
+// because the kernel keeps that much room below the stack free of mappings
+// (mmap_base, arch/x86/mm/mmap.c): whoever starts the image with less has room
+// for certain. A hard limit below is respected.
+func stackLimits(hard uint64) (template, twin uint64, err error) {
+	template, twin = 0x407b000, 0x3f0d000
+	if hard < template {
+		pages := hard / linux.PageSize
+		template = (pages - 1) | 1
+		twin = (pages / 2) | 1
+		if pages < 64 {
+			return 0, 0, fmt.Errorf("the hard limit of the stack is %d bytes only", hard)
+		}
+		template, twin = template*linux.PageSize, twin*linux.PageSize
+	}
+	return template, twin, nil
+}
+
+// setStackLimit sets the soft limit of a process's stack.
+func setStackLimit(pid int, soft uint64) error {
+	var lim unix.Rlimit
+	err := unix.Prlimit(pid, unix.RLIMIT_STACK, nil, &lim)
+	if err == nil {
+		lim.Cur = soft
+		err = unix.Prlimit(pid, unix.RLIMIT_STACK, &lim, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("limit the stack: %w", err)
+	}
+	return nil
+}

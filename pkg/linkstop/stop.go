@@ -1,0 +1,164 @@
+package linkstop
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/plan"
+)
+
+// DefaultTimeout is how long a program may take to be linked.
+const DefaultTimeout = 30 * time.Second
+
+// Options of Stop.
+type Options struct {
+	SoftBreakpoint bool          // INT3 even where there are debug registers
+	Timeout        time.Duration // DefaultTimeout if 0
+}
+
+// Stop starts the program at path, an absolute path, and stops it just after
+// dynamic linking. When ctx ends before Stop returns, all processes are killed;
+// afterwards the template is the caller's. The errors of a program that cannot
+// become an image are *Refusal, of one that does not start at all *LinkError.
+func Stop(ctx context.Context, path string, opts Options) (*Template, error) {
+	if opts.Timeout == 0 {
+		opts.Timeout = DefaultTimeout
+	}
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("stop %s after linking: the path is not absolute", path)
+	}
+	ctx, cancel := context.WithTimeout(ctx, opts.Timeout)
+	defer cancel()
+	t := &Template{tracer: newTracer()}
+	unwatch := context.AfterFunc(ctx, t.tracer.kill)
+	err := t.tracer.do(func() error { return t.stop(path, opts) })
+	unwatch()
+	// Killed processes make for odd errors: the reason is the better answer.
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		t.tracer.end()
+		return nil, fmt.Errorf("stop %s after linking: %w", path, err)
+	}
+	return t, nil
+}
+
+// stop is the whole flow, on the tracer's thread.
+func (t *Template) stop(path string, opts Options) error {
+	tr := t.tracer
+	tscStart := linux.TSC()
+
+	// A first exec stop, only to have a process in which system calls can be
+	// injected: what they set is in force when it executes the program again.
+	first, err := tr.startClean(path)
+	if err != nil {
+		return err
+	}
+	limit, twinLimit, err := tr.prepare(first)
+	if err != nil {
+		return err
+	}
+
+	// From here on the addresses are those of the image.
+	regs, err := tr.execAgain(first)
+	if err != nil {
+		return err
+	}
+	pid := first.pid
+	t.PID, t.Kind = pid, plan.KindLinked
+	if t.Maps, err = linux.ReadMaps(pid); err != nil {
+		return err
+	}
+	stack, auxv, block, err := readStack(pid, regs.Rsp, t.Maps)
+	if err != nil {
+		return err
+	}
+	t.Stack, t.Auxv = stack, auxv
+	if t.StopIP, t.Point, err = findStop(pid, regs.Rip, auxv); err != nil {
+		return err
+	}
+
+	// The twin has to see the same CPU: its number stands in the rseq area,
+	// its APIC id in the linker's CPU features.
+	if err := pinCPU(pid); err != nil {
+		return err
+	}
+	insn, err := findSyscall(pid, t.Maps)
+	if err != nil {
+		return err
+	}
+	twinBlock, twinStack, err := twinStack(stack, auxv, block)
+	if err != nil {
+		return err
+	}
+	twin, err := tr.makeTwin(pid, insn, twinStack.SP, twinBlock, twinLimit)
+	if err != nil {
+		return err
+	}
+
+	// Run both. The template's calls are recorded; the twin only has to get
+	// there.
+	r := &recorder{pid: pid}
+	b, err := setBreakpoint(pid, t.StopIP, opts.SoftBreakpoint)
+	if err != nil {
+		return fmt.Errorf("set a breakpoint: %w", err)
+	}
+	if err := r.run(tr, b); err != nil {
+		return linkError(path, r, err)
+	}
+	twinBreak, err := setBreakpoint(twin, t.StopIP, opts.SoftBreakpoint)
+	if err != nil {
+		return fmt.Errorf("set a breakpoint: %w", err)
+	}
+	if err := tr.runTo(twinBreak); err != nil {
+		return fmt.Errorf("the twin: %w", err)
+	}
+
+	// Both must be where and what they are believed to be.
+	c := comparison{
+		template: newSide(pid, stack, block[stack.Random-stack.SP:], limit),
+		twin:     newSide(twin, twinStack, twinBlock[twinStack.Random-twinStack.SP:], twinLimit),
+		point:    t.Point, tscStart: tscStart, random: r.random,
+	}
+	if t.Regs, err = t.arrive(&c.template, b); err != nil {
+		return err
+	}
+	if _, err = t.arrive(&c.twin, twinBreak); err != nil {
+		return fmt.Errorf("the twin: %w", err)
+	}
+	if m, same := sameMaps(c.template.maps, c.twin.maps); !same {
+		return refusef("its layout depends on the process: %s", m)
+	}
+	t.Maps = c.template.maps
+	if err := checkMaps(t.Maps); err != nil {
+		return err
+	}
+	if err := r.check(&t.Regs); err != nil {
+		return err
+	}
+	t.FSBase, t.TIDAddr, t.Probes = r.fsBase, r.tidAddr, r.probes
+	t.RobustHead, t.RobustLen = r.robustHead, r.robustLen
+	t.RseqAddr, t.RseqLen, t.RseqSig = r.rseqAddr, r.rseqLen, r.rseqSig
+	if len(r.message) > 0 {
+		return refusef("its dynamic linker warns at each start: %s", strings.TrimSpace(string(r.message)))
+	}
+
+	// What differs belongs to the process.
+	c.rseq = linux.PageRange{Start: t.RseqAddr, End: t.RseqAddr + uint64(t.RseqLen)}
+	c.linker = linkerRange(t.Maps, regs.Rip)
+	c.tscEnd = linux.TSC()
+	if t.Fixups, t.Anon, err = c.fixups(); err != nil {
+		return err
+	}
+	if err := checkFixups(t.Fixups, t.Point, t.TIDAddr, t.RobustHead); err != nil {
+		return err
+	}
+	tr.discard(twin)
+	t.stopped = true
+	return nil
+}

@@ -1,0 +1,112 @@
+package linkstop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/plan"
+)
+
+// A Template is a process that stands at its stop point, with what was learnt
+// from comparing it with its twin. It must be given up with Kill, or be waited
+// for with Reap.
+type Template struct {
+	PID    int
+	Kind   uint32 // of the plan: plan.KindLinked
+	Point  StopPoint
+	StopIP uint64
+	Regs   unix.PtraceRegs
+	Maps   []linux.Mapping // all of /proc/PID/maps, in order
+	Auxv   linux.Auxv
+	Stack  InitialStack
+
+	// What the dynamic linker registered with the kernel; 0 if it did not.
+	FSBase, TIDAddr, RobustHead, RobustLen, RseqAddr uint64
+	RseqLen, RseqSig                                 uint32
+
+	Fixups []plan.Fixup        // by address
+	Probes []fingerprint.Probe // in the order in which the linker made them
+	Anon   []linux.PageRange   // pages that are no file's (any more), without stack and vDSO
+
+	tracer  *tracer
+	mu      sync.Mutex
+	stopped bool // traced; false once detached
+	ended   bool // reaped, the tracer is gone
+}
+
+// Detach leaves the template stopped by SIGSTOP and not traced any more, as
+// CRIU wants it. Until it is killed it still dies with us (PR_SET_PDEATHSIG).
+func (t *Template) Detach() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ended {
+		return errors.New("detach: the template is gone")
+	}
+	if !t.stopped {
+		return nil
+	}
+	err := t.tracer.do(func() error {
+		// It stands in the delivery of the breakpoint's SIGTRAP, in the place
+		// of which SIGSTOP is delivered (ptrace(2), PTRACE_DETACH).
+		if _, err := ptrace(unix.PTRACE_DETACH, t.PID, 0, uintptr(unix.SIGSTOP)); err != nil {
+			return err
+		}
+		_, err := t.tracer.wait(t.PID)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("detach from process %d: %w", t.PID, err)
+	}
+	t.stopped = false
+	return nil
+}
+
+// Reap waits until the template has been killed, by CRIU after the dump, and
+// says how it ended. If ctx ends first it kills the template itself.
+func (t *Template) Reap(ctx context.Context) (unix.WaitStatus, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ended {
+		return 0, errors.New("reap: the template is gone")
+	}
+	defer context.AfterFunc(ctx, t.tracer.kill)()
+	var ws unix.WaitStatus
+	err := t.tracer.do(func() error {
+		for {
+			_, err := t.tracer.wait(t.PID)
+			var ended *EndedError
+			if errors.As(err, &ended) {
+				ws = ended.Status
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+		}
+	})
+	t.tracer.end()
+	t.ended = true
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return ws, err
+}
+
+// Kill ends and reaps the template. It may be called more than once, and after
+// Reap.
+func (t *Template) Kill() error {
+	t.tracer.kill() // so that a Reap under way ends
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.ended {
+		t.tracer.end()
+		t.ended = true
+	}
+	return nil
+}

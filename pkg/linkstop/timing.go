@@ -1,0 +1,165 @@
+package linkstop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
+)
+
+// ErrNoDebugRegisters is what TimeStarts answers where a process cannot be
+// stopped at an address at which nothing is mapped yet (some virtual machines).
+var ErrNoDebugRegisters = errors.New("there are no debug registers")
+
+// A TimedStart is one way to start a program.
+type TimedStart struct {
+	Path string // is executed with itself as its only argument and no environment
+	// Until gives the address at which the start is over, from the auxiliary
+	// vector of the new process.
+	Until func(linux.Auxv) uint64
+}
+
+// Linked is the address at which the template stands, in another process that
+// was executed from the same program.
+func (t *Template) Linked() func(linux.Auxv) uint64 {
+	if t.Point == StopEntry {
+		return func(a linux.Auxv) uint64 { return a.Value(linux.ATEntry) }
+	}
+	offset := t.StopIP - t.Auxv.Value(linux.ATBase)
+	return func(a linux.Auxv) uint64 { return a.Value(linux.ATBase) + offset }
+}
+
+// TimeOptions bound TimeStarts.
+type TimeOptions struct {
+	Rounds int // at most so many starts each
+	Least  int // and so many even when the budget is used up
+	Budget time.Duration
+}
+
+// TimeStarts starts programs in turn, again and again, and says how long each
+// start took, from its execve(2) to the instruction at which it is over;
+// nothing of the program's own code runs. Each start is made by a fresh process
+// of the program donor, which should be small, since the kernel takes its
+// memory away within the measured time.
+//
+// A start is resumed and stopped twice, in execve and at its end. That costs
+// some microseconds of the tracer's, the same for all.
+//
+// The errors are ErrNoDebugRegisters, ErrStartedNormally and *EndedError.
+func TimeStarts(ctx context.Context, donor string, starts []TimedStart, opts TimeOptions) ([][]time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, DefaultTimeout)
+	defer cancel()
+	t := newTracer()
+	defer t.end()
+	unwatch := context.AfterFunc(ctx, t.kill)
+	defer unwatch()
+	took := make([][]time.Duration, len(starts))
+	err := t.do(func() error {
+		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer null.Close()
+		// What is started inherits it.
+		if err := pinCPU(0); err != nil {
+			return err
+		}
+		began := time.Now()
+		for round := range opts.Rounds {
+			if round >= opts.Least && time.Since(began) > opts.Budget {
+				break
+			}
+			for i, s := range starts {
+				d, err := t.timeStart(donor, s, null.Fd())
+				if err != nil {
+					return fmt.Errorf("time a start of %s: %w", s.Path, err)
+				}
+				took[i] = append(took[i], d)
+			}
+		}
+		return nil
+	})
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return took, nil
+}
+
+func (t *tracer) timeStart(donor string, s TimedStart, null uintptr) (time.Duration, error) {
+	pid, err := t.start(donor, []string{s.Path}, nil, "/", [3]uintptr{null, null, null})
+	if err != nil {
+		return 0, err
+	}
+	defer t.discard(pid)
+	if err := t.aimExec(pid); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	ws, err := t.cont(pid, 0)
+	took := time.Since(began)
+	switch {
+	case err != nil:
+		return 0, err
+	case event(ws) != unix.PTRACE_EVENT_EXEC:
+		return 0, fmt.Errorf("execute it: stopped by %s", unix.SignalName(ws.StopSignal()))
+	}
+
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/auxv", pid))
+	if err != nil {
+		return 0, err
+	}
+	auxv, err := linux.ParseAuxv(raw)
+	if err != nil {
+		return 0, err
+	}
+	b := &breakpoint{pid: pid, addr: s.Until(auxv)}
+	if err := pokeDebug(pid, b.addr, dr7OnDR0); err != nil {
+		if err == unix.ESRCH {
+			return 0, t.gone(pid, err)
+		}
+		return 0, fmt.Errorf("%w (%v)", ErrNoDebugRegisters, err)
+	}
+	began = time.Now()
+	if err := t.runTo(b); err != nil {
+		return 0, err
+	}
+	return took + time.Since(began), nil
+}
+
+// aimExec has a process at its exec stop call execve(2) next, on the path that
+// is its first argument.
+func (t *tracer) aimExec(pid int) error {
+	regs, err := t.regs64(pid)
+	if err != nil {
+		return err
+	}
+	maps, err := linux.ReadMaps(pid)
+	if err != nil {
+		return err
+	}
+	stack, _, block, err := readStack(pid, regs.Rsp, maps)
+	if err != nil {
+		return err
+	}
+	insn, err := findSyscall(pid, maps)
+	if err != nil {
+		return err
+	}
+	regs.Rip, regs.Rax, regs.Orig_rax = insn, unix.SYS_EXECVE, ^uint64(0)
+	regs.Rdi, regs.Rsi, regs.Rdx = leWord(block[stack.Argv-stack.SP:]), stack.Argv, stack.Envp
+	if err := unix.PtraceSetRegs(pid, &regs); err != nil {
+		return t.gone(pid, err)
+	}
+	return nil
+}
+
+// At is an address that is the same in each start.
+func At(ip uint64) func(linux.Auxv) uint64 { return func(linux.Auxv) uint64 { return ip } }
