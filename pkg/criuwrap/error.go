@@ -1,0 +1,167 @@
+package criuwrap
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Error is CRIU's own failure.
+type Error struct {
+	Op    string        // dump, restore or check
+	Errno syscall.Errno // CRIU's cr_errno, else what the log says, or 0
+	Log   string        // path of CRIU's log, "" where there is none
+	Lines []string      // the log's error lines, the last 50, without time and source file
+
+	err error // from go-criu or os/exec
+}
+
+// Error gives the error line that tells most, and the log's path.
+func (e *Error) Error() string {
+	line := e.cause()
+	if line == "" && e.err != nil {
+		line = e.err.Error()
+	}
+	s := "criu " + e.Op + ": " + line
+	if e.Log != "" {
+		s += " (log: " + e.Log + ")"
+	}
+	return s
+}
+
+// Format writes Error's text, and with %+v all error lines under it.
+func (e *Error) Format(w fmt.State, verb rune) {
+	if verb == 'q' {
+		io.WriteString(w, strconv.Quote(e.Error()))
+		return
+	}
+	io.WriteString(w, e.Error())
+	if verb == 'v' && w.Flag('+') {
+		for _, line := range e.Lines {
+			io.WriteString(w, "\n\t"+line)
+		}
+	}
+}
+
+// Unwrap gives the errno, so that errors.Is(err, syscall.ENOSPC) works, and
+// what go-criu or os/exec said.
+func (e *Error) Unwrap() []error {
+	var errs []error
+	if e.Errno != 0 {
+		errs = append(errs, e.Errno)
+	}
+	if e.err != nil {
+		errs = append(errs, e.err)
+	}
+	return errs
+}
+
+// consequence matches the lines that CRIU's callers write when something below
+// them failed: they end every log and tell nothing.
+var consequence = regexp.MustCompile(`FAILED\.$|failed with -?\d+$|failed when initializing kerndat|^Could not initialize kernel|^Unable to detach from`)
+
+// cause is the last line that is no mere consequence of another.
+func (e *Error) cause() string {
+	for i := len(e.Lines) - 1; i >= 0; i-- {
+		if !consequence.MatchString(e.Lines[i]) {
+			return e.Lines[i]
+		}
+	}
+	if len(e.Lines) > 0 {
+		return e.Lines[0]
+	}
+	return ""
+}
+
+// Only the end of a log is read: at level 4 it is some 100 bytes per mapping and
+// page run, and the errors stand at the end.
+const maxLog = 1 << 20
+
+// maxLines bounds how many error lines are kept: the last ones.
+const maxLines = 50
+
+// newError makes the error of one failed request from go-criu's error and the
+// log, if there is one.
+func newError(op, log string, err error) *Error {
+	e := &Error{Op: op, Errno: errnoOf(err), err: err}
+	text, readErr := readTail(log, maxLog)
+	if readErr == nil {
+		e.Log = log
+		e.Lines = errorLines(text)
+	}
+	if e.Errno == 0 {
+		e.Errno = errnoIn(e.cause())
+	}
+	return e
+}
+
+// go-criu hands CRIU's cr_errno on as text only.
+var rpcErrno = regexp.MustCompile(`err:(\d{1,4})\)`)
+
+func errnoOf(err error) syscall.Errno {
+	if err == nil {
+		return 0
+	}
+	m := rpcErrno.FindStringSubmatch(err.Error())
+	if m == nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(m[1])
+	return syscall.Errno(n)
+}
+
+// errnoIn finds an errno's text in a log line. CRIU sets cr_errno in few places
+// only: a full disk gives 0.
+func errnoIn(line string) syscall.Errno {
+	line = strings.ToLower(line)
+	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EPERM, syscall.EACCES, syscall.ESRCH, syscall.EEXIST} {
+		if strings.HasSuffix(line, errno.Error()) {
+			return errno
+		}
+	}
+	return 0
+}
+
+// readTail reads the last limit bytes of a file.
+func readTail(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	off := max(0, st.Size()-limit)
+	return io.ReadAll(io.NewSectionReader(f, off, limit))
+}
+
+// errorLine is a line of CRIU's log at level Error: the time, the pid where the
+// restored process writes, with "pie: " before it where that is in the restorer's
+// blob already, the source file. Two causes are only to be had at
+// another level: a tracer (compel/src/lib/infect.c) and a missing capability
+// (criu/util.c, check_caps), which is all that CRIU then says.
+var errorLine = regexp.MustCompile(`^(?:\(\d+\.\d+\))?\s*(?:pie: )?(?:\d+: )?\s*(?:` +
+	`Error +\([^)]*:\d+\): (.*)|Warn +\([^)]*:\d+\): (Unable to interrupt task.*)|(Effective capability \d+ missing))$`)
+
+func errorLines(log []byte) []string {
+	var lines []string
+	for line := range bytes.Lines(log) {
+		m := errorLine.FindSubmatch(bytes.TrimRight(line, "\r\n"))
+		if m == nil {
+			continue
+		}
+		text := string(bytes.Join(m[1:], nil)) // one of them matched
+		lines = append(lines, strings.ToValidUTF8(text, "?"))
+	}
+	if len(lines) > maxLines {
+		lines = lines[len(lines)-maxLines:]
+	}
+	return lines
+}

@@ -1,0 +1,139 @@
+package criuwrap
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// The logs were recorded with CRIU 4.1.1 (vvar317 with 3.17.1) on Linux 6.18,
+// newer-image when it restored an image of 4.2.1 as a root without
+// CAP_SYS_RESOURCE, and only their uneventful middle is cut out.
+func TestErrorFromLog(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		text  string
+		errno syscall.Errno
+		hint  string
+	}{
+		{"eperm", "Effective capability 21 missing", 0, "setcap cap_checkpoint_restore"},
+		{"enospc", "bfd: Error flushing image: No space left on device", syscall.ENOSPC, "the disk is full"},
+		{"mount", "Can't lookup mount=42 for fd=3 path=/x", 0, "a mount that CRIU cannot see"},
+		{"seccomp", "suspending seccomp failed: Operation not permitted", syscall.EPERM, "a seccomp filter"},
+		{"traced", "Unable to interrupt task: 32211 (Operation not permitted)", 0, "something else is tracing it"},
+		{"pid-taken", "Can't fork for 3087: File exists", syscall.EEXIST, "another process has the image's pid"},
+		{"newer-image", "vdso: ELF header magic mismatch", 0, "a newer CRIU"},
+		{"vvar317", "vdso: Failed to fill self vdso symtable", 0, "install CRIU 4.1 or newer"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			log := filepath.Join("testdata", tc.name+".log")
+			e := newError("dump", log, errors.New("operation failed (msg: err:0)"))
+			want := "criu dump: " + tc.text + " (log: " + log + ")"
+			if got := e.Error(); got != want {
+				t.Errorf("Error() = %q\nwant %q", got, want)
+			}
+			if e.Errno != tc.errno || tc.errno != 0 && !errors.Is(e, tc.errno) {
+				t.Errorf("Errno = %d, want %d", e.Errno, tc.errno)
+			}
+			if !strings.Contains(e.Hint(), tc.hint) {
+				t.Errorf("Hint() = %q, want %q", e.Hint(), tc.hint)
+			}
+			long := fmt.Sprintf("%+v", e)
+			for _, line := range e.Lines {
+				if !strings.Contains(long, "\n\t"+line) {
+					t.Errorf("%%+v lacks %q", line)
+				}
+			}
+			if strings.Contains(fmt.Sprintf("%v", e), "\n") {
+				t.Error("the short form has more than one line")
+			}
+		})
+	}
+}
+
+func TestErrorWithoutLog(t *testing.T) {
+	e := newError("dump", filepath.Join(t.TempDir(), "none"), errors.New("operation failed (msg:x err:28)"))
+	if e.Errno != syscall.ENOSPC || e.Log != "" {
+		t.Errorf("errno %d, log %q", e.Errno, e.Log)
+	}
+	if got, want := e.Error(), "criu dump: operation failed (msg:x err:28)"; got != want {
+		t.Errorf("Error() = %q, want %q", got, want)
+	}
+	if !strings.Contains(e.Hint(), "full") {
+		t.Errorf("Hint() = %q", e.Hint())
+	}
+}
+
+func TestErrorLinesAreBounded(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	line := "(00.000001)  12: Error (criu/x.c:1): no " + strings.Repeat("y", 1000) + "\xff\n"
+	if err := os.WriteFile(log, []byte(strings.Repeat(line, 3000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := newError("dump", log, errors.New("x"))
+	if len(e.Lines) != maxLines || !strings.HasSuffix(e.Lines[0], "y?") {
+		t.Errorf("%d lines", len(e.Lines))
+	}
+}
+
+// fakeCRIU is a program that answers --version.
+func fakeCRIU(t *testing.T, answer string) string {
+	path := filepath.Join(t.TempDir(), "criu")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\necho '"+answer+"'\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestVersion(t *testing.T) {
+	for _, tc := range []struct {
+		answer string
+		want   Release
+		ok     bool
+	}{
+		{"Version: 4.1.1", Release{4, 1, 1}, true},
+		{"Version: 4.2\nGitID: v4.2-3-gabc", Release{4, 2, 0}, true},
+		{"Version: 3.17.1", Release{3, 17, 1}, true},
+		{"Version: unknown", Release{}, false},
+		{"hello", Release{}, false},
+	} {
+		t.Run(tc.answer, func(t *testing.T) {
+			got, err := Version(fakeCRIU(t, tc.answer))
+			if got != tc.want || (err == nil) != tc.ok {
+				t.Errorf("Version = %v, %v; want %v", got, err, tc.want)
+			}
+		})
+	}
+}
+
+func TestFind(t *testing.T) {
+	good := fakeCRIU(t, "Version: 4.1")
+	t.Setenv(PathVariable, good)
+	if got, err := Find(); got != good || err != nil {
+		t.Errorf("Find = %q, %v", got, err)
+	}
+	t.Setenv(PathVariable, fakeCRIU(t, "Version: 4.0"))
+	var old *ErrTooOld
+	if _, err := Find(); !errors.As(err, &old) || old.Version != (Release{4, 0, 0}) {
+		t.Errorf("Find of an old one: %v", err)
+	}
+	t.Setenv(PathVariable, "/nonexistent/criu")
+	if _, err := Find(); !errors.Is(err, ErrNoCRIU) {
+		t.Errorf("Find of none: %v", err)
+	}
+}
+
+func TestReleaseLess(t *testing.T) {
+	ascending := []Release{{3, 19, 0}, {4, 0, 9}, {4, 1, 0}, {4, 1, 1}, {4, 2, 0}, {5, 0, 0}}
+	for i, a := range ascending {
+		for j, b := range ascending {
+			if got := a.Less(b); got != (i < j) {
+				t.Errorf("%v.Less(%v) = %v", a, b, got)
+			}
+		}
+	}
+}

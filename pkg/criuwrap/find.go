@@ -1,0 +1,127 @@
+package criuwrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"time"
+)
+
+// PathVariable names the environment variable with the path of the CRIU to use.
+// When it is set no other is looked for.
+const PathVariable = "RESIDENTCTL_CRIU"
+
+// Minimum is the oldest CRIU that is good enough. Older ones do not start on
+// Linux 6.13 and newer, where the vDSO's data is two mappings.
+var Minimum = Release{Major: 4, Minor: 1}
+
+// ErrNoCRIU is returned where there is no criu program.
+var ErrNoCRIU = errors.New("criu was not found")
+
+// ErrTooOld is returned where the only criu is older than Minimum.
+type ErrTooOld struct {
+	Path    string
+	Version Release
+}
+
+func (e *ErrTooOld) Error() string {
+	return fmt.Sprintf("%s is version %v, and %v or newer is needed", e.Path, e.Version, Minimum)
+}
+
+// Release is CRIU's version number.
+type Release struct{ Major, Minor, Sublevel int }
+
+func (r Release) String() string {
+	if r.Sublevel == 0 {
+		return fmt.Sprintf("%d.%d", r.Major, r.Minor)
+	}
+	return fmt.Sprintf("%d.%d.%d", r.Major, r.Minor, r.Sublevel)
+}
+
+// Less orders releases by age.
+func (r Release) Less(o Release) bool {
+	if r.Major != o.Major {
+		return r.Major < o.Major
+	}
+	if r.Minor != o.Minor {
+		return r.Minor < o.Minor
+	}
+	return r.Sublevel < o.Sublevel
+}
+
+// Find returns the path of the first criu that is at least Minimum: the one
+// that PathVariable names, else one in PATH, /usr/local/sbin or /usr/sbin, which
+// are not in an ordinary user's PATH on Debian. Its error is ErrNoCRIU or an
+// *ErrTooOld, or tells why the only one there did not run.
+func Find() (string, error) {
+	candidates := []string{os.Getenv(PathVariable)}
+	if candidates[0] == "" {
+		candidates = []string{"/usr/local/sbin/criu", "/usr/sbin/criu"}
+		if path, err := exec.LookPath("criu"); err == nil {
+			candidates = append([]string{path}, candidates...)
+		}
+	}
+	var first error
+	for _, path := range candidates {
+		v, err := Version(path)
+		if err == nil && v.Less(Minimum) {
+			err = &ErrTooOld{Path: path, Version: v}
+		}
+		if err == nil {
+			return filepath.Abs(path)
+		}
+		// A program that is there and won't do tells more than one that
+		// is not there.
+		if first == nil || errors.Is(first, ErrNoCRIU) {
+			first = err
+		}
+	}
+	return "", first
+}
+
+// Source: print_version in CRIU's crtools.c. A build from git adds a line with
+// the commit.
+var versionLine = regexp.MustCompile(`(?m)^Version: (\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?`)
+
+// Version asks the criu at path for its version. Its error wraps ErrNoCRIU if
+// there is no such program.
+func Version(path string) (Release, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
+		return Release{}, fmt.Errorf("%w (looked for %s)", ErrNoCRIU, path)
+	}
+	if err != nil {
+		return Release{}, &Error{Op: "--version", err: fmt.Errorf("%s: %w", path, err)}
+	}
+	m := versionLine.FindSubmatch(out)
+	if m == nil {
+		return Release{}, &Error{Op: "--version", err: fmt.Errorf("%s does not name a version of CRIU", path)}
+	}
+	number := func(i int) int {
+		n, _ := strconv.Atoi(string(m[i])) // an absent sublevel is 0
+		return n
+	}
+	return Release{number(1), number(2), number(3)}, nil
+}
+
+// Check has the criu at path try out what it needs of the kernel. Its error is
+// an *Error with CRIU's complaints and no log.
+func Check(ctx context.Context, path string) error {
+	out, err := exec.CommandContext(ctx, path, "check", "--unprivileged").CombinedOutput()
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("criu check: %w", context.Cause(ctx))
+	case errors.Is(err, os.ErrNotExist) || errors.Is(err, exec.ErrNotFound):
+		return fmt.Errorf("%w (looked for %s)", ErrNoCRIU, path)
+	}
+	return &Error{Op: "check", Lines: errorLines(out), err: err}
+}

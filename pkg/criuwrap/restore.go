@@ -1,0 +1,151 @@
+package criuwrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	criu "github.com/checkpoint-restore/go-criu/v7"
+	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"google.golang.org/protobuf/proto"
+)
+
+// RestoreOptions says what Restore restores, and how.
+type RestoreOptions struct {
+	ImagesDir string // what Dump wrote; not changed
+	WorkDir   string // takes restore.log and stats-restore; one per restore
+	CRIU      string // path of the criu program, "" for what Find finds
+
+	// Sibling makes the process a child of this one, to wait for with
+	// wait4. Else it is a child of init.
+	Sibling bool
+
+	// ShellJob lets the process keep a session and a terminal from outside
+	// of the image.
+	ShellJob bool
+
+	// Inherit replaces open files of the image by files of this process.
+	Inherit []InheritedFile
+
+	// Stopped leaves a process that was dumped in the stopped state stopped.
+	// Else it is sent SIGCONT.
+	Stopped bool
+}
+
+// InheritedFile replaces every descriptor of the image that is open on a path.
+type InheritedFile struct {
+	Key  string // the path without its leading slash: "dev/null"
+	File *os.File
+}
+
+// Restore makes a new process from an image of one process, with the pid that
+// was dumped, which must be free, and returns that pid. It does not enter a time
+// namespace: its clocks go on with everybody's.
+//
+// Its error is as Dump's; no process is left then.
+func Restore(ctx context.Context, o RestoreOptions) (int, error) {
+	pid, err := readPstree(os.DirFS(o.ImagesDir))
+	if err != nil {
+		return 0, fmt.Errorf("criu restore: read the image %s: %w", o.ImagesDir, err)
+	}
+	// CRIU would find that out itself, but from here on who has the pid and
+	// is a child of this process is CRIU's doing.
+	if stateOf(pid) != 0 {
+		return 0, &Error{
+			Op:    "restore",
+			Errno: syscall.EEXIST,
+			Lines: []string{fmt.Sprintf("process %d exists", pid)},
+		}
+	}
+	var got pidOf
+	r := request{
+		op:        "restore",
+		criu:      o.CRIU,
+		imagesDir: o.ImagesDir,
+		workDir:   o.WorkDir,
+		opts: &rpc.CriuOpts{
+			RstSibling: proto.Bool(o.Sibling),
+			ShellJob:   proto.Bool(o.ShellJob),
+		},
+		do: func(c *criu.Criu, opts *rpc.CriuOpts) error { return c.Restore(opts, &got) },
+	}
+	if o.Sibling {
+		r.undo = func() { killChild(pid) }
+	}
+	got.pid, err = restore(ctx, &r, &got, o)
+	if err != nil && o.Sibling {
+		killChild(pid)
+		reapChild(pid)
+	}
+	return got.pid, err
+}
+
+// killChild kills a process if it is a child of this one.
+func killChild(pid int) {
+	if parentOf(pid) == os.Getpid() {
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
+}
+
+// reapChild waits for a child that was killed, if there is one: CRIU cannot, of
+// a process that is not its own child.
+func reapChild(pid int) {
+	for parentOf(pid) == os.Getpid() {
+		var status syscall.WaitStatus
+		if _, err := syscall.Wait4(pid, &status, 0, nil); err != syscall.EINTR {
+			return
+		}
+	}
+}
+
+func restore(ctx context.Context, r *request, got *pidOf, o RestoreOptions) (int, error) {
+	for _, in := range o.Inherit {
+		fd, err := dupInheritable(in.File)
+		if err != nil {
+			return 0, fmt.Errorf("criu restore: hand on %s: %w", in.Key, err)
+		}
+		defer syscall.Close(fd)
+		r.opts.InheritFd = append(r.opts.InheritFd, &rpc.InheritFd{
+			Key: proto.String(in.Key),
+			Fd:  proto.Int32(int32(fd)),
+		})
+	}
+	if err := r.run(ctx); err != nil {
+		return 0, err
+	}
+	if got.pid <= 0 {
+		return 0, errors.New("criu restore: CRIU did not tell the pid")
+	}
+	if !o.Stopped {
+		if err := syscall.Kill(got.pid, syscall.SIGCONT); err != nil {
+			return 0, fmt.Errorf("criu restore: continue %d: %w", got.pid, err)
+		}
+	}
+	return got.pid, nil
+}
+
+// dupInheritable copies a descriptor without FD_CLOEXEC: CRIU knows an
+// inherited file by the number that both processes have for it.
+func dupInheritable(f *os.File) (fd int, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	if ctlErr := raw.Control(func(old uintptr) { fd, err = syscall.Dup(int(old)) }); ctlErr != nil {
+		return -1, ctlErr
+	}
+	return fd, err
+}
+
+// pidOf takes the pid from the notification in which alone go-criu gives it.
+type pidOf struct {
+	criu.NoNotify
+	pid int
+}
+
+func (p *pidOf) PostRestore(pid int32) error {
+	p.pid = int(pid)
+	return nil
+}

@@ -1,0 +1,140 @@
+package criuwrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	criu "github.com/checkpoint-restore/go-criu/v7"
+	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"google.golang.org/protobuf/proto"
+)
+
+// request is what a dump and a restore have in common.
+type request struct {
+	op        string
+	criu      string // path of the program, "" for what Find finds
+	imagesDir string
+	workDir   string
+	opts      *rpc.CriuOpts
+
+	// do makes the request, when CRIU runs.
+	do func(c *criu.Criu, opts *rpc.CriuOpts) error
+
+	// undo, unless nil, ends what a CRIU that is being killed leaves behind
+	// outside of its own children.
+	undo func()
+}
+
+// run starts CRIU, makes the request, and waits until CRIU has ended. When ctx
+// is done CRIU is killed.
+//
+// When this process is killed CRIU goes on to the end of its request, finds the
+// socket closed, and ends: 1 to 25 ms later in 12 tries with kill -9.
+func (r *request) run(ctx context.Context) error {
+	path := r.criu
+	if path == "" {
+		var err error
+		if path, err = Find(); err != nil {
+			return err
+		}
+	}
+	images, err := os.Open(r.imagesDir)
+	if err != nil {
+		return fmt.Errorf("criu %s: %w", r.op, err)
+	}
+	defer images.Close()
+	work, err := os.Open(r.workDir)
+	if err != nil {
+		return fmt.Errorf("criu %s: %w", r.op, err)
+	}
+	defer work.Close()
+
+	log := r.op + ".log"
+	r.opts.ImagesDirFd = proto.Int32(int32(images.Fd()))
+	r.opts.WorkDirFd = proto.Int32(int32(work.Fd()))
+	r.opts.LogFile = proto.String(log)
+	r.opts.LogLevel = proto.Int32(4)
+	r.opts.Unprivileged = proto.Bool(true)
+	mode := rpc.CriuCgMode_IGNORE
+	r.opts.ManageCgroups = proto.Bool(true)
+	r.opts.ManageCgroupsMode = &mode
+
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("criu %s: %w", r.op, context.Cause(ctx))
+	}
+	c, child, err := start(path)
+	if err != nil {
+		return err
+	}
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(killed)
+		killTree(child)
+		if r.undo != nil {
+			r.undo()
+		}
+	})
+	err = r.do(c, r.opts)
+	if !stop() {
+		<-killed // before its pid becomes free
+	}
+	ended := c.Cleanup()
+	switch {
+	case err == nil:
+		// CRIU answers before it ends, and what it answered counts.
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("criu %s: %w", r.op, context.Cause(ctx))
+	case errors.Is(err, io.EOF):
+		err = fmt.Errorf("it ended without an answer: %w", errors.Join(ended, io.ErrUnexpectedEOF))
+	}
+	return newError(r.op, filepath.Join(r.workDir, log), err)
+}
+
+// start starts `criu swrk`. go-criu does not tell the child's pid, so the
+// children of this thread, of which nobody else can make one meanwhile, are
+// compared before and after.
+func start(path string) (_ *criu.Criu, pid int, _ error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	before, err := children()
+	if err != nil {
+		return nil, 0, err
+	}
+	c := criu.MakeCriu()
+	c.SetCriuPath(path)
+	if err := c.Prepare(); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, 0, fmt.Errorf("%w (looked for %s)", ErrNoCRIU, path)
+		}
+		return nil, 0, fmt.Errorf("start criu: %w", err)
+	}
+	after, err := children()
+	if err != nil {
+		c.Cleanup()
+		return nil, 0, err
+	}
+	for _, pid := range after {
+		if !slices.Contains(before, pid) {
+			return c, pid, nil
+		}
+	}
+	err = c.Cleanup()
+	return nil, 0, fmt.Errorf("criu ended as soon as it was started: %w", err)
+}
+
+// children lists the pids of the calling thread's children.
+func children() ([]int, error) {
+	pids, err := readChildren("/proc/thread-self/children")
+	if err != nil {
+		return nil, fmt.Errorf("find the criu process: %w", err)
+	}
+	return pids, nil
+}

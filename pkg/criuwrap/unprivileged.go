@@ -1,0 +1,84 @@
+package criuwrap
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Capabilities of linux/capability.h that are enough for a dump, as bits. The
+// second is the first's forerunner and far more than is needed.
+const (
+	capCheckpointRestore = uint64(1) << 40
+	capSysAdmin          = uint64(1) << 21
+)
+
+// Setcap is what an administrator does once to let ordinary users dump with the
+// criu at path. Nothing else is needed: CRIU sees what the user himself may trace.
+// CAP_SYS_PTRACE in particular would let him dump, and so read, every process of
+// the machine.
+func Setcap(path string) string { return "setcap cap_checkpoint_restore+ep " + path }
+
+// ErrNoCapability is a criu that dumps for root only.
+type ErrNoCapability struct{ Path string }
+
+func (e *ErrNoCapability) Error() string {
+	return fmt.Sprintf("%s has not the capability (CAP_CHECKPOINT_RESTORE) to dump a process for an ordinary user", e.Path)
+}
+
+// Hint says how it gets it.
+func (e *ErrNoCapability) Hint() string {
+	return fmt.Sprintf("an administrator can give it to CRIU, for all users: `scripts/setup --users`, or `%s`", Setcap(e.Path))
+}
+
+// MayDump tells whether the criu at path may dump a process of the caller's. Its
+// error is an *ErrNoCapability. What can only be found out by trying, such as a
+// mount where files give no capabilities (nosuid), it does not know.
+func MayDump(path string) error {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	if (fileCapabilities(path)|ambientCapabilities())&(capCheckpointRestore|capSysAdmin) == 0 {
+		return &ErrNoCapability{Path: path}
+	}
+	return nil
+}
+
+// fileCapabilities are those that a program has when it begins, whoever executes
+// it: linux/capability.h, struct vfs_cap_data, of any of its revisions.
+func fileCapabilities(path string) uint64 {
+	if resolved, err := filepath.EvalSymlinks(path); err == nil {
+		path = resolved
+	}
+	var data [24]byte
+	n, err := syscall.Getxattr(path, "security.capability", data[:])
+	if err != nil || n < 12 {
+		return 0
+	}
+	word := func(at int) uint64 { return uint64(binary.LittleEndian.Uint32(data[at:])) }
+	if word(0)&1 == 0 { // VFS_CAP_FLAGS_EFFECTIVE: CRIU does not raise them itself
+		return 0
+	}
+	permitted := word(4)
+	if n >= 20 {
+		permitted |= word(12) << 32
+	}
+	return permitted
+}
+
+// ambientCapabilities are those that the caller hands on to what it executes
+// (capabilities(7)).
+func ambientCapabilities() uint64 {
+	status, err := os.ReadFile("/proc/thread-self/status")
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(status), "\nCapAmb:\t")
+	line, _, _ := strings.Cut(rest, "\n")
+	caps, _ := strconv.ParseUint(line, 16, 64)
+	return caps
+}
