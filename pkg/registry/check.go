@@ -1,0 +1,198 @@
+package registry
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// Fault is one thing that is wrong with a registry.
+type Fault struct {
+	Kind  FaultKind `json:"kind"`
+	Where string    `json:"where"` // bucket and key, or the file
+	What  string    `json:"what"`
+}
+
+func (f Fault) String() string { return fmt.Sprintf("%s: %s: %s", f.Kind, f.Where, f.What) }
+
+// FaultKind tells faults apart.
+type FaultKind string
+
+// Kinds of fault.
+const (
+	FaultPage      FaultKind = "page"      // the file is damaged as a bbolt file
+	FaultBucket    FaultKind = "bucket"    // a bucket is missing, or none of ours
+	FaultSchema    FaultKind = "schema"    // no version, or not this program's
+	FaultRecord    FaultKind = "record"    // a record cannot be decoded
+	FaultKey       FaultKind = "key"       // a record stands under another's key
+	FaultTwice     FaultKind = "twice"     // a binary or a path has two records
+	FaultDangling  FaultKind = "dangling"  // an index entry without its record
+	FaultUnindexed FaultKind = "unindexed" // a record without its index entry
+	FaultIndex     FaultKind = "index"     // an index entry that its record disowns
+)
+
+// Where of a Fault that concerns no bucket, and of one in the schema version.
+const (
+	whereFile = "the file"
+	whereMeta = "meta/schema"
+)
+
+// At is the registry at path, whatever state it is in: nothing is opened, made or
+// looked at yet. It is for Check.
+func At(path string, opts Options) *Registry {
+	if opts.Timeout == 0 {
+		opts.Timeout = DefaultTimeout
+	}
+	return &Registry{path: path, opts: opts}
+}
+
+// Check reports every fault. Its error says only that the file could not be
+// opened or locked. Nothing is changed.
+func (r *Registry) Check() ([]Fault, error) {
+	faults, err := r.check()
+	return faults, r.wrap("check registry", err)
+}
+
+func (r *Registry) check() ([]Fault, error) {
+	file, err := openLocked(r.path, os.O_RDONLY, r.opts.Timeout)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	c := &checker{}
+	for _, what := range scanPages(file) {
+		c.fault(FaultPage, whereFile, "%s", what)
+	}
+	if len(c.faults) > 0 {
+		return c.faults, nil
+	}
+	err = withBolt(file, true, func(db *bolt.DB) error {
+		return db.View(func(tx *bolt.Tx) error { c.database(tx); return nil })
+	})
+	if err != nil {
+		c.fault(FaultPage, whereFile, "%v", err)
+	}
+	slices.SortFunc(c.faults, func(a, b Fault) int { return cmp.Compare(a.String(), b.String()) })
+	return c.faults, nil
+}
+
+type checker struct {
+	faults []Fault
+}
+
+func (c *checker) fault(kind FaultKind, where, format string, args ...any) {
+	c.faults = append(c.faults, Fault{kind, where, fmt.Sprintf(format, args...)})
+}
+
+func (c *checker) database(tx *bolt.Tx) {
+	for err := range tx.Check() {
+		c.fault(FaultPage, whereFile, "%v", err)
+	}
+	if err := requireSchema(tx); err != nil {
+		c.fault(FaultSchema, whereMeta, "%v", err)
+		if errors.Is(err, ErrNewerSchema) {
+			return // what the rest should look like is not known
+		}
+	}
+	if !c.buckets(tx) {
+		return
+	}
+	known := c.records(tx)
+	for _, bucket := range indexBuckets {
+		c.index(tx, bucket, known)
+	}
+	c.paths(tx)
+}
+
+func (c *checker) buckets(tx *bolt.Tx) bool {
+	ours := make(map[string]bool)
+	complete := true
+	for _, name := range allBuckets() {
+		ours[string(name)] = true
+		if tx.Bucket(name) == nil {
+			c.fault(FaultBucket, string(name), "missing")
+			complete = false
+		}
+	}
+	_ = tx.ForEach(func(name []byte, _ *bolt.Bucket) error {
+		if !ours[string(name)] {
+			c.fault(FaultBucket, string(name), "unknown")
+		}
+		return nil
+	})
+	return complete
+}
+
+// records checks each record and that its index entries are there. It returns
+// what index entries the readable ones expect, by key.
+func (c *checker) records(tx *bolt.Tx) map[string]map[indexEntry]bool {
+	known := make(map[string]map[indexEntry]bool)
+	binaries := make(map[[2]uint64]string)
+	for _, kv := range pairs(tx, recordsBucket, "") {
+		key, where := kv[0], "records/"+kv[0]
+		known[key] = nil
+		rec, err := decodeRecord([]byte(kv[1]))
+		if err != nil {
+			c.fault(FaultRecord, where, "%v", err)
+			continue
+		}
+		if rec.key() != key {
+			c.fault(FaultKey, where, "the record says that it is %s", rec.key())
+		}
+		binary := [2]uint64{rec.Binary.Dev, rec.Binary.Ino}
+		if other, ok := binaries[binary]; ok {
+			c.fault(FaultTwice, where, "the same binary as %s", other)
+		}
+		binaries[binary] = key
+		known[key] = rec.entries()
+		c.indexed(tx, where, key, known[key])
+	}
+	return known
+}
+
+func (c *checker) indexed(tx *bolt.Tx, where, key string, entries map[indexEntry]bool) {
+	for e := range entries {
+		v := tx.Bucket([]byte(e.bucket)).Get([]byte(e.key))
+		if v == nil {
+			c.fault(FaultUnindexed, where, "not in %s", e)
+		} else if string(v) != key {
+			c.fault(FaultUnindexed, where, "%s leads to %s", e, v)
+		}
+	}
+}
+
+// index checks that each entry leads to a record that wants it. Of a record
+// that cannot be decoded (nil) nothing is known.
+func (c *checker) index(tx *bolt.Tx, bucket []byte, known map[string]map[indexEntry]bool) {
+	for _, kv := range pairs(tx, bucket, "") {
+		e := indexEntry{string(bucket), kv[0]}
+		wanted, ok := known[kv[1]]
+		if !ok {
+			c.fault(FaultDangling, e.String(), "no record %s", kv[1])
+		} else if wanted != nil && !wanted[e] {
+			c.fault(FaultIndex, e.String(), "record %s does not have this", kv[1])
+		}
+	}
+}
+
+// paths checks that no path leads to two records.
+func (c *checker) paths(tx *bolt.Tx) {
+	var last []byte
+	for _, kv := range pairs(tx, pathBucket, "") {
+		path, _, _ := bytes.Cut([]byte(kv[0]), []byte{0})
+		if last != nil && bytes.Equal(path, last) {
+			c.fault(FaultTwice, "by-path/"+string(path), "leads to more than one record")
+		}
+		last = path
+	}
+}
+
+func (e indexEntry) String() string {
+	return e.bucket + "/" + strings.ReplaceAll(e.key, "\x00", " ")
+}

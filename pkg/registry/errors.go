@@ -1,0 +1,85 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+)
+
+// What a caller may want to tell apart. A registry that is not there is
+// fs.ErrNotExist, one that may not be opened fs.ErrPermission, and the kernel's
+// own reasons (syscall.ENOSPC, syscall.EROFS) stay recognisable too.
+var (
+	ErrNotFound     = errors.New("no such entry")
+	ErrAmbiguous    = errors.New("more than one entry")
+	ErrLocked       = errors.New("locked by another process")
+	ErrCorrupt      = errors.New("the registry is damaged")
+	ErrNewerSchema  = errors.New("written by a newer residentctl")
+	ErrOlderSchema  = errors.New("written by an older residentctl")
+	ErrReadOnly     = errors.New("opened for reading only")
+	ErrDuplicateID  = errors.New("the image id belongs to another binary")
+	errNotARegistry = fmt.Errorf("%w: not a registry", ErrCorrupt)
+)
+
+// Error is what a method of this package fails with: what was being done to
+// which registry, and why it did not work.
+type Error struct {
+	Doing string // "read registry"
+	Path  string
+	Err   error
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s %s: %v", e.Doing, e.Path, e.Err) }
+func (e *Error) Unwrap() error { return e.Err }
+
+// Hint says what a person can do about it, or nothing.
+func (e *Error) Hint() string {
+	for _, h := range hints {
+		if errors.Is(e.Err, h.is) {
+			return h.say
+		}
+	}
+	return ""
+}
+
+var hints = []struct {
+	is  error
+	say string
+}{
+	{ErrLocked, "another residentctl is writing to this store; try again when it is done"},
+	{ErrNewerSchema, "use the residentctl that wrote it, or a newer one"},
+	{ErrOlderSchema, "any command that changes this store, run by its owner, brings the registry up to date"},
+	{ErrCorrupt, "`residentctl check` names every fault; to begin anew, move the file away and add the programs again"},
+	{ErrAmbiguous, "give more digits of the id, or the program's absolute path"},
+	{fs.ErrNotExist, "the store is empty; `residentctl add PROGRAM` makes the first entry"},
+	{syscall.ENOSPC, "the disk is full; free some space, or use another store with --store"},
+	{syscall.EROFS, "the file system is mounted read-only; use another store with --store"},
+	{fs.ErrPermission, "only the owner of the store may do this"},
+}
+
+// AmbiguousError is ErrAmbiguous with the entries that a query could mean.
+type AmbiguousError struct {
+	Query      string
+	Candidates []Record
+}
+
+func (e *AmbiguousError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%q could be", e.Query)
+	for i, r := range e.Candidates {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, " %s (%s)", r.ID, r.Program)
+	}
+	return b.String()
+}
+
+// Is makes it an ErrAmbiguous.
+func (e *AmbiguousError) Is(target error) bool { return target == ErrAmbiguous }
+
+func corruptf(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrCorrupt, fmt.Sprintf(format, args...))
+}

@@ -1,0 +1,156 @@
+package registry
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"runtime/debug"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// DefaultTimeout is how long a method waits for another process's transaction.
+const DefaultTimeout = 5 * time.Second
+
+// Options say how a registry is used.
+type Options struct {
+	ReadOnly bool
+	// Timeout is how long each method waits for the lock; 0 is DefaultTimeout.
+	Timeout time.Duration
+	// Mode is that of a file which Open makes; 0 is 0600: it names every
+	// program, and who can open a file can keep it locked. An existing one
+	// that has more bits loses them, unless it is opened for reading only.
+	Mode fs.FileMode
+}
+
+// Registry is a registry file. Nothing is open between two calls, so there is
+// nothing to close. Its methods may be called from any goroutine.
+type Registry struct {
+	path string
+	opts Options
+}
+
+// Open checks the registry at path. When it is missing it is made, or with
+// ReadOnly the error is fs.ErrNotExist: nothing is resident. A registry of an
+// older schema is brought up to date, unless it is opened for reading only.
+func Open(path string, opts Options) (*Registry, error) {
+	if opts.Timeout == 0 {
+		opts.Timeout = DefaultTimeout
+	}
+	if opts.Mode == 0 {
+		opts.Mode = 0o600
+	}
+	r := &Registry{path: path, opts: opts}
+	err := r.view(nothing)
+	if opts.ReadOnly {
+		return r.orFail(err)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = r.create()
+	}
+	if err == nil || errors.Is(err, ErrOlderSchema) {
+		err = r.update(nothing)
+	}
+	if err == nil {
+		err = r.wrap("set the mode of", r.tighten())
+	}
+	return r.orFail(err)
+}
+
+// tighten takes away what the mode of the file has too much.
+func (r *Registry) tighten() error {
+	info, err := os.Stat(r.path)
+	if err != nil || info.Mode().Perm()&^r.opts.Mode == 0 {
+		return err
+	}
+	return os.Chmod(r.path, info.Mode().Perm()&r.opts.Mode)
+}
+
+func nothing(*bolt.Tx) error { return nil }
+
+func (r *Registry) orFail(err error) (*Registry, error) {
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Path is where the registry is.
+func (r *Registry) Path() string { return r.path }
+
+// view does one transaction that changes nothing.
+func (r *Registry) view(fn func(*bolt.Tx) error) error {
+	err := r.session(os.O_RDONLY, func(db *bolt.DB) error {
+		return db.View(func(tx *bolt.Tx) error {
+			if err := requireSchema(tx); err != nil {
+				return err
+			}
+			return fn(tx)
+		})
+	})
+	return r.wrap("read registry", err)
+}
+
+// update does one transaction that may change something, on the newest schema.
+func (r *Registry) update(fn func(*bolt.Tx) error) error {
+	if r.opts.ReadOnly {
+		return r.wrap("write registry", ErrReadOnly)
+	}
+	err := r.session(os.O_RDWR, func(db *bolt.DB) error {
+		return db.Update(func(tx *bolt.Tx) error {
+			if err := migrate(tx, schemaVersion, migrations); err != nil {
+				return err
+			}
+			return fn(tx)
+		})
+	})
+	return r.wrap("write registry", err)
+}
+
+func (r *Registry) wrap(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Error{Doing: doing, Path: r.path, Err: err}
+}
+
+// session opens the file, locks it, checks its pages, and gives it to bbolt for
+// as long as fn runs.
+func (r *Registry) session(flag int, fn func(*bolt.DB) error) error {
+	file, err := openLocked(r.path, flag, r.opts.Timeout)
+	if err != nil {
+		return err
+	}
+	// bbolt closes it too, but not when it panics; the lock goes with it.
+	defer file.Close()
+	if faults := scanPages(file); len(faults) > 0 {
+		return corruptf("%s", summary(faults))
+	}
+	return withBolt(file, flag == os.O_RDONLY, fn)
+}
+
+// withBolt gives an open and locked file to bbolt. What goes wrong in a
+// memory-mapped file (a page that the disk cannot read, a file cut short by
+// somebody) comes as SIGBUS, and what bbolt does not expect it answers with a
+// panic: both become ErrCorrupt. The database is not closed then, for its locks
+// may be held; its mapping stays until the process ends.
+func withBolt(file *os.File, readOnly bool, fn func(*bolt.DB) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = corruptf("%v", p)
+		}
+	}()
+	db, err := bolt.Open(file.Name(), 0, &bolt.Options{
+		OpenFile:     func(string, int, fs.FileMode) (*os.File, error) { return file, nil },
+		ReadOnly:     readOnly,
+		Timeout:      time.Second, // the lock is ours already
+		FreelistType: bolt.FreelistMapType,
+		NoStatistics: true,
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(fn(db), db.Close())
+}

@@ -1,0 +1,144 @@
+package registry
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/residentctl/residentctl/internal/linux"
+)
+
+// Record is what the registry knows about one resident program. Fields are
+// only ever added; anything else needs a new schema version.
+type Record struct {
+	// ID is the image's id, 12 or more lower-case hex digits: images/<ID>.
+	ID string `json:"id"`
+	// Program is the absolute path under which it was added, links not
+	// followed. Paths are the further names of the same binary.
+	Program string       `json:"program"`
+	Paths   []string     `json:"paths,omitempty"`
+	Binary  linux.FileID `json:"binary"`
+	// Digest is the hex SHA-256 over the content hashes of the binary, the
+	// dynamic linker and every library.
+	Digest string `json:"digest"`
+	// LibraryPaths are the paths that ByLibrary finds the record under.
+	LibraryPaths []string `json:"library_paths,omitempty"`
+	// Deps is what the image depends on, in the words of package fingerprint.
+	Deps json.RawMessage `json:"deps,omitempty"`
+
+	Kind       string    `json:"kind"` // stop point: "linked"
+	Created    time.Time `json:"created"`
+	CRIU       string    `json:"criu,omitempty"`   // version that dumped it
+	Kernel     string    `json:"kernel,omitempty"` // release that it was dumped on
+	Libraries  int       `json:"libraries"`
+	Mappings   int       `json:"mappings"`
+	ImageBytes int64     `json:"image_bytes"`
+	Layouts    int       `json:"layouts,omitempty"` // of the image; 0 is 1
+	Mirror     bool      `json:"mirror,omitempty"`  // its launcher file stands in a mirror of its folders
+	Timing     *Timing   `json:"timing,omitempty"`
+}
+
+// Timing is what add measured: medians of starts up to the stop point.
+type Timing struct {
+	ExecNS     int64 `json:"exec_ns"`
+	ResidentNS int64 `json:"resident_ns"`
+	Starts     int   `json:"starts"`
+}
+
+// Names are all the paths of the program, Program first.
+func (r *Record) Names() []string {
+	return append([]string{r.Program}, r.Paths...)
+}
+
+// key is the record's key in its bucket. It begins with the binary's identity,
+// so that the records of a binary are found by its prefix.
+func (r *Record) key() string {
+	return inodePrefix(r.Binary.Dev, r.Binary.Ino) + r.Digest
+}
+
+func inodePrefix(dev, ino uint64) string {
+	return fmt.Sprintf("%d-%d-", dev, ino)
+}
+
+func encodeRecord(r *Record) ([]byte, error) {
+	if err := r.validate(); err != nil {
+		return nil, err
+	}
+	c := *r
+	c.Created = c.Created.UTC()
+	return json.Marshal(&c)
+}
+
+func decodeRecord(data []byte) (Record, error) {
+	var r Record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return Record{}, err
+	}
+	if err := r.validate(); err != nil {
+		return Record{}, err
+	}
+	return r, nil
+}
+
+// validate says what a record that is fit for the registry must be. Paths must
+// be UTF-8 because JSON cannot carry anything else, and their indexes are
+// computed from the decoded record.
+func (r *Record) validate() error {
+	if !validID(r.ID) {
+		return fmt.Errorf("image id %q is not 12 to 64 hex digits", r.ID)
+	}
+	if !isHex(r.Digest) || len(r.Digest) != 64 {
+		return fmt.Errorf("digest %q is not 64 hex digits", r.Digest)
+	}
+	if r.Binary.Ino == 0 {
+		return errors.New("the binary has no inode")
+	}
+	if r.Kind == "" {
+		return errors.New("the image has no kind")
+	}
+	seen := make(map[string]bool)
+	for _, name := range r.Names() {
+		if err := validPath(name); err != nil {
+			return err
+		}
+		if seen[name] {
+			return fmt.Errorf("path %q is named twice", name)
+		}
+		seen[name] = true
+	}
+	for _, lib := range r.LibraryPaths {
+		if err := validPath(lib); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxPath is PATH_MAX of linux/limits.h.
+const maxPath = 4096
+
+func validPath(p string) error {
+	switch {
+	case !filepath.IsAbs(p):
+		return fmt.Errorf("path %q is not absolute", p)
+	case len(p) >= maxPath:
+		return fmt.Errorf("path %.40q… is longer than %d bytes", p, maxPath)
+	case strings.ContainsRune(p, 0):
+		return fmt.Errorf("path %q holds a NUL byte", p)
+	case !utf8.ValidString(p):
+		return fmt.Errorf("path %q is not UTF-8", p)
+	}
+	return nil
+}
+
+func validID(id string) bool {
+	return len(id) >= 12 && len(id) <= 64 && isHex(id)
+}
+
+func isHex(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789abcdef") == ""
+}

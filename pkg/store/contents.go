@@ -1,0 +1,75 @@
+package store
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Link is an entry of index/: which image a start of a binary finds.
+type Link struct {
+	Dev, Ino uint64
+	ID       string
+}
+
+// Binary is a binary by device and inode.
+type Binary struct {
+	Dev, Ino uint64
+}
+
+// Images are the ids in images/. Stray are paths there that are no image.
+func (s *Store) Images() (ids, stray []string, err error) {
+	err = s.each(imagesName, func(name string) bool {
+		if checkID(name) != nil {
+			return false
+		}
+		ids = append(ids, name)
+		return true
+	}, &stray)
+	return ids, stray, err
+}
+
+// Links are the entries of index/, whether their images are there or not. Stray
+// are paths there that are no such link.
+func (s *Store) Links() (links []Link, stray []string, err error) {
+	err = s.each(indexName, func(name string) bool {
+		dev, ino, ok := parseBinaryName(name)
+		target, err := os.Readlink(s.in(indexName, name))
+		id, isPlan := strings.CutSuffix(target, "/"+planName)
+		id, isImage := strings.CutPrefix(id, "../"+imagesName+"/")
+		if !ok || err != nil || !isPlan || !isImage || checkID(id) != nil {
+			return false
+		}
+		links = append(links, Link{dev, ino, id})
+		return true
+	}, &stray)
+	return links, stray, err
+}
+
+// Launchers are the binaries that have launcher files. Stray are paths in
+// launchers/ that belong to none.
+func (s *Store) Launchers() (binaries []Binary, stray []string, err error) {
+	err = s.each(launcherName, func(name string) bool {
+		dev, ino, ok := parseBinaryName(name)
+		if ok {
+			binaries = append(binaries, Binary{dev, ino})
+		}
+		return ok
+	}, &stray)
+	return binaries, stray, err
+}
+
+// each gives every name in a folder of the store to take, and notes what it
+// does not want.
+func (s *Store) each(folder string, take func(name string) bool, stray *[]string) error {
+	entries, err := os.ReadDir(s.in(folder))
+	if err != nil {
+		return wrap("read", s.in(folder), err)
+	}
+	for _, e := range entries {
+		if !take(e.Name()) {
+			*stray = append(*stray, filepath.Join(s.in(folder), e.Name()))
+		}
+	}
+	return nil
+}

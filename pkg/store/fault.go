@@ -1,0 +1,47 @@
+package store
+
+import (
+	"os"
+	"syscall"
+)
+
+// FaultEnv names the environment variable that Fault looks at.
+const FaultEnv = "RESIDENTCTL_FAULT"
+
+// FaultPoints are the steps of this package at which Fault is called. Each
+// leaves a store in which nothing is wrong but garbage in staging/.
+var FaultPoints = []string{
+	"after-mkdir",              // a folder of the store, or one above it, is made
+	"after-stage",              // a staging folder is made and locked
+	"before-publish",           // the image is made, nothing is on the disk for sure
+	"after-sync",               // its files are on the disk
+	"after-publish",            // it stands in images/
+	"before-link",              // the index link is made, in staging/
+	"after-link",               // it stands in index/
+	"after-unlink",             // it is gone
+	"after-mirror",             // the links beside the launcher file stand in launchers/
+	"before-launcher",          // the launcher file is made, in staging/
+	"after-launcher",           // it stands in launchers/
+	"before-stamp",             // the boot stamp is made, in staging/
+	"after-stamp",              // it stands in its place
+	"before-remove-image",      // a staging folder to move it to is made
+	"after-remove-image",       // the image is in staging/
+	"before-remove-launchers",  // a staging folder to move them to is made
+	"after-remove-launchers",   // they are in staging/
+	"before-shim",              // the link for PATH is made, in staging/
+	"after-shim",               // it stands in shims/
+	"after-remove-shim",        // it is gone
+	"before-system-link",       // the note that it is enabled for the system is made, in staging/
+	"after-system-link",        // it stands in system/
+	"after-remove-system-link", // it is gone
+}
+
+// Fault ends the process as kill -9 would, if the environment says that it is
+// to end at the point name. It is how tests, of other packages too, see to it
+// that a process may die anywhere.
+func Fault(name string) {
+	if os.Getenv(FaultEnv) == name {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {} // the signal may find another thread first
+	}
+}

@@ -1,0 +1,267 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// Another process is this test binary again: helperEnv says what it does.
+const (
+	helperEnv = "STORE_TEST_HELPER"
+	helperDir = "STORE_TEST_DIR"
+	testBoot  = "01234567-89ab-cdef-0123-456789abcdef"
+)
+
+func TestMain(m *testing.M) {
+	helpers := map[string]func(dir string) error{"life": life, "full": fullDisk, "stranger": stranger}
+	what := os.Getenv(helperEnv)
+	if what == "" {
+		os.Exit(m.Run())
+	}
+	if err := helpers[what](os.Getenv(helperDir)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func helper(what, dir string, env ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), helperEnv+"="+what, helperDir+"="+dir)
+	cmd.Env = append(cmd.Env, env...)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+// life is everything that happens to an image, from add over refresh to remove.
+func life(dir string) error {
+	s, err := Create(dir)
+	if err != nil {
+		return err
+	}
+	for _, step := range []func() error{
+		func() error { return publish(s, idA) },
+		func() error { return s.MirrorFolder(1, 2, "/", []string{"bin", "etc"}, nil) },
+		func() error { return s.WriteLauncher(1, 2, "/usr/bin/perl", []byte("launcher"), nil) },
+		func() error { return s.LinkLauncher(1, 2, "/bin", "/usr/bin") },
+		func() error { return s.StampBoot(testBoot, 1) },
+		func() error { return s.Link(1, 2, idA) },
+		func() error { return s.WriteShim(1, 2, "/usr/bin/perl") },
+		func() error { return s.WriteSystemLink(1, 2, "/usr/bin/perl") },
+		func() error { return publish(s, idB) },
+		func() error { return s.Link(1, 2, idB) },
+		func() error { return s.RemoveImage(idA) },
+		func() error { return s.RemoveShim("perl") },
+		func() error { return s.RemoveSystemLink(1, 2) },
+		func() error { return s.Unlink(1, 2) },
+		func() error { return s.RemoveLaunchers(1, 2) },
+		func() error { return s.RemoveImage(idB) },
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestKilledAtEveryFaultPoint(t *testing.T) {
+	for _, point := range FaultPoints {
+		t.Run(point, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "store")
+			err := helper("life", dir, FaultEnv+"="+point).Run()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+				t.Fatalf("not killed there: %v", err)
+			}
+			_, err = Create(dir) // that may be where it was killed
+			must(t, err)
+			mustHaveModes(t, dir)
+			mustBeConsistent(t, dir)
+			must(t, life2(dir))
+		})
+	}
+}
+
+// mustHaveModes: a folder is for those whom it was meant for, whenever it was made.
+func mustHaveModes(t *testing.T, dir string) {
+	t.Helper()
+	for _, path := range append([]string{""}, folders...) {
+		info, err := os.Stat(filepath.Join(dir, path))
+		must(t, err)
+		want := newStoreMode()
+		if path == stagingName {
+			want = 0o700
+		}
+		if got := info.Mode().Perm(); got != want {
+			t.Errorf("%q has mode %04o, want %04o", path, got, want)
+		}
+	}
+}
+
+// life2 is what comes after gc: the same again, in the same store.
+func life2(dir string) error {
+	s, err := Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.RemoveShim("perl"), s.RemoveSystemLink(1, 2), s.Unlink(1, 2), s.RemoveImage(idA), s.RemoveImage(idB), life(dir))
+}
+
+// mustBeConsistent: what stands in its place is whole, every link leads to an
+// image, and nobody holds what is in staging/.
+func mustBeConsistent(t *testing.T, dir string) {
+	t.Helper()
+	s, err := Open(dir)
+	must(t, err)
+	ids, stray, err := s.Images()
+	must(t, err)
+	for _, id := range ids {
+		plan, err := os.ReadFile(s.PlanPath(id))
+		must(t, err)
+		pages, err := os.ReadFile(filepath.Join(s.ImageDir(id), "sub", "pages-1.img"))
+		if string(plan) != "plan of "+id || string(pages) != "pages of "+id || err != nil {
+			t.Errorf("image %s: %q, %q, %v", id, plan, pages, err)
+		}
+	}
+	links, more, err := s.Links()
+	must(t, err)
+	for _, l := range links {
+		if _, err := os.Stat(s.IndexPath(l.Dev, l.Ino)); err != nil {
+			t.Errorf("link: %v", err)
+		}
+	}
+	shims, others, err := s.Shims()
+	must(t, err)
+	if len(shims) > 0 && (len(shims) > 1 || shims[0] != Shim{"perl", "/usr/bin/perl", Binary{1, 2}}) {
+		t.Errorf("shims: %v", shims)
+	}
+	system, rest, err := s.SystemLinks()
+	must(t, err)
+	if len(system) > 0 && (len(system) > 1 || system[0] != SystemLink{"/usr/bin/perl", Binary{1, 2}}) {
+		t.Errorf("enabled for the system: %v", system)
+	}
+	if stray = slices.Concat(stray, more, others, rest); len(stray) > 0 {
+		t.Errorf("stray: %v", stray)
+	}
+	data, err := os.ReadFile(s.LauncherPath(1, 2, "/usr/bin/perl"))
+	if !errors.Is(err, fs.ErrNotExist) && (err != nil || string(data) != "launcher") {
+		t.Errorf("launcher: %q, %v", data, err)
+	}
+	if _, _, err := s.ReadBoot(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	left, err := s.Abandoned()
+	must(t, err)
+	for _, path := range left {
+		must(t, s.RemoveAbandoned(path))
+	}
+	if rest, err := os.ReadDir(s.in(stagingName)); len(rest) > 0 || err != nil {
+		t.Errorf("left in staging: %v, %v", rest, err)
+	}
+}
+
+// Full and read-only disks, in a mount namespace of its own.
+func TestFullAndReadOnlyDisk(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	cmd := helper("full", t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	if err := cmd.Run(); err != nil {
+		t.Error(err)
+	}
+}
+
+func fullDisk(dir string) error {
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=128k"); err != nil {
+		return err
+	}
+	s, err := Create(filepath.Join(dir, "store"))
+	if err != nil {
+		return err
+	}
+	if err := publish(s, idA); err != nil {
+		return err
+	}
+	big := []byte(strings.Repeat("x", 200<<10))
+	err = s.WriteLauncher(1, 2, "/p", big, nil)
+	if err := wantErrno(err, syscall.ENOSPC); err != nil {
+		return err
+	}
+	if rest, err := os.ReadDir(s.in(stagingName)); len(rest) > 0 || err != nil {
+		return fmt.Errorf("left on the full disk: %v, %v", rest, err)
+	}
+	if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		return err
+	}
+	if s, err = Open(s.Dir()); err != nil {
+		return fmt.Errorf("a read-only store can be opened: %w", err)
+	}
+	_, errStage := s.Stage()
+	_, errCreate := Create(filepath.Join(dir, "other"))
+	for _, err := range []error{errStage, errCreate, s.Link(1, 2, idA), s.RemoveImage(idA), s.StampBoot(testBoot, 1)} {
+		if err := wantErrno(err, syscall.EROFS); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func wantErrno(err error, errno syscall.Errno) error {
+	var e *Error
+	if !errors.Is(err, errno) || !errors.As(err, &e) || e.Hint() == "" {
+		return fmt.Errorf("want %v, got %v", errno, err)
+	}
+	return nil
+}
+
+// An ordinary user can read root's store, and is told why it cannot write.
+func TestOrdinaryUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("becoming another user needs root")
+	}
+	top, err := os.MkdirTemp("", "store")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(top) })
+	must(t, os.Chmod(top, 0o755))
+	s, err := Create(filepath.Join(top, "store"))
+	must(t, err)
+	must(t, publish(s, idA))
+	cmd := helper("stranger", s.Dir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if err := cmd.Run(); err != nil {
+		t.Error(err)
+	}
+}
+
+func stranger(dir string) error {
+	s, err := Open(dir)
+	if err != nil {
+		return err
+	}
+	_, errStage := s.Stage()
+	_, errAbandoned := s.Abandoned()
+	_, errCreate := Create(filepath.Join(dir, "mine"))
+	for _, err := range []error{errStage, errAbandoned, errCreate, s.Unlink(1, 2), s.RemoveImage(idA)} {
+		if err == nil {
+			continue // nothing to remove
+		}
+		if err := wantErrno(err, syscall.EACCES); err != nil {
+			return err
+		}
+	}
+	if errStage == nil || errCreate == nil {
+		return errors.New("a stranger may write")
+	}
+	return nil
+}

@@ -1,0 +1,120 @@
+package store
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"syscall"
+
+	"github.com/residentctl/residentctl/internal/linux"
+)
+
+func eintr(f func() error) error { return linux.EINTR(f) }
+
+// makeFolder makes a folder of exactly this mode, whatever the umask, if it is
+// not there, and brings its name to the disk. It has its mode from the start, for
+// nobody would give it to a folder that is there: somebody may have meant another.
+func makeFolder(path string, mode fs.FileMode) error {
+	switch err := mkdirUnmasked(path, mode); {
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	Fault("after-mkdir")
+	// A default ACL of the folder above can take more from the mode (acl(5)).
+	if err := os.Chmod(path, mode); err != nil {
+		return err
+	}
+	return syncPath(filepath.Dir(path))
+}
+
+// mkdirUnmasked is mkdir(2) without a umask. The umask is the process's, so this
+// is a thread's work that no longer shares it (unshare(2), CLONE_FS) and ends with
+// the goroutine. Where a filter forbids that, the umask counts.
+func mkdirUnmasked(path string, mode fs.FileMode) error {
+	path, err := filepath.Abs(path) // the folder that the thread is in is its own too
+	if err != nil {
+		return err
+	}
+	made := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if syscall.Unshare(syscall.CLONE_FS) == nil {
+			syscall.Umask(0)
+		} else {
+			runtime.UnlockOSThread()
+		}
+		made <- os.Mkdir(path, mode)
+	}()
+	return <-made
+}
+
+// makeFolders is makeFolder for a path of several folders that may be missing.
+func makeFolders(path string, mode fs.FileMode) error {
+	err := makeFolder(path, mode)
+	if !errors.Is(err, fs.ErrNotExist) || path == filepath.Dir(path) {
+		return err
+	}
+	if err := makeFolders(filepath.Dir(path), mode); err != nil {
+		return err
+	}
+	return makeFolder(path, mode)
+}
+
+// syncPath brings a file, or the names in a folder, to the disk. Some file
+// systems have nothing to do for a folder and answer EINVAL (fsync(2)).
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	return nil
+}
+
+// syncTree brings everything below root to the disk, files before the folder
+// that names them.
+func syncTree(root string) error {
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path := filepath.Join(root, e.Name())
+		switch {
+		case e.IsDir():
+			err = syncTree(path)
+		case e.Type().IsRegular():
+			err = syncPath(path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return syncPath(root)
+}
+
+// writeFile writes a file that is not there yet, of exactly this mode, and
+// brings it to the disk.
+func writeFile(path string, data []byte, mode fs.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+}
+
+// renameDurably renames and brings both folders' names to the disk.
+func renameDurably(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	return errors.Join(syncPath(filepath.Dir(to)), syncPath(filepath.Dir(from)))
+}

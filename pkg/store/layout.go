@@ -1,0 +1,120 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Names in a store.
+const (
+	registryName = "registry.db"
+	imagesName   = "images"
+	indexName    = "index"
+	launcherName = "launchers"
+	shimsName    = "shims"
+	systemName   = "system"
+	stagingName  = "staging"
+	bootName     = "boot"
+	planName     = "plan"
+	aboutName    = "about.json"
+)
+
+var folders = []string{imagesName, indexName, launcherName, shimsName, stagingName}
+
+// SystemDir is where the store of the whole system is.
+func SystemDir() string { return "/var/lib/residentctl" }
+
+// UserDir is where the caller's own store is: in $XDG_DATA_HOME, or in
+// ~/.local/share (XDG Base Directory Specification).
+func UserDir() (string, error) {
+	if base := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(base) {
+		return filepath.Join(base, "residentctl"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err == nil && !filepath.IsAbs(home) {
+		err = fmt.Errorf("HOME is %q, which is not an absolute path", home)
+	}
+	if err != nil {
+		return "", &Error{Doing: "find the store of", Path: "this user", Err: err, hint: "set HOME, or name a store with --store"}
+	}
+	return filepath.Join(home, ".local", "share", "residentctl"), nil
+}
+
+// Default is the store that add writes to: the system's for root, else the
+// caller's own.
+func Default() (string, error) {
+	if os.Geteuid() == 0 {
+		return SystemDir(), nil
+	}
+	return UserDir()
+}
+
+// Dir is the store's own path.
+func (s *Store) Dir() string { return s.dir }
+
+// RegistryPath is the registry's file.
+func (s *Store) RegistryPath() string { return s.in(registryName) }
+
+// ShimsDir is the folder for links that PATH can lead to.
+func (s *Store) ShimsDir() string { return ShimsDirOf(s.dir) }
+
+// ShimsDirOf is the same of a store in dir that may not be there yet.
+func ShimsDirOf(dir string) string { return filepath.Join(dir, shimsName) }
+
+// HasRegistry tells whether there is a registry in a folder. It is made last, so
+// without one a store whose folders are not complete was never finished.
+func HasRegistry(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, registryName))
+	return err == nil
+}
+
+// ImageDir is the folder of an image.
+func (s *Store) ImageDir(id string) string { return s.in(imagesName, id) }
+
+// PlanPath is the plan of an image.
+func (s *Store) PlanPath(id string) string { return s.in(imagesName, id, planName) }
+
+// AboutPath is what an image says of itself to those who may read it: a copy of
+// its record, since the registry is for the store's owner only.
+func (s *Store) AboutPath(id string) string { return s.in(imagesName, id, aboutName) }
+
+// IndexPath is the link to the plan of a program.
+func (s *Store) IndexPath(dev, ino uint64) string { return s.in(indexName, binaryName(dev, ino)) }
+
+// LaunchersDir is the folder of everything that leads to one program.
+func (s *Store) LaunchersDir(dev, ino uint64) string {
+	return s.in(launcherName, binaryName(dev, ino))
+}
+
+// LauncherPath is the launcher file of a program, given its absolute path.
+func (s *Store) LauncherPath(dev, ino uint64, program string) string {
+	return filepath.Join(s.LaunchersDir(dev, ino), filepath.Clean("/"+program))
+}
+
+func (s *Store) in(names ...string) string {
+	return filepath.Join(append([]string{s.dir}, names...)...)
+}
+
+func binaryName(dev, ino uint64) string { return fmt.Sprintf("%d-%d", dev, ino) }
+
+// parseBinaryName takes only what binaryName gives: no signs, no zeros in front.
+func parseBinaryName(name string) (dev, ino uint64, ok bool) {
+	n, err := fmt.Sscanf(name, "%d-%d", &dev, &ino)
+	return dev, ino, err == nil && n == 2 && binaryName(dev, ino) == name
+}
+
+var errBadID = errors.New("an image id is 12 to 64 lower-case hex digits")
+
+// checkID keeps anything that is not an id from becoming part of a path.
+func checkID(id string) error {
+	if len(id) < 12 || len(id) > 64 || strings.Trim(id, "0123456789abcdef") != "" {
+		return fmt.Errorf("%w: %q", errBadID, id)
+	}
+	return nil
+}
+
+// BootPath is the boot stamp, which launchers read; see StampBoot.
+func (s *Store) BootPath() string { return s.in(bootName) }

@@ -1,0 +1,140 @@
+package store
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Link makes a start of the program find the image id, in place of the one that
+// it found before.
+func (s *Store) Link(dev, ino uint64, id string) error {
+	err := checkID(id)
+	if err == nil {
+		target := filepath.Join("..", imagesName, id, planName)
+		err = s.replace(s.IndexPath(dev, ino), "link", func(path string) error { return os.Symlink(target, path) })
+	}
+	return wrap("publish", s.IndexPath(dev, ino), err)
+}
+
+// Unlink makes starts of the program find no image. That there was none is no
+// error.
+func (s *Store) Unlink(dev, ino uint64) error {
+	path := s.IndexPath(dev, ino)
+	err := os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	Fault("after-unlink")
+	if err == nil {
+		err = syncPath(s.in(indexName))
+	}
+	return wrap("remove", path, err)
+}
+
+// WriteLauncher writes the launcher file of a program, named by its absolute path.
+// The folders that lead to it bear the names of those that lead to the program, and
+// like tells who may use each of them and the file: the store shows the program's
+// path to nobody else. Without like all may who may read the store. A process that
+// runs the old one keeps it; one that is the same already stays.
+func (s *Store) WriteLauncher(dev, ino uint64, program string, data []byte, like func(path string) (Access, error)) error {
+	if like == nil {
+		like = s.likeStore
+	}
+	path := s.LauncherPath(dev, ino, program)
+	return wrap("write launcher", path, s.writeLauncher(s.LaunchersDir(dev, ino), filepath.Clean(program), data, like))
+}
+
+func (s *Store) likeStore(string) (Access, error) { return Access{s.mode, -1}, nil }
+
+func (s *Store) writeLauncher(top, program string, data []byte, like func(path string) (Access, error)) error {
+	if !filepath.IsAbs(program) || program == "/" {
+		return fs.ErrInvalid
+	}
+	if err := s.mirror(top, filepath.Dir(program), like); err != nil {
+		return err
+	}
+	a, err := like(program)
+	if err != nil {
+		return err
+	}
+	at := top + program
+	if isFile(at, data) {
+		return a.set(at)
+	}
+	if err := clearFolder(at); err != nil {
+		return err
+	}
+	return s.replace(at, "launcher", func(path string) error {
+		if err := writeFile(path, data, 0o700); err != nil {
+			return err
+		}
+		return errors.Join(a.set(path), syncPath(path))
+	})
+}
+
+// mirror makes the folders below top that stand for folder and those that lead to
+// it.
+func (s *Store) mirror(top, folder string, like func(path string) (Access, error)) error {
+	if folder != "/" {
+		if err := s.mirror(top, filepath.Dir(folder), like); err != nil {
+			return err
+		}
+	}
+	return realFolder(filepath.Join(top, folder), folder, like)
+}
+
+// replace has a file made in a staging folder and renames it to path. The fault
+// points are called after what.
+func (s *Store) replace(path, what string, create func(path string) error) error {
+	g, err := s.stage()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = g.Discard() }()
+	made := filepath.Join(g.Dir, filepath.Base(path))
+	if err := create(made); err != nil {
+		return err
+	}
+	Fault("before-" + what)
+	if err := renameDurably(made, path); err != nil {
+		return err
+	}
+	Fault("after-" + what)
+	return nil
+}
+
+// RemoveImage removes an image. It is taken out of images/ whole, then deleted.
+// That there is none is no error.
+func (s *Store) RemoveImage(id string) error {
+	err := checkID(id)
+	if err == nil {
+		err = s.remove(s.ImageDir(id), "image")
+	}
+	return wrap("remove image", s.ImageDir(id), err)
+}
+
+// RemoveLaunchers removes everything that leads to one program, launcher file
+// and mirror, in the same way.
+func (s *Store) RemoveLaunchers(dev, ino uint64) error {
+	path := s.LaunchersDir(dev, ino)
+	return wrap("remove", path, s.remove(path, "launchers"))
+}
+
+func (s *Store) remove(path, what string) error {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	g, err := s.stage()
+	if err != nil {
+		return err
+	}
+	Fault("before-remove-" + what)
+	err = renameDurably(path, filepath.Join(g.Dir, filepath.Base(path)))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil // another remove was quicker
+	}
+	Fault("after-remove-" + what)
+	return errors.Join(err, g.Discard())
+}

@@ -1,0 +1,99 @@
+package store
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Shim is a link in shims/, by which PATH leads to a launcher file.
+type Shim struct {
+	Name    string // of the link: the program's base name
+	Program string // absolute path of the program whose launcher file it is
+	Binary         // whose launcher file it is
+}
+
+// ShimPath is the link for programs of a name.
+func (s *Store) ShimPath(name string) string { return s.in(shimsName, name) }
+
+// WriteShim makes PATH lead to the launcher file of a program, named by its
+// absolute path, in place of what it led to by this name.
+func (s *Store) WriteShim(dev, ino uint64, program string) error {
+	path := s.ShimPath(filepath.Base(program))
+	err := fs.ErrInvalid
+	if filepath.IsAbs(program) && program != "/" {
+		err = s.replace(path, "shim", func(path string) error { return os.Symlink(launcherLink(dev, ino, program), path) })
+	}
+	return wrap("make shim", path, err)
+}
+
+// RemoveShim removes a link. That there is none is no error.
+func (s *Store) RemoveShim(name string) error {
+	path := s.ShimPath(name)
+	if filepath.Base(path) != name {
+		return wrap("remove shim", path, fs.ErrInvalid)
+	}
+	err := os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	Fault("after-remove-shim")
+	if err == nil {
+		err = syncPath(s.ShimsDir())
+	}
+	return wrap("remove shim", path, err)
+}
+
+// Shims are the links in shims/, whether what they lead to is there or not.
+// Stray are paths there that are no such link.
+func (s *Store) Shims() (shims []Shim, stray []string, err error) {
+	err = s.each(shimsName, func(name string) bool {
+		shim, ok := readShim(s.ShimPath(name))
+		if ok {
+			shims = append(shims, shim)
+		}
+		return ok
+	}, &stray)
+	return shims, stray, err
+}
+
+// readShim takes only what WriteShim makes.
+func readShim(path string) (Shim, bool) {
+	program, binary, ok := readLauncherLink(path)
+	if !ok || filepath.Base(program) != filepath.Base(path) {
+		return Shim{}, false
+	}
+	return Shim{Name: filepath.Base(path), Program: program, Binary: binary}, true
+}
+
+// launcherLink is what a link in a folder of the store leads to.
+func launcherLink(dev, ino uint64, program string) string {
+	return filepath.Join("..", launcherName, binaryName(dev, ino), program)
+}
+
+// readLauncherLink undoes launcherLink, whether what it leads to is there or not.
+func readLauncherLink(path string) (program string, binary Binary, ok bool) {
+	target, err := os.Readlink(path)
+	rest, isLauncher := strings.CutPrefix(target, "../"+launcherName+"/")
+	of, program, found := strings.Cut(rest, "/")
+	dev, ino, isBinary := parseBinaryName(of)
+	program = "/" + program
+	if err != nil || !isLauncher || !found || !isBinary || filepath.Clean(program) != program {
+		return "", Binary{}, false
+	}
+	return program, Binary{dev, ino}, true
+}
+
+// ShimOf gives the program that the shim at path stands for, of whatever store.
+func ShimOf(path string) (program string, ok bool) {
+	if filepath.Base(filepath.Dir(path)) != shimsName {
+		return "", false
+	}
+	shim, ok := readShim(path)
+	return shim.Program, ok
+}
+
+// Shared tells whether others than the owner may look into the store.
+func (s *Store) Shared() bool { return s.mode&0o055 != 0 }

@@ -1,0 +1,94 @@
+package store
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// temporaryPrefix begins the names of the folders of StageTemporary.
+const temporaryPrefix = "residentctl-work-"
+
+// Temporary is a folder outside of every store for what is needed while
+// something is being made, such as a log. As a Staging it is locked for as long
+// as its maker works there; without its lock it is garbage.
+type Temporary struct {
+	Dir  string
+	lock *os.File
+}
+
+// StageTemporary makes a folder in os.TempDir.
+func StageTemporary() (*Temporary, error) {
+	dir, lock, err := makeLocked(os.TempDir(), temporaryPrefix)
+	if err != nil {
+		return nil, &Error{Doing: "make a folder in", Path: os.TempDir(), Err: err, hint: "name another folder in TMPDIR"}
+	}
+	return &Temporary{dir, lock}, nil
+}
+
+// Keep moves a file from the folder to a new one whose name begins with prefix
+// and which stays, and gives the file's path there, or "" if that cannot be.
+func (t *Temporary) Keep(file, prefix string) string {
+	if filepath.Dir(file) != t.Dir {
+		return ""
+	}
+	dir, err := os.MkdirTemp(os.TempDir(), prefix)
+	if err != nil {
+		return ""
+	}
+	kept := filepath.Join(dir, filepath.Base(file))
+	if err := os.Rename(file, kept); err != nil {
+		_ = os.Remove(dir)
+		return ""
+	}
+	return kept
+}
+
+// Discard removes the folder.
+func (t *Temporary) Discard() error {
+	defer t.lock.Close()
+	return wrap("discard", t.Dir, os.RemoveAll(t.Dir))
+}
+
+// AbandonedTemporary are the folders of StageTemporary in which nobody works:
+// the caller's own only, for anybody may put something into os.TempDir.
+func AbandonedTemporary() ([]string, error) {
+	entries, err := os.ReadDir(os.TempDir())
+	if err != nil {
+		return nil, wrap("read", os.TempDir(), err)
+	}
+	var left []string
+	for _, e := range entries {
+		path := filepath.Join(os.TempDir(), e.Name())
+		if !strings.HasPrefix(e.Name(), temporaryPrefix) || !ownFolder(path) {
+			continue
+		}
+		if busy, err := inUse(path, e); err == nil && !busy {
+			left = append(left, path)
+		}
+	}
+	return left, nil
+}
+
+func ownFolder(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.IsDir() && int(info.Sys().(*syscall.Stat_t).Uid) == os.Geteuid()
+}
+
+// RemoveTemporary removes a folder that AbandonedTemporary gave. Should it be
+// somebody's by now, it stays, and the error is syscall.EWOULDBLOCK.
+func RemoveTemporary(path string) error {
+	if !strings.HasPrefix(filepath.Base(path), temporaryPrefix) {
+		return wrap("remove", path, fs.ErrInvalid)
+	}
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if !ownFolder(path) {
+		return wrap("remove", path, syscall.EWOULDBLOCK)
+	}
+	return removeAbandoned(path)
+}
