@@ -1,0 +1,372 @@
+// Package binfmt has the kernel start programs through their launcher files: it
+// keeps the entries of binfmt_misc (the kernel's
+// Documentation/admin-guide/binfmt-misc.rst; fs/binfmt_misc.c), and the lines in
+// binfmt.d that systemd-binfmt(8) makes entries of at each boot.
+//
+// The kernel knows a program by its first bytes only. Which file it really is, and
+// that the others go on intact, is the launcher's business.
+package binfmt
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
+)
+
+// Dir is where the file system binfmt_misc is mounted, by kernel and systemd.
+const Dir = "/proc/sys/fs/binfmt_misc"
+
+// BootDir holds what systemd-binfmt registers at boot (binfmt.d(5)).
+const BootDir = "/etc/binfmt.d"
+
+// MagicLen is how many bytes of a file the kernel looks at (include/uapi/linux/
+// binfmts.h, BINPRM_BUF_SIZE).
+const MagicLen = 256
+
+// prefix begins the names of all entries that are residentctl's.
+const prefix = "residentctl-"
+
+// Flags of the entries: F, the kernel opens the interpreter once, so that it is
+// the same in every root and mount namespace; P, argv[0] is passed on; O, so is a
+// descriptor of the program; and C, its credentials are the program's, without
+// which a setuid program whose first bytes are the same would lose them.
+const flags = "FPOC"
+
+// Error is a failure with what can be done about it.
+type Error struct {
+	Doing string
+	Err   error
+	hint  string
+}
+
+func (e *Error) Error() string { return e.Doing + ": " + e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// Hint says what can be done about it.
+func (e *Error) Hint() string { return e.hint }
+
+// Errors of machines where programs cannot be enabled this way.
+var (
+	ErrNotMounted = errors.New("binfmt_misc is not mounted at " + Dir)
+	ErrTooOld     = errors.New("the kernel does not tell an interpreter whether argv[0] was passed on, which Linux does since 5.12")
+)
+
+// magicOfFS is BINFMTFS_MAGIC (include/uapi/linux/magic.h).
+const magicOfFS = 0x42494e4d
+
+// Mounted tells whether the file system is there.
+func Mounted() bool {
+	var st unix.Statfs_t
+	err := linux.EINTR(func() error { return unix.Statfs(Dir, &st) })
+	return err == nil && st.Type == magicOfFS
+}
+
+// Supported is why the kernel cannot do what the launcher needs, or nil.
+func Supported() error {
+	if release, err := linux.Kernel(); err == nil && olderThan(release, 5, 12) {
+		return &Error{"use binfmt_misc of Linux " + release, ErrTooOld, "enable it by a shim instead (without --system)"}
+	}
+	return nil
+}
+
+// Mount sees to it that the file system is there.
+func Mount() error {
+	if Mounted() {
+		return nil
+	}
+	if err := unix.Mount("binfmt_misc", Dir, "binfmt_misc", 0, ""); err != nil {
+		return &Error{"mount binfmt_misc at " + Dir, err, "a container may lack the right, a kernel the feature (CONFIG_BINFMT_MISC): enable it by a shim instead (without --system)"}
+	}
+	return nil
+}
+
+func olderThan(release string, major, minor int) bool {
+	first, rest, _ := strings.Cut(release, ".")
+	second, _, _ := strings.Cut(rest, ".")
+	if i := strings.IndexFunc(second, func(r rune) bool { return r < '0' || r > '9' }); i >= 0 {
+		second = second[:i]
+	}
+	a, err1 := strconv.Atoi(first)
+	b, err2 := strconv.Atoi(second)
+	return err1 == nil && err2 == nil && (a < major || a == major && b < minor)
+}
+
+// Magic are the bytes by which the kernel will know a program.
+func Magic(program string) ([]byte, error) {
+	f, err := os.Open(program)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	magic := make([]byte, MagicLen)
+	if _, err := io.ReadFull(f, magic); err != nil {
+		return nil, fmt.Errorf("read the first %d bytes of %s: %w", MagicLen, program, err)
+	}
+	return magic, nil
+}
+
+// Entry is one of residentctl's in the kernel, or one for the next boot.
+type Entry struct {
+	Path        string // its own file
+	Dev, Ino    uint64 // of the program that it was made for
+	Interpreter string // the launcher file, "" if it has none
+	Magic       []byte
+	Enabled     bool
+}
+
+func name(dev, ino uint64) string { return fmt.Sprintf("%s%d-%d", prefix, dev, ino) }
+
+// binaryOf undoes name.
+func binaryOf(s string) (dev, ino uint64, ok bool) {
+	n, err := fmt.Sscanf(s, prefix+"%d-%d", &dev, &ino)
+	return dev, ino, err == nil && n == 2 && name(dev, ino) == s
+}
+
+// line is what the kernel's register file and binfmt.d take.
+func line(dev, ino uint64, magic []byte, interpreter string) (string, error) {
+	const delimiters = "|:,!%&@~^" // the first character delimits; '#' and ';' would begin a comment of binfmt.d
+	const longest = 1920           // fs/binfmt_misc.c, MAX_REGISTER_LENGTH
+	if !filepath.IsAbs(interpreter) || strings.ContainsAny(interpreter, "\n\x00") {
+		return "", fmt.Errorf("%q cannot be an interpreter's path", interpreter)
+	}
+	for _, d := range delimiters {
+		if strings.ContainsRune(interpreter, d) {
+			continue
+		}
+		var escaped strings.Builder
+		for _, b := range magic {
+			fmt.Fprintf(&escaped, `\x%02x`, b)
+		}
+		s := strings.Join([]string{"", name(dev, ino), "M", "", escaped.String(), "", interpreter, flags}, string(d))
+		if len(s) > longest {
+			return "", fmt.Errorf("the path %s is too long for an interpreter's", interpreter)
+		}
+		return s, nil
+	}
+	return "", fmt.Errorf("%q cannot be an interpreter's path", interpreter)
+}
+
+// Register makes the kernel start files that begin with magic through the
+// interpreter, in place of what it knew for this program.
+func Register(dev, ino uint64, magic []byte, interpreter string) error {
+	doing := "register " + interpreter + " with binfmt_misc"
+	s, err := line(dev, ino, magic, interpreter)
+	if err != nil {
+		return &Error{Doing: doing, Err: err}
+	}
+	if err := Remove(dev, ino); err != nil {
+		return err
+	}
+	if err := write("register", s); err != nil {
+		return &Error{doing, err, hintFor(err)}
+	}
+	return nil
+}
+
+func hintFor(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return "only root may, of the machine and not of a container"
+	case errors.Is(err, fs.ErrNotExist):
+		return "mount it: mount -t binfmt_misc binfmt_misc " + Dir
+	}
+	return ""
+}
+
+func write(file, s string) error {
+	f, err := os.OpenFile(filepath.Join(Dir, file), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(s)
+	return errors.Join(err, f.Close())
+}
+
+// Remove makes the kernel forget a program. That it does not know it is no error. An
+// entry counts although the file system is not mounted, so it is mounted for that.
+func Remove(dev, ino uint64) error {
+	if err := Mount(); errors.Is(err, unix.ENODEV) {
+		return nil // this kernel has none
+	} else if err != nil {
+		return err
+	}
+	err := write(name(dev, ino), "-1")
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return &Error{"remove " + name(dev, ino) + " from binfmt_misc", err, hintFor(err)}
+}
+
+// Entries are residentctl's in the kernel. Where the file system is not mounted the
+// error is ErrNotMounted: there may be some.
+func Entries() ([]Entry, error) {
+	if !Mounted() {
+		return nil, ErrNotMounted
+	}
+	on, err := os.ReadFile(filepath.Join(Dir, "status"))
+	if err != nil {
+		return nil, err
+	}
+	var all []Entry
+	err = each(true, func(path string, text []byte) error {
+		e, err := parse(text)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", path, err)
+		}
+		e.Path = path
+		e.Dev, e.Ino, _ = binaryOf(filepath.Base(path))
+		e.Enabled = e.Enabled && bytes.HasPrefix(on, []byte("enabled"))
+		all = append(all, e)
+		return nil
+	})
+	return all, err
+}
+
+// Interpreters are those of other entries than residentctl's.
+func Interpreters() ([]string, error) {
+	var all []string
+	err := each(false, func(_ string, text []byte) error {
+		for s := range strings.Lines(string(text)) {
+			if path, ok := strings.CutPrefix(s, "interpreter "); ok {
+				all = append(all, strings.TrimSuffix(path, "\n"))
+			}
+		}
+		return nil
+	})
+	return all, err
+}
+
+// each gives the entries' files to take, residentctl's or all others.
+func each(ours bool, take func(path string, text []byte) error) error {
+	files, err := os.ReadDir(Dir)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if _, _, is := binaryOf(f.Name()); is != ours || f.Name() == "register" || f.Name() == "status" {
+			continue
+		}
+		path := filepath.Join(Dir, f.Name())
+		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed just now
+		}
+		if err == nil {
+			err = take(path, text)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parse reads an entry's file (fs/binfmt_misc.c, entry_status).
+func parse(text []byte) (e Entry, err error) {
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for first := true; lines.Scan(); first = false {
+		key, value, _ := strings.Cut(lines.Text(), " ")
+		switch {
+		case first:
+			e.Enabled = key == "enabled"
+		case key == "interpreter":
+			e.Interpreter = value
+		case key == "magic":
+			if e.Magic, err = hex.DecodeString(value); err != nil {
+				return e, err
+			}
+		}
+	}
+	if e.Interpreter == "" || len(e.Magic) == 0 {
+		return e, errors.New("it is not an entry with an interpreter and a magic")
+	}
+	return e, lines.Err()
+}
+
+// Aside takes the entries that fit a program, or without its first bytes all, out of
+// the way, so that an exec of it is the kernel's own, until back is called. Others
+// who do so meanwhile wait, as long as ctx lets them. A process that is killed in
+// between leaves them disabled: programs start as if they had none.
+func Aside(ctx context.Context, magic []byte) (back func(), err error) {
+	nothing := func() {}
+	entries, err := fitting(magic)
+	if errors.Is(err, ErrNotMounted) {
+		return nothing, nil
+	}
+	if err != nil || len(entries) == 0 {
+		return nothing, err
+	}
+	unlock, err := lock(ctx)
+	if err != nil {
+		return nothing, err
+	}
+	var disabled []Entry
+	back = func() {
+		for _, e := range disabled {
+			_ = write(name(e.Dev, e.Ino), "1") // it may have been removed
+		}
+		unlock()
+	}
+	// Only what is enabled now is enabled again.
+	if entries, err = fitting(magic); err != nil {
+		back()
+		return nothing, err
+	}
+	for _, e := range entries {
+		if !e.Enabled {
+			continue
+		}
+		if err := write(name(e.Dev, e.Ino), "0"); err != nil {
+			back()
+			return nothing, &Error{"take " + name(e.Dev, e.Ino) + " out of binfmt_misc for a while", err, hintFor(err)}
+		}
+		disabled = append(disabled, e)
+	}
+	return back, nil
+}
+
+// fitting are the entries that fit a program, or without its first bytes all.
+func fitting(magic []byte) ([]Entry, error) {
+	entries, err := Entries()
+	return slices.DeleteFunc(entries, func(e Entry) bool { return magic != nil && !bytes.HasPrefix(magic, e.Magic) }), err
+}
+
+// lock waits for the lock of Aside, until ctx ends. It is on the one file that only
+// root can open: with the folder's anybody could keep root waiting.
+func lock(ctx context.Context) (unlock func(), err error) {
+	const pause = 2 * time.Millisecond
+	f, err := os.OpenFile(filepath.Join(Dir, "register"), os.O_WRONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = linux.EINTR(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if err == unix.EWOULDBLOCK && ctx.Err() == nil {
+			time.Sleep(pause)
+			continue
+		}
+		f.Close()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, &Error{"lock " + Dir, err, hintFor(err)}
+	}
+}

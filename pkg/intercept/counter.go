@@ -1,0 +1,90 @@
+package intercept
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+)
+
+// Binary is a program by device and inode.
+type Binary struct {
+	Dev, Ino uint64
+}
+
+// Starts is how often a program was started.
+type Starts struct {
+	Path             string // as /proc/self/exe showed it last
+	Resident, Normal int
+}
+
+// A Counter reads the file in which starts are noted while it grows.
+type Counter struct {
+	file     *os.File
+	rest     []byte // the beginning of a line
+	Programs map[Binary]*Starts
+}
+
+// NewCounter makes the file, which only its owner may write, and reads it.
+func NewCounter(path string) (*Counter, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return &Counter{file: f, Programs: map[Binary]*Starts{}}, nil
+}
+
+// Close ends the reading.
+func (c *Counter) Close() error { return c.file.Close() }
+
+// Read takes in what has been noted since the last time. Lines that are none of
+// the launcher's are passed over: the command tree may write to the file too.
+func (c *Counter) Read() error {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := c.file.Read(buf)
+		c.rest = append(c.rest, buf[:n]...)
+		for {
+			line, rest, ok := bytes.Cut(c.rest, []byte("\n"))
+			if !ok {
+				break
+			}
+			c.count(string(line))
+			c.rest = rest
+		}
+		if len(c.rest) > len(buf) {
+			c.rest = nil // no line is as long
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (c *Counter) count(line string) {
+	var b Binary
+	var path string
+	if len(line) == 0 || (line[0] != '+' && line[0] != '-') {
+		return
+	}
+	if n, err := fmt.Sscanf(line[1:], "%d-%d ", &b.Dev, &b.Ino); n != 2 || err != nil {
+		return
+	}
+	if _, after, ok := bytes.Cut([]byte(line), []byte(" ")); ok {
+		path = string(after)
+	}
+	s := c.Programs[b]
+	if s == nil {
+		s = &Starts{}
+		c.Programs[b] = s
+	}
+	s.Path = path
+	if line[0] == '+' {
+		s.Resident++
+	} else {
+		s.Normal++
+	}
+}

@@ -1,0 +1,54 @@
+package intercept
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestCounter(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	c, err := NewCounter(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	// A line may arrive in pieces, and what is no line of ours does not matter.
+	for _, piece := range []string{
+		"-1-2 /bin/a\n+1-2 /bin/a\n", "-1-", "3 /bin/b b\n", "nonsense\n\n+x-y /c\n", "-1-3 /bin/b b\n-9-9",
+	} {
+		if _, err := f.WriteString(piece); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Read(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := map[Binary]*Starts{
+		{1, 2}: {Path: "/bin/a", Resident: 1, Normal: 1},
+		{1, 3}: {Path: "/bin/b b", Normal: 2},
+	}
+	if diff := cmp.Diff(want, c.Programs); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func FuzzCounter(f *testing.F) {
+	f.Add([]byte("-1-2 /bin/a\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c := &Counter{Programs: map[Binary]*Starts{}}
+		c.count(string(b))
+		for _, s := range c.Programs {
+			if s.Resident+s.Normal != 1 {
+				t.Errorf("one line counts %d times", s.Resident+s.Normal)
+			}
+		}
+	})
+}

@@ -1,0 +1,180 @@
+package intercept
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/pkg/launcher"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// linkerPath is where programs for x86-64 name their dynamic linker (glibc; the
+// psABI's PT_INTERP).
+const linkerPath = "/lib64/ld-linux-x86-64.so.2"
+
+// ErrCovered says that the dynamic linker is covered already: this is inside of
+// a command tree that runs so.
+var ErrCovered = launcher.ErrCovered
+
+// Cover is what has to be mounted, in this order.
+type Cover struct {
+	Mounts []Mount
+}
+
+// Mount is a file that is to be seen at another path.
+type Mount struct {
+	From, To string
+}
+
+// Options of Prepare.
+type Options struct {
+	// Stores are the folders of the stores to look for images in. One that is
+	// not there is left out.
+	Stores []string
+	// InUserNamespace: root's files will be shown as the overflow uid's there,
+	// so a store of root's must be his alone.
+	InUserNamespace bool
+	// Session is a folder for what belongs to this command tree only: with it
+	// starts are noted in its file LogName, and the covered linker, which
+	// names that file, stands there too.
+	Session *store.Staging
+}
+
+// LogName is the name of the file in which starts are noted.
+const LogName = "log"
+
+// Outdated are the covered linkers in a store that no command would be started with
+// any more: the dynamic linker, or residentctl, has been replaced. Inside of a
+// command tree that cannot be told.
+func Outdated(s *store.Store) ([]string, error) {
+	linker, err := os.ReadFile(linkerPath)
+	if err != nil {
+		return nil, nil // none to cover, on this machine
+	}
+	paths, err := s.Execs()
+	if err != nil {
+		return nil, err
+	}
+	var outdated []string
+	for _, path := range paths {
+		covered, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return outdated, err
+		}
+		fits, err := launcher.CoverIsOf(covered, linker)
+		if errors.Is(err, ErrCovered) {
+			return nil, nil
+		}
+		if err != nil || !fits {
+			outdated = append(outdated, path)
+		}
+	}
+	return outdated, nil
+}
+
+// Prepare writes the covered linker to the store.
+func Prepare(s *store.Store, opts Options) (*Cover, error) {
+	o := launcher.CoverOptions{}
+	for _, dir := range opts.Stores {
+		_, err := store.Open(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		o.Stores = append(o.Stores, dir)
+	}
+	var err error
+	if opts.InUserNamespace {
+		if o.Root, err = overflowUID(); err != nil {
+			return nil, err
+		}
+	}
+	linker, err := filepath.EvalSymlinks(linkerPath)
+	if err != nil {
+		return nil, fmt.Errorf("find the dynamic linker: %w", err)
+	}
+	raw, err := os.ReadFile(linker)
+	if err != nil {
+		return nil, fmt.Errorf("read the dynamic linker: %w", err)
+	}
+	if o.Original, err = s.ExecOriginal(); err != nil {
+		return nil, err
+	}
+	if opts.Session != nil {
+		o.Log = filepath.Join(opts.Session.Dir, LogName)
+	}
+	covered, err := launcher.Cover(raw, o)
+	if err != nil {
+		return nil, fmt.Errorf("cover %s: %w", linker, err)
+	}
+	path := ""
+	if opts.Session != nil {
+		path = filepath.Join(opts.Session.Dir, filepath.Base(linker))
+		err = os.WriteFile(path, covered, 0o755)
+	} else {
+		path, err = s.WriteExec(covered)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Cover{Mounts: []Mount{{linker, o.Original}, {path, linker}}}, nil
+}
+
+// overflowUID is whom stat(2) shows for users that a user namespace does not
+// know: user_namespaces(7), "Unmapped user and group IDs".
+func overflowUID() (uint32, error) {
+	text, err := os.ReadFile("/proc/sys/kernel/overflowuid")
+	if err != nil {
+		return 0, err
+	}
+	var uid uint32
+	_, err = fmt.Sscan(string(text), &uid)
+	return uid, err
+}
+
+// Unshare moves the calling thread, which must be locked and is to execute the
+// command, into a mount namespace of its own. What is mounted outside later
+// still appears in it; nothing leaks out.
+func Unshare() error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return NoMountNamespace(err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("keep mounts from leaking out: %w", err)
+	}
+	return nil
+}
+
+// Mount puts the cover in place, in the calling thread's mount namespace.
+func (c *Cover) Mount() error {
+	for _, m := range c.Mounts {
+		if err := unix.Mount(m.From, m.To, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mount %s over %s: %w", m.From, m.To, err)
+		}
+	}
+	return nil
+}
+
+// DropCapabilities gives up every capability of the calling thread, also for
+// what it executes.
+func DropCapabilities() error {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("drop ambient capabilities: %w", err)
+	}
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&head, &none[0]); err != nil {
+		return fmt.Errorf("drop capabilities: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,152 @@
+package intercept
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Differs says what an ordinary user's command tree cannot do, or sees otherwise,
+// in the user namespace that it runs in.
+const Differs = `setuid programs (su, sudo) gain nothing, chgrp to a supplementary group fails, other users' files belong to "nobody"`
+
+// namespaceOptions are unshare(1)'s, of util-linux 2.38 or newer: a user namespace
+// with the caller's own ids only, in which he may mount.
+var namespaceOptions = []string{"--user", "--map-current-user", "--keep-caps", "--mount", "--propagation", "slave"}
+
+// NamespaceCommand is what runs a command line, which is to be put behind it, in a
+// user and mount namespace of an ordinary user's. That is unshare(1)'s work, since a
+// process with threads, as each Go program is, cannot enter one (unshare(2),
+// EINVAL). Where it is not allowed the error is a *NoNamespace: so the caller can
+// still execute the command normally, which after unshare has failed he could not.
+func NamespaceCommand() ([]string, error) {
+	if held := ambient(); held != "" {
+		// A service with AmbientCapabilities=, for example, needs them.
+		return nil, &NoNamespace{
+			What:   fmt.Sprintf("a user namespace would take your capabilities away (CapAmb %s)", held),
+			Advice: "give them up first (setpriv --ambient-caps=-all), or use `residentctl enable`, which needs no namespace",
+		}
+	}
+	unshare, err := tryNamespace(nil)
+	if err != nil {
+		return nil, err
+	}
+	return append(append([]string{unshare}, namespaceOptions...), "--"), nil
+}
+
+// Probe tells whether a command tree of this user, and if that is root one of an
+// ordinary user, can have a namespace.
+func Probe() (own, ordinary error) {
+	if os.Geteuid() != 0 {
+		_, own = NamespaceCommand()
+		return own, own
+	}
+	c := exec.Command("/proc/self/exe", "version")
+	c.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	if err := c.Run(); err != nil {
+		own = NoMountNamespace(err)
+	}
+	const nobody = 65534
+	_, ordinary = tryNamespace(&syscall.Credential{Uid: nobody, Gid: nobody})
+	return own, ordinary
+}
+
+// tryNamespace makes a user namespace that ends at once. It gives the path of
+// unshare(1).
+func tryNamespace(as *syscall.Credential) (unshare string, err error) {
+	if unshare, err = exec.LookPath("unshare"); err != nil {
+		return "", &NoNamespace{What: "unshare(1) was not found", Advice: "install util-linux"}
+	}
+	try := exec.Command(unshare, append(slices.Clone(namespaceOptions), "true")...)
+	try.Dir = "/"
+	try.Env = append(os.Environ(), "LC_ALL=C")
+	try.SysProcAttr = &syscall.SysProcAttr{Credential: as}
+	if said, err := try.CombinedOutput(); err != nil {
+		return "", whyNoNamespace(strings.TrimSpace(string(said)), sysctl)
+	}
+	return unshare, nil
+}
+
+// NoMountNamespace is what is said when root cannot make a mount namespace.
+func NoMountNamespace(err error) error {
+	if errno := syscall.Errno(0); errors.As(err, &errno) {
+		err = errno // without the name of the program that was to be started in it
+	}
+	e := &NoNamespace{What: fmt.Sprintf("make a mount namespace: %v", err), Advice: "the kernel, a container or a sandbox forbids it"}
+	switch {
+	case errors.Is(err, unix.EPERM):
+		e.Advice = "it needs CAP_SYS_ADMIN, which a container or a service may have taken from root"
+	case errors.Is(err, unix.ENOSPC):
+		e.Advice = "there are too many: sysctl user.max_mnt_namespaces"
+	}
+	return e
+}
+
+// NoNamespace says why an ordinary user's command tree cannot have a namespace, and
+// what can be done about it.
+type NoNamespace struct{ What, Advice string }
+
+func (e *NoNamespace) Error() string { return e.What }
+
+// Hint is the advice.
+func (e *NoNamespace) Hint() string { return e.Advice }
+
+// sysctl is the value of a kernel parameter, "" where there is none of the name.
+func sysctl(name string) string {
+	text, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// whyNoNamespace explains what unshare(1) said in the C locale. Its own words are
+// no help: at a limit of 0 it is "No space left on device".
+func whyNoNamespace(said string, sysctl func(string) string) *NoNamespace {
+	const without = "; or use `residentctl enable`, which needs no namespace"
+	for _, forbids := range []struct{ name, value, advice string }{
+		{"user.max_user_namespaces", "0", "root can allow some: sysctl user.max_user_namespaces=10000"},
+		{"user.max_mnt_namespaces", "0", "root can allow some: sysctl user.max_mnt_namespaces=10000"},
+		{"kernel.unprivileged_userns_clone", "0", "root can allow them: sysctl kernel.unprivileged_userns_clone=1"},
+		{"kernel.apparmor_restrict_unprivileged_userns", "1",
+			"root can allow them to unshare(1) by an AppArmor profile with `userns,`, or to all: sysctl kernel.apparmor_restrict_unprivileged_userns=0"},
+	} {
+		if sysctl(forbids.name) == forbids.value {
+			return &NoNamespace{
+				What:   fmt.Sprintf("ordinary users cannot make user namespaces here (%s is %s)", forbids.name, forbids.value),
+				Advice: forbids.advice + without,
+			}
+		}
+	}
+	if strings.Contains(said, "unrecognized option") {
+		return &NoNamespace{"unshare(1) is too old", "util-linux 2.38 or newer is needed" + without}
+	}
+	if strings.Contains(said, unix.ENOSPC.Error()) || strings.Contains(said, "No space left on device") {
+		return &NoNamespace{"no more user namespaces can be made here",
+			"root can raise the limit (sysctl user.max_user_namespaces), which also counts for the namespaces around this one" + without}
+	}
+	return &NoNamespace{"no user namespace can be made here (" + said + ")",
+		"the kernel, a container or a sandbox forbids it" + without}
+}
+
+// ambient are the capabilities that the caller hands on to every program that he
+// executes, as /proc/self/status shows them; "" if there are none. An ordinary user
+// has no others that outlive an exec.
+func ambient() string {
+	var set uint64
+	for c := range uintptr(unix.CAP_LAST_CAP + 1) {
+		if on, err := unix.PrctlRetInt(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_IS_SET, c, 0, 0); err == nil && on == 1 {
+			set |= 1 << c
+		}
+	}
+	if set == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%016x", set)
+}

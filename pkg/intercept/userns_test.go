@@ -1,0 +1,54 @@
+package intercept
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Whatever unshare(1) says, an ordinary user is told what forbids a namespace, and
+// what can be done.
+func TestWhyNoNamespace(t *testing.T) {
+	for _, tc := range []struct {
+		name, parameter, value, said string
+		want, advice                 string
+	}{
+		{"limit", "user.max_user_namespaces", "0", "unshare: unshare failed: No space left on device",
+			"user.max_user_namespaces is 0", "sysctl user.max_user_namespaces="},
+		{"limit around it", "user.max_user_namespaces", "15000", "unshare: unshare failed: No space left on device",
+			"no more user namespaces", "around this one"},
+		{"mount namespaces", "user.max_mnt_namespaces", "0", "unshare: unshare failed: No space left on device",
+			"user.max_mnt_namespaces is 0", "sysctl user.max_mnt_namespaces="},
+		{"Debian's", "kernel.unprivileged_userns_clone", "0", "unshare: unshare failed: Operation not permitted",
+			"kernel.unprivileged_userns_clone is 0", "sysctl kernel.unprivileged_userns_clone=1"},
+		{"AppArmor", "kernel.apparmor_restrict_unprivileged_userns", "1", "unshare: write failed /proc/self/uid_map: Operation not permitted",
+			"kernel.apparmor_restrict_unprivileged_userns is 1", "AppArmor profile"},
+		{"old unshare", "", "", "unshare: unrecognized option '--map-current-user'", "too old", "util-linux 2.38"},
+		{"seccomp", "", "", "unshare: unshare failed: Operation not permitted",
+			"(unshare: unshare failed: Operation not permitted)", "a container"},
+	} {
+		err := whyNoNamespace(tc.said, func(name string) string {
+			if name == tc.parameter {
+				return tc.value
+			}
+			return ""
+		})
+		if !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Hint(), tc.advice) ||
+			!strings.Contains(err.Hint(), "`residentctl enable`") {
+			t.Errorf("%s: %v; %s", tc.name, err, err.Hint())
+		}
+	}
+}
+
+func TestNoMountNamespace(t *testing.T) {
+	for err, advice := range map[error]string{
+		unix.EPERM: "CAP_SYS_ADMIN", unix.ENOSPC: "user.max_mnt_namespaces", unix.EINVAL: "a container",
+	} {
+		var no *NoNamespace
+		if got := NoMountNamespace(err); !errors.As(got, &no) || !strings.Contains(no.Hint(), advice) {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
+}
