@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+)
+
+const usageText = `residentctl [--store DIR] [--format table|json] COMMAND [ARGUMENT…]
+
+residentctl add perl
+residentctl run perl -e 'print "hello\n"'`
+
+const description = `A resident program starts from an image that was taken right after it was
+linked, and so skips the search for its libraries, their loading and their
+relocation. It runs as if it had been executed: same process, arguments,
+environment, descriptors and limits. Whenever an image cannot be used, the
+program is executed normally instead.`
+
+// newApp is the command table.
+func newApp(g *globals) *cli.App {
+	commands := []*cli.Command{
+		newAddCommand(g),
+		newRunCommand(g),
+		newExecCommand(g),
+		newListCommand(g),
+		newRefreshCommand(g),
+		newRemoveCommand(g),
+		newEnableCommand(g),
+		newDisableCommand(g),
+		newStatusCommand(g),
+		newEnvCommand(g),
+		newInspectCommand(g),
+		newVerifyCommand(g),
+		newGCCommand(g),
+		newCheckCommand(g),
+		newVersionCommand(g),
+		newHelpCommand(),
+	}
+	for _, c := range commands {
+		c.HideHelpCommand = true // a program may be called "help"
+		c.OnUsageError = usageOf(c)
+	}
+	return &cli.App{
+		Name:                  "residentctl",
+		Usage:                 "start programs from an image taken after they were linked",
+		UsageText:             usageText,
+		Description:           description,
+		Version:               moduleVersion(),
+		Commands:              commands,
+		Flags:                 []cli.Flag{g.storeFlag(), g.formatFlag(), cli.HelpFlag},
+		Action:                noCommand,
+		OnUsageError:          usageOf(nil),
+		ExitErrHandler:        func(*cli.Context, error) {}, // exit.go does that
+		CustomAppHelpTemplate: cli.AppHelpTemplate + exitStatusPart(exitDone, exitFailed, exitUsage, exitStore, exitSystem),
+		Writer:                g.out,
+		ErrWriter:             g.err,
+	}
+}
+
+// execute runs a command line and gives the exit status.
+func execute(args []string, out, err io.Writer) int {
+	output := &output{to: out}
+	g := &globals{format: formatTable, out: output, err: err}
+	failed := newApp(g).Run(args)
+	if output.err != nil {
+		failed = &outputError{output.err}
+	}
+	return g.fail(failed)
+}
+
+// outputError is a result that could not be printed.
+type outputError struct{ error }
+
+func (e *outputError) Error() string { return "write the result: " + e.error.Error() }
+
+// output remembers what kept it from being written: not everybody who prints looks.
+type output struct {
+	to  io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (n int, err error) {
+	if n, err = o.to.Write(p); err != nil && o.err == nil {
+		o.err = err
+	}
+	return n, err
+}
+
+func newHelpCommand() *cli.Command {
+	return &cli.Command{
+		Name:               "help",
+		Usage:              "show what residentctl does, or one command",
+		ArgsUsage:          "[COMMAND]",
+		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitUsage),
+		Action: func(c *cli.Context) error {
+			name := c.Args().First()
+			switch {
+			case name == "":
+				return cli.ShowAppHelp(c)
+			case c.App.Command(name) == nil:
+				return noSuchCommand(name)
+			}
+			return cli.ShowCommandHelp(c, name)
+		},
+	}
+}
+
+// noCommand is what is done when the first argument is not a command.
+func noCommand(c *cli.Context) error {
+	if !c.Args().Present() {
+		return cli.ShowAppHelp(c)
+	}
+	return noSuchCommand(c.Args().First())
+}
+
+func noSuchCommand(name string) error {
+	return &usageError{what: fmt.Sprintf("there is no command %q", name), hint: "`residentctl help` lists the commands"}
+}
+
+// usageOf makes a usage error of what the flag parser of a command says; nil
+// stands for the command line before any command.
+func usageOf(c *cli.Command) cli.OnUsageErrorFunc {
+	name := ""
+	if c != nil {
+		name = c.Name
+	}
+	return func(_ *cli.Context, err error, _ bool) error {
+		return usagef(name, "%s", optionWords.Replace(err.Error()))
+	}
+}
+
+// optionWords puts what package flag says into the words of the help.
+var optionWords = strings.NewReplacer(
+	"flag provided but not defined: ", "unknown option ",
+	"flag needs an argument: -", "no value given for --",
+	" for flag -", " for --",
+)
+
+// arguments are a command's arguments. An option among them is a usage error:
+// options come first, so it would be taken for a name.
+func arguments(c *cli.Context) ([]string, error) {
+	args := c.Args().Slice()
+	for _, a := range args {
+		if strings.HasPrefix(a, "-") {
+			return nil, usagef(c.Command.Name, "%s is in the wrong place: options come before the arguments", a)
+		}
+	}
+	return args, nil
+}
+
+// interruptible is a context that ends with the first SIGINT or SIGTERM, so that
+// what was begun can be taken back. A second one ends residentctl at once.
+func interruptible(c *cli.Context) (ctx context.Context, stop func()) {
+	ctx, stop = signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/resident"
+)
+
+func newAddCommand(g *globals) *cli.Command {
+	var opts resident.AddOptions
+	return &cli.Command{
+		Name:      "add",
+		Usage:     "make programs resident",
+		ArgsUsage: "PROGRAM…",
+		Description: `Starts each program up to where it is linked, has CRIU write its image, and
+tries the image out. A PROGRAM is a path, or a name that is looked up in PATH.
+After a failure the other programs are still made resident.
+
+A program that is resident already is left alone. Another name of it, a link of
+either kind, becomes one more name of the same entry. An image that something
+has made stale is replaced; processes that run go on.
+
+Starts are timed both ways, from the exec to the program's first instruction.
+A program that would not start at least 5% faster is not made resident.
+
+With --follow a PROGRAM that is a wrapper or a script is executed, without
+arguments, with /dev/null as its input and output and for at most 10 seconds, to
+see what it becomes: the first dynamically linked program that it executes in
+its own place, or else the only one that it starts, or else the interpreter of
+the script. That one is made resident.`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{
+				Name: "follow", Usage: "make resident what a wrapper or script executes",
+				Destination: &opts.Follow, DisableDefaultText: true,
+			},
+			&cli.BoolFlag{
+				Name: "even-if-slower", Usage: "make it resident also if it does not start faster",
+				Destination: &opts.EvenIfSlower, DisableDefaultText: true,
+			},
+			&cli.IntFlag{
+				Name: "layouts", Value: 1, Destination: &opts.Layouts,
+				Usage: fmt.Sprintf("make `N` images at different addresses, of which a start takes one at random (at most %d)", resident.MaxLayouts),
+			},
+			g.storeFlag(), g.formatFlag(),
+		},
+		CustomHelpTemplate: cli.CommandHelpTemplate +
+			exitStatusPart(exitDone, exitFailed, exitUsage, exitStore, exitSystem, exitInterrupted),
+		Action: func(c *cli.Context) error {
+			programs, err := arguments(c)
+			if err != nil {
+				return err
+			}
+			if len(programs) == 0 {
+				return usagef("add", "no program given")
+			}
+			if opts.Layouts < 1 || opts.Layouts > resident.MaxLayouts {
+				return usagef("add", "--layouts must be from 1 to %d", resident.MaxLayouts)
+			}
+			m, err := g.open(true)
+			if err != nil {
+				return err
+			}
+			ctx, stop := interruptible(c)
+			defer stop()
+			return runAdd(ctx, g, m, programs, opts)
+		},
+	}
+}
+
+// adder is what runAdd needs of a resident.Manager.
+type adder interface {
+	Add(ctx context.Context, name string, opts resident.AddOptions) (*resident.Added, error)
+}
+
+// addResult is what became of one program.
+type addResult struct {
+	Program  string           `json:"program"` // as it was given
+	State    addState         `json:"state"`
+	Followed string           `json:"followed,omitempty"` // --follow: to which program
+	Record   *registry.Record `json:"record,omitempty"`
+	Gain     float64          `json:"gain,omitempty"`   // how many times as fast it starts
+	Timing   *registry.Timing `json:"timing,omitempty"` // of a program that is not faster
+	Failure  *report          `json:"failure,omitempty"`
+}
+
+type addState string
+
+const (
+	stateAdded   addState = "resident"
+	stateNamed   addState = "resident by one more name"
+	stateAlready addState = "already resident"
+	stateSlower  addState = "not faster"
+	stateFailed  addState = "failed"
+)
+
+// runAdd makes programs resident one after the other. It goes on after a
+// failure unless the next one is bound to fail as well.
+func runAdd(ctx context.Context, g *globals, m adder, programs []string, opts resident.AddOptions) error {
+	var results []addResult
+	var failures []*report
+	var fatal error // told at the end, by exit.go
+	for i, name := range programs {
+		shown := name
+		if len(programs) > 1 {
+			shown = fmt.Sprintf("[%d/%d] %s", i+1, len(programs), name)
+		}
+		r, err := addOne(ctx, g, m, name, shown, opts)
+		results = append(results, r)
+		if err != nil && (len(programs) == 1 || hopeless(err)) {
+			fatal = err
+			break
+		}
+		if err != nil {
+			failures = append(failures, r.Failure)
+		}
+		printAdded(g, r)
+	}
+	if err := summarizeAdded(g, results, len(programs)); err != nil {
+		return err
+	}
+	return ended(fatal, failures, len(programs))
+}
+
+// addOne makes one program resident; shown is its name in the status line.
+func addOne(ctx context.Context, g *globals, m adder, name, shown string, opts resident.AddOptions) (addResult, error) {
+	status := &statusLine{}
+	if g.format == formatTable {
+		status = newStatusLine(g.err)
+	}
+	opts.Step = func(what string) { status.set(shown + ": " + what) }
+	added, err := m.Add(ctx, name, opts)
+	status.clear()
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err() // what went wrong is that it was interrupted
+	}
+	var slower *resident.SlowerError
+	switch {
+	case errors.As(err, &slower):
+		return addResult{Program: name, State: stateSlower, Timing: &slower.Timing, Failure: newReport(err)}, err
+	case err != nil:
+		return addResult{Program: name, State: stateFailed, Failure: newReport(err)}, err
+	}
+	r := addResult{Program: name, State: stateAdded, Record: &added.Record, Gain: resident.Gain(added.Record.Timing)}
+	switch {
+	case added.Already:
+		r.State = stateAlready
+	case added.Named:
+		r.State = stateNamed
+	}
+	if opts.Follow {
+		r.Followed = added.Path
+	}
+	return r, nil
+}
+
+// printAdded tells of one program, as soon as it is known.
+func printAdded(g *globals, r addResult) {
+	if g.format == formatJSON {
+		return
+	}
+	if r.Failure != nil {
+		r.Failure.print(g.err, g.format)
+		return
+	}
+	name := printable(r.Program)
+	if r.Followed != "" && r.Followed != r.Program {
+		name += " -> " + printable(r.Followed)
+	}
+	switch r.State {
+	case stateAlready:
+		g.printf("%s: already resident\n", name)
+	case stateNamed:
+		g.printf("%s: resident by one more name (id %s, as %s)\n", name, shortID(r.Record.ID), printable(r.Record.Program))
+	default:
+		g.printf("%s: resident (id %s, %s, %s, %s%s)\n", name, shortID(r.Record.ID),
+			count(r.Record.Libraries, "library"), count(r.Record.Mappings, "mapping"), formatBytes(r.Record.ImageBytes),
+			formatTiming(r.Record.Timing))
+	}
+}
+
+// formatTiming is what was measured, as the end of a list.
+func formatTiming(t *registry.Timing) string {
+	if t == nil {
+		return ""
+	}
+	return fmt.Sprintf(", starts in %.2f instead of %.2f ms", float64(t.ResidentNS)/1e6, float64(t.ExecNS)/1e6)
+}
+
+// summarizeAdded tells the outcome of all: as JSON, or one line for several.
+func summarizeAdded(g *globals, results []addResult, total int) error {
+	if g.format == formatJSON {
+		return g.printJSON(results)
+	}
+	if total < 2 {
+		return nil
+	}
+	n := map[addState]int{}
+	for _, r := range results {
+		n[r.State]++
+	}
+	parts := []string{fmt.Sprintf("%d made resident", n[stateAdded])}
+	for _, s := range []addState{stateNamed, stateAlready, stateSlower, stateFailed} {
+		if n[s] > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n[s], s))
+		}
+	}
+	if left := total - len(results); left > 0 {
+		parts = append(parts, fmt.Sprintf("%d not tried", left))
+	}
+	g.printf("%s: %s\n", count(total, "program"), strings.Join(parts, ", "))
+	return nil
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/residentctl/residentctl/pkg/intercept"
+	"github.com/residentctl/residentctl/pkg/resident"
+)
+
+func newCheckCommand(g *globals) *cli.Command {
+	return &cli.Command{
+		Name:  "check",
+		Usage: "examine the machine and the store, and say what to do",
+		Description: `Tries out what residentctl needs of the kernel and of CRIU, makes a small program
+resident in a temporary store, and compares registry, index, images and launcher
+files of the store with each other. Nothing in the store is changed. A "note" is
+good to know; a "fault" needs somebody to do what stands below it.`,
+		Flags:              []cli.Flag{g.storeFlag(), g.formatFlag()},
+		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitUsage, exitStore, exitSystem, exitInterrupted),
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usagef("check", "check takes no arguments, and %q is one", c.Args().First())
+			}
+			dir, err := g.storeDir()
+			if err != nil {
+				return err
+			}
+			ctx, stop := interruptible(c)
+			defer stop()
+			return runCheck(ctx, g, func(ctx context.Context, found func(resident.Finding)) error {
+				for _, f := range execFindings(intercept.Probe()) {
+					found(f)
+				}
+				return resident.Check(ctx, dir, found)
+			})
+		},
+	}
+}
+
+// execFindings are what there is to say about exec: what a user's command tree
+// cannot have, and for an ordinary user what is different in it.
+func execFindings(own, ordinary error) []resident.Finding {
+	finding := func(what string, err error, fine string) resident.Finding {
+		if err == nil {
+			return resident.Finding{Area: resident.AreaKernel, What: what, Status: resident.StatusOK, Detail: fine}
+		}
+		f := resident.Finding{Area: resident.AreaKernel, What: what, Status: resident.StatusNote,
+			Detail: "commands are executed normally: " + err.Error()}
+		if hinter := interface{ Hint() string }(nil); errors.As(err, &hinter) {
+			f.Advice = hinter.Hint()
+		}
+		return f
+	}
+	if os.Geteuid() == 0 {
+		return []resident.Finding{
+			finding("exec", own, "a mount namespace can be made"),
+			finding("exec by ordinary users", ordinary, "they can make user namespaces; in those "+intercept.Differs),
+		}
+	}
+	return []resident.Finding{finding("exec", own, "a user namespace can be made; in it "+intercept.Differs)}
+}
+
+// runCheck prints what check finds, as it finds it.
+func runCheck(ctx context.Context, g *globals, check func(context.Context, func(resident.Finding)) error) error {
+	all := []resident.Finding{}
+	err := check(ctx, func(f resident.Finding) {
+		all = append(all, f)
+		if g.format == formatTable {
+			printFinding(g, f)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if g.format == formatJSON {
+		if err := g.printJSON(all); err != nil {
+			return err
+		}
+	}
+	return checkResult(all)
+}
+
+func printFinding(g *globals, f resident.Finding) {
+	g.printf("%-5s  %s: %s", f.Status, f.Area, printable(f.What))
+	if f.Detail != "" {
+		g.printf(": %s", printable(f.Detail))
+	}
+	g.printf("\n")
+	if f.Advice != "" {
+		g.printf("       -> %s\n", printable(f.Advice))
+	}
+}
+
+// checkResult is nil, or the error that check ends with: about the machine if it
+// has a fault, for without it nothing works, else about the store.
+func checkResult(all []resident.Finding) error {
+	code, faults := 0, 0
+	for _, f := range all {
+		if f.Status != resident.StatusFault {
+			continue
+		}
+		faults++
+		switch f.Area {
+		case resident.AreaKernel, resident.AreaCRIU, resident.AreaTrial:
+			code = max(code, exitSystem)
+		default:
+			code = max(code, exitStore)
+		}
+	}
+	if faults == 0 {
+		return nil
+	}
+	return &checkFailed{code: code, faults: faults}
+}
+
+// checkFailed ends check when it found faults, which have been printed.
+type checkFailed struct{ code, faults int }
+
+func (e *checkFailed) Error() string { return fmt.Sprintf("check found %s", count(e.faults, "fault")) }

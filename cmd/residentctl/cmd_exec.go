@@ -1,0 +1,373 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/pkg/intercept"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// newExecCommand runs a command tree in which each exec is looked at by the
+// launcher.
+func newExecCommand(g *globals) *cli.Command {
+	return &cli.Command{
+		Name:      "exec",
+		Usage:     "run a command; whatever it executes starts from its image if it is resident",
+		ArgsUsage: "[--] COMMAND [ARG…]",
+		Description: `Becomes the command, in a mount namespace in which the dynamic linker is
+covered by a copy of itself that looks for images first. Everything else runs
+as always, and no file of the system changes. Options end at the command.
+
+For root that is all: capabilities and groups stay, setuid programs work. An
+ordinary user gets a user namespace with just the own user and group ids, which
+is said once, the first time. In it
+ - programs that are setuid, setgid or have file capabilities gain nothing outside
+   of it: su, sudo, passwd, ping, mount, newuidmap;
+ - supplementary groups still open files, but id(1) calls them "nogroup", chgrp,
+   newgrp and install -g to one fail (Invalid argument), and cp -p, tar and rsync
+   leave the own group where they would have kept such a one;
+ - files of all others, root's too, are shown as those of "nobody".
+A COMMAND that is such a program is executed normally, with one line that says so.
+Whoever has ambient capabilities (a service) would lose them there, so the
+command is executed normally then.
+
+A package manager cannot replace the C library inside: the covered file is busy.
+So one that is the COMMAND itself is executed normally, if it is root's; one that
+the command executes works, but for packages that bring a dynamic linker. dpkg
+says "unable to make backup link of '…/ld-linux-x86-64.so.2' … Invalid cross-device
+link" then, and leaves that package as it was: install it outside. What is
+installed outside meanwhile, the C library too, is seen inside at once.
+
+Programs that are linked with another dynamic linker than glibc's for x86-64
+(musl, 32-bit), and static ones, start as always.
+
+With --auto programs that the tree has executed normally for the third time (see
+--after) are made resident meanwhile, in the store that add would use. Then
+residentctl stays beside the command as its parent, and at the end says in one
+line on standard error what that saved; -q silences it.
+
+Where the kernel does not allow it, the command is executed normally, with one
+line on standard error that says why and what can be done.`,
+		SkipFlagParsing: true, // parseExec does it: the command's options are not ours
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "strict", DisableDefaultText: true,
+				Usage: "fail with 125 and the reason where the command would be executed normally"},
+			&cli.BoolFlag{Name: "auto", DisableDefaultText: true, Usage: "make resident what is executed often"},
+			&cli.IntFlag{Name: "after", Value: defaultAfter, Usage: "with --auto: make it resident after `N` normal starts"},
+			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, DisableDefaultText: true, Usage: "do not say what differs in a user namespace; with --auto: nothing at the end either"},
+			g.storeFlag(),
+		},
+		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitRun, exitCannotRun, exitNotFound) +
+			"   else the command's own\n",
+		Action: func(c *cli.Context) error {
+			o, err := parseExec(c.Args().Slice())
+			if err != nil {
+				return &runError{code: exitRun, what: err.Error(), hint: "see `residentctl help exec`"}
+			}
+			if o.help {
+				return cli.ShowSubcommandHelp(c)
+			}
+			if o.store == "" {
+				o.store = string(g.store)
+			}
+			return runExec(o, g.err)
+		},
+	}
+}
+
+// execOptions is a command line of exec.
+type execOptions struct {
+	help, strict bool
+	auto, quiet  bool
+	after        int
+	store        string
+	inside       []string // the mounts that are still to be made, in a user namespace
+	ignoreChild  bool     // SIGCHLD is to be ignored
+	argv         []string
+}
+
+func parseExec(args []string) (o execOptions, err error) {
+	o.after = defaultAfter
+	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
+		option := args[0]
+		args = args[1:]
+		value, given := "", false
+		if name, v, ok := strings.Cut(option, "="); ok {
+			option, value, given = name, v, true
+		}
+		switch {
+		case option == "--":
+			o.argv = args
+			return o, commandGiven(o)
+		case option == "--help" || option == "-h":
+			o.help = true
+			return o, nil
+		case option == "--strict" && !given:
+			o.strict = true
+		case option == "--auto" && !given:
+			o.auto = true
+		case option == ignoreChildOption && !given:
+			o.ignoreChild = true
+		case (option == "--quiet" || option == "-q") && !given:
+			o.quiet = true
+		case option == "--store" || option == insideOption || option == "--after":
+			if !given {
+				if len(args) == 0 {
+					return o, fmt.Errorf("no value given for %s", option)
+				}
+				value, args = args[0], args[1:]
+			}
+			switch option {
+			case "--store":
+				o.store = value
+			case "--after":
+				if o.after, err = strconv.Atoi(value); err != nil || o.after < 1 {
+					return o, fmt.Errorf("--after must be a number from 1 on, not %q", value)
+				}
+			default:
+				o.inside = append(o.inside, value)
+			}
+		default:
+			return o, fmt.Errorf("unknown option %s", option)
+		}
+	}
+	o.argv = args
+	return o, commandGiven(o)
+}
+
+func commandGiven(o execOptions) error {
+	if len(o.argv) == 0 {
+		return errors.New("no command given")
+	}
+	return nil
+}
+
+// insideOption is how exec calls itself in the user namespace that unshare(1)
+// made: with what is still to be mounted there, and whether SIGCHLD is ignored.
+const (
+	insideOption      = "--inside"
+	ignoreChildOption = "--inside-ignore-child"
+)
+
+// runExec becomes the command, or with --auto stays beside it. Without --auto it
+// returns only if that cannot be.
+func runExec(o execOptions, stderr io.Writer) error {
+	command, err := findProgram(o.argv[0])
+	if err != nil {
+		return err
+	}
+	covered := refuseCommand(command)
+	switch {
+	case o.inside != nil:
+		restoreSignals() // and the goroutine stays on its thread, whose namespace it is about
+		if o.ignoreChild {
+			ignore(int(syscall.SIGCHLD))
+		}
+		covered = mountInside(o.inside)
+	case covered != nil:
+		restoreSignals()
+	case o.auto:
+		started, err := runAuto(o, stderr)
+		if started {
+			return err
+		}
+		covered = err
+		restoreSignals()
+	default:
+		runtime.LockOSThread() // whose namespace it is about
+		covered = cover(o, stderr)
+		// Not before: cover waits for a child, whose signal may be one to ignore.
+		restoreSignals()
+	}
+	if covered != nil && !errors.Is(covered, intercept.ErrCovered) {
+		hint := ""
+		if hinter := interface{ Hint() string }(nil); errors.As(covered, &hinter) {
+			hint = hinter.Hint()
+		}
+		if o.strict {
+			return &runError{code: exitRun, what: covered.Error(), hint: join(hint, "without --strict the command is executed normally")}
+		}
+		fmt.Fprintf(stderr, "residentctl: no resident starts in %s: %s\n", printable(o.argv[0]), printable(join(covered.Error(), hint)))
+	}
+	return cannotRun(command, execProgram(command, o.argv))
+}
+
+// join makes one line of what is said and what more there is to say.
+func join(first, second string) string {
+	if first == "" || second == "" {
+		return first + second
+	}
+	return first + "; " + second
+}
+
+// packageManagers replace files of the system, among them the dynamic linker, which
+// cannot be replaced where it is covered.
+var packageManagers = []string{
+	"apk", "apt", "apt-get", "aptitude", "dnf", "dnf5", "dpkg", "microdnf", "nala",
+	"pacman", "rpm", "unattended-upgrade", "unattended-upgrades", "yum", "zypper",
+}
+
+// refuseCommand says why a command itself is executed without the cover.
+func refuseCommand(command string) error {
+	if os.Geteuid() != 0 {
+		if gainsPrivileges(command) {
+			return &runError{what: "it is setuid, setgid or has capabilities, and would gain nothing in a user namespace"}
+		}
+		return nil
+	}
+	// A package manager would fail at the C library, with others of its packages half
+	// installed. One that is executed further down is found by the kernel only (EBUSY,
+	// or EXDEV for a link), and leaves the C library as it was.
+	if slices.Contains(packageManagers, filepath.Base(command)) {
+		return &runError{what: "a package manager has to be able to replace the C library, which is busy where it is covered"}
+	}
+	return nil
+}
+
+// gainsPrivileges tells whether the kernel gives the program more than its caller
+// has.
+func gainsPrivileges(program string) bool {
+	info, err := os.Stat(program)
+	if err != nil {
+		return false
+	}
+	if info.Mode()&(os.ModeSetuid|os.ModeSetgid) != 0 {
+		return true
+	}
+	size, err := unix.Getxattr(program, "security.capability", nil)
+	return err == nil && size > 0
+}
+
+// cover makes the namespace and the mounts. For an ordinary user it does not
+// return but with an error: unshare(1) executes residentctl again.
+func cover(o execOptions, stderr io.Writer) error {
+	s, stores, err := execStores(o)
+	if os.Geteuid() != 0 && (err != nil || !s.Writable()) {
+		s, err = anotherStore(s, err)
+	}
+	if err != nil {
+		return err
+	}
+	c, err := intercept.Prepare(s, intercept.Options{Stores: stores, InUserNamespace: os.Geteuid() != 0})
+	if err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		argv, err := insideUser(s, c, o, stderr)
+		if err != nil {
+			return err
+		}
+		restoreSignals()
+		return fmt.Errorf("execute %s: %w", argv[0], syscall.Exec(argv[0], argv, environment()))
+	}
+	if err := intercept.Unshare(); err != nil {
+		return err
+	}
+	return c.Mount()
+}
+
+// anotherStore is where an ordinary user keeps the covered linker who may not write
+// to that of the images, or has none for want of a home folder: one of his own, made
+// if there is none. If there cannot be any it gives back what it was given.
+func anotherStore(s *store.Store, err error) (*store.Store, error) {
+	var others []string
+	if dir, err := store.UserDir(); err == nil {
+		others = append(others, dir)
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		others = append(others, filepath.Join(dir, "residentctl"))
+	}
+	others = append(others, filepath.Join(os.TempDir(), fmt.Sprintf("residentctl-%d", os.Geteuid())))
+	for _, dir := range others {
+		if other, err := store.Create(dir); err == nil && other.Writable() {
+			return other, nil
+		}
+	}
+	return s, err
+}
+
+// execStores are the store that exec keeps the covered linker in, made if there
+// is none, and the folders of the stores to look for images in, which are there also
+// when the first cannot be had.
+func execStores(o execOptions) (*store.Store, []string, error) {
+	stores, err := storesToSearch(o.store)
+	if err != nil {
+		return nil, nil, err
+	}
+	stores = counting(stores)
+	dir := o.store
+	if dir == "" {
+		if dir, err = store.Default(); err != nil {
+			return nil, stores, err
+		}
+	}
+	s, err := store.Create(dir)
+	return s, stores, err
+}
+
+// insideUser is the command line which makes a user namespace and runs exec in
+// it.
+func insideUser(s *store.Store, c *intercept.Cover, o execOptions, stderr io.Writer) ([]string, error) {
+	namespace, err := intercept.NamespaceCommand()
+	if err != nil {
+		return nil, err
+	}
+	// unshare(1) makes it the default.
+	ignored, _, _ := inheritedSignals()
+	o.ignoreChild = slices.Contains(ignored, int(syscall.SIGCHLD))
+	inside, err := inside(c, o)
+	if err != nil {
+		return nil, err
+	}
+	// Whoever has no folder of his own to note it in is told each time.
+	if !o.quiet && s.FirstExec() {
+		fmt.Fprintf(stderr, "residentctl: in the user namespace that exec makes %s (said once; see `residentctl help exec`)\n", intercept.Differs)
+	}
+	return append(namespace, inside...), nil
+}
+
+// inside is the command line of exec where the namespace is made already.
+func inside(c *intercept.Cover, o execOptions) ([]string, error) {
+	self, err := os.Executable()
+	args := []string{self, "exec"}
+	if o.strict {
+		args = append(args, "--strict")
+	}
+	if o.ignoreChild {
+		args = append(args, ignoreChildOption)
+	}
+	for _, m := range c.Mounts {
+		args = append(args, insideOption, m.From, insideOption, m.To)
+	}
+	return append(append(args, "--"), o.argv...), err
+}
+
+// mountInside makes the mounts in a namespace that is there, and gives up the
+// capabilities that an ordinary user got for it.
+func mountInside(paths []string) error {
+	c := &intercept.Cover{}
+	for pair := range slices.Chunk(paths, 2) {
+		if len(pair) != 2 {
+			return fmt.Errorf("%s wants pairs", insideOption)
+		}
+		c.Mounts = append(c.Mounts, intercept.Mount{From: pair[0], To: pair[1]})
+	}
+	err := c.Mount()
+	if os.Geteuid() == 0 {
+		return err
+	}
+	// Also where the command is executed without the mounts.
+	return errors.Join(err, intercept.DropCapabilities())
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/residentctl/residentctl/pkg/resident"
+)
+
+func newGCCommand(g *globals) *cli.Command {
+	var dryRun bool
+	return &cli.Command{
+		Name:  "gc",
+		Usage: "remove what no start uses any more",
+		Description: `Removes entries whose image is stale, and what processes that were killed have
+left in the store: images, index links and launcher files without an entry, and
+half-made ones; also the dynamic linkers that exec has covered before libc was
+upgraded. It may run beside everything else, another gc included. If the registry
+cannot be read whole nothing is removed.
+
+With an entry goes what is enabled of it. Where upgraded programs are to stay, from
+cron for instance, refresh comes first: "residentctl refresh; residentctl gc".`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "dry-run", Usage: "show what would go, and remove nothing", Destination: &dryRun, DisableDefaultText: true},
+			g.storeFlag(), g.formatFlag(),
+		},
+		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitUsage, exitStore, exitInterrupted),
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usagef("gc", "gc takes no arguments, and %q is one", c.Args().First())
+			}
+			m, err := g.open(false)
+			if err != nil {
+				return err
+			}
+			ctx, stop := interruptible(c)
+			defer stop()
+			return runGC(ctx, g, m, dryRun)
+		},
+	}
+}
+
+// collector is what runGC needs of a resident.Manager.
+type collector interface {
+	PlanGC(ctx context.Context) (*resident.GCPlan, error)
+	GC(ctx context.Context, p *resident.GCPlan) (*resident.GCResult, error)
+}
+
+// runGC plans, shows and executes; with dryRun it ends before the last.
+func runGC(ctx context.Context, g *globals, m collector, dryRun bool) error {
+	plan, err := m.PlanGC(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return &storeError{err}
+	case dryRun:
+		return printPlan(g, plan)
+	}
+	done, err := m.GC(ctx, plan)
+	if ctx.Err() != nil {
+		err = ctx.Err() // what went wrong is that it was interrupted
+	} else if err != nil {
+		err = &storeError{err}
+	}
+	return errors.Join(printCollected(g, done), err)
+}
+
+func printPlan(g *globals, p *resident.GCPlan) error {
+	if g.format == formatJSON {
+		return g.printJSON(p)
+	}
+	if err := printItems(g, p.Items, p.Kept); err != nil {
+		return err
+	}
+	g.printf("%s would go, %s would be freed\n", count(len(p.Items), "item"), formatBytes(p.Bytes))
+	return nil
+}
+
+func printCollected(g *globals, r *resident.GCResult) error {
+	if g.format == formatJSON {
+		return g.printJSON(r)
+	}
+	if err := printItems(g, r.Removed, r.Kept); err != nil {
+		return err
+	}
+	g.printf("%s removed, %s freed\n", count(len(r.Removed), "item"), formatBytes(r.Bytes))
+	return nil
+}
+
+// printItems is a table of what goes, and of what would go if more was known.
+func printItems(g *globals, items, kept []resident.GCItem) error {
+	if len(items)+len(kept) == 0 {
+		return nil
+	}
+	w := tabwriter.NewWriter(g.out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "KIND\tSIZE\tWHAT\tREASON")
+	for _, item := range items {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", item.Kind, formatBytes(item.Bytes), printable(itemName(item)), printable(item.Reason))
+	}
+	for _, item := range kept {
+		fmt.Fprintf(w, "(kept)\t%s\t%s\t%s\n", formatBytes(item.Bytes), printable(itemName(item)), printable(item.Reason))
+	}
+	return w.Flush()
+}
+
+func itemName(item resident.GCItem) string {
+	if item.Kind == resident.GCEntry {
+		return fmt.Sprintf("%s (id %s)", item.Program, shortID(item.ID))
+	}
+	return item.Path
+}

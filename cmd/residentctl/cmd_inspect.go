@@ -1,0 +1,253 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/resident"
+)
+
+func newInspectCommand(g *globals) *cli.Command {
+	return &cli.Command{
+		Name:      "inspect",
+		Usage:     "show all about one resident program",
+		ArgsUsage: "ID|PROGRAM",
+		Description: `Shows what the dynamic linker loaded and where, what a start maps from which
+file, which words it corrects, what it tells the kernel, and what the image
+depends on. Name a program by its id or the beginning of it, its path, or its
+file's name.`,
+		Flags:              []cli.Flag{g.storeFlag(), g.formatFlag()},
+		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitFailed, exitUsage, exitStore),
+		Action: func(c *cli.Context) error {
+			queries, err := arguments(c)
+			if err != nil {
+				return err
+			}
+			if len(queries) != 1 {
+				return usagef("inspect", "inspect takes one program, and %d are given", len(queries))
+			}
+			stores, err := g.entryStores()
+			if err != nil {
+				return err
+			}
+			return runInspect(g, stores, queries[0])
+		},
+	}
+}
+
+// entryStore is what runInspect and runVerify need of a resident.Manager.
+type entryStore interface {
+	Entries(queries ...string) ([]registry.Record, error)
+	Inspect(rec registry.Record) (*resident.Inspection, error)
+	Verify(ctx context.Context, rec registry.Record, ref resident.Reference) (*resident.Verified, error)
+}
+
+// entryStores are the stores in which run would look, in its order.
+func (g *globals) entryStores() ([]entryStore, error) {
+	opened, err := g.openToRead()
+	if err != nil {
+		return nil, err
+	}
+	var stores []entryStore
+	for _, s := range opened {
+		if m, ok := s.lister.(entryStore); ok {
+			stores = append(stores, m)
+		}
+	}
+	return stores, nil
+}
+
+// located is an entry with the store that it is in.
+type located struct {
+	registry.Record
+	store entryStore
+}
+
+// locate finds the entry of each query in the first store that has one, or
+// without queries all entries.
+func locate(stores []entryStore, queries []string) ([]located, error) {
+	var all []located
+	if len(queries) == 0 {
+		for _, s := range stores {
+			records, err := s.Entries()
+			if err != nil {
+				return nil, &storeError{err}
+			}
+			for _, rec := range records {
+				all = append(all, located{rec, s})
+			}
+		}
+		return all, nil
+	}
+	for _, q := range queries {
+		found, err := located{}, fmt.Errorf("%s: %w", q, registry.ErrNotFound)
+		for _, s := range stores {
+			var records []registry.Record
+			if records, err = s.Entries(q); err == nil {
+				found = located{records[0], s}
+			}
+			if !errors.Is(err, registry.ErrNotFound) {
+				break
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(all, func(l located) bool { return l.ID == found.ID }) {
+			all = append(all, found)
+		}
+	}
+	return all, nil
+}
+
+func runInspect(g *globals, stores []entryStore, query string) error {
+	found, err := locate(stores, []string{query})
+	if err != nil {
+		return err
+	}
+	i, err := found[0].store.Inspect(found[0].Record)
+	if err != nil {
+		return err
+	}
+	if g.format == formatJSON {
+		return g.printJSON(i)
+	}
+	return printInspection(g, i)
+}
+
+// printInspection writes one section after the other.
+func printInspection(g *globals, i *resident.Inspection) error {
+	p := &sections{w: tabwriter.NewWriter(g.out, 0, 8, 2, ' ', 0)}
+	printSummary(p, i)
+
+	p.section("LOADED", "ADDRESS", "LENGTH", "SONAME", "PATH")
+	for _, o := range i.Objects {
+		name := o.SOName
+		if name == "" {
+			name = "(" + o.Role + ")"
+		}
+		p.row(o.Address, size(o.Length), name, o.Path)
+	}
+	p.section("MAPPED", "ADDRESS", "LENGTH", "PROT", "FROM", "OFFSET", "IN THE PLACE OF")
+	for _, m := range i.Maps {
+		switch m.Source {
+		case "fresh":
+			p.row(m.Address, size(m.Length), m.Prot, "fresh memory", "", "")
+		case "pages":
+			p.row(m.Address, size(m.Length), m.Prot, "CRIU's pages", fmt.Sprintf("%#x", m.Offset), m.Of)
+		default:
+			p.row(m.Address, size(m.Length), m.Prot, m.Path, fmt.Sprintf("%#x", m.Offset), "")
+		}
+	}
+	p.section("CORRECTED", "ADDRESS", "BYTES", "WHAT IT IS", "WHERE IT STANDS")
+	for _, f := range i.Fixups {
+		p.row(f.Address, f.Size, f.Kind, f.In)
+	}
+	p.section("REGISTERED WITH THE KERNEL", "WHAT", "ADDRESS", "")
+	r := i.Registrations
+	p.row("thread pointer (FS)", r.FSBase, "")
+	p.row("thread id", r.TIDAddress, "")
+	p.row("robust list", r.RobustList, "")
+	p.row("restartable sequences", r.Rseq, fmt.Sprintf("%d bytes, signature %v", r.RseqLength, r.RseqSig))
+	p.section("ENTERED", "WHAT", "ADDRESS", "")
+	p.row("first instruction", i.Start.Instruction, i.Start.In)
+	p.row("program's entry", i.Start.ProgramEntry, "")
+	p.row("program's headers", i.Start.Headers, "")
+	p.row("dynamic linker", i.Start.LinkerBase, "")
+	p.row("program break from", i.Start.BreakBase, "")
+	printDependencies(p, i.DependsOn)
+	return p.w.Flush()
+}
+
+// sections writes tables with a title each.
+type sections struct {
+	w *tabwriter.Writer
+}
+
+func (p *sections) section(title string, columns ...any) {
+	p.w.Flush() // each table has its own widths
+	fmt.Fprintf(p.w, "\n%s\n", title)
+	p.row(columns...)
+}
+
+// row writes one line, without the cells at its end that are empty.
+func (p *sections) row(cells ...any) {
+	for len(cells) > 0 && cells[len(cells)-1] == "" {
+		cells = cells[:len(cells)-1]
+	}
+	if len(cells) == 0 {
+		return
+	}
+	for i, c := range cells {
+		if i > 0 {
+			fmt.Fprint(p.w, "\t")
+		} else {
+			fmt.Fprint(p.w, "  ")
+		}
+		fmt.Fprint(p.w, printable(fmt.Sprint(c)))
+	}
+	fmt.Fprintln(p.w)
+}
+
+func size(n uint64) string { return formatBytes(int64(n)) }
+
+func printSummary(p *sections, i *resident.Inspection) {
+	field := func(name string, value any) { fmt.Fprintf(p.w, "%s:\t%s\n", name, printable(fmt.Sprint(value))) }
+	field("program", i.Program)
+	for _, path := range i.Paths {
+		field("also", path)
+	}
+	field("id", i.ID)
+	switch {
+	case i.Current:
+		field("state", "current")
+	default:
+		for _, reason := range i.Stale {
+			field("stale", reason)
+		}
+	}
+	field("stopped", i.StopPoint)
+	field("created", i.Created.Local().Format("2006-01-02 15:04:05"))
+	field("by", fmt.Sprintf("CRIU %s on Linux %s", i.CRIU, i.Kernel))
+	field("contents", i.Digest)
+	if t := i.Timing; t != nil {
+		field("time", fmt.Sprintf("%.2f ms normally, %.2f ms from the image (medians of %s)",
+			float64(t.ExecNS)/1e6, float64(t.ResidentNS)/1e6, count(t.Starts, "start")))
+	}
+	s := i.Sizes
+	field("on disk", fmt.Sprintf("%s (pages %s, plan %s)", size(s.Image), size(s.Pages), size(s.Plan)))
+	field("mapped", fmt.Sprintf("%s: %s of files, %s of CRIU's pages, %s of fresh memory",
+		count(s.Mappings, "mapping"), size(s.MappedFiles), size(s.MappedPages), size(s.FreshMemory)))
+	field("copied", fmt.Sprintf("%s at each start, at most %s when it is written to", size(s.CorrectedPages), size(s.WritablePages)))
+}
+
+func printDependencies(p *sections, d *fingerprint.Dependencies) {
+	p.section("DEPENDS ON FILES", "INODE", "SIZE", "SHA-256", "PATH")
+	for _, f := range append([]fingerprint.File{d.Program, d.Linker}, d.Libraries...) {
+		p.row(fmt.Sprintf("%d-%d", f.ID.Dev, f.ID.Ino), size(f.ID.Size), f.SHA256, f.Path)
+	}
+	for _, c := range d.Checks {
+		if c.ID.Ino == 0 {
+			p.row("-", "-", "must not exist", c.Path)
+			continue
+		}
+		p.row(fmt.Sprintf("%d-%d", c.ID.Dev, c.ID.Ino), size(c.ID.Size), "by its times", c.Path)
+	}
+	if len(d.Folders) > 0 {
+		p.section("DEPENDS ON FOLDERS", "INODE", "NOT FOUND IN IT", "PATH")
+	}
+	for _, f := range d.Folders {
+		p.row(fmt.Sprintf("%d-%d", f.ID.Dev, f.ID.Ino), count(len(f.Misses), "file"), f.Path)
+	}
+	p.section("DEPENDS ON THE MACHINE")
+	p.row("kernel", d.Kernel)
+	p.row("vDSO", d.VDSOBuildID)
+	p.row("CPU", fmt.Sprintf("%016x, states %#x", d.CPUSum, d.XCR0))
+}

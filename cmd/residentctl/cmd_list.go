@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/resident"
+)
+
+func newListCommand(g *globals) *cli.Command {
+	var quiet bool
+	var library text
+	return &cli.Command{
+		Name:      "list",
+		Usage:     "show the resident programs",
+		ArgsUsage: "[ID|PROGRAM…]",
+		Description: `Shows every program that run would find: those of your own store, then those
+of the system's. Of another's store it shows the programs that you can read.
+With names, by id, path or file's name, it shows only those. One whose state is
+"stale" is executed normally, because something that its image depends on has
+changed. GAIN is how
+many times as long as a resident start a plain one takes, from the exec to the
+program's own first instruction, as it was measured when it was added.`,
+		Flags: []cli.Flag{
+			&cli.GenericFlag{Name: "library", Value: &library, Usage: "show only programs that use the library `PATH`; a name without a slash is that of its file"},
+			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print ids only", Destination: &quiet, DisableDefaultText: true},
+			g.storeFlag(), g.formatFlag(),
+		},
+		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitFailed, exitUsage, exitStore),
+		Action: func(c *cli.Context) error {
+			queries, err := arguments(c)
+			if err != nil {
+				return err
+			}
+			stores, err := g.openToRead()
+			if err != nil {
+				return err
+			}
+			return runList(c.Context, g, stores, resident.Selection{Queries: queries, Library: string(library)}, quiet)
+		},
+	}
+}
+
+// lister is what runList needs of a resident.Manager.
+type lister interface {
+	Select(context.Context, resident.Selection) (entries []resident.Entry, unknown []string, err error)
+}
+
+// listedStore is a store to list.
+type listedStore struct {
+	lister
+	dir string
+}
+
+// listed is an entry and where it is.
+type listed struct {
+	resident.Entry
+	Store string `json:"store"`
+}
+
+// runList prints what there is, also when a registry is damaged in part.
+func runList(ctx context.Context, g *globals, stores []listedStore, sel resident.Selection, quiet bool) error {
+	var all []listed
+	var errs []error
+	unknown := sel.Queries
+	for _, s := range stores {
+		entries, not, err := s.Select(ctx, sel)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		for _, e := range entries {
+			all = append(all, listed{e, s.dir})
+		}
+		// What no store knows is unknown.
+		unknown = slices.DeleteFunc(slices.Clone(unknown), func(q string) bool { return !slices.Contains(not, q) })
+	}
+	if len(errs) == 0 || len(all) > 0 {
+		if err := printEntries(g, all, len(stores) > 1, quiet); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return &storeError{err}
+	}
+	return notFound(g, unknown, len(sel.Queries))
+}
+
+// notFound is the error for queries that name nothing, of so many in all.
+func notFound(g *globals, unknown []string, total int) error {
+	var failures []*report
+	for _, q := range unknown {
+		err := fmt.Errorf("%s: %w", q, registry.ErrNotFound)
+		if total == 1 {
+			return err
+		}
+		failures = append(failures, newReport(err))
+	}
+	g.printFailures(failures)
+	return ended(nil, failures, total)
+}
+
+// printEntries names the store of each when there are several.
+func printEntries(g *globals, entries []listed, several, quiet bool) error {
+	switch {
+	case g.format == formatJSON && quiet:
+		return g.printJSON(ids(entries))
+	case g.format == formatJSON:
+		return g.printJSON(append([]listed{}, entries...)) // an empty list is [], not null
+	case quiet:
+		for _, id := range ids(entries) {
+			g.printf("%s\n", id)
+		}
+		return nil
+	}
+	w := tabwriter.NewWriter(g.out, 0, 8, 2, ' ', 0)
+	head, where := "", func(listed) string { return "" }
+	if several {
+		head, where = "\tSTORE", func(e listed) string { return "\t" + printable(e.Store) }
+	}
+	fmt.Fprintln(w, "ID\tPROGRAM\tSTATE\tGAIN\tLIBRARIES\tSIZE\tCREATED"+head)
+	for _, e := range entries {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s%s\n", shortID(e.ID), printable(e.Program), printable(state(e.Entry)), formatGain(e.Gain),
+			e.Libraries, formatBytes(e.ImageBytes), e.Created.Local().Format("2006-01-02 15:04"), where(e))
+	}
+	return w.Flush()
+}
+
+func ids(entries []listed) []string {
+	all := make([]string, 0, len(entries))
+	for _, e := range entries {
+		all = append(all, e.ID)
+	}
+	return all
+}
+
+// formatGain is a factor for people: "3.1x", or "-" if it was not measured.
+func formatGain(gain float64) string {
+	if gain == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1fx", gain)
+}
+
+// state is "current", or "stale" and the first reason.
+func state(e resident.Entry) string {
+	switch {
+	case e.Current:
+		return "current"
+	case len(e.Stale) == 0:
+		return "stale"
+	case len(e.Stale) == 1:
+		return "stale: " + e.Stale[0]
+	}
+	return fmt.Sprintf("stale: %s, and %d more", e.Stale[0], len(e.Stale)-1)
+}

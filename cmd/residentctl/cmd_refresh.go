@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/residentctl/residentctl/pkg/resident"
+)
+
+func newRefreshCommand(g *globals) *cli.Command {
+	all := false
+	return &cli.Command{
+		Name:      "refresh",
+		Usage:     "make stale images anew",
+		ArgsUsage: "[ID|PROGRAM…]",
+		Description: `Makes the images anew that something has made stale, of all programs or of those
+that are named. With --all those that are current too: each gets new addresses,
+which is worth doing now and then (cron, a boot), since an image's addresses stay
+the same until then. Programs that run go on. Names and layouts stay as they were.
+
+A program that is gone is left for gc.`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "all", Usage: "also what is current", Destination: &all, DisableDefaultText: true},
+			g.storeFlag(), g.formatFlag(),
+		},
+		CustomHelpTemplate: cli.CommandHelpTemplate +
+			exitStatusPart(exitDone, exitFailed, exitUsage, exitStore, exitSystem, exitInterrupted),
+		Action: func(c *cli.Context) error {
+			queries, err := arguments(c)
+			if err != nil {
+				return err
+			}
+			m, err := g.open(false)
+			if err != nil {
+				return err
+			}
+			ctx, stop := interruptible(c)
+			defer stop()
+			return runRefresh(ctx, g, m, resident.RefreshOptions{All: all, Queries: queries})
+		},
+	}
+}
+
+func runRefresh(ctx context.Context, g *globals, m *resident.Manager, opts resident.RefreshOptions) error {
+	status := &statusLine{}
+	if g.format == formatTable {
+		status = newStatusLine(g.err)
+	}
+	opts.Step = status.set
+	results := []resident.Refreshed{}
+	var failures []*report
+	err := m.Refresh(ctx, opts, func(r resident.Refreshed) {
+		status.clear()
+		results = append(results, r)
+		if r.Err != nil {
+			failure := newReport(fmt.Errorf("%s: %w", r.Program, r.Err))
+			failures = append(failures, failure)
+			if g.format == formatTable {
+				failure.print(g.err, g.format)
+			}
+		}
+		if g.format == formatTable {
+			printRefreshed(g, r)
+		}
+	})
+	status.clear()
+	if g.format == formatTable && err == nil && len(results) == 0 {
+		g.printf("%s\n", nothingResident)
+	}
+	if g.format == formatJSON {
+		if err := g.printJSON(results); err != nil {
+			return err
+		}
+	}
+	return ended(err, failures, len(results))
+}
+
+func printRefreshed(g *globals, r resident.Refreshed) {
+	switch {
+	case r.Err != nil: // told on standard error
+	case r.Gone:
+		g.printf("%s: gone; gc forgets it\n", r.Program)
+	case r.Current:
+		g.printf("%s: current\n", r.Program)
+	default:
+		g.printf("%s: made anew (id %s instead of %s)\n", r.Program, shortID(r.Record.ID), shortID(r.Old))
+	}
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/residentctl/residentctl/pkg/registry"
+)
+
+func newRemoveCommand(g *globals) *cli.Command {
+	var all bool
+	return &cli.Command{
+		Name:      "remove",
+		Usage:     "make programs no longer resident",
+		ArgsUsage: "ID|PROGRAM…",
+		Description: `Forgets programs and deletes their images. Name a program by its id or the
+beginning of it, its path, or its file's name. Processes that were started
+from an image run on.`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "all", Usage: "remove every program of the store", Destination: &all, DisableDefaultText: true},
+			g.storeFlag(), g.formatFlag(),
+		},
+		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitFailed, exitUsage, exitStore),
+		Action: func(c *cli.Context) error {
+			queries, err := arguments(c)
+			switch {
+			case err != nil:
+				return err
+			case all && len(queries) > 0:
+				return usagef("remove", "--all and names exclude each other")
+			case !all && len(queries) == 0:
+				return usagef("remove", "no program given")
+			}
+			m, err := g.open(false)
+			if err != nil {
+				return err
+			}
+			if all {
+				return runRemoveAll(c.Context, g, m)
+			}
+			return runRemove(c.Context, g, g.withSystem(m), queries)
+		},
+	}
+}
+
+// remover is what removing needs of a resident.Manager.
+type remover interface {
+	Remove(ctx context.Context, queries ...string) ([]registry.Record, error)
+	RemoveAll(ctx context.Context) ([]registry.Record, error)
+}
+
+// runRemove removes one after the other and goes on when one is unknown.
+func runRemove(ctx context.Context, g *globals, m remover, queries []string) error {
+	var removed []registry.Record
+	var failures []*report
+	for _, q := range queries {
+		gone, err := m.Remove(ctx, q)
+		removed = append(removed, gone...)
+		if err != nil && (len(queries) == 1 || hopeless(err)) {
+			return errors.Join(printRemoved(g, removed), err)
+		}
+		if err != nil {
+			failures = append(failures, newReport(err))
+		}
+	}
+	if err := printRemoved(g, removed); err != nil {
+		return err
+	}
+	g.printFailures(failures)
+	return ended(nil, failures, len(queries))
+}
+
+func runRemoveAll(ctx context.Context, g *globals, m remover) error {
+	removed, err := m.RemoveAll(ctx)
+	if err == nil && len(removed) == 0 && g.format == formatTable {
+		g.printf("%s\n", nothingResident)
+	}
+	return errors.Join(printRemoved(g, removed), err)
+}
+
+func printRemoved(g *globals, removed []registry.Record) error {
+	if g.format == formatJSON {
+		return g.printJSON(append([]registry.Record{}, removed...))
+	}
+	for _, r := range removed {
+		g.printf("%s: removed (id %s)\n", printable(r.Program), shortID(r.ID))
+	}
+	return nil
+}

@@ -1,0 +1,234 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/elfinfo"
+	"github.com/residentctl/residentctl/pkg/resident"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// newRunCommand is run for the cases that the front door (package front) leaves
+// over: a store was named, the program was not found, the usage is wrong; or
+// residentctl was linked without it. It ends in the same launcher.
+func newRunCommand(g *globals) *cli.Command {
+	return &cli.Command{
+		Name:      "run",
+		Usage:     "run a program, from its image if it is resident",
+		ArgsUsage: "PROGRAM [ARG…]",
+		Description: `Becomes the program: nothing of residentctl stays. A program that is not
+resident, or whose image is stale, is executed normally. Options end at the
+program's name. Without --store, the caller's own store and then the system's
+are searched.
+
+--engine says by what means: "auto" as said; "direct" from its image or not at
+all, which is --strict; "exec" normally, without looking for an image; "criu" by
+CRIU's own restore, as a child of residentctl. CRIU starts a program just as it
+was dumped: without arguments and environment, under the process id that it
+had; and this needs root or the capabilities that CRIU needs.`,
+		SkipFlagParsing: true, // parseRun does it: the program's options are not ours
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "strict", DisableDefaultText: true,
+				Usage: "fail with 125 and the reason instead of executing the program normally"},
+			&cli.BoolFlag{Name: "explain", DisableDefaultText: true,
+				Usage: "say on standard error which way the program was started and why; so does RESIDENTCTL_EXPLAIN=1"},
+			&cli.StringFlag{Name: "engine", Usage: "start it by `auto|direct|criu|exec`", DefaultText: engineAuto},
+			g.storeFlag(),
+		},
+		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitRun, exitCannotRun, exitNotFound) +
+			"   else the program's own\n",
+		Action: func(c *cli.Context) error {
+			o, err := parseRun(c.Args().Slice())
+			if err != nil {
+				return &runError{code: exitRun, what: err.Error(), hint: "see `residentctl help run`"}
+			}
+			if o.help {
+				return cli.ShowSubcommandHelp(c)
+			}
+			if o.store == "" {
+				o.store = string(g.store)
+			}
+			stores, err := storesToSearch(o.store)
+			if err != nil {
+				return &runError{code: exitRun, what: err.Error()}
+			}
+			if o.engine == engineCRIU {
+				return runCRIU(c.Context, o, stores, g.err)
+			}
+			return runRun(o, stores, g.err)
+		},
+	}
+}
+
+// runOptions is run's command line.
+type runOptions struct {
+	strict, explain, help bool
+	store                 string
+	engine                string   // "" for engineAuto
+	argv                  []string // the program, as given, and its arguments
+}
+
+// parseRun reads options up to the program's name.
+func parseRun(args []string) (o runOptions, err error) {
+	for i := 0; i < len(args); i++ {
+		name, value, hasValue := strings.Cut(args[i], "=")
+		switch {
+		case args[i] == "--strict":
+			o.strict = true
+		case args[i] == "--explain":
+			o.explain = true
+		case args[i] == "--help", args[i] == "-h":
+			o.help = true
+			return o, nil
+		case name == "--store" && !hasValue && i+1 < len(args):
+			i++
+			o.store = args[i]
+		case name == "--store" && value != "":
+			o.store = value
+		case name == "--store":
+			return o, errors.New("option --store needs a folder")
+		case name == "--engine" && !hasValue && i+1 < len(args):
+			i++
+			o.engine = args[i]
+		case name == "--engine" && value != "":
+			o.engine = value
+		case name == "--engine":
+			return o, errors.New("option --engine needs a name")
+		case args[i] == "--":
+			return o.program(args[i+1:])
+		case strings.HasPrefix(args[i], "-"):
+			return o, fmt.Errorf("unknown option %s", args[i])
+		default:
+			return o.program(args[i:])
+		}
+	}
+	return o.program(nil)
+}
+
+func (o runOptions) program(argv []string) (runOptions, error) {
+	switch o.engine {
+	case "", engineAuto, engineExec, engineCRIU:
+	case engineDirect:
+		o.strict = true
+	default:
+		return o, fmt.Errorf("option --engine must be %s, %s, %s or %s", engineAuto, engineDirect, engineCRIU, engineExec)
+	}
+	if o.strict && o.engine == engineExec {
+		return o, errors.New("--strict and --engine exec exclude each other")
+	}
+	if len(argv) == 0 {
+		return o, errors.New("no program given")
+	}
+	o.argv = argv
+	return o, nil
+}
+
+// storesToSearch are the folders of the stores in which the launcher looks:
+// the one that was named, or the caller's own and the system's.
+func storesToSearch(named string) ([]string, error) {
+	if named != "" {
+		dir, err := filepath.Abs(named)
+		if err != nil {
+			return nil, fmt.Errorf("find the store %s: %w", named, err)
+		}
+		return []string{dir}, nil
+	}
+	own, err := store.UserDir()
+	if err != nil { // a user without a home has no store
+		return []string{store.SystemDir()}, nil
+	}
+	return []string{own, store.SystemDir()}, nil
+}
+
+// runRun becomes the program. When it returns, with an error, there was none.
+func runRun(o runOptions, stores []string, errOut io.Writer) error {
+	program, err := findProgram(o.argv[0])
+	if err != nil {
+		return err
+	}
+	restoreSignals()
+	// From here on everything ends in an exec.
+	why := errors.New("--engine exec asks for it")
+	if o.engine != engineExec {
+		why = execLauncher(o, stores)
+	}
+	if o.strict {
+		return &runError{code: exitRun, what: fmt.Sprintf("%s: no resident start: %v", program, why)}
+	}
+	if o.explain || explainByEnvironment() {
+		fmt.Fprintf(errOut, "residentctl: %s: started normally: %v\n", program, why)
+	}
+	return cannotRun(program, execProgram(program, o.argv))
+}
+
+// explainByEnvironment: the launcher's ask_environment reads it the same way.
+func explainByEnvironment() bool {
+	v := os.Getenv("RESIDENTCTL_EXPLAIN")
+	return v != "" && v != "0"
+}
+
+// findProgram finds what execvp(3) would execute. What it lets pass the
+// launcher finds too: a regular file that the caller may execute.
+func findProgram(name string) (string, error) {
+	program, err := name, error(nil)
+	if !strings.Contains(name, "/") {
+		program, err = resident.LookPath(name)
+	}
+	var refusal *elfinfo.Refusal
+	if errors.As(err, &refusal) {
+		code := exitCannotRun
+		if refusal.Kind == elfinfo.NotFound {
+			code = exitNotFound
+		}
+		return "", &runError{code: code, what: refusal.Error(), hint: refusal.Hint}
+	}
+	if err != nil {
+		return "", &runError{code: exitRun, what: err.Error()}
+	}
+	info, err := os.Stat(program)
+	switch {
+	case err != nil:
+		return "", cannotRun(program, err)
+	case info.IsDir():
+		return "", cannotRun(program, syscall.EISDIR)
+	case !info.Mode().IsRegular():
+		return "", cannotRun(program, syscall.EACCES)
+	}
+	if err := linux.CanExecute(program); err != nil {
+		return "", cannotRun(program, err)
+	}
+	return program, nil
+}
+
+// cannotRun is the error of an exec, or of what was asked before it, with the
+// status that env(1) gives.
+func cannotRun(program string, err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		err = errno // without the name of the system call
+	}
+	e := &runError{code: exitCannotRun, what: fmt.Sprintf("%s cannot be executed: %v", program, err)}
+	switch {
+	case !errors.Is(err, fs.ErrNotExist):
+	case exists(program):
+		e.code, e.what = exitNotFound, program+" cannot be executed: the interpreter that it names does not exist"
+	default:
+		e.code, e.what = exitNotFound, program+" does not exist"
+	}
+	return e
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}

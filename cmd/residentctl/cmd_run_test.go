@@ -1,0 +1,77 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+func TestParseRun(t *testing.T) {
+	for _, tc := range []struct {
+		line string // its words
+		want runOptions
+		err  string // part of it
+	}{
+		{line: "perl", want: runOptions{argv: []string{"perl"}}},
+		{line: "perl --strict -h", want: runOptions{argv: []string{"perl", "--strict", "-h"}}},
+		{line: "--strict --explain perl", want: runOptions{strict: true, explain: true, argv: []string{"perl"}}},
+		{line: "--store d perl", want: runOptions{store: "d", argv: []string{"perl"}}},
+		{line: "--store=d perl", want: runOptions{store: "d", argv: []string{"perl"}}},
+		{line: "-- -perl --", want: runOptions{argv: []string{"-perl", "--"}}},
+		{line: "--engine criu perl", want: runOptions{engine: "criu", argv: []string{"perl"}}},
+		{line: "--engine=exec -- perl", want: runOptions{engine: "exec", argv: []string{"perl"}}},
+		{line: "--engine direct perl", want: runOptions{engine: "direct", strict: true, argv: []string{"perl"}}},
+		{line: "--engine fast perl", err: "must be auto"},
+		{line: "--engine", err: "needs a name"},
+		{line: "--strict --engine exec perl", err: "exclude each other"},
+		{line: "--help perl", want: runOptions{help: true}},
+		{line: "-h", want: runOptions{help: true}},
+		{line: "", err: "no program"},
+		{line: "--", err: "no program"},
+		{line: "--strict", err: "no program"},
+		{line: "--store", err: "needs a folder"},
+		{line: "--store= perl", err: "needs a folder"},
+		{line: "--strict=yes perl", err: "unknown option --strict=yes"},
+		{line: "-x perl", err: "unknown option -x"},
+		{line: "- perl", err: "unknown option -"},
+	} {
+		t.Run(tc.line, func(t *testing.T) {
+			got, err := parseRun(strings.Fields(tc.line))
+			if tc.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.err) {
+					t.Fatalf("error %v, want %q", err, tc.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, got, cmp.AllowUnexported(runOptions{})); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestStoresToSearch(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", "")
+	for _, tc := range []struct {
+		name, home, named string
+		want              []string
+	}{
+		{"own and system", "/home/me", "", []string{"/home/me/.local/share/residentctl", store.SystemDir()}},
+		{"no home", "", "", []string{store.SystemDir()}},
+		{"named", "/home/me", "/there", []string{"/there"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Setenv("HOME", tc.home)
+			got, err := storesToSearch(tc.named)
+			if diff := cmp.Diff(tc.want, got); diff != "" || err != nil {
+				t.Errorf("error %v, stores (-want +got):\n%s", err, diff)
+			}
+		})
+	}
+}

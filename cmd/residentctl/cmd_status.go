@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/residentctl/residentctl/pkg/intercept"
+	"github.com/residentctl/residentctl/pkg/resident"
+)
+
+func newStatusCommand(g *globals) *cli.Command {
+	return &cli.Command{
+		Name:  "status",
+		Usage: "show which programs are enabled, and what a call of each does",
+		Description: `Shows the shims of your own store and of the system's, whether their folders are
+in PATH, and what a call by name does just now: "resident" is a start from the
+image, "normal" an ordinary one, "other" an ordinary one of another program, which
+PATH leads to first, "hidden" is a shim that PATH does not come to, and "dangling"
+one without a launcher file, which shells pass over and gc removes.
+
+And it shows what is enabled for the whole system: "resident" and "normal" as above,
+and "off" where the kernel does not know it, after a boot for instance; refresh
+registers that again.`,
+		Flags:              []cli.Flag{g.storeFlag(), g.formatFlag()},
+		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitUsage, exitStore),
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usagef("status", "status takes no arguments, and %q is one", c.Args().First())
+			}
+			stores, err := g.openToRead()
+			if err != nil {
+				return err
+			}
+			return runStatus(c.Context, g, stores)
+		},
+	}
+}
+
+// enabledIn is what is enabled in one store.
+type enabledIn struct {
+	Store        string                `json:"store"`
+	ShimsDir     string                `json:"shims_dir"`
+	PathPosition int                   `json:"path_position"` // 1 is the first place, 0 not in PATH
+	Shims        []resident.ShimStatus `json:"shims"`
+
+	System []resident.SystemStatus `json:"system"`
+}
+
+func runStatus(ctx context.Context, g *globals, stores []listedStore) error {
+	all := []enabledIn{}
+	for _, s := range stores {
+		m, ok := s.lister.(*resident.Manager)
+		if !ok || m.ShimsDir() == "" {
+			continue
+		}
+		shims, err := m.Shims(ctx)
+		if err != nil {
+			return &storeError{err}
+		}
+		system, err := m.System(ctx)
+		if err != nil {
+			return &storeError{err}
+		}
+		all = append(all, enabledIn{s.dir, m.ShimsDir(), intercept.PathPosition(m.ShimsDir()), shims, system})
+	}
+	if g.format == formatJSON {
+		return g.printJSON(all)
+	}
+	return printStatus(g, all)
+}
+
+func printStatus(g *globals, all []enabledIn) error {
+	n := 0
+	w := tabwriter.NewWriter(g.out, 0, 8, 2, ' ', 0)
+	line := func(name, program, way, state, reason string) {
+		if n++; n == 1 {
+			fmt.Fprintln(w, "NAME\tPROGRAM\tWAY\tSTATE")
+		}
+		if reason != "" {
+			state += ": " + reason
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", printable(name), printable(program), way, printable(state))
+	}
+	for _, s := range all {
+		for _, shim := range s.Shims {
+			line(shim.Name, shim.Program, "shim", string(shim.State), shim.Reason)
+		}
+		for _, p := range s.System {
+			line(filepath.Base(p.Program), p.Program, "system", string(p.State), p.Reason)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if n == 0 {
+		g.printf("nothing is enabled; `residentctl enable PROGRAM` does it\n")
+	}
+	for _, s := range all {
+		if len(s.Shims) > 0 {
+			g.printf("%s\n", printable(describePath(s)))
+		}
+	}
+	return nil
+}
+
+func describePath(s enabledIn) string {
+	switch s.PathPosition {
+	case 0:
+		return s.ShimsDir + " is not in PATH, so nothing goes through it: `residentctl env` prints the line for your shell"
+	case 1:
+		return s.ShimsDir + " is the first folder of PATH"
+	}
+	return fmt.Sprintf("%s is folder %d of PATH", s.ShimsDir, s.PathPosition)
+}

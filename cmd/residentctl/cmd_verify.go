@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/residentctl/residentctl/pkg/resident"
+)
+
+func newVerifyCommand(g *globals) *cli.Command {
+	reference := referenceText(resident.ReferenceLink)
+	return &cli.Command{
+		Name:      "verify",
+		Usage:     "check that images are what starts need",
+		ArgsUsage: "[ID|PROGRAM…]",
+		Description: `Hashes every file that an image depends on, checks that plan, record and
+CRIU's files agree, starts the program from its image up to its first
+instruction and compares its memory, word by word, with that of the same
+program linked anew. Every word that differs must be of a known kind. Without
+arguments every program of the store is verified.
+
+With --engine criu the image is restored by CRIU too, and the two are compared:
+registers, mappings and memory. This needs root or the capabilities that CRIU
+needs, and the process id of the dumped process must be free.`,
+		Flags: []cli.Flag{
+			&cli.GenericFlag{Name: "engine", Value: &reference, DefaultText: string(resident.ReferenceLink),
+				Usage: "compare with the program `link|criu`: linked anew, or restored by CRIU"},
+			g.storeFlag(), g.formatFlag(),
+		},
+		CustomHelpTemplate: cli.CommandHelpTemplate +
+			exitStatusPart(exitDone, exitFailed, exitUsage, exitStore, exitSystem, exitInterrupted),
+		Action: func(c *cli.Context) error {
+			queries, err := arguments(c)
+			if err != nil {
+				return err
+			}
+			stores, err := g.entryStores()
+			if err != nil {
+				return err
+			}
+			ctx, stop := interruptible(c)
+			defer stop()
+			return runVerify(ctx, g, stores, queries, resident.Reference(reference))
+		},
+	}
+}
+
+// referenceText is the value of --engine.
+type referenceText resident.Reference
+
+func (r *referenceText) String() string { return string(*r) }
+
+// Set is called by the flag parser.
+func (r *referenceText) Set(s string) error {
+	switch resident.Reference(s) {
+	case resident.ReferenceLink, resident.ReferenceCRIU:
+		*r = referenceText(s)
+		return nil
+	}
+	return fmt.Errorf("must be %s or %s", resident.ReferenceLink, resident.ReferenceCRIU)
+}
+
+// verifyResult is what became of one entry: it was verified, with whatever
+// outcome, or could not be.
+type verifyResult struct {
+	*resident.Verified
+	Failure *report `json:"failure,omitempty"`
+}
+
+// runVerify verifies one entry after the other. It goes on after one that is
+// not as it should be.
+func runVerify(ctx context.Context, g *globals, stores []entryStore, queries []string, ref resident.Reference) error {
+	records, err := locate(stores, queries)
+	if err != nil {
+		return err
+	}
+	if len(records) == 0 && g.format == formatTable {
+		g.printf("%s\n", nothingResident)
+	}
+	results := []verifyResult{}
+	var failures []*report
+	var fatal error // told at the end, by exit.go
+	for _, rec := range records {
+		v, err := rec.store.Verify(ctx, rec.Record, ref)
+		if err != nil && ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		r := verifyResult{Verified: v}
+		switch {
+		case err != nil:
+			r.Verified = &resident.Verified{ID: rec.ID, Program: rec.Program, Reference: ref}
+			r.Failure = newReport(fmt.Errorf("%s: %w", rec.Program, err))
+		case !v.OK:
+			r.Failure = &report{Error: fmt.Sprintf("%s: not verified: %s", rec.Program, strings.Join(v.Failures, "; ")),
+				Hint: fmt.Sprintf("`residentctl refresh` makes anew what is stale; else `residentctl remove %s` and add it again", shortID(rec.ID)), Code: exitFailed}
+		}
+		results = append(results, r)
+		if err != nil && (len(records) == 1 || hopeless(err)) {
+			fatal = fmt.Errorf("%s: %w", rec.Program, err)
+			break
+		}
+		if r.Failure != nil {
+			failures = append(failures, r.Failure)
+		}
+		printVerified(g, r)
+	}
+	if g.format == formatJSON {
+		if err := g.printJSON(results); err != nil {
+			return err
+		}
+	}
+	return ended(fatal, failures, len(records))
+}
+
+// printVerified tells of one entry, as soon as it is known.
+func printVerified(g *globals, r verifyResult) {
+	if g.format == formatJSON {
+		return
+	}
+	if r.Failure != nil {
+		r.Failure.print(g.err, g.format)
+		return
+	}
+	with := "a fresh link"
+	if r.Reference == resident.ReferenceCRIU {
+		with = "CRIU's restore"
+	}
+	g.printf("%s: the same as %s (id %s, %s hashed, %s compared)\n", printable(r.Program), with, shortID(r.ID),
+		count(r.Files, "file"), count(r.Pages, "page"))
+	for _, d := range r.Differences {
+		if !d.Fixup {
+			g.printf("  %s: %s\n", count(d.Words, "word"), d.Class)
+		}
+	}
+}

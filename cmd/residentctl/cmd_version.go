@@ -1,0 +1,77 @@
+package main
+
+import (
+	"runtime"
+	"runtime/debug"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/criuwrap"
+)
+
+func newVersionCommand(g *globals) *cli.Command {
+	return &cli.Command{
+		Name:               "version",
+		Usage:              "show the versions of residentctl, CRIU and the kernel",
+		Flags:              []cli.Flag{g.formatFlag()},
+		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitUsage),
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usagef("version", "version takes no arguments, and %q is one", c.Args().First())
+			}
+			return printVersions(g, findVersions())
+		},
+	}
+}
+
+// versions is what a report of a fault should begin with.
+type versions struct {
+	Residentctl string `json:"residentctl"`
+	Go          string `json:"go"`
+	CRIU        string `json:"criu"`
+	Kernel      string `json:"kernel"`
+}
+
+func findVersions() versions {
+	return versions{Residentctl: moduleVersion(), Go: runtime.Version(), CRIU: criuVersion(), Kernel: kernelVersion()}
+}
+
+func printVersions(g *globals, v versions) error {
+	if g.format == formatJSON {
+		return g.printJSON(v)
+	}
+	g.printf("residentctl version %s\ngo:     %s\ncriu:   %s\nkernel: %s\n",
+		v.Residentctl, v.Go, printable(v.CRIU), printable(v.Kernel))
+	return nil
+}
+
+// moduleVersion is what the Go command found in version control when it built
+// residentctl.
+func moduleVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(unknown)"
+	}
+	return info.Main.Version
+}
+
+func criuVersion() string {
+	path, err := criuwrap.Find()
+	if err != nil {
+		return err.Error()
+	}
+	v, err := criuwrap.Version(path)
+	if err != nil {
+		return err.Error()
+	}
+	return v.String() + " (" + path + ")"
+}
+
+func kernelVersion() string {
+	v, err := linux.Kernel()
+	if err != nil {
+		return err.Error()
+	}
+	return v
+}

@@ -1,0 +1,248 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/pkg/intercept"
+	"github.com/residentctl/residentctl/pkg/resident"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// defaultAfter is how often a program is executed normally before exec --auto
+// makes it resident. Making it costs as much as some hundred starts save; what
+// a build has executed three times it executes hundreds of times.
+const defaultAfter = 3
+
+// runAuto runs the command as a child, makes resident what it executes often,
+// and ends as the command ends. started says whether there was a command; if
+// not, the error is why.
+func runAuto(o execOptions, stderr io.Writer) (started bool, err error) {
+	s, stores, err := execStores(o)
+	if err != nil {
+		return false, err
+	}
+	m, err := resident.Open(s.Dir(), true)
+	if err != nil {
+		return false, err
+	}
+	session, err := s.Stage()
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = session.Discard() }()
+	counter, err := intercept.NewCounter(filepath.Join(session.Dir, intercept.LogName))
+	if err != nil {
+		return false, err
+	}
+	defer counter.Close()
+	// What this process was started to ignore the command ignores as well. SIGCHLD
+	// is ignored only there: who ignores it cannot wait for a child.
+	ignored, mask, _ := inheritedSignals()
+	for _, sig := range ignored {
+		if syscall.Signal(sig) == syscall.SIGCHLD {
+			o.ignoreChild = true
+			continue
+		}
+		signal.Ignore(syscall.Signal(sig))
+	}
+	argv, attr, err := autoCommand(s, stores, session, o, stderr)
+	if err != nil {
+		return false, err
+	}
+
+	// From the terminal the command gets its signals itself; residentctl must
+	// not end before it. What is sent to residentctl is passed on, an interrupt
+	// too where no terminal can have sent it.
+	terminal, passed := make(chan os.Signal, 1), make(chan os.Signal, 8)
+	catch(terminal, syscall.SIGINT, syscall.SIGQUIT)
+	catch(passed, passedOn()...)
+	command, err := startAsInherited(argv, mask, attr)
+	if err != nil {
+		if attr.Sys != nil {
+			err = intercept.NoMountNamespace(err)
+		}
+		return false, err
+	}
+	go func() {
+		for {
+			select {
+			case sig := <-passed:
+				_ = command.Signal(sig)
+			case sig := <-terminal:
+				if !inForeground() {
+					_ = command.Signal(sig)
+				}
+			}
+		}
+	}()
+	a := &auto{manager: m, counter: counter, after: o.after, tried: map[intercept.Binary]bool{}}
+	var state *os.ProcessState
+	ended := make(chan error, 1)
+	go func() {
+		var err error
+		state, err = command.Wait()
+		ended <- err
+	}()
+	err = a.watch(ended)
+	if !o.quiet {
+		fmt.Fprintf(stderr, "residentctl: %s\n", a.summary())
+	}
+	if err != nil {
+		return true, &runError{code: exitRun, what: err.Error()}
+	}
+	_ = session.Discard()
+	os.Exit(endLike(state.Sys().(syscall.WaitStatus)))
+	return true, nil
+}
+
+// passedOn are the signals that somebody may send to residentctl and mean the
+// command: all but those of the terminal, of job control, and of what a process
+// does itself.
+func passedOn() []os.Signal {
+	sigs := []os.Signal{
+		syscall.SIGHUP, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGWINCH, syscall.SIGABRT,
+		syscall.SIGALRM, syscall.SIGVTALRM, syscall.SIGPROF, syscall.SIGIO, syscall.SIGPWR,
+	}
+	const firstRT, lastRT = 35, 64 // the runtime leaves those before alone, which are C libraries'
+	for sig := syscall.Signal(firstRT); sig <= lastRT; sig++ {
+		sigs = append(sigs, sig)
+	}
+	return sigs
+}
+
+// inForeground tells whether the terminal sends its signals to this process, and so
+// to the command, which is in the same group.
+func inForeground() bool {
+	tty, err := os.Open("/dev/tty")
+	if err != nil {
+		return false
+	}
+	defer tty.Close()
+	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == syscall.Getpgrp()
+}
+
+// catch is signal.Notify but for signals that are ignored, which the command is to
+// ignore as well.
+func catch(c chan<- os.Signal, sigs ...os.Signal) {
+	for _, sig := range sigs {
+		if !signal.Ignored(sig) {
+			signal.Notify(c, sig)
+		}
+	}
+}
+
+// autoCommand is the command line that runs the command in its namespace.
+func autoCommand(s *store.Store, stores []string, session *store.Staging, o execOptions, stderr io.Writer) (argv []string, attr *os.ProcAttr, err error) {
+	user := os.Geteuid() != 0
+	// The store may be empty still; it is what this is going to fill.
+	c, err := intercept.Prepare(s, intercept.Options{Stores: stores, InUserNamespace: user, Session: session})
+	if err != nil {
+		return nil, nil, err
+	}
+	attr = &os.ProcAttr{Env: environment()}
+	if user {
+		argv, err = insideUser(s, c, o, stderr)
+		return argv, attr, err
+	}
+	attr.Sys = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	argv, err = inside(c, o)
+	return argv, attr, err
+}
+
+// auto makes resident what a command tree executes often.
+type auto struct {
+	manager *resident.Manager
+	counter *intercept.Counter
+	after   int
+	tried   map[intercept.Binary]bool
+	added   int
+}
+
+// watch looks at the starts until the command has ended, whose error it gives.
+func (a *auto) watch(ended <-chan error) error {
+	const pause = 50 * time.Millisecond
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	wanted, done := make(chan string), make(chan bool)
+	go func() {
+		for path := range wanted {
+			added, err := a.manager.Add(ctx, path, resident.AddOptions{})
+			done <- err == nil && !added.Already
+		}
+	}()
+	defer close(wanted)
+	for busy := false; ; {
+		_ = a.counter.Read() // what cannot be read is not counted
+		if path, ok := a.next(busy); ok {
+			busy = true
+			wanted <- path
+		}
+		select {
+		case err := <-ended:
+			cancel()
+			if busy {
+				a.count(<-done)
+			}
+			_ = a.counter.Read()
+			return err
+		case ok := <-done:
+			busy = false
+			a.count(ok)
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (a *auto) count(added bool) {
+	if added {
+		a.added++
+	}
+}
+
+// next is the program that has been executed normally most often, if it is often
+// enough. Each is tried once: one that is refused will be refused again.
+func (a *auto) next(busy bool) (path string, ok bool) {
+	if busy {
+		return "", false
+	}
+	most := a.after - 1
+	var binary intercept.Binary
+	for b, s := range a.counter.Programs {
+		if s.Normal > most && s.Path != "" && !a.tried[b] {
+			binary, path, most, ok = b, s.Path, s.Normal, true
+		}
+	}
+	if ok {
+		a.tried[binary] = true
+	}
+	return path, ok
+}
+
+// summary says in one line what it was good for. What a start saves is what add
+// measured.
+func (a *auto) summary() string {
+	var total, residents int
+	var saved time.Duration
+	records, _ := a.manager.Entries()
+	for b, s := range a.counter.Programs {
+		total += s.Resident + s.Normal
+		residents += s.Resident
+		for _, rec := range records {
+			if t := rec.Timing; t != nil && rec.Binary.Dev == b.Dev && rec.Binary.Ino == b.Ino {
+				saved += time.Duration(int64(s.Resident) * (t.ExecNS - t.ResidentNS))
+			}
+		}
+	}
+	return fmt.Sprintf("%d of %d starts were resident, which saved them %.1f s in all; %s made resident meanwhile",
+		residents, total, saved.Seconds(), count(a.added, "program"))
+}

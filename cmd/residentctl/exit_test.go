@@ -1,0 +1,107 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/residentctl/residentctl/pkg/criuwrap"
+	"github.com/residentctl/residentctl/pkg/elfinfo"
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/linkstop"
+	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// diagnoses has a row for every exit status and every branch of diagnose.
+var diagnoses = []struct {
+	name string
+	err  error
+	code int
+	hint string // part of it; "" for none
+}{
+	{"nothing", nil, exitDone, ""},
+	{"anything else", errors.New("odd"), exitFailed, ""},
+	{"refused", &elfinfo.Refusal{Path: "/p", Reason: "is a script", Hint: "add perl"}, exitFailed, "add perl"},
+	{"refused when it ran", &linkstop.Refusal{Reason: "odd", Hint: "do this"}, exitFailed, "do this"},
+	{"does not link", &linkstop.LinkError{Path: "/p"}, exitFailed, "without residentctl"},
+	{"changed meanwhile", fingerprint.ErrChanged, exitFailed, "try again"},
+	{"unknown name", registryError(registry.ErrNotFound), exitFailed, "residentctl list"},
+	{"ambiguous name", registryError(&registry.AmbiguousError{Query: "a"}), exitFailed, "more digits"},
+	{"some failed", &someFailed{failures: make([]*report, 1), total: 2}, exitFailed, ""},
+	{"a file", &fs.PathError{Op: "open", Path: "/p", Err: syscall.EPERM}, exitFailed, ""},
+	{"usage", usagef("add", "odd"), exitUsage, "`residentctl help add`"},
+	{"store cannot be opened", &storeError{errors.New("odd")}, exitStore, ""},
+	{"store is unsafe", &storeError{&store.Error{Err: store.ErrUnsafe}}, exitStore, ""},
+	{"store is not ours", &store.Error{Err: fs.ErrPermission}, exitStore, "somebody else's"},
+	{"registry is damaged", registryError(registry.ErrCorrupt), exitStore, "residentctl check"},
+	{"registry is locked", registryError(registry.ErrLocked), exitStore, "try again"},
+	{"disk is full", &store.Error{Err: syscall.ENOSPC}, exitStore, "disk is full"},
+	{"disk is full for CRIU", &criuwrap.Error{Op: "dump", Errno: syscall.ENOSPC}, exitStore, "disk is full"},
+	{"no CRIU", fmt.Errorf("%w (looked for criu)", criuwrap.ErrNoCRIU), exitSystem, "install CRIU"},
+	{"old CRIU", &criuwrap.ErrTooOld{Path: "criu"}, exitSystem, "install CRIU"},
+	{"CRIU may not", &criuwrap.Error{Op: "dump", Errno: syscall.EPERM}, exitSystem, "CRIU"},
+	{"ptrace is forbidden", fmt.Errorf("trace /p: %w", syscall.EPERM), exitSystem, "ptrace"},
+	{"old kernel", fmt.Errorf("call: %w", syscall.ENOSYS), exitSystem, "kernel"},
+	{"interrupted", fmt.Errorf("dump: %w", context.Canceled), exitInterrupted, ""},
+	{"run: usage", &runError{code: exitRun, what: "odd", hint: "this"}, exitRun, "this"},
+	{"run: cannot", cannotRun("/bin/true", syscall.EACCES), exitCannotRun, ""},
+	{"run: no interpreter", cannotRun("/bin/true", syscall.ENOENT), exitNotFound, ""},
+	{"run: nothing there", cannotRun("/no/such", syscall.ENOENT), exitNotFound, ""},
+}
+
+func registryError(err error) error {
+	return fmt.Errorf("perl: %w", &registry.Error{Doing: "read registry", Path: "/r", Err: err})
+}
+
+func TestDiagnose(t *testing.T) {
+	for _, tc := range diagnoses {
+		t.Run(tc.name, func(t *testing.T) {
+			code, hint := diagnose(tc.err)
+			if code != tc.code || !strings.Contains(hint, tc.hint) || (tc.hint == "") != (hint == "") {
+				t.Errorf("status %d, hint %q; want %d, %q", code, hint, tc.code, tc.hint)
+			}
+		})
+	}
+}
+
+func TestEveryStatusHasARow(t *testing.T) {
+	for _, s := range statuses {
+		found := false
+		for _, tc := range diagnoses {
+			found = found || tc.code == s.code
+		}
+		if !found {
+			t.Errorf("no test ends with %d, %s", s.code, s.text)
+		}
+	}
+	for _, tc := range diagnoses {
+		if !strings.Contains(exitStatusPart(tc.code), fmt.Sprintf("   %-3d  ", tc.code)) {
+			t.Errorf("status %d (%s) is not in the help", tc.code, tc.name)
+		}
+	}
+}
+
+func TestReport(t *testing.T) {
+	err := &usageError{what: "bad\x1b[31m\nname", hint: "<this> & that"}
+	for _, tc := range []struct {
+		format format
+		want   string
+	}{
+		{formatTable, "residentctl: error: bad\uFFFD[31m\uFFFDname\nresidentctl: hint: <this> & that\n"},
+		{formatJSON, `{"error":"bad\u001b[31m\nname","hint":"<this> & that","code":2}` + "\n"},
+	} {
+		t.Run(string(tc.format), func(t *testing.T) {
+			var out bytes.Buffer
+			g := &globals{format: tc.format, err: &out}
+			if code := g.fail(err); code != exitUsage || out.String() != tc.want {
+				t.Errorf("status %d, %q, want %q", code, &out, tc.want)
+			}
+		})
+	}
+}

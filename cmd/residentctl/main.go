@@ -1,0 +1,15 @@
+// Residentctl makes programs resident: it starts them from an image that was
+// taken right after they were linked.
+//
+// The plain form `residentctl run PROGRAM …` never comes here. It is dealt with
+// by package front, which runs before there is a Go runtime.
+package main
+
+import (
+	"os"
+
+	_ "github.com/residentctl/residentctl/internal/descriptors"
+	_ "github.com/residentctl/residentctl/pkg/launcher/front"
+)
+
+func main() { os.Exit(execute(os.Args, os.Stdout, os.Stderr)) }

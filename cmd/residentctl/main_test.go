@@ -1,0 +1,74 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/residentctl/residentctl/pkg/criuwrap"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"residentctl": main})
+}
+
+// TestScripts runs testdata/*.txtar. The test binary stands for residentctl in
+// them: it is linked without the front door, so `run` takes the way through Go.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		Setup:               setup,
+		Condition:           condition,
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"status": status},
+		RequireExplicitExec: true,
+		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
+	})
+}
+
+// setup gives each script a home of its own, and so a store of its own.
+func setup(e *testscript.Env) error {
+	e.Setenv("HOME", e.WorkDir)
+	e.Setenv("STORE", e.WorkDir+"/store")
+	for _, name := range []string{criuwrap.PathVariable, "GOCOVERDIR"} {
+		if value, set := os.LookupEnv(name); set {
+			e.Setenv(name, value)
+		}
+	}
+	return nil
+}
+
+// condition knows what add needs: [criu] and [root].
+func condition(name string) (bool, error) {
+	switch name {
+	case "criu":
+		_, err := criuwrap.Find()
+		return err == nil, nil
+	case "root":
+		return os.Geteuid() == 0, nil
+	}
+	return false, fmt.Errorf("unknown condition %q", name)
+}
+
+// status is `exec` for a command that must end with a certain status:
+// status N COMMAND…
+func status(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: status N COMMAND…")
+	}
+	code := 0
+	err := ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		code = exit.ExitCode()
+	case err != nil:
+		ts.Fatalf("%v", err)
+	}
+	if fmt.Sprint(code) != args[0] {
+		ts.Fatalf("status %d, want %s", code, args[0])
+	}
+}

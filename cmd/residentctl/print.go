@@ -1,0 +1,55 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+)
+
+// shortIDLen is how much of an id is shown to people: as much as a registry
+// demands of one.
+const shortIDLen = 12
+
+// nothingResident is what commands say that work on every entry, where there is none.
+const nothingResident = "nothing is resident; `residentctl add PROGRAM` does it"
+
+func shortID(id string) string { return id[:min(len(id), shortIDLen)] }
+
+// count is a number of things in words: "1 library", "5 libraries".
+func count(n int, thing string) string {
+	if n != 1 {
+		if stem, ok := strings.CutSuffix(thing, "y"); ok {
+			thing = stem + "ies"
+		} else {
+			thing += "s"
+		}
+	}
+	return fmt.Sprintf("%d %s", n, thing)
+}
+
+// formatBytes is a size for people: "512 B", "180 KiB", "1.3 MiB".
+func formatBytes(n int64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	size, unit := float64(n)/1024, 0
+	for size >= 1024 && unit < 3 {
+		size, unit = size/1024, unit+1
+	}
+	name := [...]string{"KiB", "MiB", "GiB", "TiB"}[unit]
+	if size < 10 && unit > 0 {
+		return fmt.Sprintf("%.1f %s", size, name)
+	}
+	return fmt.Sprintf("%.0f %s", size, name)
+}
+
+// printable replaces what a terminal would take for a command, such as a line
+// break in a file's name.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) && r != ' ' {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
+}

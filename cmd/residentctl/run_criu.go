@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/pkg/resident"
+)
+
+// Values of run's --engine.
+const (
+	engineAuto   = "auto"
+	engineDirect = "direct"
+	engineCRIU   = "criu"
+	engineExec   = "exec"
+)
+
+// runCRIU is run with CRIU's restore. It ends as the program does, or gives an
+// error, and then the program has not been started: falling back would hide
+// what was asked for.
+func runCRIU(ctx context.Context, o runOptions, stores []string, errOut io.Writer) error {
+	program, err := findProgram(o.argv[0])
+	if err != nil {
+		return err
+	}
+	if len(o.argv) > 1 {
+		return &runError{
+			code: exitRun, what: fmt.Sprintf("%s: CRIU starts a program as it was dumped: without arguments", program),
+			hint: "leave the arguments out, or start it without --engine criu",
+		}
+	}
+	if program, err = filepath.Abs(program); err != nil {
+		return &runError{code: exitRun, what: err.Error()}
+	}
+	err = resident.ErrNotResident
+	for _, dir := range stores {
+		var status syscall.WaitStatus
+		var m *resident.Manager
+		if m, err = resident.OpenToRead(dir); err == nil {
+			status, err = m.RunWithCRIU(ctx, program)
+		}
+		switch {
+		case err == nil:
+			if o.explain || explainByEnvironment() {
+				fmt.Fprintf(errOut, "residentctl: %s: restored by CRIU\n", program)
+			}
+			os.Exit(endLike(status))
+		case !errors.Is(err, resident.ErrNotResident):
+			_, hint := diagnose(err)
+			return &runError{code: exitRun, what: fmt.Sprintf("%s: no start by CRIU: %v", program, err), hint: hint}
+		}
+	}
+	return &runError{
+		code: exitRun, what: fmt.Sprintf("%s: no start by CRIU: %v", program, err),
+		hint: fmt.Sprintf("`residentctl add %s` makes it resident", o.argv[0]),
+	}
+}
+
+// endLike gives the exit status of a process that has ended; if a signal killed
+// it, that signal kills this process too, so that the caller sees the same.
+func endLike(status syscall.WaitStatus) int {
+	if !status.Signaled() {
+		return status.ExitStatus()
+	}
+	sig := status.Signal()
+	// One core file is enough.
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	dieBy(sig)
+	// Of a signal that does not kill by default it cannot have died.
+	const shellStatus = 128
+	return shellStatus + int(sig)
+}

@@ -1,0 +1,136 @@
+package resident
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/launcher"
+	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/registry"
+)
+
+// damage says what is wrong with an entry's own files, so that no start uses its
+// image, although nothing that it depends on may have changed. The store must be
+// locked, or somebody may be at work on them.
+func (m *Manager) damage(rec registry.Record) (faults []string) {
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+	index := m.store.IndexPath(rec.Binary.Dev, rec.Binary.Ino)
+	leads, err := os.Stat(index)
+	if err != nil {
+		fault("no start finds it (%v)", err)
+	}
+	path := m.store.PlanPath(rec.ID)
+	info, err := os.Stat(path)
+	if err != nil {
+		fault("its plan cannot be read (%v)", err)
+		return faults
+	}
+	if leads != nil && !os.SameFile(leads, info) {
+		fault("starts find another image of it")
+	}
+	if why := mistrust(path, info); why != "" {
+		fault("%s", why)
+	}
+	p, err := plan.Read(path)
+	if err != nil {
+		fault("%v", err)
+		return faults
+	}
+	switch {
+	case p.ID != rec.ID:
+		fault("its plan is that of image %s", p.ID)
+	case !slices.Contains(rec.Names(), p.Program): // that name leads to another file now
+		fault("its plan is of %s", p.Program)
+	case len(p.Files) < 2 || p.Files[0].ID != rec.Binary:
+		fault("its plan is of another state of the program")
+	}
+	if len(p.Files) > 0 {
+		if why := pagesFault(p.Files[len(p.Files)-1], m.store.ImageDir(rec.ID)); why != "" {
+			fault("%s", why)
+		}
+	}
+	return faults
+}
+
+// pagesFault says why a start would not map CRIU's pages.
+func pagesFault(pages plan.MappedFile, dir string) string {
+	if filepath.Dir(pages.Path) != dir {
+		return fmt.Sprintf("its plan maps pages from outside of the image: %s", pages.Path)
+	}
+	info, err := os.Stat(pages.Path)
+	if err != nil {
+		return fmt.Sprintf("its pages cannot be read (%v)", err)
+	}
+	if linux.IDOf(info.Sys().(*syscall.Stat_t)) != pages.ID {
+		return fmt.Sprintf("%s was changed", pages.Path)
+	}
+	return mistrust(pages.Path, info)
+}
+
+// mistrust says why a start would not use a file of an image (launcher.c,
+// trusted).
+func mistrust(path string, info fs.FileInfo) string {
+	st := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !info.Mode().IsRegular():
+		return path + " is not a file"
+	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
+		return fmt.Sprintf("%s belongs to user %d, neither to root nor to user %d", path, st.Uid, os.Geteuid())
+	case st.Mode&0o022 != 0:
+		return fmt.Sprintf("others than its owner may write to %s (mode %04o)", path, st.Mode&0o7777)
+	}
+	return ""
+}
+
+// servesAs tells whether a launcher file is what is wanted, or would be with further
+// names, as an add leaves it that was killed before the record had the name.
+func (m *Manager) servesAs(rec registry.Record, got, want []byte) bool {
+	names := launcher.Names(got)
+	if bytes.Equal(got, want) || len(names) == 0 {
+		return bytes.Equal(got, want)
+	}
+	for _, name := range launcher.Names(want) {
+		if !slices.Contains(names, name) {
+			return false
+		}
+	}
+	same, err := m.launcherFile(rec, names)
+	return err == nil && bytes.Equal(got, same)
+}
+
+// launcherFaults says which launcher files of an entry are missing or not what
+// this residentctl would write.
+func (m *Manager) launcherFaults(rec registry.Record) (faults []string) {
+	t := treeOf(rec)
+	for _, name := range rec.Names() {
+		path := m.store.LauncherPath(rec.Binary.Dev, rec.Binary.Ino, name)
+		want, err := m.wantedFile(rec, t, name)
+		if err != nil {
+			faults = append(faults, err.Error())
+			continue
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			faults = append(faults, fmt.Sprintf("its launcher file cannot be read (%v)", err))
+			continue
+		}
+		got, err := os.ReadFile(path)
+		switch why := mistrust(path, info); {
+		case err != nil:
+			faults = append(faults, err.Error())
+		case why != "":
+			faults = append(faults, why)
+		case info.Mode().Perm()&0o111 == 0:
+			faults = append(faults, path+" is not executable")
+		case !t.gone && !m.servesAs(rec, got, want): // with a name gone it is stale
+			faults = append(faults, fmt.Sprintf("the launcher file %s is not what this residentctl writes", path))
+		}
+	}
+	return faults
+}

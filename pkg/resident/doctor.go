@@ -1,0 +1,303 @@
+package resident
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// Area is what a finding of Check is about.
+type Area string
+
+// Areas, in the order in which they are checked.
+const (
+	AreaKernel   Area = "kernel"
+	AreaCRIU     Area = "criu"
+	AreaTrial    Area = "trial" // a program made resident for the occasion
+	AreaStore    Area = "store"
+	AreaRegistry Area = "registry"
+	AreaEntry    Area = "entry"
+)
+
+// Status of a finding.
+type Status string
+
+// A fault needs somebody to do something; a note is good to know.
+const (
+	StatusOK    Status = "ok"
+	StatusNote  Status = "note"
+	StatusFault Status = "fault"
+)
+
+// Finding is what one probe found.
+type Finding struct {
+	Area   Area   `json:"area"`
+	What   string `json:"what"` // that was looked at
+	Status Status `json:"status"`
+	Detail string `json:"detail,omitempty"`
+	Advice string `json:"advice,omitempty"` // what to do about it
+}
+
+// doctor collects findings.
+type doctor struct {
+	dir   string
+	found func(Finding)
+}
+
+func (d *doctor) ok(a Area, what, detail string) { d.found(Finding{a, what, StatusOK, detail, ""}) }
+func (d *doctor) note(a Area, what, detail, advice string) {
+	d.found(Finding{a, what, StatusNote, detail, advice})
+}
+func (d *doctor) fault(a Area, what, detail, advice string) {
+	d.found(Finding{a, what, StatusFault, detail, advice})
+}
+
+// Check looks at everything that residentctl needs of the machine and at all
+// that is in the store in dir, and changes nothing in it. Found is told each
+// finding as it is made. The error is the context's.
+func Check(ctx context.Context, dir string, found func(Finding)) error {
+	d := &doctor{dir: dir, found: found}
+	d.kernel(ctx)
+	if path, ok := d.criu(ctx); ok {
+		d.trial(ctx, path)
+	}
+	if m := d.openStore(); m != nil {
+		d.contents(ctx, m)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// openStore opens the store and the registry as they are. Unlike Open it makes
+// nothing, and tells a store that is not there from one that is damaged.
+func (d *doctor) openStore() *Manager {
+	if _, err := os.Lstat(d.dir); errors.Is(err, fs.ErrNotExist) {
+		d.note(AreaStore, d.dir, "there is none yet", "`residentctl add PROGRAM` makes it")
+		return nil
+	}
+	s, err := store.Open(d.dir)
+	if errors.Is(err, fs.ErrNotExist) && !store.HasRegistry(d.dir) {
+		d.note(AreaStore, d.dir, "its making was not finished; nothing is resident yet", "`residentctl add PROGRAM` completes it")
+		return nil
+	}
+	if err != nil {
+		advice := hintOf(err)
+		if errors.Is(err, fs.ErrNotExist) {
+			advice = "a folder of it is missing: `residentctl add PROGRAM` makes it again"
+		}
+		d.fault(AreaStore, d.dir, err.Error(), advice)
+		return nil
+	}
+	d.ok(AreaStore, d.dir, "it belongs to root or to you, and nobody else may write to it")
+	d.boot(s)
+	return d.openRegistry(s)
+}
+
+// hintOf is the hint that an error has for people.
+func hintOf(err error) string {
+	var hinter interface{ Hint() string }
+	if errors.As(err, &hinter) {
+		return hinter.Hint()
+	}
+	return ""
+}
+
+// boot looks at the boot stamp. Without a fitting one starts are right, but
+// each of them looks at the CPU.
+func (d *doctor) boot(s *store.Store) {
+	const again = "the next `residentctl add` writes it; until then each start asks the CPU, up to 0.5 ms in a virtual machine"
+	boot, err := linux.BootID()
+	if err != nil {
+		d.fault(AreaKernel, "boot id", err.Error(), "is /proc mounted?")
+		return
+	}
+	switch was, _, err := s.ReadBoot(); {
+	case errors.Is(err, fs.ErrNotExist):
+		d.note(AreaStore, "boot stamp", "there is none", again)
+	case err != nil:
+		d.fault(AreaStore, "boot stamp", err.Error(), "remove the file; "+again)
+	case was != boot:
+		d.note(AreaStore, "boot stamp", "it is from another boot of this machine", again)
+	default:
+		d.ok(AreaStore, "boot stamp", "of this boot")
+	}
+}
+
+func (d *doctor) openRegistry(s *store.Store) *Manager {
+	path := s.RegistryPath()
+	const anew = "move the file away and run `residentctl gc`, then add the programs again"
+	r := registry.At(path, registry.Options{ReadOnly: true})
+	faults, err := r.Check()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		ids, _, _ := s.Images()
+		if len(ids) == 0 {
+			d.note(AreaRegistry, path, "there is none yet", "`residentctl add PROGRAM` makes it")
+		} else {
+			d.fault(AreaRegistry, path, fmt.Sprintf("it is missing, and there are %d images", len(ids)), "add the programs again, or `residentctl gc` removes the images")
+		}
+		return nil
+	case errors.Is(err, fs.ErrPermission):
+		d.note(AreaRegistry, path, "only the store's owner may read it", "")
+		return nil
+	case errors.Is(err, registry.ErrLocked):
+		d.note(AreaRegistry, path, err.Error(), hintOf(err))
+		return nil
+	case err != nil:
+		d.fault(AreaRegistry, path, err.Error(), anew)
+		return nil
+	}
+	for _, f := range faults {
+		advice := anew
+		if f.Kind == registry.FaultSchema {
+			advice = "it was written by another version of residentctl: use that one, or " + anew
+		}
+		d.fault(AreaRegistry, path, f.String(), advice)
+	}
+	if len(faults) > 0 {
+		return nil
+	}
+	d.ok(AreaRegistry, path, "every page, record and index entry fits")
+	return &Manager{store: s, registry: r}
+}
+
+// contents compares registry, index, images and launcher files, with the store
+// locked if this user may lock it.
+func (d *doctor) contents(ctx context.Context, m *Manager) {
+	unlock, err := m.store.Lock(ctx)
+	mine := err == nil
+	switch {
+	case mine:
+		defer unlock()
+	case !errors.Is(err, fs.ErrPermission):
+		d.fault(AreaStore, d.dir, err.Error(), hintOf(err))
+		return
+	}
+	records, err := m.registry.List()
+	if err != nil {
+		d.fault(AreaRegistry, m.registry.Path(), err.Error(), hintOf(err))
+		return
+	}
+	known := map[store.Binary]string{}
+	images := map[string]bool{}
+	for _, rec := range records {
+		if ctx.Err() != nil {
+			return
+		}
+		known[binaryOf(rec)] = rec.ID
+		images[rec.ID] = true
+		d.entry(m, rec)
+	}
+	d.system(ctx, m)
+	d.garbage(m, records, known, images, mine)
+	d.strays(m)
+}
+
+// entry checks one program's record, image, plan, index link and launcher files.
+func (d *doctor) entry(m *Manager, rec registry.Record) {
+	what := fmt.Sprintf("%s (id %.12s)", rec.Program, rec.ID)
+	again := fmt.Sprintf("it is executed normally; `residentctl add %s` makes it resident again, `residentctl gc` removes it", rec.Program)
+	wrong := m.damage(rec)
+	for _, f := range wrong {
+		d.fault(AreaEntry, what, f, again)
+	}
+	files := m.launcherFaults(rec)
+	for _, f := range files {
+		d.fault(AreaEntry, what, f, fmt.Sprintf("`residentctl add %s` writes it again", rec.Program))
+	}
+	var deps fingerprint.Dependencies
+	if err := json.Unmarshal(rec.Deps, &deps); err != nil {
+		d.fault(AreaEntry, what, fmt.Sprintf("what it depends on cannot be read: %v", err), again)
+		return
+	}
+	if len(wrong)+len(files) > 0 {
+		return
+	}
+	if stale := deps.Stale(); len(stale) > 0 {
+		d.note(AreaEntry, what, "stale: "+stale[0], again)
+		return
+	}
+	d.ok(AreaEntry, what, "current; its image, plan, link and launcher file fit")
+}
+
+// system says of what is enabled for the whole system whether it is so.
+func (d *doctor) system(ctx context.Context, m *Manager) {
+	all, err := m.System(ctx)
+	if err != nil {
+		d.fault(AreaStore, "binfmt_misc", err.Error(), hintOf(err))
+	}
+	for _, s := range all {
+		what := s.Program + " (system-wide)"
+		switch s.State {
+		case SystemOff:
+			d.note(AreaEntry, what, s.Reason, "it is executed normally; `residentctl refresh` registers it again")
+		case SystemNormal:
+			d.note(AreaEntry, what, s.Reason, "it is executed normally")
+		default:
+			d.ok(AreaEntry, what, "every exec of it is a start from its image")
+		}
+	}
+}
+
+// garbage reports what gc would remove and what has no entry.
+func (d *doctor) garbage(m *Manager, records []registry.Record, known map[store.Binary]string, images map[string]bool, mine bool) {
+	p := &GCPlan{}
+	for _, rec := range records {
+		m.planSurplus(p, rec)
+	}
+	err := errors.Join(m.planShims(p, records), m.planSystem(p, records), m.planLinks(p, known), m.planLaunchers(p, known), m.planImages(p, images))
+	if mine {
+		err = errors.Join(err, m.planStaging(p), m.planLeftovers(p))
+		d.temporary()
+	}
+	if err != nil {
+		d.fault(AreaStore, d.dir, err.Error(), hintOf(err))
+	}
+	for _, item := range p.Items {
+		d.fault(AreaStore, item.Path, fmt.Sprintf("garbage (%s): %s", item.Kind, item.Reason), "harmless; `residentctl gc` removes it")
+	}
+	if err == nil && len(p.Items) == 0 {
+		d.ok(AreaStore, "garbage", "nothing is there without an entry")
+	}
+}
+
+// temporary reports the folders of killed adds in TMPDIR, which may have been at
+// work on any store.
+func (d *doctor) temporary() {
+	p := &GCPlan{}
+	if err := planTemporary(p); err != nil {
+		d.note(AreaStore, os.TempDir(), err.Error(), hintOf(err))
+	}
+	if n := len(p.Items); n > 0 {
+		d.note(AreaStore, os.TempDir(), fmt.Sprintf("%d folders residentctl-work-*: whoever made them was killed", n),
+			"harmless; `residentctl gc` removes it")
+	}
+}
+
+// strays reports what residentctl never puts into a store.
+func (d *doctor) strays(m *Manager) {
+	_, images, err1 := m.store.Images()
+	_, links, err2 := m.store.Links()
+	_, launchers, err3 := m.store.Launchers()
+	_, shims, err4 := m.store.Shims()
+	_, system, err5 := m.store.SystemLinks()
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+		d.fault(AreaStore, d.dir, err.Error(), hintOf(err))
+	}
+	for _, paths := range [][]string{images, links, launchers, shims, system} {
+		for _, path := range paths {
+			d.fault(AreaStore, path, "not made by residentctl", fmt.Sprintf("look at it, and remove %s by hand", filepath.Base(path)))
+		}
+	}
+}

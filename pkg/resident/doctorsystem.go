@@ -1,0 +1,226 @@
+package resident
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/criuwrap"
+	"github.com/residentctl/residentctl/pkg/elfinfo"
+	"github.com/residentctl/residentctl/pkg/linkstop"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// kernel tries out what is needed of the kernel, by this user.
+func (d *doctor) kernel(ctx context.Context) {
+	if release, err := linux.Kernel(); err == nil {
+		d.ok(AreaKernel, "release", release)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		d.fault(AreaKernel, "ptrace", err.Error(), "is /proc mounted?")
+		return
+	}
+	for _, f := range linkstop.ProbeKernel(ctx, self) {
+		switch {
+		case f.Err == nil:
+			d.ok(AreaKernel, f.Name, f.Detail)
+		case f.Optional:
+			d.note(AreaKernel, f.Name, f.Err.Error(), f.Without)
+		default:
+			d.fault(AreaKernel, f.Name, f.Err.Error(), f.Without)
+		}
+	}
+}
+
+// criu looks for CRIU and has it check the kernel itself.
+func (d *doctor) criu(ctx context.Context) (path string, ok bool) {
+	get := fmt.Sprintf("install CRIU %v or newer (scripts/setup does), or name one in %s", criuwrap.Minimum, criuwrap.PathVariable)
+	path, err := criuwrap.Find()
+	if err != nil {
+		d.fault(AreaCRIU, "program", err.Error(), get)
+		return "", false
+	}
+	v, err := criuwrap.Version(path)
+	if err != nil {
+		d.fault(AreaCRIU, "program", err.Error(), get)
+		return "", false
+	}
+	d.ok(AreaCRIU, "program", fmt.Sprintf("%v (%s)", v, path))
+	if err := criuwrap.MayDump(path); err != nil {
+		d.fault(AreaCRIU, "for this user", "what is resident starts, and nothing can be added: "+err.Error(), hintOf(err))
+		return path, false
+	}
+	if err := criuwrap.Check(ctx, path); err != nil {
+		advice := hintOf(err)
+		if advice == "" {
+			advice = fmt.Sprintf("see what `%s check` says; %s", path, get)
+		}
+		d.fault(AreaCRIU, "its own check", fmt.Sprintf("%+v", err), advice)
+		return path, false
+	}
+	d.ok(AreaCRIU, "its own check", "`criu check` finds nothing missing")
+	d.ordinaryUsers(path)
+	return path, true
+}
+
+// ordinaryUsers says whether users other than root can add programs.
+func (d *doctor) ordinaryUsers(criu string) {
+	const what = "for ordinary users"
+	if err := criuwrap.AnybodyMayDump(criu); err != nil {
+		d.note(AreaCRIU, what, "they can start what is resident, and not add: "+err.Error(), hintOf(err))
+		return
+	}
+	d.ok(AreaCRIU, what, "they can add to stores of their own")
+}
+
+// trialPrograms are small programs, one of which is on every machine.
+var trialPrograms = []string{"true", "cat", "ls", "sh"}
+
+// trialProgram is the path of a program that can be made resident.
+func trialProgram() (string, error) {
+	var failed []error
+	for _, name := range trialPrograms {
+		path, err := elfinfo.LookPath(name)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		f, err := elfinfo.Open(path)
+		if err == nil {
+			err = f.CanBeResident()
+		}
+		if err == nil {
+			return path, nil
+		}
+		failed = append(failed, fmt.Errorf("%s: %w", path, err))
+	}
+	return "", errors.Join(failed...)
+}
+
+// trial makes a small program resident in a store of its own, which shows that
+// template, CRIU's dump, the reading of its images, and a start work together.
+func (d *doctor) trial(ctx context.Context, criu string) {
+	program, err := trialProgram()
+	if err != nil {
+		d.note(AreaTrial, "program", err.Error(), "there is no small program here to try it out with")
+		return
+	}
+	work, err := store.StageTemporary()
+	if err != nil {
+		d.fault(AreaTrial, "folder", err.Error(), hintOf(err))
+		return
+	}
+	defer func() { _ = work.Discard() }()
+	// Other users are to start from it. Nothing in it is a secret.
+	if err := os.Chmod(work.Dir, 0o755); err != nil {
+		d.fault(AreaTrial, "folder", err.Error(), "")
+		return
+	}
+	m, err := Open(filepath.Join(work.Dir, "residentctl"), true)
+	if err != nil {
+		d.fault(AreaTrial, "store", err.Error(), hintOf(err))
+		return
+	}
+	began := time.Now()
+	added, err := m.Add(ctx, program, AddOptions{EvenIfSlower: true})
+	if err != nil {
+		d.fault(AreaTrial, "add "+program, err.Error(), trialAdvice(err))
+		return
+	}
+	d.ok(AreaTrial, "add "+program, fmt.Sprintf("stopped, dumped, compiled and tried in %d ms", time.Since(began).Milliseconds()))
+	d.imageFormat(m.store.ImageDir(added.Record.ID))
+	d.starts(ctx, m, added.Record.Program, m.Launcher(added.Record))
+}
+
+func trialAdvice(err error) string {
+	var criu *criuwrap.Error
+	var trial *TrialError
+	switch hint := hintOf(err); {
+	case hint != "":
+		return hint
+	case errors.As(err, &criu):
+		return "CRIU's log tells more"
+	case errors.As(err, &trial):
+		return "resident starts do not work on this kernel; please report it with the output of `residentctl version`"
+	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.ENOSYS):
+		return "the kernel, a container or a sandbox forbids it"
+	}
+	return ""
+}
+
+// imageFormat reads back what CRIU wrote. From CRIU 4.2 on a pagemap entry has
+// its page count in another field, and a reader that does not know it finds an
+// image empty.
+func (d *doctor) imageFormat(dir string) {
+	const what = "format of images"
+	im, err := criuwrap.Open(dir)
+	if err != nil {
+		d.fault(AreaTrial, what, err.Error(), "this CRIU writes images that this residentctl cannot read: use another version of either")
+		return
+	}
+	var pages uint64
+	for _, r := range im.Pages {
+		pages += r.Pages
+	}
+	info, err := os.Stat(im.PagesPath)
+	if err != nil {
+		d.fault(AreaTrial, what, err.Error(), "")
+		return
+	}
+	if pages == 0 || pages*criuwrap.PageSize != uint64(info.Size()) {
+		d.fault(AreaTrial, what, fmt.Sprintf("the page map tells of %d pages, the pages' file has %d bytes", pages, info.Size()),
+			"this CRIU writes images that this residentctl cannot read: use another version of either")
+		return
+	}
+	d.ok(AreaTrial, what, fmt.Sprintf("%d pages in %d runs, as many as in the file", pages, len(im.Pages)))
+}
+
+// starts starts the program from its image, as this user and as an ordinary one.
+func (d *doctor) starts(ctx context.Context, m *Manager, program, launcher string) {
+	const nobody = 65534
+	const advice = "programs are executed normally; please report it with the output of `residentctl version`"
+	users := []struct {
+		what string
+		uid  uint32
+	}{{"a start by this user", uint32(os.Geteuid())}}
+	if os.Geteuid() == 0 {
+		users = append(users, struct {
+			what string
+			uid  uint32
+		}{"a start by an ordinary user", nobody})
+	}
+	for _, u := range users {
+		// A shell and a cat with nothing to read end at once.
+		cmd := exec.CommandContext(ctx, launcher)
+		cmd.Args[0] = program
+		cmd.Env = []string{"RESIDENTCTL_EXPLAIN=1"}
+		cmd.Dir = "/"
+		cmd.WaitDelay = time.Second
+		if u.uid != uint32(os.Geteuid()) {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: u.uid, Gid: u.uid}}
+		}
+		var said strings.Builder
+		cmd.Stderr = &said
+		err := cmd.Run()
+		line, _, _ := strings.Cut(said.String(), "\n")
+		switch {
+		case errors.Is(err, fs.ErrPermission) && cmd.Process == nil && cmd.SysProcAttr != nil:
+			d.note(AreaTrial, u.what, "not tried: others may not enter "+os.TempDir(), "set TMPDIR to a folder that they may enter")
+		case err != nil:
+			d.fault(AreaTrial, u.what, fmt.Sprintf("%v: %s", err, line), advice)
+		case !strings.Contains(line, ": resident start: "):
+			d.fault(AreaTrial, u.what, line, advice)
+		default:
+			d.ok(AreaTrial, u.what, "it started from its image and ended well")
+		}
+	}
+}

@@ -1,0 +1,39 @@
+package resident
+
+import (
+	"context"
+	"errors"
+	"os"
+	"syscall"
+
+	"github.com/residentctl/residentctl/pkg/binfmt"
+	"github.com/residentctl/residentctl/pkg/elfinfo"
+	"github.com/residentctl/residentctl/pkg/linkstop"
+)
+
+// follow gives the dynamic program that the program at path is or becomes. One
+// that is dynamic itself is not run for that.
+func follow(ctx context.Context, path string) (string, error) {
+	file, err := elfinfo.Open(path)
+	var refusal *elfinfo.Refusal
+	switch {
+	case err == nil && (file.Interp != "" || file.Setuid() || file.Setgid()):
+		return path, nil
+	case errors.As(err, &refusal) && refusal.Kind != elfinfo.Script && refusal.Kind != elfinfo.NotELF:
+		return "", err
+	case err != nil && refusal == nil:
+		return "", err
+	}
+	if os.Geteuid() == 0 {
+		back, err := binfmt.Aside(ctx, nil)
+		if err != nil {
+			return "", err
+		}
+		defer back()
+	}
+	to, followErr := linkstop.Follow(ctx, path, linkstop.FollowOptions{})
+	if err != nil && (errors.Is(followErr, syscall.ENOEXEC) || errors.Is(followErr, syscall.EACCES)) {
+		return "", err // neither ELF nor anything that the kernel has a handler for
+	}
+	return to, followErr
+}

@@ -1,0 +1,116 @@
+package resident
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/linkstop"
+	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// How a program's starts are timed. A start takes from a fraction of a
+// millisecond to tens of them, and as long again to prepare and clear away: for
+// large programs the budget ends it, and of those two starts tell enough.
+const (
+	timedStarts  = 21
+	timedAtLeast = 2
+	timingBudget = 200 * time.Millisecond
+
+	// Before a program is refused it is timed once more, for longer: on a busy
+	// machine a few starts say little.
+	againAtLeast = 15
+	againBudget  = time.Second
+)
+
+// fasterPercent is how much of the time of a plain start a resident one may
+// take at most to be called faster. The rest is what the medians of two times
+// the same thing differ by.
+const fasterPercent = 95
+
+// faultSlowStart is a value of store.FaultEnv with which resident starts seem
+// to take a second longer.
+const faultSlowStart = "slow-start"
+
+// SlowerError says that a program would not start faster if it were resident.
+type SlowerError struct {
+	Program string
+	Timing  registry.Timing
+}
+
+func (e *SlowerError) Error() string {
+	return fmt.Sprintf("%s would not start faster: %s instead of %s (medians of %d starts each)", e.Program,
+		milliseconds(e.Timing.ResidentNS), milliseconds(e.Timing.ExecNS), e.Timing.Starts)
+}
+
+// Hint says what a person can do about it.
+func (e *SlowerError) Hint() string {
+	return "it was left as it is; with --even-if-slower it is made resident all the same"
+}
+
+func milliseconds(ns int64) string { return fmt.Sprintf("%.2f ms", float64(ns)/1e6) }
+
+// Gain is how many times as long a plain start takes as a resident one, from
+// its exec to the program's own first instruction; 0 if it was not measured.
+func Gain(t *registry.Timing) float64 {
+	if t == nil || t.ResidentNS <= 0 {
+		return 0
+	}
+	return float64(t.ExecNS) / float64(t.ResidentNS)
+}
+
+// faster is the gate's decision.
+func faster(t *registry.Timing) bool { return t.ResidentNS*100 <= t.ExecNS*fasterPercent }
+
+// gate times starts both ways, the resident ones with a launcher file of the
+// trial's, and refuses an image that does not pay. Where it cannot be measured
+// it is open, and the entry says nothing of a gain.
+func (a *adding) gate(ctx context.Context, launcherFile string) error {
+	timing, err := a.time(ctx, launcherFile, timedAtLeast, timingBudget)
+	if err == nil && !a.evenIfSlower && !faster(timing) {
+		timing, err = a.time(ctx, launcherFile, againAtLeast, againBudget)
+	}
+	switch {
+	case errors.Is(err, linkstop.ErrNoDebugRegisters):
+		return nil
+	case errors.Is(err, linkstop.ErrStartedNormally):
+		if reasons := a.deps.Stale(); len(reasons) > 0 {
+			return fmt.Errorf("%w: %s", fingerprint.ErrChanged, reasons[0])
+		}
+		return &TrialError{What: "the launcher did not come to its end", Err: err}
+	case err != nil:
+		return err
+	}
+	if a.timing = timing; !a.evenIfSlower && !faster(timing) {
+		return &SlowerError{Program: a.program.Path, Timing: *timing}
+	}
+	return nil
+}
+
+// time gives the medians of starts both ways. The launcher file is small: it is
+// also what the measured processes are made from.
+func (a *adding) time(ctx context.Context, launcherFile string, least int, budget time.Duration) (*registry.Timing, error) {
+	took, err := linkstop.TimeStarts(ctx, launcherFile, []linkstop.TimedStart{
+		{Path: a.program.Path, Until: a.template.Linked()},
+		{Path: launcherFile, Until: linkstop.At(a.plan.Entry.RIP)},
+	}, linkstop.TimeOptions{Rounds: timedStarts, Least: least, Budget: budget})
+	if err != nil {
+		return nil, err
+	}
+	t := &registry.Timing{ExecNS: median(took[0]), ResidentNS: median(took[1]), Starts: len(took[0])}
+	if os.Getenv(store.FaultEnv) == faultSlowStart {
+		t.ResidentNS += int64(time.Second)
+	}
+	return t, nil
+}
+
+// median is that of at least one duration, the lower one of two.
+func median(all []time.Duration) int64 {
+	slices.Sort(all)
+	return int64(all[(len(all)-1)/2])
+}

@@ -1,0 +1,184 @@
+package resident
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// Manager carries out the verbs on one store. It holds nothing open.
+type Manager struct {
+	store    *store.Store
+	registry *registry.Registry // nil where there is nothing yet
+	foreign  bool               // the registry is another's (OpenToRead)
+}
+
+// Open opens the store in dir. With create it is made where there is none;
+// without, a store or registry that is not there yet is an empty one.
+func Open(dir string, create bool) (*Manager, error) {
+	if create {
+		s, err := store.Create(dir)
+		if err != nil {
+			return nil, err
+		}
+		r, err := registry.Open(s.RegistryPath(), registry.Options{})
+		return &Manager{store: s, registry: r}, err
+	}
+	s, err := store.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Manager{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	r, err := registry.Open(s.RegistryPath(), registry.Options{})
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EROFS) {
+		r, err = registry.Open(s.RegistryPath(), registry.Options{ReadOnly: true})
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Manager{store: s}, nil
+	}
+	return &Manager{store: s, registry: r}, err
+}
+
+// Entry is a resident program and whether a start would use its image.
+type Entry struct {
+	registry.Record
+	Gain    float64  `json:"gain,omitempty"` // see Gain
+	Current bool     `json:"current"`
+	Stale   []string `json:"stale,omitempty"` // why not, for people
+}
+
+// List gives every entry, sorted by program.
+func (m *Manager) List(ctx context.Context) ([]Entry, error) {
+	entries, _, err := m.Select(ctx, Selection{})
+	return entries, err
+}
+
+// stale says why a start would not use the entry's image.
+func (m *Manager) stale(rec registry.Record) []string {
+	var reasons []string
+	if _, err := os.Stat(m.store.PlanPath(rec.ID)); err != nil {
+		reasons = append(reasons, fmt.Sprintf("its plan cannot be read (%v)", err))
+	}
+	index := m.store.IndexPath(rec.Binary.Dev, rec.Binary.Ino)
+	if leads, err := os.Stat(index); err != nil {
+		reasons = append(reasons, fmt.Sprintf("no start finds it (%v)", err))
+	} else if plan, err := os.Stat(m.store.PlanPath(rec.ID)); err == nil && !os.SameFile(leads, plan) {
+		reasons = append(reasons, "starts find another image of it")
+	}
+	var deps fingerprint.Dependencies
+	if err := json.Unmarshal(rec.Deps, &deps); err != nil {
+		return append(reasons, fmt.Sprintf("what it depends on cannot be read (%v)", err))
+	}
+	return append(reasons, deps.Stale()...)
+}
+
+// Remove forgets the entries that the queries name: an id or a unique prefix
+// of one, a path, or a program's name. It goes on after a query that names
+// nothing and gives what was removed beside the errors of all.
+func (m *Manager) Remove(ctx context.Context, queries ...string) ([]registry.Record, error) {
+	var removed []registry.Record
+	var failed []error
+	for _, q := range queries {
+		if err := ctx.Err(); err != nil {
+			return removed, err
+		}
+		if m.registry == nil {
+			failed = append(failed, fmt.Errorf("%s: %w", q, registry.ErrNotFound))
+			continue
+		}
+		rec, err := m.forgetOne(ctx, func() (registry.Record, error) { return m.registry.Find(q) })
+		if errors.Is(err, registry.ErrNotFound) {
+			err = registry.ErrNotFound // where it was looked for says nothing
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", q, err))
+			continue
+		}
+		removed = append(removed, rec)
+	}
+	return removed, errors.Join(failed...)
+}
+
+// RemoveAll forgets every entry.
+func (m *Manager) RemoveAll(ctx context.Context) ([]registry.Record, error) {
+	if m.registry == nil {
+		return nil, nil
+	}
+	records, err := m.registry.List()
+	if err != nil {
+		return nil, err
+	}
+	var removed []registry.Record
+	for _, rec := range records {
+		if err := ctx.Err(); err != nil {
+			return removed, err
+		}
+		_, err := m.forgetOne(ctx, func() (registry.Record, error) { return m.registry.Get(rec.ID) })
+		if errors.Is(err, registry.ErrNotFound) {
+			continue // somebody else was quicker
+		}
+		if err != nil {
+			return removed, fmt.Errorf("%s: %w", rec.Program, err)
+		}
+		removed = append(removed, rec)
+	}
+	return removed, nil
+}
+
+// forgetOne looks an entry up and forgets it, with the store locked: what was
+// looked up before might have been replaced by an add since.
+func (m *Manager) forgetOne(ctx context.Context, lookUp func() (registry.Record, error)) (registry.Record, error) {
+	unlock, err := m.store.Lock(ctx)
+	if err != nil {
+		return registry.Record{}, err
+	}
+	defer unlock()
+	rec, err := lookUp()
+	if err != nil {
+		return registry.Record{}, err
+	}
+	return rec, m.forget(rec)
+}
+
+// forget removes an entry: first what leads to it, then its record, and the
+// image last, so that at every moment what is found is whole. The store must be
+// locked.
+func (m *Manager) forget(rec registry.Record) error {
+	if err := m.unpublish(rec.Binary.Dev, rec.Binary.Ino); err != nil {
+		return err
+	}
+	if _, err := m.registry.Delete(rec.ID); err != nil {
+		return err
+	}
+	store.Fault("after-delete")
+	return m.store.RemoveImage(rec.ID)
+}
+
+// unpublish removes all that leads to the image of one binary.
+func (m *Manager) unpublish(dev, ino uint64) error {
+	if err := m.removeSystem(store.Binary{Dev: dev, Ino: ino}); err != nil {
+		return err
+	}
+	if err := m.removeShims(store.Binary{Dev: dev, Ino: ino}); err != nil {
+		return err
+	}
+	if err := m.store.Unlink(dev, ino); err != nil {
+		return err
+	}
+	return m.store.RemoveLaunchers(dev, ino)
+}
+
+// Launcher is the path of the launcher file of an entry's program.
+func (m *Manager) Launcher(rec registry.Record) string {
+	return m.store.LauncherPath(rec.Binary.Dev, rec.Binary.Ino, rec.Program)
+}

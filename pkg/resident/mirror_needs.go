@@ -1,0 +1,111 @@
+package resident
+
+import (
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+)
+
+// needsExe tells whether a program is known to break where /proc/self/exe is its
+// launcher file instead of itself, mirror or not. Such programs are started
+// normally by those who may not set that (plan.FlagNeedsExe).
+func needsExe(program string) (bool, error) {
+	for _, known := range []func(program string) (bool, error){
+		// Archives with their unpacker in front (PyInstaller, makeself's in C,
+		// "single executables"): it reads what stands behind itself.
+		readsOwnEnd,
+		// Sanitizers: reports name functions and lines by the program's
+		// symbols, which libbacktrace reads from there (fileline.c).
+		isSanitized,
+	} {
+		if is, err := known(program); is || err != nil {
+			return is, err
+		}
+	}
+	return false, nil
+}
+
+// readsOwnEnd: there is something behind the end of the ELF file, and the program
+// knows how to open itself.
+func readsOwnEnd(program string) (bool, error) {
+	f, err := os.Open(program)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	end, err := elfEnd(f)
+	if err != nil || info.Size() <= end {
+		return false, err
+	}
+	return fileContains(program, selfExe)
+}
+
+// isSanitized: the program has a sanitizer's runtime, in a library or in itself.
+func isSanitized(program string) (bool, error) {
+	f, err := elf.Open(program)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	libraries, err := f.ImportedLibraries()
+	if err != nil {
+		return false, err
+	}
+	symbols, err := f.DynamicSymbols()
+	if err != nil && !errors.Is(err, elf.ErrNoSymbols) {
+		return false, err
+	}
+	return slices.ContainsFunc(libraries, func(name string) bool {
+		return hasPrefix(name, "libasan.", "libtsan.", "liblsan.", "libubsan.", "libhwasan.")
+	}) || slices.ContainsFunc(symbols, func(s elf.Symbol) bool {
+		return hasPrefix(s.Name, "__asan_init", "__tsan_init", "__lsan_", "__ubsan_handle_", "__hwasan_init", "__msan_init")
+	}), nil
+}
+
+func hasPrefix(s string, prefixes ...string) bool {
+	return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(s, p) })
+}
+
+// elfEnd is where an ELF file ends, in bytes, by its headers: behind the last of
+// the tables, segments and sections (elf(5)). The tables are at most 4 MiB, since
+// their lengths have 16 bits.
+func elfEnd(r io.ReaderAt) (int64, error) {
+	var head elf.Header64
+	if err := binary.Read(io.NewSectionReader(r, 0, 64), binary.LittleEndian, &head); err != nil {
+		return 0, fmt.Errorf("read ELF header: %w", err)
+	}
+	segments, sections := make([]elf.Prog64, head.Phnum), make([]elf.Section64, head.Shnum)
+	end := uint64(64)
+	until := func(off, size uint64) {
+		if off+size >= off {
+			end = max(end, off+size)
+		}
+	}
+	until(head.Phoff, uint64(binary.Size(segments)))
+	err := binary.Read(io.NewSectionReader(r, int64(head.Phoff), int64(binary.Size(segments))), binary.LittleEndian, segments)
+	for _, s := range segments {
+		until(s.Off, s.Filesz)
+	}
+	if head.Shoff != 0 {
+		until(head.Shoff, uint64(binary.Size(sections)))
+		err = errors.Join(err, binary.Read(io.NewSectionReader(r, int64(head.Shoff), int64(binary.Size(sections))), binary.LittleEndian, sections))
+	}
+	for _, s := range sections {
+		if elf.SectionType(s.Type) != elf.SHT_NOBITS {
+			until(s.Off, s.Size)
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read ELF tables: %w", err)
+	}
+	return int64(min(end, 1<<62)), nil
+}

@@ -1,0 +1,195 @@
+package resident
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// readers are those who may read and execute a program, as far as a mode and a
+// group can say it: what is kept of the program is for them. A program is out of
+// reach for whom one of the folders that lead to it shuts out, and an image also
+// shows the libraries that it is linked with. Who could not be told apart, by an
+// ACL for one, is left out: for him the program is started normally.
+//
+// The owners of folders and libraries are taken to have the rights that others
+// have, as they can give themselves, and root to have all.
+type readers struct {
+	mode fs.FileMode // the group's and others' bits for reading and executing
+	gid  int
+}
+
+// Rights in a mode, as others' bits.
+const (
+	mayRead  fs.FileMode = 4
+	maySeek  fs.FileMode = 1 // execute a file, look for something in a folder
+	bothMay  fs.FileMode = mayRead | maySeek
+	everyone fs.FileMode = 0o055
+)
+
+// readersOf finds the readers of a program with its libraries.
+func readersOf(program string, deps *fingerprint.Dependencies) (readers, error) {
+	r := readers{mode: everyone}
+	passed := map[string]bool{}
+	if err := r.reach(program, bothMay, passed); err != nil {
+		return r, err
+	}
+	for _, f := range append([]fingerprint.File{deps.Linker}, deps.Libraries...) {
+		if err := r.reach(f.Path, mayRead, passed); err != nil {
+			return r, err
+		}
+	}
+	return r, nil
+}
+
+// reach leaves out who may not reach a file and who lacks the rights to it.
+// Folders that were passed before are not looked at again.
+func (r *readers) reach(path string, rights fs.FileMode, passed map[string]bool) error {
+	folders, file, err := way(path)
+	if err != nil {
+		return fmt.Errorf("find who may read %s: %w", path, err)
+	}
+	for _, folder := range folders {
+		if passed[folder] {
+			continue
+		}
+		passed[folder] = true
+		st, err := permissions(folder)
+		if err != nil {
+			return err
+		}
+		// Out of reach is out of reach for reading too.
+		r.restrict(st, maySeek, bothMay)
+	}
+	st, err := permissions(file)
+	if err != nil {
+		return err
+	}
+	for _, right := range []fs.FileMode{mayRead, maySeek} {
+		if rights&right != 0 {
+			r.restrict(st, right, right)
+		}
+	}
+	return nil
+}
+
+// restrict takes the rights lose from those who do not have the right need to
+// what st describes.
+func (r *readers) restrict(st *syscall.Stat_t, need, lose fs.FileMode) {
+	group, others := fs.FileMode(st.Mode)>>3&need != 0, fs.FileMode(st.Mode)&need != 0
+	if group && others {
+		return
+	}
+	if r.mode>>3&7 == r.mode&7 {
+		r.gid = int(st.Gid) // whose group it was did not matter
+	}
+	// Who of another group's members and of the others is in st's group is not
+	// known.
+	same := r.gid == int(st.Gid)
+	if !same || !group {
+		r.mode &^= lose << 3
+	}
+	if !same || !others {
+		r.mode &^= lose
+	}
+}
+
+// launcherAccess gives who may use what stands in a store for the program at name
+// and the folders that lead to it: to execute it, or to pass through it, whoever
+// may do that with the original, or a start through the launcher would fail where
+// a plain one works; to read it, only who can read the original and the program.
+func launcherAccess(name string) func(path string) (store.Access, error) {
+	return func(path string) (a store.Access, err error) {
+		st, err := permissions(path)
+		if err != nil {
+			return a, err
+		}
+		pass, passed := fs.FileMode(st.Mode)&(maySeek|maySeek<<3), map[string]bool{}
+		if acl, err := hasACL(path); acl || err != nil {
+			return store.Access{Mode: maySeek | maySeek<<3, GID: -1}, err // it may let in anybody
+		}
+		r := readers{mode: everyone}
+		if err := r.reach(name, bothMay, passed); err != nil {
+			return a, err
+		}
+		if err := r.reach(path, bothMay, passed); err != nil {
+			return a, err
+		}
+		a = store.Access{Mode: pass, GID: int(st.Gid)}
+		if pass == 0 || pass == maySeek|maySeek<<3 {
+			a.GID = r.gid // whose group passes does not matter
+		}
+		if a.GID == r.gid {
+			a.Mode |= r.mode & (mayRead | mayRead<<3)
+		}
+		return a, nil
+	}
+}
+
+// permissions is stat(2), without the rights of group and others where an ACL
+// says more about them: the group's bits are only its mask then (acl(5)).
+func permissions(path string) (*syscall.Stat_t, error) {
+	var st syscall.Stat_t
+	if err := syscall.Stat(path, &st); err != nil {
+		return nil, fmt.Errorf("stat %s: %w", path, err)
+	}
+	acl, err := hasACL(path)
+	if acl {
+		st.Mode &^= 0o077
+	}
+	return &st, err
+}
+
+func hasACL(path string) (bool, error) {
+	switch _, err := syscall.Getxattr(path, "system.posix_acl_access", nil); err {
+	case nil:
+		return true, nil
+	case syscall.ENODATA, syscall.ENOTSUP:
+		return false, nil
+	default:
+		return false, fmt.Errorf("read the ACL of %s: %w", path, err)
+	}
+}
+
+// way gives the folders in which a path is looked up, those of the links in it
+// too, and the file that it leads to (path_resolution(7)).
+func way(path string) (folders []string, file string, err error) {
+	const maxLinks = 40 // linux/namei.h, MAXSYMLINKS
+	at, rest, links := "/", strings.Split(path, "/"), 0
+	for len(rest) > 0 {
+		name := rest[0]
+		rest = rest[1:]
+		switch name {
+		case "", ".":
+			continue
+		case "..":
+			at = filepath.Dir(at)
+			continue
+		}
+		folders = append(folders, at)
+		next := filepath.Join(at, name)
+		target, err := os.Readlink(next)
+		if errors.Is(err, syscall.EINVAL) { // it is no link
+			at = next
+			continue
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		if links++; links > maxLinks {
+			return nil, "", syscall.ELOOP
+		}
+		if filepath.IsAbs(target) {
+			at = "/"
+		}
+		rest = append(strings.Split(target, "/"), rest...)
+	}
+	return folders, at, nil
+}

@@ -1,0 +1,164 @@
+package resident
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+)
+
+func TestRestrict(t *testing.T) {
+	type file struct {
+		mode, gid uint32
+		folder    bool
+	}
+	for _, tc := range []struct {
+		name  string
+		files []file
+		mode  fs.FileMode
+		gid   int
+	}{
+		{"all", []file{{0o755, 0, true}, {0o755, 7, false}}, 0o055, 0},
+		{"owner", []file{{0o755, 0, true}, {0o700, 0, false}}, 0, 0},
+		{"a group", []file{{0o755, 0, true}, {0o750, 7, false}}, 0o050, 7},
+		{"execute only", []file{{0o711, 0, false}}, 0o011, 0},
+		{"a group reads", []file{{0o751, 7, false}}, 0o051, 7},
+		{"folder that cannot be listed", []file{{0o711, 0, true}, {0o755, 0, false}}, 0o055, 0},
+		{"folder that cannot be passed", []file{{0o744, 0, true}, {0o755, 0, false}}, 0, 0},
+		{"a group's folder", []file{{0o750, 7, true}, {0o755, 0, false}}, 0o050, 7},
+		{"two groups' folders", []file{{0o750, 7, true}, {0o750, 8, true}, {0o755, 0, false}}, 0, 0},
+		{"of the same group", []file{{0o750, 7, true}, {0o750, 7, false}}, 0o050, 7},
+		{"of another group", []file{{0o750, 7, true}, {0o750, 8, false}}, 0, 0},
+		{"all but a group", []file{{0o705, 7, false}}, 0o005, 7},
+		{"all but two groups", []file{{0o705, 7, true}, {0o705, 8, false}}, 0, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := readers{mode: everyone}
+			for _, f := range tc.files {
+				st := &syscall.Stat_t{Mode: f.mode, Gid: f.gid}
+				if f.folder {
+					r.restrict(st, maySeek, bothMay)
+					continue
+				}
+				r.restrict(st, mayRead, mayRead)
+				r.restrict(st, maySeek, maySeek)
+			}
+			if r.mode != tc.mode || r.mode>>3&7 != r.mode&7 && r.gid != tc.gid {
+				t.Errorf("mode %03o, group %d; want %03o, %d", r.mode, r.gid, tc.mode, tc.gid)
+			}
+		})
+	}
+}
+
+func TestWay(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"a/b", "c/d"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for link, target := range map[string]string{
+		"a/b/relative": "../../c/d/file",
+		"absolute":     filepath.Join(dir, "a/b"),
+		"loop":         "loop",
+	} {
+		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "c/d/file"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		path    string
+		folders []string // below dir, each at its first place
+	}{
+		{"c/d/file", []string{"", "c", "c/d"}},
+		{"c/./../c//d/file", []string{"", "c", "c/d"}},
+		{"a/b/relative", []string{"", "a", "a/b", "c", "c/d"}},
+		{"absolute/relative", []string{"", "a", "a/b", "c", "c/d"}},
+	} {
+		folders, file, err := way(filepath.Join(dir, "x")[:len(dir)+1] + tc.path)
+		if err != nil || file != filepath.Join(dir, "c/d/file") {
+			t.Errorf("%s leads to %s, %v", tc.path, file, err)
+		}
+		var below []string
+		for _, f := range folders {
+			if rel, err := filepath.Rel(dir, f); err == nil && filepath.IsLocal(rel) {
+				if rel == "." {
+					rel = ""
+				}
+				if !slices.Contains(below, rel) {
+					below = append(below, rel)
+				}
+			}
+		}
+		if !slices.Equal(below, tc.folders) {
+			t.Errorf("%s: through %q, want %q", tc.path, below, tc.folders)
+		}
+	}
+	for _, path := range []string{"loop", "nowhere/file"} {
+		if _, _, err := way(filepath.Join(dir, path)); err == nil {
+			t.Errorf("%s leads somewhere", path)
+		}
+	}
+}
+
+// TestLauncherAccess: who may use the original may use its like, and only who can
+// reach it can read that.
+func TestLauncherAccess(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "top")
+	file, link := filepath.Join(dir, "in", "file"), filepath.Join(filepath.Dir(dir), "link")
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Dir(file), link); err != nil {
+		t.Fatal(err)
+	}
+	// All that leads to dir can be passed, wherever the tests are run.
+	passable := t.TempDir()
+	for _, dir := range []string{passable, filepath.Dir(passable)} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := readers{mode: everyone}
+	if err := r.reach(passable, maySeek, map[string]bool{}); err != nil || r.mode != everyone {
+		t.Skip("the temporary folder is not for everybody")
+	}
+	for _, tc := range []struct {
+		top, in, file fs.FileMode
+		path          string
+		want          fs.FileMode
+	}{
+		{0o755, 0o755, 0o755, file, 0o055},
+		{0o755, 0o755, 0o711, file, 0o011},
+		{0o755, 0o755, 0o700, file, 0},
+		{0o755, 0o755, 0o755, dir, 0o055},
+		{0o755, 0o755, 0o711, dir, 0o011},
+		{0o755, 0o755, 0o700, dir, 0o011},
+		{0o700, 0o755, 0o755, dir, 0},
+		{0o700, 0o755, 0o755, filepath.Dir(file), 0o011},
+		{0o700, 0o755, 0o755, link, 0o011},
+		{0o755, 0o755, 0o755, link, 0o055},
+		{0o755, 0o711, 0o755, filepath.Dir(file), 0o011},
+	} {
+		for path, mode := range map[string]fs.FileMode{dir: tc.top, filepath.Dir(file): tc.in, file: tc.file} {
+			if err := os.Chmod(path, mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a, err := launcherAccess(file)(tc.path)
+		if err != nil || a.Mode != tc.want {
+			t.Errorf("%o/%o/%o: %s: mode %03o, want %03o, %v", tc.top, tc.in, tc.file, tc.path, a.Mode, tc.want, err)
+		}
+	}
+}

@@ -1,0 +1,100 @@
+package resident
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/residentctl/residentctl/pkg/registry"
+)
+
+// RefreshOptions says what is refreshed.
+type RefreshOptions struct {
+	All     bool              // also what is current: everything gets new layouts
+	Queries []string          // only these entries; none is all of them
+	Step    func(what string) // told each step as it begins; may be nil
+}
+
+// Refreshed is what became of one entry.
+type Refreshed struct {
+	Program string          `json:"program"`
+	Old     string          `json:"old"`              // the id that it had
+	Record  registry.Record `json:"record"`           // as it is now
+	Current bool            `json:"current"`          // it was current and was left as it is
+	Gone    bool            `json:"gone"`             // its program is not there any more; gc forgets it
+	Err     error           `json:"-"`                // it could not be made anew; the old one stays
+	Reason  string          `json:"reason,omitempty"` // Err, for people
+}
+
+// Refresh makes stale images anew, or with All every image, at other addresses.
+// Programs that are running go on; starts use the old image, or are normal ones,
+// until the new one has taken its place. It gives done one result for each
+// entry, and goes on after a failure. The names, the number of layouts and that
+// an entry was wanted although it is slower stay.
+func (m *Manager) Refresh(ctx context.Context, opts RefreshOptions, done func(Refreshed)) error {
+	records, err := m.refreshable(opts.Queries)
+	if err != nil {
+		return err
+	}
+	for _, rec := range records {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		done(m.refresh(ctx, rec, opts))
+	}
+	return nil
+}
+
+func (m *Manager) refreshable(queries []string) ([]registry.Record, error) {
+	if m.registry == nil {
+		return nil, nil
+	}
+	if len(queries) == 0 {
+		return m.registry.List()
+	}
+	var records []registry.Record
+	for _, q := range queries {
+		rec, err := m.registry.Find(q)
+		if err != nil {
+			return nil, err
+		}
+		records = append(records, rec)
+	}
+	return records, nil
+}
+
+func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts RefreshOptions) Refreshed {
+	r := Refreshed{Program: rec.Program, Old: rec.ID, Record: rec}
+	if _, err := os.Stat(rec.Program); errors.Is(err, fs.ErrNotExist) {
+		r.Gone = true
+		return r
+	}
+	if now, current, err := m.current(rec.Program); err == nil && current && !opts.All {
+		if !m.launchersAreCurrent(now) || !m.mirrorIsCurrent(now) {
+			_, r.Err = m.addName(ctx, now.ID, now.Program)
+		}
+		if r.Err == nil {
+			r.Err = m.restoreSystem(ctx, now)
+		}
+		if r.Current = r.Err == nil; r.Err != nil {
+			r.Reason = r.Err.Error()
+		}
+		return r
+	}
+	added, err := m.Add(ctx, rec.Program, AddOptions{
+		EvenIfSlower: rec.Timing != nil && !faster(rec.Timing),
+		Layouts:      rec.Layouts, Anew: true, Step: opts.Step,
+	})
+	if err != nil {
+		r.Err, r.Reason = err, err.Error()
+		return r
+	}
+	r.Record = added.Record
+	for _, name := range rec.Names()[1:] {
+		if named, err := m.Add(ctx, name, AddOptions{Step: opts.Step}); err == nil {
+			r.Record = named.Record
+		}
+	}
+	return r
+}

@@ -1,0 +1,154 @@
+package resident
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// OpenToRead opens the store in dir for methods that change nothing. Where the
+// registry is another's, what the caller may know of the store is read from its
+// images. A store that is not there yet is an empty one.
+func OpenToRead(dir string) (*Manager, error) {
+	m, err := Open(dir, false)
+	if !errors.Is(err, fs.ErrPermission) {
+		return m, err
+	}
+	s, unsafe := store.Open(dir)
+	if unsafe != nil {
+		return nil, err
+	}
+	return &Manager{store: s, foreign: true}, nil
+}
+
+// records are all that the caller may see, sorted by program.
+func (m *Manager) records() ([]registry.Record, error) {
+	switch {
+	case m.registry != nil:
+		return m.registry.List()
+	case !m.foreign:
+		return nil, nil
+	}
+	all, err := visible(m.store)
+	slices.SortFunc(all, func(a, b registry.Record) int {
+		return cmp.Or(cmp.Compare(a.Program, b.Program), cmp.Compare(a.ID, b.ID))
+	})
+	return all, err
+}
+
+// Selection says which entries are meant; the zero Selection means all.
+type Selection struct {
+	// Queries: those that one of these names by the beginning of an id, the
+	// path of a program, or its base name.
+	Queries []string
+	// Library: those that use this library, by path or base name.
+	Library string
+}
+
+// Select gives the entries that are meant, sorted by program, and the queries
+// that mean none. Beside an error is what could be read all the same.
+func (m *Manager) Select(ctx context.Context, sel Selection) (entries []Entry, unknown []string, err error) {
+	records, err := m.using(sel.Library)
+	if len(sel.Queries) > 0 {
+		records, unknown = choose(records, sel.Queries)
+	}
+	for _, rec := range records {
+		if err := ctx.Err(); err != nil {
+			return nil, nil, err
+		}
+		stale := m.stale(rec)
+		rec.Deps, rec.LibraryPaths = nil, nil // long, and inspect's to show
+		entries = append(entries, Entry{Record: rec, Gain: Gain(rec.Timing), Current: len(stale) == 0, Stale: stale})
+	}
+	return entries, unknown, err
+}
+
+// choose gives the records that the queries name, and those that name none.
+func choose(records []registry.Record, queries []string) (chosen []registry.Record, unknown []string) {
+	named := make([]bool, len(records))
+	for _, q := range queries {
+		names := namer(q)
+		found := false
+		for i := range records {
+			if names(&records[i]) {
+				named[i], found = true, true
+			}
+		}
+		if !found {
+			unknown = append(unknown, q)
+		}
+	}
+	for i, rec := range records {
+		if named[i] {
+			chosen = append(chosen, rec)
+		}
+	}
+	return chosen, unknown
+}
+
+// namer tells what a query names, as registry.Find has it; but a query may name
+// several.
+func namer(query string) func(*registry.Record) bool {
+	if !strings.Contains(query, "/") {
+		const minPrefix = 4 // registry's
+		return func(r *registry.Record) bool {
+			return len(query) >= minPrefix && strings.HasPrefix(r.ID, query) ||
+				slices.ContainsFunc(r.Names(), func(name string) bool { return filepath.Base(name) == query })
+		}
+	}
+	abs, err := filepath.Abs(query)
+	if err != nil {
+		abs = query
+	}
+	id, err := linux.StatID(abs)
+	return func(r *registry.Record) bool {
+		return slices.Contains(r.Names(), abs) ||
+			err == nil && r.Binary.Dev == id.Dev && r.Binary.Ino == id.Ino && r.Binary.Size == id.Size && r.Binary.Mtime == id.Mtime
+	}
+}
+
+// using gives the records that use a library, or all for "". A path is looked up
+// in the registry's index; one that no program has opened by this name, and a
+// base name, are compared with each library that is known.
+func (m *Manager) using(library string) ([]registry.Record, error) {
+	if library == "" {
+		return m.records()
+	}
+	named := strings.Contains(library, "/")
+	if named {
+		if abs, err := filepath.Abs(library); err == nil {
+			library = abs
+		}
+		if m.registry != nil {
+			users, err := m.registry.ByLibrary(library)
+			if err != nil || len(users) > 0 {
+				return users, err
+			}
+		}
+	}
+	all, err := m.records()
+	same := map[string]bool{}
+	info, statErr := os.Stat(library)
+	isIt := func(path string) bool {
+		if is, known := same[path]; known {
+			return is
+		}
+		is := path == library || !named && filepath.Base(path) == library
+		if !is && named && statErr == nil {
+			other, err := os.Stat(path)
+			is = err == nil && os.SameFile(info, other)
+		}
+		same[path] = is
+		return is
+	}
+	return slices.DeleteFunc(all, func(r registry.Record) bool { return !slices.ContainsFunc(r.LibraryPaths, isIt) }), err
+}

@@ -1,0 +1,352 @@
+package resident
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/elfinfo"
+	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// A shim belongs to a name of an entry, and goes with it. When an upgrade has put
+// another file in the place of the name, the shim moves to the new entry.
+
+// LookPath is elfinfo.LookPath, but of the shims in PATH it finds the programs
+// that they stand for.
+func LookPath(name string) (string, error) {
+	path, err := elfinfo.LookPathPast(name, isShim)
+	if program, ok := store.ShimOf(path); ok && err == nil {
+		return program, nil
+	}
+	return path, err
+}
+
+func isShim(path string) bool {
+	_, ok := store.ShimOf(path)
+	return ok
+}
+
+// Enabled is what Enable did.
+type Enabled struct {
+	Added
+	Shim    string `json:"shim,omitempty"`    // the link
+	Was     bool   `json:"was"`               // it was there, nothing was changed
+	Instead string `json:"instead,omitempty"` // the program that it led to before
+
+	System   bool     `json:"system,omitempty"`   // not by a shim, but for the whole system
+	AtBoot   bool     `json:"at_boot,omitempty"`  // and again at each boot
+	Collides []string `json:"collides,omitempty"` // programs that the kernel cannot tell from it
+}
+
+// EnableError is a program that is not enabled.
+type EnableError struct{ what, hint string }
+
+func (e *EnableError) Error() string { return e.what }
+
+// Hint says what can be done about it.
+func (e *EnableError) Hint() string { return e.hint }
+
+// Enable makes a shim for a program, which is made resident if it is not. The
+// errors are Add's, and *EnableError.
+func (m *Manager) Enable(ctx context.Context, name string, opts AddOptions) (*Enabled, error) {
+	path, err := LookPath(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.mayHaveShim(path); err != nil {
+		return nil, err
+	}
+	added, err := m.Add(ctx, path, opts)
+	if err != nil {
+		return nil, err
+	}
+	e := &Enabled{Added: *added, Shim: m.store.ShimPath(filepath.Base(path))}
+	unlock, err := m.store.Lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	rec, err := m.registry.Get(added.Record.ID)
+	if err != nil {
+		return nil, err // removed just now
+	}
+	shims, _, err := m.store.Shims()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range shims {
+		if s.Name != filepath.Base(path) {
+			continue
+		}
+		if e.Was = s.Program == path && s.Binary == binaryOf(rec); e.Was {
+			return e, nil
+		}
+		if s.Program != path {
+			e.Instead = s.Program
+		}
+	}
+	return e, m.store.WriteShim(rec.Binary.Dev, rec.Binary.Ino, path)
+}
+
+// mayHaveShim refuses a program that its shim would pass over, since PATH leads to
+// another one, and one whose name and path the shim would show to everybody.
+func (m *Manager) mayHaveShim(path string) error {
+	if found, err := LookPath(filepath.Base(path)); err == nil && found != path && !sameFile(found, path) {
+		return &EnableError{
+			fmt.Sprintf("PATH leads to %s by this name, and a shim starts what PATH leads to", found),
+			fmt.Sprintf("put %s before %s in PATH, or start it with `residentctl run %s`", filepath.Dir(path), filepath.Dir(found), path),
+		}
+	}
+	if !m.store.Shared() {
+		return nil
+	}
+	switch secret, err := isSecret(path); {
+	case err != nil:
+		return err
+	case secret:
+		return &EnableError{
+			fmt.Sprintf("not everybody may read %s, and a shim in this store would show its path to all", path),
+			"enable it in a store that only you may read: `mkdir -m 700 DIR`, then --store DIR",
+		}
+	}
+	return nil
+}
+
+// isSecret tells whether there is a program that not everybody may read. Of one that
+// is not there Add says it better.
+func isSecret(path string) (bool, error) {
+	a, err := launcherAccess(path)(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return a.Mode&mayRead == 0, err
+}
+
+func sameFile(a, b string) bool {
+	x, err := linux.StatID(a)
+	if err != nil {
+		return false
+	}
+	y, err := linux.StatID(b)
+	return err == nil && x.Dev == y.Dev && x.Ino == y.Ino
+}
+
+// ErrNotEnabled is a name without a shim.
+var ErrNotEnabled = errors.New("it is not enabled")
+
+// Disable removes the shim that a query names: by its name, its path, or that of
+// its program. The program stays resident.
+func (m *Manager) Disable(ctx context.Context, query string) (store.Shim, error) {
+	if m.store == nil {
+		return store.Shim{}, ErrNotEnabled
+	}
+	unlock, err := m.store.Lock(ctx)
+	if err != nil {
+		return store.Shim{}, err
+	}
+	defer unlock()
+	shims, _, err := m.store.Shims()
+	if err != nil {
+		return store.Shim{}, err
+	}
+	for _, s := range shims {
+		if m.namesShim(query, s) {
+			return s, m.store.RemoveShim(s.Name)
+		}
+	}
+	return store.Shim{}, ErrNotEnabled
+}
+
+func (m *Manager) namesShim(query string, s store.Shim) bool {
+	if !strings.Contains(query, "/") {
+		return query == s.Name
+	}
+	abs, err := filepath.Abs(query)
+	return err == nil && (abs == s.Program || abs == m.store.ShimPath(s.Name))
+}
+
+// ShimState says what becomes of a start through a shim.
+type ShimState string
+
+// States of shims.
+const (
+	ShimResident ShimState = "resident"
+	ShimNormal   ShimState = "normal"   // its image is stale: the program is executed
+	ShimOther    ShimState = "other"    // PATH leads to another program, which is executed
+	ShimHidden   ShimState = "hidden"   // PATH leads there before it leads to the shim
+	ShimDangling ShimState = "dangling" // it leads nowhere: shells go on to the next folder of PATH
+)
+
+// ShimStatus is a shim and what becomes of a start through it.
+type ShimStatus struct {
+	Name    string    `json:"name"`
+	Program string    `json:"program"`
+	Shim    string    `json:"shim"` // the link's path
+	State   ShimState `json:"state"`
+	Reason  string    `json:"reason,omitempty"` // of any state but resident
+}
+
+// ShimsDir is the folder of the shims, "" of a store that is not there yet.
+func (m *Manager) ShimsDir() string {
+	if m.store == nil {
+		return ""
+	}
+	return m.store.ShimsDir()
+}
+
+// Shims gives every shim, sorted by name. What PATH leads to is looked up in the
+// caller's.
+func (m *Manager) Shims(ctx context.Context) ([]ShimStatus, error) {
+	all := []ShimStatus{}
+	if m.store == nil {
+		return all, nil
+	}
+	shims, _, err := m.store.Shims()
+	if err != nil {
+		return all, err
+	}
+	records, err := m.records()
+	if err != nil {
+		return all, err
+	}
+	for _, s := range shims {
+		if ctx.Err() != nil {
+			return all, context.Cause(ctx)
+		}
+		st := ShimStatus{Name: s.Name, Program: s.Program, Shim: m.store.ShimPath(s.Name)}
+		st.State, st.Reason = m.shimState(s, records)
+		all = append(all, st)
+	}
+	return all, nil
+}
+
+func (m *Manager) shimState(s store.Shim, records []registry.Record) (ShimState, string) {
+	link := m.store.ShimPath(s.Name)
+	if _, err := os.Stat(link); err != nil {
+		return ShimDangling, fmt.Sprintf("its launcher file is not there (%v)", errors.Unwrap(err))
+	}
+	found, err := LookPath(s.Name)
+	if err == nil && found != s.Program && !sameFile(found, s.Program) {
+		return ShimOther, fmt.Sprintf("PATH leads to %s", found)
+	}
+	// Whether a folder in front of the shims has it.
+	if found, err := elfinfo.LookPath(s.Name); err == nil && !isShim(found) && inPath(m.store.ShimsDir()) {
+		return ShimHidden, fmt.Sprintf("PATH leads to %s before it leads to the shim", found)
+	}
+	i := slices.IndexFunc(records, func(r registry.Record) bool { return m.belongs(s, r) })
+	switch {
+	case i < 0 && m.foreign:
+		return ShimNormal, "its image is not for you to read"
+	case i < 0:
+		return ShimNormal, "it is not resident any more"
+	}
+	if stale := m.stale(records[i]); len(stale) > 0 {
+		return ShimNormal, stale[0]
+	}
+	return ShimResident, ""
+}
+
+func inPath(dir string) bool {
+	return slices.ContainsFunc(filepath.SplitList(os.Getenv("PATH")), func(d string) bool {
+		return d != "" && filepath.Clean(d) == dir
+	})
+}
+
+func (m *Manager) belongs(s store.Shim, rec registry.Record) bool {
+	return binaryOf(rec) == s.Binary && slices.Contains(rec.Names(), s.Program)
+}
+
+// enabled tells whether a binary is, in any way.
+func (m *Manager) enabled(binary store.Binary) bool {
+	shims, _, _ := m.store.Shims()
+	_, linked := m.store.SystemLink(binary)
+	return linked || slices.ContainsFunc(shims, func(s store.Shim) bool { return s.Binary == binary })
+}
+
+// moveEnabled makes what is enabled under an entry's names lead to its launcher
+// files.
+func (m *Manager) moveEnabled(rec registry.Record) error {
+	if err := m.moveShims(rec); err != nil {
+		return err
+	}
+	return m.moveSystem(rec)
+}
+
+// moveShims makes the shims of an entry's names lead to its launcher files. Those
+// that they led to were of the files in whose place the entry's has come.
+func (m *Manager) moveShims(rec registry.Record) error {
+	shims, _, err := m.store.Shims()
+	if err != nil {
+		return err
+	}
+	for _, s := range shims {
+		if slices.Contains(rec.Names(), s.Program) && s.Binary != binaryOf(rec) {
+			if err := m.store.WriteShim(rec.Binary.Dev, rec.Binary.Ino, s.Program); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// removeShims removes those that lead to the launcher files of a binary.
+func (m *Manager) removeShims(binary store.Binary) error {
+	shims, _, err := m.store.Shims()
+	if err != nil {
+		return err
+	}
+	for _, s := range shims {
+		if s.Binary == binary {
+			if err := m.store.RemoveShim(s.Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// planShims finds those whose name no entry has.
+func (m *Manager) planShims(p *GCPlan, records []registry.Record) error {
+	shims, _, err := m.store.Shims()
+	for _, s := range shims {
+		if slices.ContainsFunc(records, func(r registry.Record) bool { return m.belongs(s, r) }) {
+			continue
+		}
+		path := m.store.ShimPath(s.Name)
+		p.add(GCItem{
+			Kind: GCShim, Path: path, Program: s.Program, Bytes: diskUsage(path), binary: s.Binary,
+			Reason: "no entry of the registry has it",
+		})
+	}
+	return err
+}
+
+// collectShim removes a shim if its name is still no entry's.
+func (m *Manager) collectShim(item GCItem) (bool, error) {
+	shims, _, err := m.store.Shims()
+	if err != nil {
+		return false, err
+	}
+	for _, s := range shims {
+		if m.store.ShimPath(s.Name) != item.Path {
+			continue
+		}
+		rec, err := m.registry.ByInode(s.Dev, s.Ino)
+		if err == nil && m.belongs(s, rec) {
+			return false, nil
+		}
+		if err != nil && !errors.Is(err, registry.ErrNotFound) {
+			return false, err
+		}
+		return true, m.store.RemoveShim(s.Name)
+	}
+	return false, nil
+}

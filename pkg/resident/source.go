@@ -1,0 +1,204 @@
+package resident
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/criuwrap"
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/linkstop"
+	"github.com/residentctl/residentctl/pkg/plan"
+)
+
+// afterMove is the length of `mov %rax,%r12` at the stop point (glibc,
+// sysdeps/x86_64/dl-machine.h, RTLD_START): a start enters behind it with the
+// program's entry in r12, which leaves rax to the launcher's last system call.
+const afterMove = 3
+
+// source puts together what the plan is compiled from: CRIU's images for what
+// was mapped and dumped, the template for what belongs to the process, and the
+// dependencies for what must still be true.
+func (a *adding) source() (*plan.Source, error) {
+	t, im := a.template, a.image
+	if err := a.agree(); err != nil {
+		return nil, err
+	}
+	boot, err := linux.BootID()
+	if err != nil {
+		return nil, err
+	}
+	src := &plan.Source{
+		Plan: plan.Plan{
+			Kind: t.Kind, Program: a.program.Path, ID: a.id, Stamp: a.store.BootPath(),
+			Fixups: t.Fixups, CPUID: fingerprint.CPUTable(),
+			Caller: plan.Caller{
+				HWCap: t.Auxv.Value(linux.ATHWCap), HWCap2: t.Auxv.Value(linux.ATHWCap2),
+				PageSize: t.Auxv.Value(linux.ATPageSize), ClockTick: t.Auxv.Value(linux.ATClockTick),
+				Flags: t.Auxv.Value(linux.ATFlags), MinSigStack: t.Auxv.Value(linux.ATMinSigStackSize),
+				RseqSize: t.Auxv.Value(linux.ATRseqFeatureSize), RseqAlign: t.Auxv.Value(linux.ATRseqAlign),
+				XCR0: a.deps.XCR0, CPUSum: a.deps.CPUSum,
+			},
+			MM: plan.MM{
+				StartCode: im.MM.StartCode, EndCode: im.MM.EndCode,
+				StartData: im.MM.StartData, EndData: im.MM.EndData,
+				BrkBase: t.Auxv.Value(linux.ATEntry) - a.program.Entry + a.program.LoadEnd,
+			},
+			Kernel: plan.Kernel{
+				FSBase: t.FSBase, TIDAddr: t.TIDAddr, RobustHead: t.RobustHead, RobustLen: t.RobustLen,
+				RseqAddr: t.RseqAddr, RseqLen: t.RseqLen, RseqSig: t.RseqSig,
+			},
+			Entry: plan.Entry{
+				RIP: t.StopIP + afterMove, R12: t.Regs.Rax,
+				Phdr: t.Auxv.Value(linux.ATPhdr), Phent: t.Auxv.Value(linux.ATPhent), Phnum: t.Auxv.Value(linux.ATPhnum),
+				Base: t.Auxv.Value(linux.ATBase), ProgramEntry: t.Auxv.Value(linux.ATEntry),
+			},
+		},
+		Linker:  a.deps.Linker.Path,
+		PagesAt: filepath.Join(a.at, filepath.Base(im.PagesPath)),
+	}
+	copy(src.Caller.BootID[:], boot)
+	if a.program.Mode&0o111 != 0o111 || a.program.ACL {
+		src.Flags |= plan.FlagCheckExec
+	}
+	if usesOrigin(a.program) {
+		src.Flags |= plan.FlagOwnPath
+	}
+	if needs, err := needsExe(a.program.Path); err != nil {
+		return nil, err
+	} else if needs {
+		src.Flags |= plan.FlagNeedsExe
+	}
+	if src.Real, err = filepath.EvalSymlinks(a.program.Path); err != nil {
+		return nil, err
+	}
+	if t.Point == linkstop.StopEntry {
+		// musl jumps to the program's entry and keeps its heap in the image.
+		src.Entry.RIP, src.Entry.R12 = t.StopIP, 0
+		src.Flags |= plan.FlagKeepBrk
+		src.MM.BrkBase, src.MM.Brk = im.MM.StartBrk, im.MM.Brk
+	}
+	if src.VDSO, err = vdso(t.Maps, t.Auxv); err != nil {
+		return nil, err
+	}
+	if src.PagesID, err = linux.StatID(im.PagesPath); err != nil {
+		return nil, err
+	}
+	if src.Areas, err = a.areas(); err != nil {
+		return nil, err
+	}
+	for _, r := range im.Pages {
+		if !kernels(im.VMAs, r.Addr) {
+			src.Runs = append(src.Runs, plan.Run{Addr: r.Addr, Len: r.Pages * criuwrap.PageSize, Off: r.FileOff})
+		}
+	}
+	for i := 1; i < a.layouts; i++ {
+		src.Layouts = append(src.Layouts, filepath.Join(a.at, strconv.Itoa(i), planName(a.store)))
+	}
+	for _, c := range a.deps.Checks {
+		src.Checks = append(src.Checks, plan.CheckedFile{Path: c.Path, ID: c.ID})
+	}
+	for _, f := range a.deps.Folders {
+		src.Folders = append(src.Folders, plan.SearchedFolder{Path: f.Path, ID: f.ID, Misses: f.Misses})
+	}
+	return src, nil
+}
+
+// agree holds that CRIU saw the process that the template is.
+func (a *adding) agree() error {
+	t, im := a.template, a.image
+	for _, w := range []struct {
+		what       string
+		ours, criu uint64
+	}{
+		{"the instruction pointer", t.Regs.Rip, im.Regs.IP},
+		{"the stack pointer", t.Regs.Rsp, im.Regs.SP},
+		{"rax", t.Regs.Rax, im.Regs.AX},
+		{"the thread pointer", t.FSBase, im.Regs.FSBase},
+		{"the robust list", t.RobustHead, im.RobustHead},
+		{"rseq", t.RseqAddr, im.Rseq.Addr},
+	} {
+		if w.ours != w.criu {
+			return &plan.ImageError{What: fmt.Sprintf("CRIU dumped %s as %#x, it is %#x", w.what, w.criu, w.ours)}
+		}
+	}
+	return nil
+}
+
+// kernels tells whether the kernel gives every process its own of the VMA at
+// addr: the stack, the vDSO and its data.
+func kernels(vmas []criuwrap.VMA, addr uint64) bool {
+	for _, v := range vmas {
+		if v.Start <= addr && addr < v.End {
+			return v.Stack || v.VDSO || v.VVar || v.VSyscall
+		}
+	}
+	return false
+}
+
+// areas are CRIU's VMAs with the paths that the dynamic linker opened, which a
+// start opens again.
+func (a *adding) areas() ([]plan.Area, error) {
+	type inode struct{ dev, ino uint64 }
+	opened := map[inode]fingerprint.File{}
+	for _, f := range append([]fingerprint.File{a.deps.Program, a.deps.Linker}, a.deps.Libraries...) {
+		opened[inode{f.ID.Dev, f.ID.Ino}] = f
+	}
+	var areas []plan.Area
+	for _, v := range a.image.VMAs {
+		area := plan.Area{Start: v.Start, End: v.End, Prot: v.Prot}
+		switch {
+		case kernels(a.image.VMAs, v.Start):
+			continue
+		case v.Shared || v.Special:
+			return nil, &plan.ImageError{What: fmt.Sprintf("the mapping at %#x is shared or of a special kind", v.Start)}
+		case v.File:
+			id, err := linux.StatID(v.Path)
+			if err != nil {
+				return nil, err
+			}
+			f, ok := opened[inode{id.Dev, id.Ino}]
+			if !ok || f.ID != id {
+				return nil, fmt.Errorf("%s %w", v.Path, fingerprint.ErrChanged)
+			}
+			area.Path, area.ID, area.Off = f.Path, f.ID, v.Offset
+		}
+		areas = append(areas, area)
+	}
+	return areas, nil
+}
+
+// vdso finds where the template had the vDSO and its data pages, which the
+// kernel maps one behind the other, data first.
+func vdso(maps []linux.Mapping, auxv linux.Auxv) (v plan.VDSO, err error) {
+	n := 0
+	for _, m := range maps {
+		if !m.Kernel() || m.Path == "[vsyscall]" {
+			continue
+		}
+		if n == 0 {
+			v.Addr = m.Start
+		}
+		if n == len(v.Parts) || m.Start != v.Addr+v.Len {
+			return v, &plan.ImageError{What: "the vDSO and its data are not mapped as one"}
+		}
+		v.Parts[n] = m.Len()
+		v.Len += m.Len()
+		n++
+	}
+	if n == 0 {
+		return v, &plan.ImageError{What: "the kernel gave no vDSO"}
+	}
+	v.Code = auxv.Value(linux.ATSysinfoEhdr)
+	bytes, err := fingerprint.OwnVDSO()
+	if err != nil {
+		return v, err
+	}
+	off, id, err := fingerprint.VDSOBuildID(bytes)
+	if err != nil {
+		return v, err
+	}
+	v.BuildOff, v.BuildLen = off, uint32(copy(v.BuildID[:], id))
+	return v, nil
+}

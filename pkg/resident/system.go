@@ -1,0 +1,488 @@
+package resident
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/binfmt"
+	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// A program that is enabled for the whole system has three things: a link in the
+// store's system/, which says that it is meant to be; a line in binfmt.d, by which
+// it is registered at each boot; and the kernel's own entry, which does the work.
+// The link is made first and goes last, so that whatever is there is found by it.
+
+// MayEnableSystem is an *EnableError for everybody but root.
+func MayEnableSystem() error {
+	if os.Geteuid() == 0 {
+		return nil
+	}
+	return &EnableError{"only root may enable a program for the whole system", "run it as root, or enable a shim of your own (without --system)"}
+}
+
+// EnableSystem has every exec of a program, whoever makes it and by whatever path,
+// start from its image, which is made if there is none. It is for root: the entry
+// counts for all users and containers. The errors are Add's, *EnableError and
+// *binfmt.Error.
+func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions) (*Enabled, error) {
+	path, err := LookPath(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := MayEnableSystem(); err != nil {
+		return nil, err
+	}
+	if err := binfmt.Supported(); err != nil {
+		return nil, err
+	}
+	if err := binfmt.Mount(); err != nil {
+		return nil, err
+	}
+	if err := m.mayBeEnabled(path); err != nil {
+		return nil, err
+	}
+	// Whether it can be read at all Add says better.
+	if needs, err := needsExe(path); err == nil && needs {
+		return nil, &EnableError{
+			"it reads its own file through /proc/self/exe, which not every start by binfmt_misc can set",
+			"enable it by a shim (without --system)",
+		}
+	}
+	added, err := m.Add(ctx, path, opts)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := m.store.Lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	rec, err := m.registry.Get(added.Record.ID)
+	if err != nil {
+		return nil, err // removed just now
+	}
+	e := &Enabled{Added: *added, System: true}
+	if link, ok := m.store.SystemLink(binaryOf(rec)); ok {
+		kernels, err := kernelEntries()
+		if err != nil {
+			return nil, err
+		}
+		state, _ := m.systemState(link, kernels, []registry.Record{rec})
+		e.Was = state == SystemResident
+	}
+	if e.AtBoot, err = m.register(rec, path); err != nil {
+		return nil, err
+	}
+	e.Collides = collisions(path)
+	return e, nil
+}
+
+// mayBeEnabled refuses a program whose path and first bytes the kernel's entry would
+// show to those who may not know them, and one that the kernel executes for files of
+// another format: it takes no interpreter's interpreter (fs/exec.c, exec_binprm).
+func (m *Manager) mayBeEnabled(path string) error {
+	switch secret, err := isSecret(path); {
+	case err != nil:
+		return err
+	case secret:
+		return &EnableError{
+			fmt.Sprintf("not everybody may read %s, and binfmt_misc would show its path and first bytes to all", path),
+			"enable it by a shim (without --system) in a store that only you may read",
+		}
+	}
+	others, err := binfmt.Interpreters()
+	if err != nil {
+		return err
+	}
+	for _, other := range others {
+		if sameFile(other, path) {
+			return &EnableError{
+				"binfmt_misc has it as the interpreter of another format, and an interpreter cannot have one itself",
+				"enable it by a shim (without --system)",
+			}
+		}
+	}
+	return nil
+}
+
+// register makes what a program that is enabled for the system has, or makes it
+// anew; it tells whether something will register it at the next boot. The store
+// must be locked.
+func (m *Manager) register(rec registry.Record, program string) (atBoot bool, err error) {
+	if err := binfmt.Mount(); err != nil {
+		return false, err
+	}
+	magic, err := binfmt.Magic(program)
+	if err != nil {
+		return false, err
+	}
+	dev, ino := rec.Binary.Dev, rec.Binary.Ino
+	launcher := m.store.LauncherPath(dev, ino, program)
+	theirs, err := m.others(binaryOf(rec))
+	if err != nil {
+		return false, err
+	}
+	if len(theirs) > 0 {
+		return false, &EnableError{
+			"another store has enabled it, with " + theirs[0].Interpreter,
+			"`residentctl --store DIR disable` with that store's folder ends that; if it is gone: `residentctl gc`",
+		}
+	}
+	if err := m.store.WriteSystemLink(dev, ino, program); err != nil {
+		return false, err
+	}
+	if atBoot, err = binfmt.RegisterAtBoot(dev, ino, magic, launcher); err != nil {
+		return false, err
+	}
+	store.Fault("before-register")
+	if err := binfmt.Register(dev, ino, magic, launcher); err != nil {
+		return atBoot, err
+	}
+	store.Fault("after-register")
+	return atBoot, nil
+}
+
+// unregister undoes register. The store must be locked.
+func (m *Manager) unregister(binary store.Binary) error {
+	theirs, err := m.others(binary)
+	if err != nil {
+		return err
+	}
+	if len(theirs) > 0 {
+		return m.store.RemoveSystemLink(binary.Dev, binary.Ino)
+	}
+	if err := binfmt.RemoveAtBoot(binary.Dev, binary.Ino); err != nil {
+		return err
+	}
+	if err := binfmt.Remove(binary.Dev, binary.Ino); err != nil {
+		return err
+	}
+	store.Fault("after-unregister")
+	return m.store.RemoveSystemLink(binary.Dev, binary.Ino)
+}
+
+// others are what the kernel knows, and what it will be told at boot, of a binary by a
+// launcher file of another store, as long as that is there.
+func (m *Manager) others(binary store.Binary) ([]binfmt.Entry, error) {
+	all, err := everyEntry()
+	return slices.DeleteFunc(all, func(e binfmt.Entry) bool {
+		return e.Dev != binary.Dev || e.Ino != binary.Ino || m.ours(e) || leadsNowhere(e)
+	}), err
+}
+
+// kernelEntries gives residentctl's, as far as binfmt_misc is mounted.
+func kernelEntries() ([]binfmt.Entry, error) {
+	entries, err := binfmt.Entries()
+	if errors.Is(err, binfmt.ErrNotMounted) {
+		return nil, nil
+	}
+	return entries, err
+}
+
+// everyEntry gives the kernel's and those for the boot.
+func everyEntry() ([]binfmt.Entry, error) {
+	entries, err := kernelEntries()
+	if err != nil {
+		return nil, err
+	}
+	atBoot, err := binfmt.AtBoot()
+	return append(entries, atBoot...), err
+}
+
+// ours tells whether an entry leads into this store, however that was named.
+func (m *Manager) ours(e binfmt.Entry) bool {
+	if m.store.Holds(e.Interpreter) {
+		return true
+	}
+	dir, err1 := filepath.EvalSymlinks(m.store.Dir())
+	path, err2 := filepath.EvalSymlinks(e.Interpreter)
+	return err1 == nil && err2 == nil && strings.HasPrefix(path, dir+"/")
+}
+
+func leadsNowhere(e binfmt.Entry) bool {
+	_, err := os.Stat(e.Interpreter)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// moveSystem registers anew what is enabled among an entry's names: its launcher
+// file may be another one, and the file that the kernel knows by its first bytes as
+// well.
+func (m *Manager) moveSystem(rec registry.Record) error {
+	links, _, err := m.store.SystemLinks()
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		if l.Binary != binaryOf(rec) && !slices.Contains(rec.Names(), l.Program) {
+			continue
+		}
+		if l.Binary != binaryOf(rec) {
+			if err := m.unregister(l.Binary); err != nil {
+				return err
+			}
+		}
+		if _, err := m.register(rec, l.Program); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restoreSystem registers what is enabled of an entry and the kernel does not know,
+// since a reboot for example.
+func (m *Manager) restoreSystem(ctx context.Context, rec registry.Record) error {
+	link, ok := m.store.SystemLink(binaryOf(rec))
+	if !ok {
+		return nil
+	}
+	unlock, err := m.store.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	kernels, err := kernelEntries()
+	if err != nil {
+		return err
+	}
+	if state, _ := m.systemState(link, kernels, []registry.Record{rec}); state != SystemOff && !lacksBootLine(link.Binary) {
+		return nil
+	}
+	_, err = m.register(rec, link.Program)
+	return err
+}
+
+// lacksBootLine tells whether something would register a program at boot, and has not
+// been told to.
+func lacksBootLine(binary store.Binary) bool {
+	_, err := os.Stat(binfmt.BootPath(binary.Dev, binary.Ino))
+	_, noFolder := os.Stat(binfmt.BootDir)
+	return errors.Is(err, fs.ErrNotExist) && noFolder == nil
+}
+
+// removeSystem ends what a binary is enabled for.
+func (m *Manager) removeSystem(binary store.Binary) error {
+	if _, ok := m.store.SystemLink(binary); !ok {
+		return nil
+	}
+	return m.unregister(binary)
+}
+
+// DisableSystem ends what a query names: the name of an enabled program, or its
+// path. It stays resident.
+func (m *Manager) DisableSystem(ctx context.Context, query string) (program string, err error) {
+	if m.store == nil {
+		return "", ErrNotEnabled
+	}
+	unlock, err := m.store.Lock(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	links, _, err := m.store.SystemLinks()
+	if err != nil {
+		return "", err
+	}
+	abs, err := filepath.Abs(query)
+	if err != nil {
+		return "", err
+	}
+	for _, l := range links {
+		if l.Program == abs || filepath.Base(query) == query && filepath.Base(l.Program) == query {
+			return l.Program, m.unregister(l.Binary)
+		}
+	}
+	return "", ErrNotEnabled
+}
+
+// SystemState says what becomes of an exec of a program that is enabled for the
+// whole system.
+type SystemState string
+
+// States of such programs.
+const (
+	SystemResident SystemState = "resident"
+	SystemNormal   SystemState = "normal" // its image is stale, or another file stands there: the launcher executes it
+	SystemOff      SystemState = "off"    // the kernel does not know it, and executes it itself
+)
+
+// SystemStatus is a program that is enabled for the whole system.
+type SystemStatus struct {
+	Program  string      `json:"program"`
+	Launcher string      `json:"launcher"` // the interpreter that the kernel is given
+	State    SystemState `json:"state"`
+	Reason   string      `json:"reason,omitempty"` // of any state but resident
+	AtBoot   bool        `json:"at_boot"`          // systemd-binfmt registers it at boot
+}
+
+// System gives every program that is enabled for the whole system.
+func (m *Manager) System(ctx context.Context) ([]SystemStatus, error) {
+	all := []SystemStatus{}
+	if m.store == nil {
+		return all, nil
+	}
+	links, _, err := m.store.SystemLinks()
+	if err != nil || len(links) == 0 {
+		return all, err
+	}
+	records, err := m.records()
+	if err != nil {
+		return all, err
+	}
+	kernels, err := kernelEntries()
+	if err != nil {
+		return all, err
+	}
+	for _, l := range links {
+		if ctx.Err() != nil {
+			return all, context.Cause(ctx)
+		}
+		st := SystemStatus{Program: l.Program, Launcher: m.store.LauncherPath(l.Dev, l.Ino, l.Program)}
+		st.State, st.Reason = m.systemState(l, kernels, records)
+		_, err := os.Lstat(binfmt.BootPath(l.Dev, l.Ino))
+		st.AtBoot = err == nil
+		all = append(all, st)
+	}
+	return all, nil
+}
+
+// systemState tells it of one of them, given the kernel's entries.
+func (m *Manager) systemState(l store.SystemLink, kernels []binfmt.Entry, records []registry.Record) (SystemState, string) {
+	i := slices.IndexFunc(kernels, func(e binfmt.Entry) bool { return e.Dev == l.Dev && e.Ino == l.Ino })
+	switch {
+	case i < 0 && !binfmt.Mounted():
+		return SystemOff, binfmt.ErrNotMounted.Error()
+	case i < 0:
+		return SystemOff, "the kernel does not know it (any more)"
+	case !kernels[i].Enabled:
+		return SystemOff, "it is switched off in " + binfmt.Dir
+	case !m.ours(kernels[i]):
+		return SystemOff, "another store has enabled it: " + kernels[i].Interpreter
+	}
+	if id, err := linux.StatID(l.Program); err != nil || id.Dev != l.Dev || id.Ino != l.Ino {
+		return SystemNormal, "another file stands there, or none"
+	}
+	if magic, err := binfmt.Magic(l.Program); err == nil && !bytes.HasPrefix(magic, kernels[i].Magic) {
+		return SystemOff, "its first bytes are others"
+	}
+	i = slices.IndexFunc(records, func(r registry.Record) bool { return binaryOf(r) == l.Binary })
+	switch {
+	case i < 0 && m.foreign:
+		return SystemNormal, "its image is not for you to read"
+	case i < 0:
+		return SystemNormal, "it is not resident any more"
+	}
+	if stale := m.stale(records[i]); len(stale) > 0 {
+		return SystemNormal, stale[0]
+	}
+	return SystemResident, ""
+}
+
+// collisions are programs in the usual folders that the kernel cannot tell from the
+// one at path. They start through its launcher file, normally.
+func collisions(path string) []string {
+	magic, err := binfmt.Magic(path)
+	own, idErr := linux.StatID(path)
+	if err != nil || idErr != nil {
+		return nil
+	}
+	seen := map[store.Binary]bool{{Dev: own.Dev, Ino: own.Ino}: true}
+	var found []string
+	for _, dir := range binFolders {
+		if real, err := filepath.EvalSymlinks(dir); err != nil || real != dir {
+			continue // /bin, where it is a link to /usr/bin
+		}
+		names, err := os.ReadDir(dir)
+		if err != nil {
+			continue
+		}
+		for _, e := range names {
+			other := filepath.Join(dir, e.Name())
+			id, err := linux.StatID(other)
+			if err != nil || seen[store.Binary{Dev: id.Dev, Ino: id.Ino}] {
+				continue
+			}
+			seen[store.Binary{Dev: id.Dev, Ino: id.Ino}] = true
+			if got, err := binfmt.Magic(other); err == nil && bytes.Equal(got, magic) {
+				found = append(found, other)
+			}
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// planSystem finds what belongs to no entry: links, and of the lines for the boot and
+// the entries of the kernel those that lead into this store, or nowhere.
+func (m *Manager) planSystem(p *GCPlan, records []registry.Record) error {
+	links, _, err := m.store.SystemLinks()
+	if err != nil {
+		return err
+	}
+	enabled := map[store.Binary]bool{}
+	plan := func(path, program string, binary store.Binary) {
+		p.add(GCItem{Kind: GCSystem, Path: path, Program: program, Bytes: diskUsage(path), binary: binary, Reason: "no entry of the registry has it"})
+	}
+	for _, l := range links {
+		if enabled[l.Binary] = slices.ContainsFunc(records, func(r registry.Record) bool { return binaryOf(r) == l.Binary }); !enabled[l.Binary] {
+			plan(m.store.SystemPath(l.Dev, l.Ino), l.Program, l.Binary)
+			enabled[l.Binary] = true // one item for all that it has
+		}
+	}
+	entries, err := everyEntry()
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		binary := store.Binary{Dev: e.Dev, Ino: e.Ino}
+		if !enabled[binary] && os.Geteuid() == 0 && (m.ours(e) || leadsNowhere(e)) {
+			plan(e.Path, "", binary)
+			enabled[binary] = true
+		}
+	}
+	return nil
+}
+
+// collectSystem ends what a binary is enabled for if it still has no entry, or is
+// not enabled by this store.
+func (m *Manager) collectSystem(item GCItem) (bool, error) {
+	_, err := m.registry.ByInode(item.binary.Dev, item.binary.Ino)
+	_, linked := m.store.SystemLink(item.binary)
+	switch {
+	case err == nil && linked:
+		return false, nil
+	case err != nil && !errors.Is(err, registry.ErrNotFound):
+		return false, err
+	}
+	return true, m.unregister(item.binary)
+}
+
+// aside sees to it that the kernel itself executes a program, until back is called:
+// what is traced or timed must not be a launcher. Only root can; for others linkstop
+// notices.
+func aside(ctx context.Context, program string) (back func(), err error) {
+	if os.Geteuid() != 0 {
+		return func() {}, nil
+	}
+	magic, err := binfmt.Magic(program)
+	if err != nil {
+		return func() {}, nil // whatever is done next says it better
+	}
+	back, err = binfmt.Aside(ctx, magic)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case err != nil:
+		return nil, fmt.Errorf("%s is enabled for the whole system: %w", program, err)
+	}
+	return back, nil
+}

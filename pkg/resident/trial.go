@@ -1,0 +1,307 @@
+package resident
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/launcher"
+	"github.com/residentctl/residentctl/pkg/linkstop"
+	"github.com/residentctl/residentctl/pkg/plan"
+)
+
+// A TrialError says in what a start from a new image was not what it should
+// be. The image is not used.
+type TrialError struct {
+	What string
+	Err  error
+}
+
+func (e *TrialError) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("the trial start failed: %s: %v", e.What, e.Err)
+	}
+	return "the trial start failed: " + e.What
+}
+func (e *TrialError) Unwrap() error { return e.Err }
+
+func wrong(format string, args ...any) error { return &TrialError{What: fmt.Sprintf(format, args...)} }
+
+// try starts the program from the staged image up to the launcher's jump, and
+// compares what is there with what the plan and CRIU's images say. What is
+// right is timed.
+func (a *adding) try(ctx context.Context) error {
+	side, err := a.store.Stage()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = side.Discard() }()
+
+	// The same plan, but for the path of CRIU's pages, which still stand in
+	// staging.
+	trial := *a.plan
+	trial.Files = slices.Clone(a.plan.Files)
+	trial.Files[len(trial.Files)-1].Path = a.image.PagesPath
+	trial.Layouts = nil
+	start, err := writeStarter(side.Dir, &trial)
+	if err != nil {
+		return err
+	}
+	p, err := startTrial(ctx, start, &trial)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.Kill() }()
+	if err := compareStart(&trial, p); err != nil {
+		return err
+	}
+	if err := p.Kill(); err != nil {
+		return err
+	}
+	if a.another {
+		return nil
+	}
+	a.step("time")
+	return a.gate(ctx, start)
+}
+
+// writeStarter writes a plan, and a launcher file that carries it out, to dir.
+func writeStarter(dir string, p *plan.Plan) (string, error) {
+	raw, err := p.Encode()
+	if err != nil {
+		return "", err
+	}
+	planPath := filepath.Join(dir, "plan")
+	if err := os.WriteFile(planPath, raw, 0o600); err != nil {
+		return "", err
+	}
+	file, err := launcher.File(p.Program, planPath)
+	if err != nil {
+		return "", err
+	}
+	start := filepath.Join(dir, filepath.Base(p.Program))
+	return start, os.WriteFile(start, file, 0o700)
+}
+
+// startTrial executes a launcher file and stops it at its jump. What the
+// launcher says of a normal start is in the error.
+func startTrial(ctx context.Context, file string, pl *plan.Plan) (*linkstop.Process, error) {
+	said, messages, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer said.Close()
+	p, err := linkstop.StartAt(ctx, file, []string{pl.Program}, []string{"RESIDENTCTL_EXPLAIN=1"}, pl.Entry.RIP,
+		linkstop.StartOptions{Stderr: messages})
+	messages.Close()
+	switch {
+	case errors.Is(err, linkstop.ErrStartedNormally):
+		// Nobody is left to write: this ends.
+		text, _ := io.ReadAll(said)
+		return nil, &TrialError{What: strings.TrimSpace(string(text)), Err: err}
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case err != nil:
+		return nil, &TrialError{What: "the launcher did not come to its end", Err: err}
+	}
+	return p, nil
+}
+
+// compareStart compares a process that stands at the launcher's jump with its
+// plan: registers, registrations, mappings, and every page of CRIU's, word by
+// word where words were corrected.
+func compareStart(p *plan.Plan, proc *linkstop.Process) error {
+	stack, auxv, err := proc.Stack()
+	if err != nil {
+		return err
+	}
+	if err := compareRegisters(p, proc, stack, auxv); err != nil {
+		return err
+	}
+	maps, err := proc.Maps()
+	if err != nil {
+		return err
+	}
+	if err := compareMaps(p, maps); err != nil {
+		return err
+	}
+	return comparePages(p, proc, stack)
+}
+
+func compareRegisters(p *plan.Plan, proc *linkstop.Process, stack linkstop.InitialStack, auxv linux.Auxv) error {
+	for _, w := range []struct {
+		what      string
+		got, want uint64
+	}{
+		{"rsp", proc.Regs.Rsp, stack.SP},
+		{"r12", proc.Regs.R12, p.Entry.R12},
+		{"the thread pointer", proc.Regs.Fs_base, p.Kernel.FSBase},
+		{"the robust list", proc.RobustHead, p.Kernel.RobustHead},
+		{"rseq", proc.Rseq.Addr, p.Kernel.RseqAddr},
+		{"AT_PHDR", auxv.Value(linux.ATPhdr), p.Entry.Phdr},
+		{"AT_PHNUM", auxv.Value(linux.ATPhnum), p.Entry.Phnum},
+		{"AT_BASE", auxv.Value(linux.ATBase), p.Entry.Base},
+		{"AT_ENTRY", auxv.Value(linux.ATEntry), p.Entry.ProgramEntry},
+		{"AT_SYSINFO_EHDR", auxv.Value(linux.ATSysinfoEhdr), p.VDSO.Code},
+	} {
+		if w.got != w.want {
+			return wrong("%s is %#x instead of %#x", w.what, w.got, w.want)
+		}
+	}
+	return nil
+}
+
+// shown is what one stretch of memory is to be, or is.
+type shown struct {
+	start, end uint64
+	prot       uint32
+	ino, off   uint64 // 0 for anonymous memory
+}
+
+// compareMaps compares the mappings, cut and joined as the kernel may.
+func compareMaps(p *plan.Plan, maps []linux.Mapping) error {
+	var want, got []shown
+	for _, f := range p.Files {
+		for _, m := range f.Maps {
+			want = append(want, shown{m.Addr, m.Addr + m.Len, m.Prot, f.ID.Ino, m.Off})
+		}
+	}
+	for _, m := range p.Anon {
+		want = append(want, shown{m.Addr, m.Addr + m.Len, m.Prot, 0, 0})
+	}
+	for i := range want {
+		for _, pr := range p.Protects {
+			if pr.Addr == want[i].start {
+				want[i].prot = pr.Prot
+			}
+		}
+	}
+	for _, m := range maps {
+		if m.Kernel() || m.Path == "[stack]" {
+			continue
+		}
+		got = append(got, shown{m.Start, m.End, uint32(m.Prot), m.Ino, m.Offset})
+	}
+	want, got = joined(want), joined(got)
+	for i := range min(len(want), len(got)) {
+		if want[i] != got[i] {
+			return wrong("there is %s where there should be %s", got[i], want[i])
+		}
+	}
+	if len(want) != len(got) {
+		return wrong("there are %d mappings instead of %d", len(got), len(want))
+	}
+	return nil
+}
+
+func (s shown) String() string {
+	return fmt.Sprintf("%x-%x prot %d inode %d offset %#x", s.start, s.end, s.prot, s.ino, s.off)
+}
+
+// joined sorts and joins what continues each other.
+func joined(all []shown) []shown {
+	slices.SortFunc(all, func(a, b shown) int { return int(int64(a.start - b.start)) })
+	var out []shown
+	for _, s := range all {
+		if n := len(out) - 1; n >= 0 {
+			l := &out[n]
+			if l.end == s.start && l.prot == s.prot && l.ino == s.ino && (s.ino == 0 || l.off+(l.end-l.start) == s.off) {
+				l.end = s.end
+				continue
+			}
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// comparePages compares what is mapped of CRIU's pages with the file, and each
+// corrected word with what it must be in this process.
+func comparePages(p *plan.Plan, proc *linkstop.Process, stack linkstop.InitialStack) error {
+	pages := p.Files[len(p.Files)-1]
+	f, err := os.Open(pages.Path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	value, err := fixupValues(proc.PID, stack)
+	if err != nil {
+		return err
+	}
+	for _, m := range pages.Maps {
+		want, got := make([]byte, m.Len), make([]byte, m.Len)
+		if _, err := io.ReadFull(io.NewSectionReader(f, int64(m.Off), int64(m.Len)), want); err != nil {
+			return fmt.Errorf("read %s: %w", pages.Path, err)
+		}
+		if err := proc.ReadMem(m.Addr, got); err != nil {
+			return err
+		}
+		for _, fix := range p.Fixups {
+			if fix.Addr < m.Addr || fix.Addr >= m.Addr+m.Len {
+				continue
+			}
+			at := want[fix.Addr-m.Addr:]
+			if fix.Size == 4 {
+				binary.LittleEndian.PutUint32(at, uint32(value[fix.Kind]))
+			} else {
+				binary.LittleEndian.PutUint64(at, value[fix.Kind])
+			}
+		}
+		maskRseq(p, m, want, got)
+		if !bytes.Equal(want, got) {
+			i := 0
+			for want[i] == got[i] {
+				i++
+			}
+			return wrong("the byte at %#x is %#x instead of %#x", m.Addr+uint64(i), got[i], want[i])
+		}
+	}
+	return nil
+}
+
+// maskRseq leaves the rseq area out of a comparison: the kernel writes to it
+// whenever the thread is scheduled.
+func maskRseq(p *plan.Plan, m plan.Map, want, got []byte) {
+	for a := p.Kernel.RseqAddr; a < p.Kernel.RseqAddr+uint64(p.Kernel.RseqLen); a++ {
+		if a >= m.Addr && a < m.Addr+m.Len {
+			want[a-m.Addr], got[a-m.Addr] = 0, 0
+		}
+	}
+}
+
+// fixupValues says, independently of the launcher, what each kind of word is
+// in a process with this initial stack.
+func fixupValues(pid int, stack linkstop.InitialStack) (v [plan.FixKinds]uint64, err error) {
+	var random [16]byte
+	if err := linux.ReadMem(pid, stack.Random, random[:]); err != nil {
+		return v, err
+	}
+	limit, err := stackLimit(pid)
+	if err != nil {
+		return v, err
+	}
+	v[plan.FixSP], v[plan.FixArgv], v[plan.FixEnvp] = stack.SP, stack.Argv, stack.Envp
+	v[plan.FixAuxv], v[plan.FixPlatform], v[plan.FixRandom] = stack.Auxv, stack.Platform, stack.Random
+	v[plan.FixExecfn], v[plan.FixArgc], v[plan.FixTID] = stack.Execfn, stack.Argc, uint64(pid)
+	v[plan.FixCanary] = binary.LittleEndian.Uint64(random[:8]) &^ 0xff
+	v[plan.FixGuard] = binary.LittleEndian.Uint64(random[8:])
+	switch size := (limit + 4095) &^ 4095; {
+	case limit == unix.RLIM_INFINITY:
+		v[plan.FixStackSize] = 2 << 20
+	case limit < 16384:
+		v[plan.FixStackSize] = 16384
+	default:
+		v[plan.FixStackSize] = size
+	}
+	return v, nil
+}

@@ -1,0 +1,504 @@
+package resident
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/criuwrap"
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/linkstop"
+	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// A Reference is what a start from an image is compared with.
+type Reference string
+
+const (
+	// ReferenceLink is the program, linked anew by its dynamic linker.
+	ReferenceLink Reference = "link"
+	// ReferenceCRIU is the same image, restored by CRIU.
+	ReferenceCRIU Reference = "criu"
+)
+
+// Verified is what Verify found out about one image.
+type Verified struct {
+	ID        string    `json:"id"`
+	Program   string    `json:"program"`
+	Reference Reference `json:"reference"`
+	OK        bool      `json:"ok"`
+	Failures  []string  `json:"failures,omitempty"` // what is wrong, for people
+
+	// What was read: files hashed, and pages of memory compared word by word.
+	// All other pages of the image are those of the hashed files.
+	Files int `json:"files"`
+	Pages int `json:"pages"`
+	// Differences are the words that differ for a known reason.
+	Differences []Difference `json:"differences,omitempty"`
+	// NotCompared is what belongs to the process, not to the image.
+	NotCompared []string `json:"not_compared,omitempty"`
+}
+
+func (v *Verified) failf(format string, args ...any) {
+	v.Failures = append(v.Failures, fmt.Sprintf(format, args...))
+}
+
+// Entries are the entries that the queries name, each once and in their order,
+// or without queries all of them by program. A query that names none, or more
+// than one, is registry.ErrNotFound or ErrAmbiguous, and then nothing else is
+// returned.
+func (m *Manager) Entries(queries ...string) ([]registry.Record, error) {
+	all, err := m.records()
+	if err != nil || len(queries) == 0 {
+		return all, err
+	}
+	var named []registry.Record
+	for _, q := range queries {
+		found, _ := choose(all, []string{q})
+		switch {
+		case len(found) == 0:
+			return nil, fmt.Errorf("%s: %w", q, registry.ErrNotFound)
+		case len(found) > 1:
+			return nil, &registry.AmbiguousError{Query: q, Candidates: found}
+		case !slices.ContainsFunc(named, func(r registry.Record) bool { return r.ID == found[0].ID }):
+			named = append(named, found[0])
+		}
+	}
+	return named, nil
+}
+
+// Verify checks that a start from the entry's image is what it has to be. It
+// hashes the files that the image depends on, checks that plan, record and
+// CRIU's files agree, starts the program by its launcher file up to the jump,
+// and compares that process with the reference. What is not as it should be
+// stands in the result; the error says why it could not be found out.
+func (m *Manager) Verify(ctx context.Context, rec registry.Record, ref Reference) (*Verified, error) {
+	v := &verifying{Manager: m, rec: rec, result: &Verified{ID: rec.ID, Program: rec.Program, Reference: ref}}
+	if err := v.files(ctx); err != nil {
+		return nil, err
+	}
+	back, err := aside(ctx, rec.Program)
+	if err != nil {
+		return nil, err
+	}
+	defer back()
+	for _, v.dir = range m.layoutDirs(rec) {
+		v.layout()
+		// With something wrong here a start is a normal one, so there is
+		// nothing to compare.
+		if len(v.result.Failures) > 0 {
+			break
+		}
+		if err := v.memory(ctx, ref); err != nil {
+			return nil, err
+		}
+	}
+	v.result.OK = len(v.result.Failures) == 0
+	return v.result, nil
+}
+
+// verifying is one entry on its way.
+type verifying struct {
+	*Manager
+	rec    registry.Record
+	result *Verified
+
+	deps fingerprint.Dependencies
+
+	dir   string // of the layout that is being looked at
+	plan  *plan.Plan
+	image *criuwrap.Image
+}
+
+// files checks everything that does not need a process.
+func (v *verifying) files(ctx context.Context) error {
+	v.result.Failures = v.stale(v.rec)
+	if err := json.Unmarshal(v.rec.Deps, &v.deps); err != nil {
+		return nil // v.stale has said so
+	}
+	changed, err := v.deps.Verify(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range changed {
+		if !slices.Contains(v.result.Failures, c) {
+			v.result.Failures = append(v.result.Failures, c)
+		}
+	}
+	v.result.Files = len(v.deps.Libraries) + 2
+	if v.deps.Digest() != v.rec.Digest {
+		v.result.failf("the record's digest is not that of the files it names")
+	}
+	return nil
+}
+
+// layout reads one layout's plan and image.
+func (v *verifying) layout() {
+	var err error
+	if v.plan, err = plan.Read(filepath.Join(v.dir, planName(v.store))); err != nil {
+		v.result.failf("%v", err)
+		return
+	}
+	if v.image, err = criuwrap.Open(v.dir); err != nil {
+		v.result.failf("%v", err)
+		return
+	}
+	v.planAgrees()
+}
+
+// planAgrees holds that the plan is made of what the record and the image say.
+func (v *verifying) planAgrees() {
+	p := v.plan
+	if p.ID != v.rec.ID || !slices.Contains(v.rec.Names(), p.Program) {
+		v.result.failf("the plan is of image %s of %s", p.ID, p.Program)
+	}
+	known := map[string]linux.FileID{}
+	for _, f := range append([]fingerprint.File{v.deps.Program, v.deps.Linker}, v.deps.Libraries...) {
+		known[f.Path] = f.ID
+	}
+	last := len(p.Files) - 1
+	for _, f := range p.Files[:last] {
+		if id, ok := known[f.Path]; !ok || id != f.ID {
+			v.result.failf("the plan maps another %s than the record knows", f.Path)
+		}
+	}
+	pages, err := linux.StatID(v.image.PagesPath)
+	switch {
+	case err != nil:
+		v.result.failf("%v", err)
+	case p.Files[last].Path != v.image.PagesPath:
+		v.result.failf("the plan maps the pages of another image, %s", p.Files[last].Path)
+	case p.Files[last].ID != pages:
+		v.result.failf("%s has changed since it was made resident", v.image.PagesPath)
+	}
+	sameChecks := slices.EqualFunc(p.Checks, v.deps.Checks, func(a plan.CheckedFile, b fingerprint.Checked) bool {
+		return a.Path == b.Path && a.ID == b.ID
+	})
+	sameFolders := slices.EqualFunc(p.Folders, v.deps.Folders, func(a plan.SearchedFolder, b fingerprint.Folder) bool {
+		return a.Path == b.Path && a.ID == b.ID && slices.Equal(a.Misses, b.Misses)
+	})
+	if !sameChecks || !sameFolders {
+		v.result.failf("the plan asks for other files and folders than the record knows")
+	}
+	for _, w := range []struct {
+		what       string
+		plan, criu uint64
+	}{
+		{"the thread pointer", p.Kernel.FSBase, v.image.Regs.FSBase},
+		{"the thread id's address", p.Kernel.TIDAddr, v.image.ClearTIDAddr},
+		{"the robust list", p.Kernel.RobustHead, v.image.RobustHead},
+		{"rseq", p.Kernel.RseqAddr, v.image.Rseq.Addr},
+	} {
+		if w.plan != w.criu {
+			v.result.failf("the plan registers %#x for %s, CRIU dumped %#x", w.plan, w.what, w.criu)
+		}
+	}
+}
+
+// memory starts the program and compares it with the reference.
+func (v *verifying) memory(ctx context.Context, ref Reference) error {
+	start, remove, err := v.starter()
+	if err != nil {
+		return err
+	}
+	defer remove()
+	proc, err := startTrial(ctx, start, v.plan)
+	if err == nil {
+		defer func() { _ = proc.Kill() }()
+		err = compareStart(v.plan, proc)
+	}
+	var wrong *TrialError
+	if errors.As(err, &wrong) {
+		v.result.failf("%v", wrong)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if ref == ReferenceCRIU {
+		err = v.withCRIU(ctx, proc)
+	} else {
+		err = v.withLink(ctx, proc)
+	}
+	if errors.Is(err, errLayout) {
+		v.result.failf("it cannot be compared: %v", err)
+		return nil
+	}
+	return err
+}
+
+// starter gives a launcher file that starts the layout. The entry's own takes any
+// of several at random, so for those there is one with a plan that has no others.
+func (v *verifying) starter() (path string, remove func(), err error) {
+	if v.rec.Layouts <= 1 {
+		return v.Launcher(v.rec), func() {}, nil
+	}
+	side, err := v.store.Stage()
+	if err != nil {
+		return "", nil, err
+	}
+	remove = func() { _ = side.Discard() }
+	alone := *v.plan
+	alone.Layouts = nil
+	if path, err = writeStarter(side.Dir, &alone); err != nil {
+		remove()
+	}
+	return path, remove, err
+}
+
+// withLink compares with the program as its dynamic linker links it now, at the
+// same addresses.
+func (v *verifying) withLink(ctx context.Context, proc *linkstop.Process) error {
+	stop := v.plan.Entry.RIP
+	if v.plan.Flags&plan.FlagKeepBrk == 0 {
+		stop -= afterMove
+	}
+	mm := v.image.MM
+	layout := linkstop.Layout{
+		VDSO:   linux.PageRange{Start: v.plan.VDSO.Addr, End: v.plan.VDSO.Addr + v.plan.VDSO.Len},
+		StopIP: stop, StartCode: mm.StartCode, EndCode: mm.EndCode, StartData: mm.StartData, EndData: mm.EndData,
+		StartBrk: mm.StartBrk, Brk: mm.StartBrk,
+	}
+	for _, a := range v.image.VMAs {
+		if !kernels(v.image.VMAs, a.Start) {
+			layout.Maps = append(layout.Maps, linux.Mapping{Start: a.Start, End: a.End, Path: a.Path, Offset: a.Offset})
+		}
+	}
+	ref, err := linkstop.Relink(ctx, v.plan.Program, layout)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ref.Kill() }()
+	if ref.TIDAddr != v.plan.Kernel.TIDAddr {
+		v.result.failf("the thread id's address is %#x instead of %#x", v.plan.Kernel.TIDAddr, ref.TIDAddr)
+	}
+	return v.compare(proc, ref.Process, ref.Noise)
+}
+
+// comparison prepares the comparison of the trial start with another process.
+func (v *verifying) comparison(proc *linkstop.Process, pid int, stack linkstop.InitialStack) (*comparison, error) {
+	c := &comparison{plan: v.plan}
+	ours, _, err := proc.Stack()
+	if err != nil {
+		return nil, err
+	}
+	if c.trial, err = newSide(proc.PID, ours); err != nil {
+		return nil, err
+	}
+	if c.ref, err = newSide(pid, stack); err != nil {
+		return nil, err
+	}
+	c.image = imageStretches(v.image, v.plan.VDSO)
+	return c, nil
+}
+
+// sameVDSO compares the vDSO's code.
+func (v *verifying) sameVDSO(c *comparison) error {
+	ours, err := vdsoCode(c.trial)
+	if err != nil {
+		return err
+	}
+	theirs, err := vdsoCode(c.ref)
+	if err == nil && !bytes.Equal(ours, theirs) {
+		v.result.failf("the vDSO's code is another one")
+	}
+	return err
+}
+
+// sameAreas compares where the kernel believes code and data of the program to
+// be.
+func (v *verifying) sameAreas(proc, ref *linkstop.Process) error {
+	got, err := readAreas(proc.PID)
+	if err != nil {
+		return err
+	}
+	want, err := readAreas(ref.PID)
+	if err != nil {
+		return err
+	}
+	for i, what := range areaNames {
+		if got[i] != want[i] {
+			v.result.failf("for the kernel the %s is at %#x instead of %#x", what, got[i], want[i])
+		}
+	}
+	return nil
+}
+
+func vdsoCode(s side) ([]byte, error) {
+	for _, m := range s.maps {
+		if m.Path == "[vdso]" {
+			code := make([]byte, m.Len())
+			return code, linux.ReadMem(s.pid, m.Start, code)
+		}
+	}
+	return nil, fmt.Errorf("process %d has no vDSO", s.pid)
+}
+
+var areaNames = [...]string{"start of the code", "end of the code", "start of the data", "end of the data"}
+
+// readAreas reads proc_pid_stat(5): startcode, endcode, start_data, end_data.
+func readAreas(pid int) (areas [len(areaNames)]uint64, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return areas, err
+	}
+	_, rest, _ := strings.Cut(string(text[bytes.LastIndexByte(text, ')')+1:]), " ")
+	fields := strings.Fields(rest) // the third one is first
+	for i, n := range []int{26, 27, 45, 46} {
+		if n-3 >= len(fields) {
+			return areas, fmt.Errorf("read /proc/%d/stat: only %d fields", pid, len(fields))
+		}
+		if areas[i], err = strconv.ParseUint(fields[n-3], 10, 64); err != nil {
+			return areas, fmt.Errorf("read /proc/%d/stat: %w", pid, err)
+		}
+	}
+	return areas, nil
+}
+
+// withCRIU compares with the image as CRIU restores it. Every word must be the
+// same one, but for those that belong to the process.
+func (v *verifying) withCRIU(ctx context.Context, proc *linkstop.Process) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	ref, err := restoreStopped(ctx, v.dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ref.Kill() }()
+	if ref.Regs.Rsp != v.image.Regs.SP || ref.Regs.Rip != v.image.Regs.IP {
+		v.result.failf("CRIU restores rip %#x and rsp %#x instead of %#x and %#x",
+			ref.Regs.Rip, ref.Regs.Rsp, v.image.Regs.IP, v.image.Regs.SP)
+	}
+	return v.compare(proc, ref, nil)
+}
+
+// compare compares the resident start with the reference: registers,
+// registrations, mappings and memory.
+func (v *verifying) compare(proc, ref *linkstop.Process, noise func(addr, word uint64) string) error {
+	stack, auxv, err := ref.Stack()
+	if err != nil {
+		return err
+	}
+	c, err := v.comparison(proc, ref.PID, stack)
+	if err != nil {
+		return err
+	}
+	c.noise = noise
+	if err := c.run(); err != nil {
+		return err
+	}
+	v.result.Failures = append(v.result.Failures, c.failures()...)
+	v.result.Differences, v.result.Pages = c.found(), c.pages
+	v.result.NotCompared = notCompared
+	for _, w := range []struct {
+		what      string
+		got, want uint64
+	}{
+		{"the thread pointer", proc.Regs.Fs_base, ref.Regs.Fs_base},
+		{"the gs base", proc.Regs.Gs_base, ref.Regs.Gs_base},
+		{"the direction flag", proc.Regs.Eflags & directionFlag, ref.Regs.Eflags & directionFlag},
+		{"the robust list", proc.RobustHead, ref.RobustHead},
+		{"the robust list's length", proc.RobustLen, ref.RobustLen},
+		{"rseq", proc.Rseq.Addr, ref.Rseq.Addr},
+		{"rseq's length", uint64(proc.Rseq.Len), uint64(ref.Rseq.Len)},
+		{"rseq's signature", uint64(proc.Rseq.Sig), uint64(ref.Rseq.Sig)},
+		{"AT_PHDR", v.plan.Entry.Phdr, auxv.Value(linux.ATPhdr)},
+		{"AT_PHNUM", v.plan.Entry.Phnum, auxv.Value(linux.ATPhnum)},
+		{"AT_BASE", v.plan.Entry.Base, auxv.Value(linux.ATBase)},
+		{"AT_ENTRY", v.plan.Entry.ProgramEntry, auxv.Value(linux.ATEntry)},
+		{"AT_SYSINFO_EHDR", v.plan.VDSO.Code, auxv.Value(linux.ATSysinfoEhdr)},
+	} {
+		if w.got != w.want {
+			v.result.failf("%s is %#x instead of %#x", w.what, w.got, w.want)
+		}
+	}
+	if err := v.sameRegisters(proc, ref); err != nil {
+		return err
+	}
+	if err := v.sameVDSO(c); err != nil {
+		return err
+	}
+	return v.sameAreas(proc, ref)
+}
+
+// notCompared is what belongs to the process and not to the image.
+var notCompared = []string{
+	"the stack, which is the kernel's own at each start",
+	"the vDSO's data pages, which the kernel gives every process",
+	"the program break, which is random at each start",
+	"registers that nobody reads behind the stop point",
+}
+
+const directionFlag = 1 << 10
+
+// sameRegisters compares the registers that are alive at the stop point.
+func (v *verifying) sameRegisters(proc, ref *linkstop.Process) error {
+	ourX87, ourSSE, err := proc.FloatControl()
+	if err != nil {
+		return err
+	}
+	x87, sse, err := ref.FloatControl()
+	if err != nil {
+		return err
+	}
+	if ourX87 != x87 || ourSSE != sse {
+		v.result.failf("the floating-point control words are %#x and %#x, instead of %#x and %#x", ourX87, ourSSE, x87, sse)
+	}
+	// With glibc the launcher jumps behind the instruction at which the
+	// template was stopped, having done its work.
+	if v.plan.Flags&plan.FlagKeepBrk != 0 {
+		if proc.Regs.Rip != ref.Regs.Rip {
+			v.result.failf("rip is %#x instead of %#x", proc.Regs.Rip, ref.Regs.Rip)
+		}
+		return nil
+	}
+	code := make([]byte, afterMove)
+	if err := ref.ReadMem(ref.Regs.Rip, code); err != nil {
+		return err
+	}
+	if !bytes.Equal(code, []byte{0x49, 0x89, 0xc4}) || proc.Regs.Rip != ref.Regs.Rip+afterMove || proc.Regs.R12 != ref.Regs.Rax {
+		v.result.failf("rip is %#x and r12 %#x, where the program stands at %#x with %#x in rax", proc.Regs.Rip, proc.Regs.R12, ref.Regs.Rip, ref.Regs.Rax)
+	}
+	return nil
+}
+
+// restoreStopped has CRIU restore an image as a child of this process, stopped
+// and traced. CRIU does not change the image; its log is kept only if it failed.
+//
+// The caller keeps the goroutine on its thread (runtime.LockOSThread) for as
+// long as the process is to live: the image holds PR_SET_PDEATHSIG, which kills
+// it at the end of the thread that started CRIU (prctl(2)), and the thread of a
+// tracer that has done its work ends.
+func restoreStopped(ctx context.Context, dir string) (*linkstop.Process, error) {
+	work, err := store.StageTemporary()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = work.Discard() }()
+	pid, err := criuwrap.Restore(ctx, criuwrap.RestoreOptions{ImagesDir: dir, WorkDir: work.Dir, Sibling: true, Stopped: true})
+	if err != nil {
+		return nil, keepLog(work, err)
+	}
+	proc, err := linkstop.Attach(ctx, pid)
+	if err != nil {
+		// It is our child: its pid cannot be anybody else's yet.
+		_ = unix.Kill(pid, unix.SIGKILL)
+		_ = linux.EINTR(func() error { _, err := syscall.Wait4(pid, nil, 0, nil); return err })
+		return nil, err
+	}
+	return proc, nil
+}
