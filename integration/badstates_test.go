@@ -1,0 +1,270 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Exit statuses, as `residentctl help` documents them.
+const (
+	statusDone   = 0
+	statusFailed = 1
+	statusStore  = 3
+	statusSystem = 4
+)
+
+// A badState is something that is wrong with the store or the machine.
+type badState struct {
+	name string
+	// spoil makes it so, and gives what a command line is to be wrapped in and
+	// what to add to its environment.
+	spoil func(t *testing.T, s *store) (wrapper, env []string)
+	want  map[string]int // the exit status by the command's first word
+	// doubtful: programs start, but not all from their images.
+	doubtful bool
+}
+
+// TestBadStates: whatever is wrong, each command says so clearly with its
+// documented status, and programs start all the same.
+func TestBadStates(t *testing.T) {
+	brokenStore := map[string]int{"add": statusStore, "list": statusStore, "remove": statusStore, "gc": statusStore, "check": statusStore}
+	noCRIU := map[string]int{"add": statusSystem, "list": statusDone, "gc": statusDone, "check": statusSystem, "remove": statusDone}
+	registry := func(s *store) string { return filepath.Join(s.dir, "registry.db") }
+	states := []badState{
+		{name: "cut-off registry", want: brokenStore, spoil: func(t *testing.T, s *store) (_, _ []string) {
+			truncate(t, registry(s), 1, 8)
+			return nil, nil
+		}},
+		{name: "empty registry", want: brokenStore, spoil: func(t *testing.T, s *store) (_, _ []string) {
+			truncate(t, registry(s), 0, 1)
+			return nil, nil
+		}},
+		{name: "another file for a registry", want: brokenStore, spoil: func(t *testing.T, s *store) (_, _ []string) {
+			copyFile(t, "/bin/sh", registry(s))
+			return nil, nil
+		}},
+		{name: "corrupt pages in the registry", want: brokenStore, spoil: func(t *testing.T, s *store) (_, _ []string) {
+			for page := int64(2); page < 8; page++ {
+				for i := range int64(64) {
+					overwrite(t, registry(s), page*4096+i, 0xa5)
+				}
+			}
+			return nil, nil
+		}},
+		{name: "store that others may write to", doubtful: true, want: brokenStore, spoil: func(t *testing.T, s *store) (_, _ []string) {
+			chmod(t, s.dir, 0o777)
+			return nil, nil
+		}},
+		{
+			name: "read-only store",
+			want: map[string]int{"add": statusStore, "list": statusDone, "remove": statusStore, "gc": statusStore, "check": statusStore},
+			spoil: func(t *testing.T, s *store) (_, _ []string) {
+				// Something for gc to remove, which check complains about.
+				if err := os.Mkdir(filepath.Join(s.dir, "images", "0123456789abcdef"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				return []string{"unshare", "-m", "sh", "-c", `mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"`, s.dir}, nil
+			},
+		},
+		{
+			name: "no space",
+			want: map[string]int{"add": statusStore, "list": statusDone, "gc": statusDone},
+			spoil: func(t *testing.T, s *store) (_, _ []string) {
+				// The store as it is, on a small file system that is full then.
+				return []string{"unshare", "-m", "sh", "-c", `
+					dir=$0; hold=$(mktemp -d) && mount --bind "$dir" "$hold" && mount -t tmpfs -o size=4m,mode=755 tmpfs "$dir" &&
+					cp -a "$hold/." "$dir/" && umount "$hold" && rmdir "$hold" && { cat /dev/zero >"$dir/images/filling" 2>/dev/null; mv "$dir/images/filling" "$dir/filling"; exec "$@"; }`, s.dir}, nil
+			},
+			doubtful: true, // copied files are others than those in the plan
+		},
+		{name: "no CRIU", want: noCRIU, spoil: func(*testing.T, *store) (_, env []string) {
+			return nil, []string{"RESIDENTCTL_CRIU=/no/such/criu"}
+		}},
+		{name: "old CRIU", want: noCRIU, spoil: func(t *testing.T, _ *store) (_, env []string) {
+			return nil, []string{"RESIDENTCTL_CRIU=" + script(t, "echo Version: 3.17")}
+		}},
+		{name: "CRIU that does not start", want: noCRIU, spoil: func(t *testing.T, _ *store) (_, env []string) {
+			return nil, []string{"RESIDENTCTL_CRIU=" + script(t, "exit 1")}
+		}},
+		{name: "CRIU that fails", want: noCRIU, spoil: func(t *testing.T, _ *store) (_, env []string) {
+			return nil, []string{"RESIDENTCTL_CRIU=" + script(t, `[ "$1" = --version ] && exec echo Version: 4.1.1; exit 1`)}
+		}},
+		{name: "CRIU that is killed", want: noCRIU, spoil: func(t *testing.T, _ *store) (_, env []string) {
+			return nil, []string{"RESIDENTCTL_CRIU=" + script(t, `[ "$1" = --version ] && exec echo Version: 4.1.1; kill -9 $$`)}
+		}},
+		// Under any filter of system calls a launcher starts programs normally.
+		{name: "no ptrace, EPERM", doubtful: true, want: noCRIU, spoil: withoutPtrace(syscall.EPERM)},
+		{name: "no ptrace, ENOSYS", doubtful: true, want: noCRIU, spoil: withoutPtrace(syscall.ENOSYS)},
+	}
+	for _, state := range states {
+		t.Run(state.name, func(t *testing.T) {
+			t.Setenv("TMPDIR", folder(t))
+			s := newStore(t, folder(t))
+			program, other := fixture(t, "args"), fixture(t, "secrets")
+			s.do(t, "add", "--even-if-slower", program)
+			s.wantResident(t, program)
+			launcher := s.launcher(program)
+			wrapper, env := state.spoil(t, s)
+
+			// remove comes last, since it may work.
+			for _, words := range [][]string{{"add", "--even-if-slower", other}, {"list"}, {"gc"}, {"check"}, {"remove", program}} {
+				want, specified := state.want[words[0]]
+				if !specified {
+					continue
+				}
+				if words[0] == "remove" {
+					wantStarted(t, wrapper, env, s, program, launcher, state.doubtful)
+				}
+				s.wantStatus(t, want, wrapper, env, words...)
+			}
+			s.wantRun(t, wrapper, env, other)
+			wantNoProcess(t, other, s.dir)
+		})
+	}
+}
+
+// script is a program that stands for CRIU.
+func script(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(folder(t), "criu")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// withoutPtrace is a sandbox, such as a container's, in which ptrace(2) fails.
+func withoutPtrace(errno syscall.Errno) func(*testing.T, *store) (wrapper, env []string) {
+	return func(t *testing.T, _ *store) (wrapper, env []string) {
+		sandbox := filepath.Join(temporary, "noptrace")
+		compile(t, sandbox, fixtureSource("noptrace"))
+		return []string{sandbox, fmt.Sprint(int(errno))}, nil
+	}
+}
+
+// wrapped is a command in a wrapper, with a limit of time.
+func (s *store) wrapped(wrapper, env []string, argv ...string) (*exec.Cmd, *strings.Builder) {
+	argv = append(append([]string{}, wrapper...), argv...)
+	path := argv[0]
+	if found, err := exec.LookPath(path); err == nil {
+		path = found
+	}
+	cmd := exec.Command("timeout", append([]string{"--signal=KILL", "60", path}, argv[1:]...)...)
+	cmd.Env = append(append(s.environment(s.dataHome), "TMPDIR="+os.TempDir()), env...)
+	cmd.WaitDelay = 5 * time.Second
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	return cmd, &stderr
+}
+
+// wantStatus runs a command of residentctl's. One that fails gives one reason, in
+// words, and what to do about it.
+func (s *store) wantStatus(t *testing.T, want int, wrapper, env []string, words ...string) {
+	t.Helper()
+	cmd, stderr := s.wrapped(wrapper, env, append([]string{s.residentctl, "--store", s.dir}, words...)...)
+	stdout, _ := cmd.Output()
+	if got := cmd.ProcessState.ExitCode(); got != want {
+		t.Errorf("%s: status %d, want %d\n%s%s", words[0], got, want, stdout, stderr)
+	}
+	wantClear(t, words[0], want, string(stdout), stderr.String())
+}
+
+// wantClear holds that a failure is told in the form that all have.
+func wantClear(t *testing.T, command string, status int, stdout, stderr string) {
+	t.Helper()
+	for _, leak := range []string{"panic", "goroutine ", "runtime error", "SIGSEGV", "(nil)", "%!"} {
+		if strings.Contains(stdout+stderr, leak) {
+			t.Errorf("%s: it says %q:\n%s%s", command, leak, stdout, stderr)
+		}
+	}
+	if status == statusDone {
+		return
+	}
+	if strings.Count(stderr, "residentctl: error: ") != 1 {
+		t.Errorf("%s: not one error:\n%s", command, stderr)
+	}
+	if command != "check" && !strings.Contains(stderr, "residentctl: hint: ") {
+		t.Errorf("%s: no hint:\n%s", command, stderr)
+	}
+	if command == "check" && !strings.Contains(stdout, "\n       -> ") && !strings.Contains(stderr, "residentctl: hint: ") {
+		t.Errorf("check: no advice:\n%s", stdout)
+	}
+}
+
+// wantStarted fails unless the program starts by run and by its launcher file,
+// and from its image unless that is doubtful.
+func wantStarted(t *testing.T, wrapper, env []string, s *store, program, launcher string, doubtful bool) {
+	t.Helper()
+	want := ": resident start: "
+	if doubtful {
+		want = "" // it may not even be possible to say why
+	}
+	for _, argv := range [][]string{{s.residentctl, "run", program}, {launcher}} {
+		cmd, stderr := s.wrapped(wrapper, append(env, "RESIDENTCTL_EXPLAIN=1"), argv...)
+		stdout, err := cmd.Output()
+		if err != nil || !strings.Contains(string(stdout), "argc 1") || !strings.Contains(stderr.String(), want) {
+			t.Errorf("%s: %v, want %q to stand in its standard error\n%s%s", argv[0], err, want, stdout, stderr)
+		}
+	}
+}
+
+// wantRun fails unless a program that is not resident runs.
+func (s *store) wantRun(t *testing.T, wrapper, env []string, program string) {
+	t.Helper()
+	cmd, stderr := s.wrapped(wrapper, env, s.residentctl, "run", program)
+	if stdout, err := cmd.Output(); err != nil {
+		t.Errorf("run %s: %v\n%s%s", program, err, stdout, stderr)
+	}
+}
+
+// TestFewDescriptors: with any limit of open files a command works or says
+// clearly that the limit is too low, and a program that starts plainly starts.
+func TestFewDescriptors(t *testing.T) {
+	t.Setenv("TMPDIR", folder(t))
+	s := newStore(t, folder(t))
+	program, other := fixture(t, "secrets"), fixture(t, "args")
+	s.do(t, "add", "--even-if-slower", program)
+	launcher := s.launcher(program)
+	low := 0
+	for _, limit := range []int{3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 34, 35, 36, 38, 40, 48, 64} {
+		wrapper := []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, limit), "sh"}
+		t.Run(fmt.Sprint("limit ", limit), func(t *testing.T) {
+			plainly, _ := s.wrapped(wrapper, nil, program)
+			if plainly.Run() == nil {
+				s.wantRun(t, wrapper, nil, program)
+				cmd, stderr := s.wrapped(wrapper, nil, launcher)
+				if err := cmd.Run(); err != nil {
+					t.Errorf("launcher file: %v\n%s", err, stderr)
+				}
+			}
+			for _, words := range [][]string{{"add", "--even-if-slower", other}, {"list"}, {"gc"}, {"check"}, {"remove", other}} {
+				cmd, stderr := s.wrapped(wrapper, nil, append([]string{s.residentctl, "--store", s.dir}, words...)...)
+				stdout, err := cmd.Output()
+				status := cmd.ProcessState.ExitCode()
+				switch {
+				case err == nil:
+				case words[0] == "remove" && strings.Contains(stderr.String(), "no such entry"):
+				case status != statusSystem:
+					t.Errorf("%s: status %d, want %d\n%s%s", words[0], status, statusSystem, stdout, stderr)
+				default:
+					low++
+				}
+				wantClear(t, words[0], min(status, 1), string(stdout), stderr.String())
+			}
+			wantNoProcess(t, other, s.dir)
+		})
+	}
+	if low == 0 {
+		t.Error("no limit was too low")
+	}
+	s.do(t, "gc")
+	s.wantClean(t)
+	s.do(t, "add", "--even-if-slower", other)
+	s.wantResident(t, other)
+}

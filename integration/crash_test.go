@@ -1,0 +1,308 @@
+package integration
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/residentctl/residentctl/pkg/resident"
+	stores "github.com/residentctl/residentctl/pkg/store"
+)
+
+// A change is a command that changes a store. Before makes the store that it
+// works on, and names the program.
+type change struct {
+	name   string
+	before func(t *testing.T, s *store, program string)
+	args   func(program string) []string
+}
+
+func args(words ...string) func(string) []string {
+	return func(string) []string { return words }
+}
+
+var changes = []change{
+	{"add", func(*testing.T, *store, string) {},
+		func(program string) []string { return []string{"add", "--even-if-slower", program} }},
+	{"add again", func(t *testing.T, s *store, program string) {
+		s.do(t, "add", "--even-if-slower", program)
+		touch(t, program)
+	}, func(program string) []string { return []string{"add", "--even-if-slower", program} }},
+	{"add what was replaced", func(t *testing.T, s *store, program string) {
+		s.do(t, "enable", "--even-if-slower", program)
+		copyFile(t, program, program+".new")
+		if err := os.Rename(program+".new", program); err != nil {
+			t.Fatal(err)
+		}
+	}, func(program string) []string { return []string{"add", "--even-if-slower", program} }},
+	{"add a name", func(t *testing.T, s *store, program string) {
+		s.do(t, "add", "--even-if-slower", program)
+		if err := os.Symlink(program, program+".link"); err != nil {
+			t.Fatal(err)
+		}
+	}, func(program string) []string { return []string{"add", "--even-if-slower", program + ".link"} }},
+	{"remove", func(t *testing.T, s *store, program string) { s.do(t, "enable", "--even-if-slower", program) },
+		args("remove", "--all")},
+	{"gc", func(t *testing.T, s *store, program string) {
+		s.do(t, "add", "--even-if-slower", program)
+		touch(t, program)
+		for _, garbage := range []string{"images/0123456789abcdef", "launchers/1-2", "staging/work-1"} {
+			if err := os.Mkdir(filepath.Join(s.dir, garbage), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Symlink("../images/0123456789abcdef/plan", filepath.Join(s.dir, "index", "1-2")); err != nil {
+			t.Fatal(err)
+		}
+	}, args("gc")},
+}
+
+// touch makes a file another one for everybody who looks at its times.
+func touch(t *testing.T, path string) {
+	t.Helper()
+	now := time.Now()
+	if err := os.Chtimes(path, now, now); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// crashStore is an empty store, and a program of its own.
+func crashStore(t *testing.T) (s *store, program string) {
+	t.Helper()
+	dir := folder(t)
+	t.Setenv("TMPDIR", folder(t)) // gc and check look there too
+	s = newStore(t, dir)
+	program = filepath.Join(dir, "args")
+	copyFile(t, fixture(t, "args"), program)
+	return s, program
+}
+
+// TestKilled: whatever changes a store may be killed at any step. The program
+// starts, no process is left, and after gc there is nothing to complain about.
+func TestKilled(t *testing.T) {
+	points := slices.Concat(stores.FaultPoints, resident.FaultPoints)
+	points = slices.DeleteFunc(points, func(p string) bool { return slices.Contains(systemPoints, p) })
+	reached := map[string]bool{}
+	for _, c := range changes {
+		t.Run(c.name, func(t *testing.T) {
+			for _, point := range points {
+				s, program := crashStore(t)
+				c.before(t, s, program)
+				cmd := s.command(c.args(program)...)
+				cmd.Env = append(os.Environ(), stores.FaultEnv+"="+point)
+				if !killed(t, cmd) {
+					continue // it does not come there
+				}
+				reached[point] = true
+				t.Run(point, func(t *testing.T) { s.wantSound(t, program) })
+			}
+		})
+	}
+	for _, point := range points {
+		if !reached[point] {
+			t.Errorf("no change came to %s", point)
+		}
+	}
+}
+
+// killed runs a command and tells whether it was killed; else it must succeed.
+func killed(t *testing.T, cmd *exec.Cmd) bool {
+	t.Helper()
+	var output strings.Builder
+	cmd.Stdout, cmd.Stderr = &output, &output
+	err := cmd.Run()
+	if err == nil {
+		return false
+	}
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("%s: %v\n%s", cmd, err, &output)
+	}
+	return true
+}
+
+// wantSound fails unless a store that somebody was killed in does no harm, and
+// gc makes it clean.
+func (s *store) wantSound(t *testing.T, program string) {
+	t.Helper()
+	wantNoProcess(t, program, s.dir)
+	s.wantStarts(t, program)
+	s.do(t, "list")
+	s.do(t, "gc")
+	s.wantClean(t)
+	s.do(t, "add", "--even-if-slower", program)
+	s.wantResident(t, program)
+	s.wantStarts(t, program)
+	if left, _ := os.ReadDir(os.Getenv("TMPDIR")); len(left) > 0 {
+		t.Errorf("left in TMPDIR: %v", left)
+	}
+}
+
+// wantStarts compares the program started directly with run, and with the
+// launcher file if there is one.
+func (s *store) wantStarts(t *testing.T, program string) {
+	t.Helper()
+	ways := []way{byRun}
+	launchers, err := filepath.Glob(filepath.Join(s.dir, "launchers", "*", program))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, launcher := range launchers {
+		// In a mirror around another program's launcher file it is a link.
+		if info, err := os.Lstat(launcher); err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		ways = append(ways, way{name: "launcher", argv: func(*store, string) (string, string, []string) { return launcher, program, nil }})
+	}
+	for _, u := range users {
+		want := s.start(t, plain, u, program, command{})
+		for _, w := range ways {
+			if diff := cmp.Diff(want, s.start(t, w, u, program, command{})); diff != "" {
+				t.Errorf("plain (-) and %s (+) differ as %s:\n%s", w.name, u.name, diff)
+			}
+		}
+	}
+}
+
+// wantClean fails unless check finds no fault, nor any stale entry.
+func (s *store) wantClean(t *testing.T) {
+	t.Helper()
+	cmd := s.command("--format", "json", "check")
+	output, err := cmd.Output()
+	var findings []resident.Finding
+	if jsonErr := json.Unmarshal(output, &findings); jsonErr != nil {
+		t.Fatalf("check: %v, %v\n%s", err, jsonErr, output)
+	}
+	for _, f := range findings {
+		if f.Status == resident.StatusFault || f.Area == resident.AreaEntry && f.Status != resident.StatusOK || f.What == os.Getenv("TMPDIR") {
+			t.Errorf("check: %+v", f)
+		}
+	}
+	if err != nil {
+		t.Errorf("check: %v", err)
+	}
+}
+
+// TestKilledAnywhere kills at random moments instead of named ones.
+func TestKilledAnywhere(t *testing.T) {
+	const kills = 30
+	times := map[string]time.Duration{}
+	for i := range kills {
+		c := changes[i%len(changes)]
+		s, program := crashStore(t)
+		c.before(t, s, program)
+		if times[c.name] == 0 { // once to the end, to know how long it takes
+			begin := time.Now()
+			s.do(t, c.args(program)...)
+			times[c.name] = time.Since(begin)
+			continue
+		}
+		after := time.Duration(rand.Float64() * 1.1 * float64(times[c.name]))
+		t.Run(fmt.Sprintf("%s after %v", c.name, after), func(t *testing.T) {
+			cmd := s.command(c.args(program)...)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(after)
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			s.wantSound(t, program)
+		})
+	}
+}
+
+// TestSideBySide: adds, removes, gcs and starts at the same time, of programs
+// that change meanwhile, leave nothing behind and lose nothing.
+func TestSideBySide(t *testing.T) {
+	const (
+		programs = 3
+		workers  = 6
+		lasting  = 8 * time.Second
+	)
+	dir := folder(t)
+	t.Setenv("TMPDIR", folder(t))
+	s := newStore(t, dir)
+	var paths []string
+	for i := range programs {
+		path := filepath.Join(dir, fmt.Sprint("program", i))
+		copyFile(t, fixture(t, "args"), path)
+		paths = append(paths, path)
+	}
+	done := map[string]int{}
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	end := time.Now().Add(lasting)
+	for range workers {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			for time.Now().Before(end) {
+				path := paths[rand.IntN(programs)]
+				what := []string{"add", "add", "add", "remove", "gc", "gc", "run", "run", "list", "touch"}[rand.IntN(10)]
+				if err := s.doOne(what, path); err != nil {
+					t.Errorf("%s %s: %v", what, path, err)
+					return
+				}
+				mu.Lock()
+				done[what]++
+				mu.Unlock()
+			}
+		}()
+	}
+	group.Wait()
+	t.Logf("%v", done)
+	for _, path := range paths {
+		s.wantStarts(t, path)
+	}
+	s.do(t, "gc")
+	s.wantClean(t)
+	for _, path := range paths {
+		s.do(t, "add", "--even-if-slower", path)
+		s.wantResident(t, path)
+	}
+	if images, _ := os.ReadDir(filepath.Join(s.dir, "images")); len(images) != programs {
+		t.Errorf("%d images of %d programs", len(images), programs)
+	}
+	s.wantClean(t)
+}
+
+// doOne does one of the things that may go on side by side, and says what was
+// wrong about it.
+func (s *store) doOne(what, path string) error {
+	now := time.Now()
+	var cmd *exec.Cmd
+	allowed := "" // why it may fail
+	switch what {
+	case "touch":
+		return os.Chtimes(path, now, now)
+	case "run":
+		cmd = exec.Command(s.residentctl, "run", path)
+		cmd.Env = s.environment(s.dataHome)
+	case "add":
+		cmd, allowed = s.command("add", "--even-if-slower", path), "changed" // by a touch
+	case "remove":
+		cmd, allowed = s.command("remove", path), "no such entry"
+	default:
+		cmd = s.command(what)
+	}
+	output, err := cmd.CombinedOutput()
+	if err != nil && (allowed == "" || !strings.Contains(string(output), allowed)) {
+		return fmt.Errorf("%w\n%s", err, output)
+	}
+	if what == "run" && !strings.Contains(string(output), "argc 1") {
+		return fmt.Errorf("it did not run:\n%s", output)
+	}
+	return nil
+}

@@ -1,0 +1,406 @@
+package integration
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestDamagedStore: whatever is missing or broken in a store, a start is a normal
+// one, --strict says so with 125, and list works.
+func TestDamagedStore(t *testing.T) {
+	program := fixture(t, "args")
+	tests := []struct {
+		name   string
+		damage func(t *testing.T, s *store)
+	}{
+		{"no plan", func(t *testing.T, s *store) { remove(t, s.plan(t, program)) }},
+		{"empty plan", func(t *testing.T, s *store) { truncate(t, s.plan(t, program), 0, 1) }},
+		{"half a plan", func(t *testing.T, s *store) { truncate(t, s.plan(t, program), 1, 2) }},
+		{"most of a plan", func(t *testing.T, s *store) { truncate(t, s.plan(t, program), 99, 100) }},
+		{"a plan that others may write", func(t *testing.T, s *store) { chmod(t, s.plan(t, program), 0o666) }},
+		{"a plan that is somebody's", func(t *testing.T, s *store) { chown(t, s.plan(t, program), 12345) }},
+		{"no index", func(t *testing.T, s *store) { remove(t, filepath.Join(s.dir, "index")) }},
+		{"no pages", func(t *testing.T, s *store) { remove(t, s.pages(t, program)) }},
+		{"no pages in their file", func(t *testing.T, s *store) { truncate(t, s.pages(t, program), 0, 1) }},
+		{"half of the pages", func(t *testing.T, s *store) { truncate(t, s.pages(t, program), 1, 2) }},
+		{"pages that others may write", func(t *testing.T, s *store) { chmod(t, s.pages(t, program), 0o666) }},
+		{"pages that are somebody's", func(t *testing.T, s *store) { chown(t, s.pages(t, program), 12345) }},
+		{"no image", func(t *testing.T, s *store) { remove(t, filepath.Dir(s.plan(t, program))) }},
+		{"no images", func(t *testing.T, s *store) { remove(t, filepath.Join(s.dir, "images")) }},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			s := newStore(t, folder(t))
+			s.do(t, "add", program)
+			s.wantResident(t, program)
+			test.damage(t, s)
+			for _, u := range users {
+				s.wantNormalStart(t, u, program, command{})
+			}
+			s.do(t, "list")
+		})
+	}
+
+	t.Run("one bit of the plan", func(t *testing.T) {
+		s := newStore(t, folder(t))
+		s.do(t, "add", program)
+		plan := s.plan(t, program)
+		good, err := os.ReadFile(plan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The header closely, then samples of the rest.
+		for offset := 0; offset < len(good); {
+			t.Run(fmt.Sprint("byte ", offset), func(t *testing.T) {
+				overwrite(t, plan, int64(offset), good[offset]^byte(1<<(offset%8)))
+				defer overwrite(t, plan, int64(offset), good[offset])
+				s.wantNormalStart(t, nobody, program, command{})
+			})
+			if offset < 512 {
+				offset += 7
+			} else {
+				offset += len(good)/40 + 1
+			}
+		}
+		s.wantResident(t, program)
+	})
+
+	t.Run("no store", func(t *testing.T) {
+		s := newStore(t, folder(t))
+		want := s.start(t, plain, root, program, command{})
+		if diff := cmp.Diff(want, s.start(t, byRun, root, program, command{})); diff != "" {
+			t.Errorf("plain (-) and run (+) differ:\n%s", diff)
+		}
+		s.do(t, "list")
+	})
+}
+
+// TestChangedFiles: what a plain start would notice, a resident one does too.
+func TestChangedFiles(t *testing.T) {
+	requireCRIU(t)
+	dir := folder(t)
+	program := filepath.Join(dir, "constructors")
+	library := filepath.Join(dir, "libconstructors.so")
+	other := filepath.Join(dir, "other", "libconstructors.so")
+	for _, name := range []string{"first", "other"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	source := filepath.Join("fixtures", "libconstructors.c")
+	// With a soname the program needs it by name, and searches.
+	compile(t, library, source, "-shared", "-fPIC", "-Wl,-soname,libconstructors.so")
+	compile(t, other, source, "-shared", "-fPIC", "-Wl,-soname,libconstructors.so", `-DMARK="other"`)
+	compile(t, program, filepath.Join("fixtures", "constructors.c"), library, "-Wl,-rpath,$ORIGIN/first:$ORIGIN")
+
+	s := newStore(t, filepath.Join(dir, "data"))
+	refresh := func(t *testing.T) {
+		t.Helper()
+		s.do(t, "add", program)
+		s.wantResident(t, program)
+	}
+	// Each leaves the files as the next one wants them.
+	steps := []struct {
+		name string
+		c    command
+		do   func(t *testing.T)
+		want string // in stdout or stderr
+	}{
+		{"LD_LIBRARY_PATH", command{env: []string{"LD_LIBRARY_PATH=" + filepath.Dir(other)}}, func(*testing.T) {}, "other: function"},
+		{"LD_PRELOAD", command{env: []string{"LD_PRELOAD=" + other}}, func(*testing.T) {}, "other: constructor"},
+		{"library found earlier", command{}, func(t *testing.T) {
+			copyFile(t, other, filepath.Join(dir, "first", "libconstructors.so"))
+		}, "other: function"},
+		{"library found as before", command{}, func(t *testing.T) {
+			remove(t, filepath.Join(dir, "first", "libconstructors.so"))
+			refresh(t)
+			now := time.Now()
+			if err := os.Chtimes(library, now, now); err != nil {
+				t.Fatal(err)
+			}
+		}, "library: function"},
+		{"library replaced", command{}, func(t *testing.T) {
+			refresh(t)
+			copyFile(t, other, library+".new")
+			if err := os.Rename(library+".new", library); err != nil {
+				t.Fatal(err)
+			}
+		}, "other: function"},
+		{"library overwritten", command{}, func(t *testing.T) {
+			refresh(t)
+			copyFile(t, other, library)
+		}, "other: function"},
+		{"library removed", command{}, func(t *testing.T) { remove(t, library) }, "cannot open shared object file"},
+		{"program replaced", command{}, func(t *testing.T) {
+			copyFile(t, fixture(t, "cxx-main"), program+".new")
+			if err := os.Rename(program+".new", program); err != nil {
+				t.Fatal(err)
+			}
+		}, "out ff true"},
+	}
+	refresh(t)
+	launcher := s.launcher(program)
+	for _, step := range steps {
+		if !t.Run(step.name, func(t *testing.T) {
+			step.do(t)
+			want := s.start(t, plain, root, program, step.c)
+			if !strings.Contains(want.Stdout+want.Stderr, step.want) {
+				t.Fatalf("a plain start does not say %q:\n%s%s", step.want, want.Stdout, want.Stderr)
+			}
+			kept := way{name: "launcher", argv: func(*store, string) (string, string, []string) { return launcher, program, nil }}
+			for _, w := range []way{kept, byRun} {
+				if diff := cmp.Diff(want, s.start(t, w, nobody, program, step.c)); diff != "" {
+					t.Errorf("plain (-) and %s (+) differ:\n%s", w.name, diff)
+				}
+			}
+			if got := s.start(t, strictly, root, program, step.c); got.Status != "exit status 125" {
+				t.Errorf("run --strict: %s, want exit status 125\n%s", got.Status, got.Stderr)
+			}
+			s.do(t, "list")
+		}) {
+			break
+		}
+	}
+}
+
+// TestFullDisk: an add that runs out of space says so and leaves a store that works.
+func TestFullDisk(t *testing.T) {
+	s := newStore(t, folder(t))
+	first, second := fixture(t, "args"), fixture(t, "secrets")
+	// The store is on a file system of its own, in a mount namespace of its own.
+	const script = `
+		set -eu
+		residentctl=$1 data=$2 first=$3 second=$4 left=$5
+		mount --make-rprivate /
+		mount -t tmpfs -o size=16m,mode=755 tmpfs "$data"
+		"$residentctl" --store "$data/residentctl" add "$first" >&2
+		available=$(df --output=avail -k "$data" | tail -n 1)
+		head -c $(((available - left) * 1024)) /dev/zero >"$data/filling"
+		status=0; "$residentctl" --store "$data/residentctl" add "$second" >&2 || status=$?
+		echo add $status
+		status=0; "$residentctl" --store "$data/residentctl" list >&2 || status=$?
+		echo list $status
+		status=0; "$residentctl" run --strict "$first" >&2 || status=$?
+		echo first $status
+		status=0; "$residentctl" run "$second" >&2 || status=$?
+		echo second $status
+		rm "$data/filling"
+		status=0; "$residentctl" --store "$data/residentctl" add "$second" >&2 || status=$?
+		echo again $status
+		status=0; "$residentctl" run --strict "$second" >&2 || status=$?
+		echo resident $status
+	`
+	for _, left := range []int{0, 4, 16, 64, 128, 256, 512} {
+		t.Run(fmt.Sprint(left, " KiB left"), func(t *testing.T) {
+			cmd := exec.Command("/bin/bash", "-c", script, "bash", s.residentctl, s.dataHome, first, second, fmt.Sprint(left))
+			cmd.Env = s.environment(s.dataHome)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+			var stderr strings.Builder
+			cmd.Stderr = &stderr
+			stdout, err := cmd.Output()
+			if err != nil {
+				t.Fatalf("%v\n%s%s", err, stdout, stderr.String())
+			}
+			added, rest, _ := strings.Cut(string(stdout), "\n")
+			if left == 0 && added == "add 0" {
+				t.Errorf("add had no space and succeeded\n%s", stderr.String())
+			}
+			if added != "add 0" && !strings.Contains(stderr.String(), "residentctl: error: ") {
+				t.Errorf("add failed without a reason:\n%s", stderr.String())
+			}
+			if want := "list 0\nfirst 0\nsecond 0\nagain 0\nresident 0\n"; rest != want {
+				t.Errorf("after %q:\n%swant:\n%s%s", added, rest, want, stderr.String())
+			}
+			wantNoProcess(t, second, s.dir)
+		})
+	}
+}
+
+// TestKilledAdd: add may be killed at any moment.
+func TestKilledAdd(t *testing.T) {
+	const kills = 40
+	s := newStore(t, folder(t))
+	program := filepath.Join(folder(t), "args")
+	copyFile(t, fixture(t, "args"), program)
+
+	begin := time.Now()
+	s.do(t, "add", program)
+	whole := time.Since(begin)
+	s.do(t, "remove", "--all")
+	for range kills {
+		after := time.Duration(rand.Float64() * 1.1 * float64(whole))
+		add := s.command("add", program)
+		if err := add.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(after)
+		add.Process.Kill()
+		add.Wait()
+		wantNoProcess(t, program, s.dir)
+		s.do(t, "list")
+		want := s.start(t, plain, root, program, command{})
+		if diff := cmp.Diff(want, s.start(t, byRun, root, program, command{})); diff != "" {
+			t.Errorf("plain (-) and run (+) differ:\n%s", diff)
+		}
+		if t.Failed() {
+			t.Fatalf("after add was killed at %v of %v", after, whole)
+		}
+	}
+	s.do(t, "add", program)
+	s.wantResident(t, program)
+	s.do(t, "remove", "--all")
+}
+
+// wantNoProcess waits until no process runs the program or has a file below dir
+// open: those that were killed with their parent need a moment to be gone.
+func wantNoProcess(t *testing.T, program, dir string) {
+	t.Helper()
+	var left string
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if left = processOf(program, dir); left == "" {
+			return
+		}
+	}
+	t.Errorf("a process is left: %s", left)
+}
+
+// processOf describes a process that runs the program or has a file below dir
+// open. One that is gone by now has no links to read.
+func processOf(program, dir string) string {
+	exes, _ := filepath.Glob("/proc/[0-9]*/exe")
+	for _, exe := range exes {
+		process := filepath.Dir(exe)
+		target, _ := os.Readlink(exe)
+		if target == program {
+			return process + " runs " + target
+		}
+		descriptors, _ := filepath.Glob(process + "/fd/*")
+		for _, fd := range descriptors {
+			if file, _ := os.Readlink(fd); strings.HasPrefix(file, dir+"/") {
+				return fmt.Sprintf("%s (%s) has %s open", process, target, file)
+			}
+		}
+	}
+	return ""
+}
+
+// wantResident fails unless a start of the program is a resident one.
+func (s *store) wantResident(t *testing.T, program string) {
+	t.Helper()
+	if got := s.start(t, strictly, root, program, command{}); got.Status != "exit status 0" {
+		t.Fatalf("run --strict: %s\n%s%s", got.Status, got.Stdout, got.Stderr)
+	}
+}
+
+// wantNormalStart fails unless a start of the program is a normal one which works.
+func (s *store) wantNormalStart(t *testing.T, u user, program string, c command) {
+	t.Helper()
+	want := s.start(t, plain, u, program, c)
+	for _, w := range residentWays {
+		if diff := cmp.Diff(want, s.start(t, w, u, program, c)); diff != "" {
+			t.Errorf("plain (-) and %s (+) differ as %s:\n%s", w.name, u.name, diff)
+		}
+	}
+	got := s.start(t, strictly, u, program, c)
+	if got.Status != "exit status 125" || !strings.Contains(got.Stderr, "residentctl: ") {
+		t.Errorf("run --strict as %s: %s, want exit status 125 and a reason\n%s", u.name, got.Status, got.Stderr)
+	}
+}
+
+// plan is the file that a start of the program finds through the index.
+func (s *store) plan(t *testing.T, program string) string {
+	t.Helper()
+	var st syscall.Stat_t
+	if err := syscall.Stat(program, &st); err != nil {
+		t.Fatal(err)
+	}
+	plan, err := filepath.EvalSymlinks(filepath.Join(s.dir, "index", fmt.Sprintf("%d-%d", st.Dev, st.Ino)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plan
+}
+
+// pages is CRIU's file with the image's memory.
+func (s *store) pages(t *testing.T, program string) string {
+	t.Helper()
+	pages, err := filepath.Glob(filepath.Join(filepath.Dir(s.plan(t, program)), "pages-*.img"))
+	if err != nil || len(pages) != 1 {
+		t.Fatalf("pages beside the plan: %q, %v; want one file", pages, err)
+	}
+	return pages[0]
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// truncate leaves part/whole of a file.
+func truncate(t *testing.T, path string, part, whole int64) {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, info.Size()*part/whole); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func chmod(t *testing.T, path string, mode os.FileMode) {
+	t.Helper()
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func chown(t *testing.T, path string, id int) {
+	t.Helper()
+	if err := os.Chown(path, id, id); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// overwrite changes one byte of a file in place.
+func overwrite(t *testing.T, path string, offset int64, value byte) {
+	t.Helper()
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.WriteAt([]byte{value}, offset); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// copyFile copies a program or library, in place if there is one already.
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	source, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	target, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer target.Close()
+	if _, err := io.Copy(target, source); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,352 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// What is different in a tree under exec, or left alone: privileges and groups, other
+// dynamic linkers, package managers. What has to be the same is in exec_test.go.
+
+// TestExecPrivileges: root's tree has setuid programs as always; in an ordinary
+// user's they gain nothing, and neither do file capabilities.
+func TestExecPrivileges(t *testing.T) {
+	dir := folder(t)
+	suid, capable := filepath.Join(dir, "suid"), filepath.Join(dir, "capable")
+	copyFile(t, installed(t, "id"), suid)
+	chmod(t, suid, 0o755|os.ModeSetuid)
+	copyFile(t, installed(t, "perl"), capable)
+	if out, err := exec.Command("setcap", "cap_net_raw+ep", capable).CombinedOutput(); err != nil {
+		t.Skipf("setcap: %v %s", err, out)
+	}
+	drop := fmt.Sprintf("setpriv --reuid=%d --regid=%d --clear-groups ", aliceID, aliceID)
+	for _, e := range newExecers(t) {
+		t.Run(e.name, func(t *testing.T) {
+			as := ""
+			if e.uid == 0 {
+				as = drop // root's tree, in which an ordinary user calls it
+			}
+			for _, test := range []struct{ script, gained string }{
+				{as + suid, "euid=0(root)"},
+				{as + capable + ` -MSocket -e 'socket(S, PF_INET, SOCK_RAW, 1) or die "$!\n"; print "raw\n"'`, "raw\n"},
+			} {
+				outside, inside := e.says(t, test.script)
+				if outside.code != 0 || !strings.Contains(outside.stdout, test.gained) {
+					t.Skipf("it gains nothing outside either: %v", outside)
+				}
+				if e.uid == 0 && inside != outside {
+					t.Errorf("outside %v\ninside %v", outside, inside)
+				}
+				if e.uid != 0 && strings.Contains(inside.stdout, test.gained) {
+					t.Errorf("inside %v", inside)
+				}
+			}
+			// As the command itself it is executed normally.
+			if e.uid != 0 {
+				strict, normal := e.inside(t, suid), e.command(t, "exec", "--store", e.dir, "--", suid)
+				if r := finish(t, strict); r.code != 125 || !strings.Contains(r.stderr, "would gain nothing in a user namespace") {
+					t.Errorf("strict: %v", r)
+				}
+				if r := finish(t, normal); r.code != 0 || !strings.Contains(r.stdout, "euid=0(root)") || !strings.Contains(r.stderr, "no resident starts in") {
+					t.Errorf("%v", r)
+				}
+			}
+			// su(1) changes the user where it may, and says that it may not (after two
+			// seconds, PAM's).
+			if e.uid != 0 && e.auto {
+				return
+			}
+			outside, inside := e.says(t, "su -s /bin/sh nobody -c 'id -u; echo $0' </dev/null")
+			if e.uid == 0 && (inside != outside || outside.stdout != "65534\nsh\n") {
+				t.Errorf("su: outside %v\ninside %v", outside, inside)
+			}
+			if e.uid != 0 && (inside.code == 0 || inside.stderr == "" || inside.stdout != "") {
+				t.Errorf("su: inside %v", inside)
+			}
+			// Nobody gains anything against the host by the namespace.
+			if _, inside := e.says(t, "mount -t tmpfs none /mnt"); e.uid != 0 && inside.code == 0 {
+				t.Errorf("mount: %v", inside)
+			}
+		})
+	}
+}
+
+// TestExecDropsCapabilities: what an ordinary user got for the mounts is gone before
+// the command, also where the mounts could not be made.
+func TestExecDropsCapabilities(t *testing.T) {
+	alice, _ := newAccounts(t)
+	for _, strict := range []string{"-q", "--strict"} {
+		r := finish(t, alice.exec(t, "unshare", "--user", "--map-current-user", "--keep-caps", "--mount",
+			residentctl(t), "exec", strict, "--inside", "/nowhere/from", "--inside", "/nowhere/to", "--", "grep", "-E", "Cap(Inh|Prm|Eff|Amb)", "/proc/self/status"))
+		if strict == "--strict" && r.code != 125 || !strings.Contains(r.stderr, "mount /nowhere/from over /nowhere/to") {
+			t.Errorf("%s: %v", strict, r)
+		}
+		if none := "0000000000000000\n"; strict != "--strict" && (r.code != 0 || strings.Count(r.stdout, none) != 4) {
+			t.Errorf("%s: %v", strict, r)
+		}
+	}
+}
+
+// TestExecGroups: supplementary groups still open files. In an ordinary user's tree
+// they have no names and cannot be given to files, as the manual says.
+func TestExecGroups(t *testing.T) {
+	dir := folder(t)
+	staffs := filepath.Join(dir, "staffs")
+	if err := os.WriteFile(staffs, []byte("for staff\n"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(staffs, 0, staffID); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range newExecers(t) {
+		t.Run(e.name, func(t *testing.T) {
+			same := []string{
+				"cat " + staffs,
+				"id -u; id -g; id -un 2>&1 || :",
+				`cd "$HOME" && echo x >own && chgrp $(id -g) own && stat -c %u:%g own`,
+				`cd "$HOME" && rm -rf d && mkdir d && chmod g+s d && touch d/f && stat -c %g d/f && cp -p d/f d/g && tar -cf d/t own && tar -xf d/t -C d && cat d/own`,
+			}
+			if e.uid == 0 {
+				same = append(same, "id", "id -G", "stat -c %u:%g "+staffs,
+					fmt.Sprintf(`cd "$HOME" && touch r && chgrp %[1]d r && chown %[1]d:%[2]d r && stat -c %%u:%%g r`, staffID, bobID),
+					fmt.Sprintf("setpriv --reuid=%d --regid=%d --groups=%d cat %s", aliceID, aliceID, staffID, staffs))
+			}
+			for _, script := range same {
+				outside, inside := e.says(t, script)
+				if outside.code != 0 || inside != outside {
+					t.Errorf("%s: outside %v\ninside %v", script, outside, inside)
+				}
+			}
+			if e.uid == 0 {
+				return
+			}
+			chgrp := fmt.Sprintf(`cd "$HOME" && touch s && chgrp %d s && stat -c %%g s`, staffID)
+			outside, inside := e.says(t, chgrp)
+			if outside.stdout != fmt.Sprintln(staffID) || inside.code == 0 || !strings.Contains(inside.stderr, "Invalid argument") {
+				t.Errorf("chgrp: outside %v\ninside %v", outside, inside)
+			}
+			// A copy that would keep it has the own group, silently.
+			keep := fmt.Sprintf(`cd "$HOME" && rm -f c && cp -p %s c && stat -c %%g c`, staffs)
+			outside, inside = e.says(t, keep)
+			if outside.stdout != fmt.Sprintln(staffID) || inside.code != 0 || inside.stdout != fmt.Sprintln(e.uid) {
+				t.Errorf("cp -p: outside %v\ninside %v", outside, inside)
+			}
+			// Namespaces in it can be made: a sandbox that needs no setuid program.
+			if outside, inside := e.says(t, "unshare --user --map-root-user --mount sh -c 'id -u; mount -t tmpfs none /mnt && echo mounted'"); inside != outside || inside.code != 0 {
+				t.Errorf("a namespace: outside %v\ninside %v", outside, inside)
+			}
+			overflow, err := os.ReadFile("/proc/sys/kernel/overflowgid")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, inside := e.says(t, "id -G"); inside.stdout != fmt.Sprintf("%d %s", e.uid, overflow) {
+				t.Errorf("id -G: %v", inside)
+			}
+			if _, inside := e.says(t, "stat -c %U /etc/passwd"); inside.stdout != "nobody\n" {
+				t.Errorf("root's file: %v", inside)
+			}
+		})
+	}
+}
+
+// TestExecTellsOnce: an ordinary user is told what differs the first time, root is
+// not; check tells it always.
+func TestExecTellsOnce(t *testing.T) {
+	const told = "residentctl: in the user namespace that exec makes setuid programs (su, sudo) gain nothing, chgrp"
+	for _, e := range newExecers(t) {
+		t.Run(e.name, func(t *testing.T) {
+			quietly := e.words("true")
+			loudly := slices.DeleteFunc(slices.Clone(quietly), func(w string) bool { return w == "-q" })
+			for i, run := range []struct {
+				words []string
+				tells bool
+			}{{quietly, false}, {loudly, e.uid != 0 && !e.auto}, {loudly, false}} {
+				r := e.does(t, run.words...)
+				if lines := strings.Count(r.stderr, told); lines > 1 || (lines == 1) != run.tells {
+					t.Errorf("start %d: %v", i, r)
+				}
+				if e.auto && i > 0 != strings.Contains(r.stderr, "starts were resident") || !e.auto && !run.tells && r.stderr != "" {
+					t.Errorf("start %d: %v", i, r)
+				}
+			}
+			if e.auto {
+				return
+			}
+			r := finish(t, e.command(t, "--store", e.dir, "check"))
+			if !strings.Contains(r.stdout, "kernel: exec") || !strings.Contains(r.stdout, "setuid programs (su, sudo) gain nothing") {
+				t.Errorf("check: %v", r)
+			}
+		})
+	}
+	alice, _ := newAccounts(t)
+	c := exec.Command("setpriv", "--reuid", fmt.Sprint(aliceID), "--regid", fmt.Sprint(aliceID), "--clear-groups",
+		"--inh-caps=+net_raw", "--ambient-caps=+net_raw", residentctl(t), "exec", "--", "grep", "CapAmb", "/proc/self/status")
+	c.Env = []string{"HOME=" + alice.home, "PATH=/usr/bin:/bin"}
+	if r := finish(t, c); r.stdout != "CapAmb:\t0000000000002000\n" || !strings.Contains(r.stderr, "no resident starts in grep: a user namespace would take your capabilities away") {
+		t.Errorf("with an ambient capability: %v", r)
+	}
+}
+
+// TestExecOtherLinkers: programs for which the linker that is covered is not the
+// linker: musl's, 32-bit ones, static ones.
+func TestExecOtherLinkers(t *testing.T) {
+	dir := folder(t)
+	programs := map[string]string{}
+	static := filepath.Join(dir, "static")
+	compile(t, static, filepath.Join("fixtures", "stdio.c"), "-static")
+	programs["static"] = static
+	t.Run("32-bit", func(t *testing.T) {
+		// A dynamic linker and a program that names it, without a C library: the kernel
+		// enters the first. It says one word and ends.
+		linker, program := filepath.Join(dir, "ld-32.so"), filepath.Join(dir, "program-32")
+		const source = `.globl _start
+			_start: movl $4, %eax; movl $1, %ebx; call 1f; 1: popl %ecx; addl $text-1b, %ecx; movl $6, %edx; int $0x80
+			movl $1, %eax; movl $5, %ebx; int $0x80
+			text: .ascii "32bit\n"
+			.section .note.GNU-stack,"",@progbits
+			`
+		path := filepath.Join(dir, "linker.s")
+		if err := os.WriteFile(path, []byte(source), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{
+			{"-m32", "-nostdlib", "-shared", "-Wl,-e,_start", "-o", linker, path},
+			{"-m32", "-nostdlib", "-pie", "-Wl,--dynamic-linker=" + linker, "-o", program, path},
+		} {
+			if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
+				t.Skipf("gcc makes no 32-bit program: %v\n%s", err, out)
+			}
+		}
+		if out, err := exec.Command(program).CombinedOutput(); string(out) != "32bit\n" {
+			t.Skipf("this machine runs no 32-bit program: %v %s", err, out)
+		}
+		programs["32-bit"] = program
+	})
+	t.Run("musl", func(t *testing.T) { programs["musl"] = muslOrSkip(t) })
+	for _, e := range newExecers(t) {
+		for name, program := range programs {
+			t.Run(e.name+", "+name, func(t *testing.T) {
+				outside, inside := finish(t, e.exec(t, program, "a", "b c")), finish(t, e.inside(t, program, "a", "b c"))
+				if outside.stdout == "" || inside.code != outside.code || inside.stderr != outside.stderr ||
+					inside.stdout != outside.stdout {
+					t.Errorf("outside %v\ninside %v", outside, inside)
+				}
+			})
+		}
+	}
+}
+
+// muslOrSkip is a program that is linked with musl.
+func muslOrSkip(t *testing.T) string {
+	t.Helper()
+	requireMusl(t)
+	return muslFixture(t, "stdio")
+}
+
+// TestExecPackages: a package manager inside works for other packages, and fails at
+// the one with the dynamic linker, which it leaves whole. Outside it replaces the
+// linker, under a command that is running inside.
+func TestExecPackages(t *testing.T) {
+	requireCRIU(t)
+	if _, err := exec.LookPath("dpkg-deb"); err != nil {
+		t.Skip("needs dpkg")
+	}
+	linker, err := filepath.EvalSymlinks("/lib64/ld-linux-x86-64.so.2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := folder(t)
+	s := newStore(t, filepath.Join(dir, "data"))
+	// The linker's folder is an overlay, in a mount namespace of its own, and dpkg has
+	// a database of its own.
+	const script = `
+		set -eu
+		residentctl=$1 store=$2 linker=$3 work=$4
+		libs=$(dirname "$linker")
+		mount --make-rprivate /
+		mount -t tmpfs none "$work"
+		mkdir "$work"/upper "$work"/below "$work"/db "$work"/db/updates "$work"/db/info
+		mount -t overlay overlay -o "lowerdir=$libs,upperdir=$work/upper,workdir=$work/below" "$libs"
+		: >"$work/db/status"; : >"$work/db/available"
+		package() { # NAME VERSION FILE...: with the linker, and a file that comes before and one that comes behind it
+			mkdir -p "$work/pkg/DEBIAN" "$work/pkg$libs"
+			printf 'Package: %s\nVersion: %s\nArchitecture: amd64\nMaintainer: nobody <nobody@localhost>\nDescription: test\n' "$1" "$2" >"$work/pkg/DEBIAN/control"
+			for f in "${@:3}"; do
+				case $f in "$linker") cp "$f" "$work/pkg$f" ;; *) echo "$1 $2" >"$work/pkg$f" ;; esac
+			done
+			dpkg-deb --root-owner-group -b "$work/pkg" "$work/$1-$2.deb" >/dev/null
+			rm -r "$work/pkg"
+		}
+		dpkg() { command dpkg --admindir="$work/db" --log=/dev/null --force-depends --no-triggers "$@" </dev/null; }
+		export -f dpkg; export work
+		status() { dpkg-query --admindir="$work/db" -W -f '${Package} ${Version} ${db:Status-Status}\n'; }
+		for v in 1 2; do package with-linker $v "$libs/aaa-$$" "$linker" "$libs/zzz-$$"; package other $v "$libs/other-$$"; done
+		dpkg -i "$work/with-linker-1.deb" "$work/other-1.deb" >/dev/null
+		before=$(stat -c %i "$linker")
+		inside() { "$residentctl" exec --strict --store "$store" -- bash -c "$@"; }
+
+		echo "other: $(inside 'dpkg -i "$work/other-2.deb" >/dev/null && echo done')"
+		inside 'dpkg -i "$work/with-linker-2.deb"' >"$work/said" 2>&1 && echo "the linker was replaced inside"
+		grep -o "unable to make backup link of.*ld-linux.*\|unable to install new version of.*ld-linux.*" "$work/said" || cat "$work/said"
+		status
+		cat "$libs/aaa-$$" "$libs/zzz-$$"
+		ls "$libs" | grep -e dpkg-new -e dpkg-tmp || echo "nothing is left"
+		[ "$(stat -c %i "$linker")" = "$before" ] && echo "the linker is the same"
+		ls / >/dev/null && inside 'ls / >/dev/null' && echo "programs start"
+
+		# Outside, while something runs inside.
+		mkfifo "$work/go" "$work/ready"
+		inside 'echo ready >"$work/ready"; read -r _ <"$work/go"; ls / >/dev/null && echo "programs start inside"; grep -c " $0 " /proc/self/mountinfo' "$linker" >"$work/inside" 2>&1 &
+		read -r _ <"$work/ready"
+		dpkg -i "$work/with-linker-2.deb" >/dev/null
+		status
+		cat "$libs/aaa-$$" "$libs/zzz-$$"
+		echo go >"$work/go"; wait $! || :
+		cat "$work/inside"
+		inside 'ls / >/dev/null' && echo "programs start"
+		# As the command itself it is not covered.
+		"$residentctl" exec --store "$store" -- dpkg --admindir="$work/db" --log=/dev/null --no-triggers -i "$work/with-linker-1.deb" </dev/null 2>&1 | grep -v '^(Reading\|^Prepar\|^Unpack\|^Setting\|^dpkg: warning'
+		status
+		"$residentctl" exec --strict --store "$store" -- dpkg --version || echo "strict: $?"
+	`
+	work := filepath.Join(dir, "work")
+	if err := os.Mkdir(work, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("/bin/bash", "-c", script, "bash", s.residentctl, s.dir, linker, work)
+	c.Env = append(s.environment(dir), "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8")
+	c.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	r := finish(t, c)
+	const refused = "residentctl: no resident starts in dpkg: a package manager has to be able to replace the C library, which is busy where it is covered\n"
+	want := strings.ReplaceAll(`other: done
+unable to make backup link of './LINKER' before installing new version: Invalid cross-device link
+other 2 installed
+with-linker 1 installed
+with-linker 1
+with-linker 1
+nothing is left
+the linker is the same
+programs start
+other 2 installed
+with-linker 2 installed
+with-linker 2
+with-linker 2
+programs start inside
+0
+programs start
+`+refused+`other 2 installed
+with-linker 1 installed
+strict: 125
+`, "LINKER", strings.TrimPrefix(linker, "/"))
+	if diff := cmp.Diff(want, r.stdout); diff != "" || r.code != 0 {
+		t.Errorf("want (-), got (+):\n%s\n%v", diff, r)
+	}
+}

@@ -1,0 +1,363 @@
+package integration
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// An execer is one of the ways in which somebody runs a command tree: by exec or
+// by exec --auto, as root or as an ordinary user.
+type execer struct {
+	account
+	name string
+	auto bool
+	dir  string // the store
+}
+
+// newExecers are root and alice, who is in the group staff, each with a store of his own that
+// is yet to be made.
+func newExecers(t *testing.T) []execer {
+	t.Helper()
+	alice, _ := newAccounts(t)
+	var all []execer
+	for _, a := range []account{admin(t), alice} {
+		for _, auto := range []bool{false, true} {
+			name := a.name + ", exec"
+			if auto {
+				name += " --auto"
+			}
+			all = append(all, execer{a, name, auto, filepath.Join(a.home, "residentctl")})
+		}
+	}
+	return all
+}
+
+// words are the command line that runs the command.
+func (e execer) words(argv ...string) []string {
+	words := []string{"exec", "--strict", "-q", "--store", e.dir}
+	if e.auto {
+		words = append(words, "--auto")
+	}
+	return append(append(words, "--"), argv...)
+}
+
+// inside is the command, run in a tree of its own.
+func (e execer) inside(t *testing.T, argv ...string) *exec.Cmd {
+	t.Helper()
+	return e.command(t, e.words(argv...)...)
+}
+
+// says runs a script in a shell, plainly and inside, and gives what both did.
+func (e execer) says(t *testing.T, script string) (outside, inside result) {
+	t.Helper()
+	return finish(t, e.exec(t, "/bin/sh", "-c", script)), finish(t, e.inside(t, "/bin/sh", "-c", script))
+}
+
+// TestExecPassesProcess: what a command can find out about its own process is under
+// exec as it is without: descriptors, capabilities, signals, limits, groups.
+func TestExecPassesProcess(t *testing.T) {
+	const look = `
+		ls /proc/self/fd
+		grep -E '^(Uid|Gid|Sig(Ign|Cgt|Blk)|Shd|Cap(Inh|Prm|Eff|Amb)|NoNewPrivs|Seccomp):' /proc/self/status
+		cat /proc/self/limits /proc/self/oom_score_adj /proc/self/coredump_filter
+		umask; pwd; env; ulimit -a; nice; taskset -pc $$ | sed 's/.*://'; echo "$0 $*"`
+	for _, e := range newExecers(t) {
+		t.Run(e.name, func(t *testing.T) {
+			// Descriptors besides the first three, without one of those; a signal that is
+			// ignored; limits and a nice value that are not the default.
+			const before = `umask 027; ulimit -n 97 -c 0; trap '' USR1 PIPE CHLD TERM; cd /usr; exec 7</dev/null 19>&1 <&-; exec nice -n 3 "$@"`
+			start := func(argv ...string) result {
+				return finish(t, e.exec(t, "/bin/bash", append([]string{"-c", before, "bash"}, argv...)...))
+			}
+			shell := []string{"/bin/bash", "-c", look, "a name", "one", "two  words"}
+			want := start(shell...)
+			got := start(append([]string{residentctl(t)}, e.words(shell...)...)...)
+			if want.code != 0 || !strings.Contains(want.stdout, "\n19\n") {
+				t.Fatalf("a plain start: %v", want)
+			}
+			if diff := cmp.Diff(want, got, cmp.AllowUnexported(result{})); diff != "" {
+				t.Errorf("plain (-) and inside (+) differ:\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestExecStatus: exit statuses and deaths are the command's.
+func TestExecStatus(t *testing.T) {
+	for _, e := range newExecers(t) {
+		t.Run(e.name, func(t *testing.T) {
+			// One tree for most: exec is an exec, and the shell in it does not know either.
+			wanted := []int{0, 1, 2, 125, 126, 127, 128, 129, 255}
+			if e.uid == 0 && !e.auto {
+				wanted = nil
+				for code := range 256 {
+					wanted = append(wanted, code)
+				}
+			}
+			for _, code := range wanted {
+				if r := finish(t, e.inside(t, "/bin/sh", "-c", fmt.Sprint("exit ", code))); r.code != code || r.stderr != "" {
+					t.Errorf("want %d: %v", code, r)
+				}
+			}
+			for sig := syscall.Signal(1); sig <= 64; sig++ {
+				switch sig {
+				case syscall.SIGCHLD, syscall.SIGCONT, syscall.SIGSTOP, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU,
+					syscall.SIGURG, syscall.SIGWINCH, 32, 33: // these do not kill; the last two are the C library's
+					continue
+				}
+				if e.uid != 0 && sig%4 != 3 { // some, SIGSEGV among them
+					continue
+				}
+				c := e.inside(t, "/bin/sh", "-c", fmt.Sprintf("ulimit -c 0; kill -%d $$", sig))
+				r := finish(t, c)
+				status := c.ProcessState.Sys().(syscall.WaitStatus)
+				if !status.Signaled() || status.Signal() != sig || r.stderr != "" {
+					t.Errorf("killed by %d: %v %v", sig, c.ProcessState, r)
+				}
+			}
+			if r := finish(t, e.inside(t, "/nowhere/program")); r.code != 127 || !strings.Contains(r.stderr, "does not exist") {
+				t.Errorf("no such command: %v", r)
+			}
+			if r := finish(t, e.inside(t, "/etc/passwd")); r.code != 126 || !strings.Contains(r.stderr, "error: ") {
+				t.Errorf("no program: %v", r)
+			}
+		})
+	}
+}
+
+// TestExecSignals: signals reach the command, whoever they are sent to.
+func TestExecSignals(t *testing.T) {
+	program := fixture(t, "sigwait")
+	for _, e := range newExecers(t) {
+		for _, group := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, to the group: %v", e.name, group), func(t *testing.T) {
+				c := e.inside(t, program)
+				c.SysProcAttr.Setsid = true
+				lines := startReading(t, c)
+				lines.want(t, "ready")
+				for _, sig := range []unix.Signal{
+					unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGQUIT, unix.SIGABRT, 35, 64,
+				} {
+					pid := c.Process.Pid
+					if group {
+						pid = -pid
+					}
+					if err := unix.Kill(pid, sig); err != nil {
+						t.Fatal(err)
+					}
+					// With --auto residentctl passes on what came to the group too.
+					lines.want(t, fmt.Sprintf("got %d", sig))
+				}
+				if err := unix.Kill(c.Process.Pid, unix.SIGALRM); err != nil {
+					t.Fatal(err)
+				}
+				lines.drain()
+				if err := c.Wait(); c.ProcessState.ExitCode() != 9 {
+					t.Errorf("%v, want status 9", err)
+				}
+			})
+		}
+	}
+}
+
+// fifo is a named pipe for everybody, from which nothing comes.
+func fifo(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(folder(t), "fifo")
+	if err := syscall.Mkfifo(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	chmod(t, path, 0o666)
+	return path
+}
+
+// linesOf is the output of a process, line by line.
+type linesOf chan string
+
+// startReading starts a command; its lines end when it and all that has its output
+// open have ended.
+func startReading(t *testing.T, c *exec.Cmd) linesOf {
+	t.Helper()
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Kill(-c.Process.Pid, unix.SIGKILL); _ = c.Process.Kill(); _ = c.Wait() })
+	lines := make(linesOf, 100)
+	go func() {
+		defer close(lines)
+		for s := bufio.NewScanner(out); s.Scan(); {
+			lines <- s.Text()
+		}
+	}()
+	return lines
+}
+
+// want waits for a line; others may come before it.
+func (l linesOf) want(t *testing.T, text string) {
+	t.Helper()
+	for limit := time.After(30 * time.Second); ; {
+		select {
+		case line, open := <-l:
+			if line == text {
+				return
+			}
+			if !open {
+				t.Fatalf("%q does not come", text)
+			}
+		case <-limit:
+			t.Fatalf("%q does not come", text)
+		}
+	}
+}
+
+func (l linesOf) drain() {
+	for line := range l {
+		_ = line
+	}
+}
+
+// TestExecJobControl: the command stops, goes on and is interrupted from the
+// terminal, as a job of a shell outside and as a shell with a job inside.
+func TestExecJobControl(t *testing.T) {
+	job, bash := fixture(t, "job"), installed(t, "bash")
+	shell := []string{"--norc", "--noprofile", "--noediting", "-i"}
+	for _, e := range newExecers(t) {
+		for _, outside := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, shell outside: %v", e.name, outside), func(t *testing.T) {
+				t.Parallel()
+				argv, start := append([]string{bash}, shell...), job
+				if outside {
+					start = strings.Join(append([]string{residentctl(t)}, e.words(job)...), " ")
+				} else {
+					argv = append([]string{residentctl(t)}, e.words(argv...)...)
+				}
+				term := openTerminal(t, (*exec.Cmd).Start, &exec.Cmd{
+					Path: argv[0], Args: argv, Dir: "/",
+					Env: []string{"PATH=/usr/bin:/bin", "HOME=" + e.home, "LANG=C.UTF-8", "TERM=dumb", "PS1=prompt> ", "HISTFILE="},
+					SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: true,
+						Credential: &syscall.Credential{Uid: e.uid, Gid: e.uid, Groups: e.groups}},
+				})
+				term.expect("prompt> ")
+				term.send(start + "\n")
+				term.expect(`in the foreground: 1\s`)
+				term.expect(`job is ready`)
+				term.stopAndContinue()
+
+				term.send(start + " handle\n")
+				term.expect("job is ready")
+				term.send("\x03") // ^C
+				term.expect("got SIGINT")
+				term.send("echo status=$?\n")
+				term.expect("status=3")
+				term.send(start + "\n")
+				term.expect("job is ready")
+				term.send("\x03")
+				term.expect("prompt> ")
+				term.send("echo status=$?\n")
+				term.expect("status=130")
+				term.send("exit 7\n")
+				if got := term.wait(); got != "exit status 7" {
+					t.Errorf("bash ended with %s", got)
+				}
+			})
+		}
+	}
+}
+
+// mounts are this process's mounts, without what changes by itself.
+func mounts(t *testing.T) []string {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(string(text), "\n")
+}
+
+var residentMount = regexp.MustCompile(`residentctl|ld-linux`)
+
+// TestExecMounts: inside are two mounts more than outside, and outside are none,
+// neither meanwhile nor afterwards, however it ends; nor is anything else left.
+func TestExecMounts(t *testing.T) {
+	before := mounts(t)
+	wantNone := func(t *testing.T, when string) {
+		t.Helper()
+		for _, m := range mounts(t) {
+			if !slices.Contains(before, m) && residentMount.MatchString(m) {
+				t.Errorf("%s: it is mounted outside: %s", when, m)
+			}
+		}
+	}
+	for _, e := range newExecers(t) {
+		for _, end := range []string{"by itself", "killed", "all killed"} {
+			t.Run(e.name+", "+end, func(t *testing.T) {
+				c := e.exec(t, "/bin/bash", append([]string{"-c", `exec 3<>"$0"; exec "$@"`, fifo(t), residentctl(t)},
+					e.words("/bin/bash", "-c", `trap 'exit 0' TERM; echo $$; sed 's/^[^ ]* [^ ]* [^ ]* //' /proc/self/mountinfo; echo end; read -r <&3`)...)...)
+				c.SysProcAttr.Setsid = true
+				lines := startReading(t, c)
+				pid, err := strconv.Atoi(<-lines)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var inside []string
+				for line := range lines {
+					if line == "end" {
+						break
+					}
+					inside = append(inside, line)
+				}
+				more := slices.DeleteFunc(inside, func(m string) bool { return !residentMount.MatchString(m) })
+				linker, err := filepath.EvalSymlinks("/lib64/ld-linux-x86-64.so.2")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(more) != 2 || strings.Fields(more[0])[1] != filepath.Join(e.dir, "exec", "original") || strings.Fields(more[1])[1] != linker {
+					t.Errorf("inside is mounted:\n%s", strings.Join(more, "\n"))
+				}
+				wantNone(t, "meanwhile")
+
+				switch end {
+				case "by itself":
+					_ = unix.Kill(pid, unix.SIGTERM)
+				case "killed":
+					_ = c.Process.Kill()
+					_ = c.Wait()
+					wantNone(t, "when residentctl is killed")
+					_ = unix.Kill(pid, unix.SIGTERM)
+				case "all killed":
+					_ = unix.Kill(-c.Process.Pid, unix.SIGKILL)
+				}
+				lines.drain()
+				_ = c.Wait()
+				wantNone(t, "afterwards")
+				wantNoProcess(t, "/nowhere", e.dir)
+				if e.auto && end != "by itself" {
+					// What the killed one left goes by gc.
+					if r := finish(t, e.command(t, "--store", e.dir, "gc")); r.code != 0 {
+						t.Errorf("gc: %v", r)
+					}
+				}
+				if left, _ := os.ReadDir(filepath.Join(e.dir, "staging")); len(left) > 0 {
+					t.Errorf("left in staging: %v", left)
+				}
+			})
+		}
+	}
+}

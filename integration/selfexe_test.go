@@ -1,0 +1,238 @@
+package integration
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// prefix is what stands in front of a program's own path where the kernel does not
+// let the process set /proc/self/exe.
+func (s *store) prefix() noise {
+	return noise{regexp.MustCompile(regexp.QuoteMeta(s.dir) + `/launchers/\d+-\d+/`), "/"}
+}
+
+// TestSelfExe: programs that look for their files relative to their own path, or
+// execute themselves again by it, do the same for everybody.
+func TestSelfExe(t *testing.T) {
+	s := sharedStore(t)
+	const class = `public class Main { public static void main(String[] a) throws Exception {
+		System.out.println(System.getProperty("java.home") + " " + ProcessHandle.current().info().command().get());
+		Process p = new ProcessBuilder(ProcessHandle.current().info().command().get(), "-version").inheritIO().start();
+		System.exit(p.waitFor() + 5); } }`
+	quick := []string{"JAVA_TOOL_OPTIONS=-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+	for _, test := range []struct {
+		program  string
+		commands []command
+	}{
+		{"java", []command{
+			{name: "version", args: []string{"-version"}},
+			{name: "class", args: []string{"Main.java"}, env: quick, inputs: map[string]string{"Main.java": class}},
+		}},
+		{"javac", []command{
+			{name: "version", args: []string{"-version"}},
+			{name: "compile", args: []string{"Main.java"}, env: quick, inputs: map[string]string{"Main.java": class}, outputs: []string{"Main.class"}},
+		}},
+		{"node", []command{
+			{name: "version", args: []string{"--version"}},
+			{name: "again", args: []string{"-e", `
+const fs = require('fs'), path = require('path'), own = path.dirname(process.execPath);
+console.log(process.execPath, process.argv0, fs.readdirSync(own).length, fs.readdirSync(path.join(own, '..')).length);
+console.log(require('child_process').execFileSync(process.execPath, ['-p', 'process.execPath + process.version']).toString());
+const modules = path.resolve(own, '../lib/node_modules');
+if (fs.existsSync(modules)) for (const m of fs.readdirSync(modules)) console.log(m, require(path.join(modules, m, 'package.json')).version);
+const c = require('child_process').fork('child.js'); c.on('exit', code => process.exit(code))`},
+				inputs: map[string]string{"child.js": `console.log(process.execPath); process.exit(4)`}},
+		}},
+		{"perl", []command{
+			{name: "version", args: []string{"-v"}},
+			{name: "again", args: []string{"-e", `print "$^X $0\n"; print qx{$^X -e 'print \$^X, 1 + 1'}; exec $^X, '-e', 'print "again\n"; exit 6'`}},
+		}},
+		{"gcc", []command{
+			{name: "version", args: []string{"--version"}},
+			{name: "where", args: []string{"-print-search-dirs", "-print-prog-name=cc1"}},
+			{name: "link", args: []string{"-o", "out", "main.c", "-lm"}, outputs: []string{"out"},
+				inputs: map[string]string{"main.c": "#include <stdio.h>\n#include <math.h>\nint main(int c, char **v) { return printf(\"%f %s\", sin(c), v[0]); }\n"}},
+			{name: "optimised at link time", args: []string{"-flto", "-O2", "-c", "main.c"}, inputs: map[string]string{"main.c": "int main(void) { return 0; }\n"}},
+		}},
+		{"python3", []command{
+			{name: "version", args: []string{"--version"}},
+			{name: "where", args: []string{"-c", "import sys, sysconfig; print(sys.executable, sys._base_executable, sys.prefix, sys.exec_prefix, sys.path, sysconfig.get_paths())"}},
+			{name: "venv", args: []string{"-c", `
+import subprocess, sys
+subprocess.run([sys.executable, '-m', 'venv', '--without-pip', 'v'], check=True)
+print(subprocess.run(['v/bin/python', '-c', 'import sys; print(sys.executable, sys.prefix, sys.base_prefix)'], capture_output=True, check=True))`},
+				outputs: []string{"v/pyvenv.cfg"}},
+		}},
+		{"ruby", []command{
+			{name: "version", args: []string{"--version"}},
+			{name: "again", args: []string{"-e", `require 'rbconfig'; puts RbConfig.ruby, $0, Gem.ruby, $:; exec RbConfig.ruby, '-e', 'puts RbConfig::CONFIG["prefix"]; exit 3'`}},
+		}},
+		{"git", []command{
+			{name: "where", args: []string{"--exec-path"}},
+			{name: "again", args: []string{"-c", "alias.again=!git --exec-path; git --html-path", "again"}},
+		}},
+	} {
+		t.Run(test.program, func(t *testing.T) {
+			for i := range test.commands {
+				test.commands[i].noise = append(test.commands[i].noise, s.prefix())
+			}
+			s.compare(t, installed(t, test.program), test.commands)
+		})
+	}
+}
+
+// lookaround is a program in bin/ of a folder of its own, with what belongs to it,
+// and with other names.
+func lookaround(t *testing.T) (program, alias, other string) {
+	t.Helper()
+	dir := folder(t)
+	for _, name := range []string{"bin", "share", "names"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	program = filepath.Join(dir, "bin", "selfexe-1.0")
+	// Without the run path of other fixtures, which binds an image to one folder.
+	built := filepath.Join(temporary, "selfexe")
+	compile(t, built, fixtureSource("selfexe"))
+	copyFile(t, built, program)
+	if err := os.WriteFile(filepath.Join(dir, "share", "text"), []byte("found"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	alias, other = filepath.Join(dir, "bin", "selfexe"), filepath.Join(dir, "names", "another-name")
+	for link, to := range map[string]string{
+		alias: "selfexe-1.0", other: "../bin/selfexe", filepath.Join(dir, "sbin"): "bin",
+	} {
+		if err := os.Symlink(to, link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return program, alias, other
+}
+
+// TestMirror: by each of its names a program finds itself and what is around it
+// where a plain start finds it, resident or not.
+func TestMirror(t *testing.T) {
+	s := newStore(t, folder(t))
+	program, alias, other := lookaround(t)
+	through := filepath.Join(filepath.Dir(filepath.Dir(program)), "sbin", "selfexe-1.0")
+	names := []string{program, alias, other, through}
+	s.do(t, append([]string{"add", "--even-if-slower"}, names...)...)
+	for _, name := range names {
+		var differs map[string][]noise
+		if name == through {
+			// A shim tells its launcher file only the last part of the name, and two
+			// names of this program are the same in it. AT_EXECFN is the first of them.
+			differs = map[string][]noise{"shim": {{regexp.MustCompile(`/s?bin/selfexe-1.0`), "/BIN/selfexe-1.0"}}}
+		}
+		s.compare(t, name, []command{
+			{name: filepath.Base(name), noise: []noise{s.prefix()}, differs: differs},
+			{name: filepath.Base(name) + " again", args: []string{"again"}, noise: []noise{s.prefix()}, differs: differs},
+			{name: filepath.Base(name) + " normally", env: []string{"LD_BIND_NOW=1"}, noise: []noise{s.prefix()}, differs: differs},
+		})
+	}
+	s.clean(t)
+
+	// What has changed around it is there after the next refresh, or add.
+	dir := filepath.Dir(program)
+	for i, change := range []func() error{
+		func() error { return os.WriteFile(filepath.Join(dir, "new"), nil, 0o644) },
+		func() error { return os.Remove(filepath.Join(dir, "new")) },
+		func() error { return os.Rename(filepath.Join(dir, "..", "share"), filepath.Join(dir, "..", "lib")) },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		s.clean(t) // it is no garbage meanwhile
+		said := s.do(t, [][]string{{"refresh"}, {"add", program}}[i%2]...)
+		if i%2 == 1 && !strings.Contains(said, "already") {
+			t.Errorf("add said %q", said)
+		}
+		s.compare(t, program, []command{{name: "changed", noise: []noise{s.prefix()}}})
+	}
+
+	// What does not belong there is garbage.
+	stray := []string{filepath.Join(s.launchers(program), program+".stray"), filepath.Join(s.launchers(program), dir, "wrong")}
+	if err := os.WriteFile(stray[0], nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc", stray[1]); err != nil {
+		t.Fatal(err)
+	}
+	s.do(t, "gc")
+	for _, path := range stray {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is still there", path)
+		}
+	}
+	s.compare(t, program, []command{{name: "after gc", noise: []noise{s.prefix()}}})
+	s.clean(t)
+	s.do(t, "remove", "--all")
+	if _, err := os.Stat(program); err != nil {
+		t.Errorf("the original: %v", err)
+	}
+	if left, err := os.ReadDir(filepath.Join(s.dir, "launchers")); len(left) > 0 || err != nil {
+		t.Errorf("left of the launchers: %v, %v", left, err)
+	}
+}
+
+// launchers is the folder of all that leads to a program.
+func (s *store) launchers(program string) string {
+	resolved, _ := filepath.EvalSymlinks(program)
+	return strings.TrimSuffix(s.launcher(resolved), resolved)
+}
+
+// clean fails if gc would remove anything.
+func (s *store) clean(t *testing.T) {
+	t.Helper()
+	var plan struct {
+		Items []struct {
+			Path string `json:"path"`
+		} `json:"items"`
+	}
+	said := s.do(t, "--format", "json", "gc", "--dry-run")
+	if err := json.Unmarshal([]byte(said), &plan); err != nil || strings.Contains(said, s.dir) {
+		t.Errorf("gc would remove: %s (%v)", said, err)
+	}
+}
+
+// TestReadsItself: a program that reads what stands behind its own end is started
+// normally by whom the kernel does not let set /proc/self/exe.
+func TestReadsItself(t *testing.T) {
+	s := newStore(t, folder(t))
+	program := filepath.Join(folder(t), "archive")
+	copyFile(t, fixture(t, "selfexe"), program)
+	f, err := os.OpenFile(program, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString("contents"); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	s.do(t, "add", "--even-if-slower", program)
+	c := command{args: []string{"payload"}, noise: []noise{s.prefix()}}
+	s.requireResident(t, byExec, nobody, program, c)
+	for _, w := range surroundedWays {
+		s.requireResident(t, w, root, program, c)
+		for _, u := range users {
+			if diff := cmp.Diff(s.start(t, plain, u, program, c), s.start(t, w, u, program, c)); diff != "" {
+				t.Errorf("%s: plain (-) and %s (+) differ:\n%s", u.name, w.name, diff)
+			}
+		}
+		if w.name == byExec.name {
+			continue // the kernel has set it
+		}
+		c.env = []string{"RESIDENTCTL_EXPLAIN=1"}
+		if said := s.start(t, w, nobody, program, c).Stderr; !strings.Contains(said, "started normally: it reads its own file through /proc/self/exe") {
+			t.Errorf("%s says %q", w.name, said)
+		}
+		c.env = nil
+	}
+}

@@ -1,0 +1,332 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// shims is the folder that is to stand first in PATH.
+func (s *store) shims() string { return filepath.Join(s.dir, "shims") }
+
+// TestShims starts programs by name from a shell that has the shims first in its
+// PATH, and compares with one that has not: argv[0], comm, the path that the
+// program finds itself by, output and status.
+func TestShims(t *testing.T) {
+	s := sharedStore(t)
+	for _, test := range []struct{ program, script string }{
+		{"perl", `perl -MPOSIX -e 'open F, "/proc/self/comm"; print "$0 ", POSIX::floor(2.5), " ", <F>; exit 7'`},
+		{"bash", `bash -c 'echo $0 $((1 + 1)); cat /proc/$$/comm; kill -TERM $$'`},
+		{"bash", `printf '#!/usr/bin/env bash\necho $0 "$@"\n' >script; chmod +x script; ./script a 'b c'`},
+		{"python3", `python3 -c 'import json, sys; print(json.dumps(sys.argv), sys.prefix)'`},
+		{"python3", `python3 -m venv --without-pip v && v/bin/python -c 'import sys; print(sys.executable, sys.prefix, sys.base_prefix)'`},
+		{"gcc", `echo 'int main(void) { return 3; }' >3.c; gcc -flto 3.c && ./a.out`},
+	} {
+		program := installed(t, test.program)
+		enable := s.command("enable", "--even-if-slower", program)
+		enable.Env = append(os.Environ(), "PATH=/usr/bin:/bin:/usr/sbin:/usr/local/sbin")
+		if out, err := enable.CombinedOutput(); err != nil {
+			t.Fatalf("enable: %v\n%s", err, out)
+		}
+		for _, u := range users {
+			t.Run(test.program+", "+u.name, func(t *testing.T) {
+				shell := command{args: []string{"-c", test.script}, env: []string{"PATH=/usr/bin:/bin"}}
+				want := s.start(t, plain, u, "/bin/sh", shell)
+				shell.env = []string{"PATH=" + s.shims() + ":/usr/bin:/bin"}
+				if diff := cmp.Diff(want, s.start(t, plain, u, "/bin/sh", shell)); diff != "" {
+					t.Errorf("plain (-) and through a shim (+) differ:\n%s", diff)
+				}
+				shell = command{args: []string{"-c", test.program + " </dev/null"}, env: append(shell.env, "RESIDENTCTL_EXPLAIN=1")}
+				if how, why := explanation(s.start(t, plain, u, "/bin/sh", shell).Stderr); how != "resident start" {
+					t.Errorf("%s: %s", how, why)
+				}
+			})
+		}
+	}
+}
+
+// A world for one shim: folders of PATH with programs that say their name.
+type shimWorld struct {
+	*store
+	first, second string // folders of PATH behind the shims
+	source        string
+	env           []string // added
+}
+
+const speaking = `#include <stdio.h>
+int main(int n, char **v) { printf("%s %s", WORD, v[0]); while (*++v) printf(" %s", *v); puts(""); return n; }
+`
+
+func newShimWorld(t *testing.T) *shimWorld {
+	t.Helper()
+	dir := folder(t)
+	w := &shimWorld{store: newStore(t, filepath.Join(dir, "data")), first: filepath.Join(dir, "first"), second: filepath.Join(dir, "second")}
+	w.source = filepath.Join(dir, "speaking.c")
+	if err := os.WriteFile(w.source, []byte(speaking), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []string{w.first, w.second} {
+		if err := os.Mkdir(f, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return w
+}
+
+// build puts a program in its place as an upgrade does, by rename.
+func (w *shimWorld) build(t *testing.T, path, word string) {
+	t.Helper()
+	compile(t, path+".new", w.source, fmt.Sprintf("-DWORD=%q", word))
+	delete(builtFiles, path+".new")
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *shimWorld) path() string {
+	return "PATH=" + strings.Join([]string{w.shims(), w.first, w.second, "/usr/bin", "/bin"}, ":")
+}
+
+// enable is residentctl enable with that PATH.
+func (w *shimWorld) enable(t *testing.T, program string) {
+	t.Helper()
+	c := w.command("enable", "--even-if-slower", program)
+	c.Env = append(os.Environ(), w.path())
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("enable: %v\n%s", err, out)
+	}
+}
+
+// calls calls "speak" from shells and by execvp(3), as root and as nobody, with
+// PATH and with the shims taken out of it; both have to say the same, and how the
+// start was made.
+func (w *shimWorld) calls(t *testing.T, want, how string) {
+	t.Helper()
+	for _, u := range users {
+		for _, call := range [][]string{
+			{"/bin/sh", "-c", "speak a 'b c'; exit $?"},
+			{"/bin/bash", "-c", "speak a 'b c'; exit $?"},
+			{"/usr/bin/env", "speak", "a", "b c"},
+		} {
+			start := func(path string) outcome {
+				return w.start(t, plain, u, call[0], command{args: call[1:], env: append([]string{path}, w.env...)})
+			}
+			through := start(w.path())
+			without := start(strings.Replace(w.path(), w.shims()+":", "", 1))
+			through.Stderr, without.Stderr = "", "" // "not found" is everybody's own words
+			if diff := cmp.Diff(without, through); diff != "" || strings.TrimSuffix(through.Stdout, "\n") != want {
+				t.Errorf("%s, %s: want %q: without (-) and through the shims (+):\n%s", u.name, call[0], want, diff)
+			}
+		}
+		if how == "" {
+			continue
+		}
+		r := w.start(t, plain, u, "/usr/bin/env", command{args: []string{"speak"}, env: append([]string{w.path(), "RESIDENTCTL_EXPLAIN=1"}, w.env...)})
+		if is, why := explanation(r.Stderr); is != how {
+			t.Errorf("%s: %s (%s), want %s", u.name, is, why, how)
+		}
+	}
+}
+
+// state is what status says of the shim, "" if there is none.
+func (w *shimWorld) state(t *testing.T) string {
+	t.Helper()
+	c := w.command("--format", "json", "status")
+	c.Env = append(os.Environ(), w.path())
+	out, err := c.Output()
+	var all []struct {
+		Shims []struct{ State string }
+	}
+	if jsonErr := json.Unmarshal(out, &all); err != nil || jsonErr != nil || len(all) != 1 {
+		t.Fatalf("status: %v, %v\n%s", err, jsonErr, out)
+	}
+	if len(all[0].Shims) == 0 {
+		return ""
+	}
+	return all[0].Shims[0].State
+}
+
+func (w *shimWorld) wantState(t *testing.T, want string) {
+	t.Helper()
+	if got := w.state(t); got != want {
+		t.Errorf("status says %q, want %q", got, want)
+	}
+}
+
+func rename(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestShimsFollowTheSystem: a program is upgraded, moved, shadowed and removed, and
+// a shim does what the shell would have done without it.
+func TestShimsFollowTheSystem(t *testing.T) {
+	const resident, normal = "resident start", "started normally"
+	w := newShimWorld(t)
+	speak := filepath.Join(w.first, "speak")
+	w.build(t, speak, "one")
+	w.enable(t, "speak")
+	w.calls(t, "one speak a b c", resident)
+	w.wantState(t, "resident")
+
+	// Upgraded, by rename as by a package manager.
+	w.build(t, speak, "two")
+	w.calls(t, "two speak a b c", normal)
+	w.wantState(t, "normal")
+	w.do(t, "add", "--even-if-slower", speak)
+	w.calls(t, "two speak a b c", resident)
+	w.build(t, speak, "three")
+	w.do(t, "refresh")
+	w.calls(t, "three speak a b c", resident)
+	w.wantState(t, "resident")
+	w.wantClean(t)
+
+	// Another one comes to stand before it, and goes away again.
+	before := filepath.Join(filepath.Dir(w.first), "first.old")
+	rename(t, w.first, before)
+	if err := os.Mkdir(w.first, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	rename(t, filepath.Join(before, "speak"), filepath.Join(w.second, "speak")) // moved
+	w.calls(t, "three speak a b c", normal)
+	w.wantState(t, "other")
+	w.enable(t, "speak") // where it is now
+	w.calls(t, "three speak a b c", resident)
+	w.build(t, speak, "in front")
+	w.calls(t, "in front speak a b c", normal)
+	w.wantState(t, "other")
+	if err := os.Chmod(speak, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.calls(t, "three speak a b c", resident) // what may not be executed is passed over
+	remove(t, speak)
+	w.calls(t, "three speak a b c", resident)
+
+	// A script comes to stand there, without a first line.
+	if err := os.WriteFile(speak, []byte("echo script $0 \"$@\"\nexit 3\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w.calls(t, "script "+speak+" a b c", normal)
+	remove(t, speak)
+
+	// Two stores' shims, and their folders more than once: never round in circles.
+	other := newStore(t, filepath.Join(filepath.Dir(w.first), "other"))
+	c := other.command("enable", "--even-if-slower", filepath.Join(w.second, "speak"))
+	c.Env = append(os.Environ(), w.path())
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	circle := strings.Join([]string{w.shims(), other.shims() + "/", w.shims(), w.first, other.shims(), w.shims()}, ":")
+	for _, env := range [][]string{nil, {"LD_BIND_NOW=1"}} {
+		for _, gone := range []bool{false, true} {
+			path := "PATH=" + circle + ":" + w.second
+			if gone {
+				path = "PATH=" + circle
+			}
+			for _, u := range users {
+				r := w.start(t, plain, u, "/usr/bin/env", command{args: []string{"speak"}, env: append([]string{path}, env...)})
+				if r.Stdout != "three speak\n" {
+					t.Errorf("%s, %v, %s: %+v", u.name, env, path, r)
+				}
+			}
+		}
+	}
+
+	// Removed: nothing of that name is left, with one that cannot be a program too.
+	remove(t, filepath.Join(w.second, "speak"))
+	r := w.start(t, plain, nobody, "/usr/bin/env", command{args: []string{"speak"}, env: []string{"PATH=" + circle + ":" + w.second}})
+	if r.Status != "exit status 127" || !strings.Contains(r.Stderr, "not found") {
+		t.Errorf("%+v", r)
+	}
+	w.calls(t, "", "started normally")
+	w.do(t, "gc")
+	w.wantState(t, "")
+	w.wantClean(t)
+	w.calls(t, "", "")
+}
+
+// TestShimsOfABrokenStore: a store that is gone or shut is passed over.
+func TestShimsOfABrokenStore(t *testing.T) {
+	w := newShimWorld(t)
+	speak := filepath.Join(w.first, "speak")
+	w.build(t, speak, "one")
+	w.enable(t, "speak")
+	for name, breaks := range map[string]func() error{
+		"index gone":     func() error { return os.RemoveAll(filepath.Join(w.dir, "index")) },
+		"images gone":    func() error { return os.RemoveAll(filepath.Join(w.dir, "images")) },
+		"launchers gone": func() error { return os.RemoveAll(filepath.Join(w.dir, "launchers")) },
+		"shut":           func() error { return os.Chmod(w.dir, 0o700) },
+		"gone":           func() error { return os.RemoveAll(w.dir) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			saved := w.dir + ".saved"
+			if out, err := exec.Command("cp", "-a", w.dir, saved).CombinedOutput(); err != nil {
+				t.Fatalf("%v %s", err, out)
+			}
+			if err := breaks(); err != nil {
+				t.Fatal(err)
+			}
+			w.calls(t, "one speak a b c", "")
+			remove(t, w.dir)
+			rename(t, saved, w.dir)
+		})
+	}
+
+	// A shim that leads nowhere is gc's.
+	w.do(t, "remove", "speak")
+	w.wantState(t, "")
+	symlink(t, "../launchers/1-2/usr/bin/speak", filepath.Join(w.shims(), "speak"))
+	w.calls(t, "one speak a b c", "")
+	w.wantState(t, "dangling")
+	w.do(t, "gc")
+	w.wantState(t, "")
+	w.wantClean(t)
+}
+
+// TestShimsInLongFolders: the launcher puts a short path together in other memory
+// than a long one, and looks into every folder all the same.
+func TestShimsInLongFolders(t *testing.T) {
+	w := newShimWorld(t)
+	w.build(t, filepath.Join(w.second, "speak"), "resident")
+	w.enable(t, "speak")
+	other := filepath.Join(folder(t), "other")
+	w.build(t, other, "other")
+	base := folder(t)
+	for _, length := range []int{253, 254, 255, 256, 257, 258, 1000, 4090} {
+		dir := base
+		for rest := length - len("/speak") - len(dir); rest > 0; rest = length - len("/speak") - len(dir) {
+			if rest > 201 {
+				rest = 200 // and at least a slash and a character are left
+			}
+			dir += "/" + strings.Repeat("x", rest-1)
+		}
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		w.first = dir
+		w.calls(t, "resident speak a b c", "resident start")
+		copyFile(t, other, filepath.Join(dir, "speak"))
+		w.calls(t, "other speak a b c", "started normally")
+		remove(t, filepath.Join(dir, "speak"))
+	}
+}
+
+// What must be linked anew is found in the same way.
+func TestShimsAndLinkEnvironment(t *testing.T) {
+	w := newShimWorld(t)
+	w.build(t, filepath.Join(w.first, "speak"), "one")
+	w.build(t, filepath.Join(w.second, "speak"), "two")
+	w.enable(t, "speak")
+	w.env = []string{"LD_BIND_NOW=1"}
+	w.calls(t, "one speak a b c", "started normally")
+	remove(t, filepath.Join(w.first, "speak"))
+	w.calls(t, "two speak a b c", "started normally")
+}

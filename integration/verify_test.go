@@ -1,0 +1,236 @@
+package integration
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/plan"
+)
+
+// verified is what is looked at of `verify --format json`.
+type verified struct {
+	ID          string
+	OK          bool
+	Failures    []string
+	Pages       int
+	Differences []struct {
+		Class string
+		Words int
+		Fixup bool
+	}
+}
+
+// verify runs verify on one program.
+func (s *store) verify(t *testing.T, program, engine string) verified {
+	t.Helper()
+	cmd := s.command("--format", "json", "verify", "--engine", engine, program)
+	var messages strings.Builder
+	cmd.Stderr = &messages
+	out, err := cmd.Output()
+	var results []verified
+	if jsonErr := json.Unmarshal(out, &results); jsonErr != nil || len(results) != 1 {
+		t.Fatalf("verify %s: %v, %s%s", program, err, out, messages.String())
+	}
+	r := results[0]
+	if r.OK != (err == nil) || !r.OK && cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("verify %s: %v, and ok is %v: %s", program, err, r.OK, messages.String())
+	}
+	return r
+}
+
+// knownDifferences are all classes in which two processes may differ that no
+// start corrects.
+var knownDifferences = map[string][]string{
+	"link": {
+		"the dynamic linker's time stamps", "the rseq area, which the kernel writes",
+		"the number of the CPU that the dynamic linker ran on", "random numbers from the kernel",
+		"addresses in dead stack frames",
+	},
+	"criu": {"the rseq area, which the kernel writes"},
+}
+
+// TestVerify holds the two restorers, CRIU's and the launcher's, and the
+// dynamic linker against each other.
+func TestVerify(t *testing.T) {
+	s := sharedStore(t)
+	programs := []string{fixture(t, "c-main"), fixture(t, "cxx-exceptions"), fixture(t, "tls")}
+	for _, name := range []string{"perl", "bash", "git", "ffmpeg"} {
+		if path, err := exec.LookPath(name); err == nil {
+			programs = append(programs, path)
+		}
+	}
+	for _, program := range programs {
+		s.do(t, "add", program)
+		for engine, known := range knownDifferences {
+			t.Run(filepath.Base(program)+" "+engine, func(t *testing.T) {
+				r := s.verify(t, program, engine)
+				if !r.OK || r.Pages == 0 {
+					t.Fatalf("ok %v, %d pages, failures:\n%s", r.OK, r.Pages, strings.Join(r.Failures, "\n"))
+				}
+				fixups := 0
+				for _, d := range r.Differences {
+					if d.Fixup {
+						fixups += d.Words
+					} else if !contains(known, d.Class) {
+						t.Errorf("%d words differ: %s", d.Words, d.Class)
+					}
+				}
+				if fixups < 5 {
+					t.Errorf("only %d words belong to the process", fixups)
+				}
+			})
+		}
+	}
+}
+
+func contains(all []string, s string) bool {
+	for _, a := range all {
+		if a == s {
+			return true
+		}
+	}
+	return false
+}
+
+// TestVerifyFindsDamage plants damage of which a start knows nothing: the plan
+// is always whole and agrees with the files.
+func TestVerifyFindsDamage(t *testing.T) {
+	requireCRIU(t)
+	s := newStore(t, folder(t))
+	program := fixture(t, "c-main")
+	s.do(t, "add", program)
+	file := s.plan(t, program)
+	original, err := plan.Read(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages := original.Files[len(original.Files)-1]
+
+	// A byte that changed in CRIU's pages, in each mapping of them. The middle
+	// of a page is neither a correction nor a time stamp in any of them.
+	for _, m := range pages.Maps {
+		for _, in := range []uint64{0x10, m.Len/2 + 1, m.Len - 0x21} {
+			if known(original, m.Addr+in) {
+				continue
+			}
+			flip(t, pages.Path, int64(m.Off+in))
+			writePlan(t, file, original)
+			r := s.verify(t, program, "link")
+			want := "the word at " + hex((m.Addr+in)&^7) + " "
+			if r.OK || !strings.HasPrefix(strings.Join(r.Failures, "\n"), want) {
+				t.Errorf("a flipped byte at %#x: ok %v, failures %q", m.Addr+in, r.OK, r.Failures)
+			}
+			flip(t, pages.Path, int64(m.Off+in))
+		}
+	}
+	writePlan(t, file, original)
+	if r := s.verify(t, program, "link"); !r.OK {
+		t.Errorf("when the damage is repaired: %q", r.Failures)
+	}
+
+	// What the launcher would do wrong.
+	for _, tc := range []struct {
+		name   string
+		change func(p *plan.Plan)
+	}{
+		{"a word is not corrected", func(p *plan.Plan) { p.Fixups = p.Fixups[1:] }},
+		{"a word is corrected wrongly", func(p *plan.Plan) { p.Fixups[0].Kind = plan.FixSP }},
+		{"one more word is corrected", func(p *plan.Plan) {
+			p.Fixups = append(p.Fixups, plan.Fixup{Addr: p.Fixups[0].Addr &^ 0xfff, Kind: plan.FixRandom, Size: 8})
+		}},
+		{"other pages are mapped", func(p *plan.Plan) {
+			maps := p.Files[len(p.Files)-1].Maps
+			maps[0].Off, maps[len(maps)-1].Off = maps[len(maps)-1].Off, maps[0].Off
+		}},
+		{"fresh memory is missing", func(p *plan.Plan) { p.Anon = p.Anon[1:] }},
+		{"a protection is missing", func(p *plan.Plan) { p.Protects = p.Protects[1:] }},
+		{"another kernel registration", func(p *plan.Plan) { p.Kernel.RobustHead -= 8 }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, err := plan.Read(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tc.change(p)
+			writePlan(t, file, p)
+			defer writePlan(t, file, original)
+			for _, engine := range []string{"link", "criu"} {
+				if r := s.verify(t, program, engine); r.OK {
+					t.Errorf("verify --engine %s finds nothing", engine)
+				} else {
+					t.Logf("%s: %s", engine, r.Failures[0])
+				}
+			}
+		})
+	}
+	if r := s.verify(t, program, "criu"); !r.OK {
+		t.Errorf("when the damage is repaired: %q", r.Failures)
+	}
+
+	// And without a plan that agrees a start is a normal one, which verify says.
+	flip(t, pages.Path, 0)
+	if r := s.verify(t, program, "link"); r.OK || !strings.Contains(strings.Join(r.Failures, "\n"), "has changed") {
+		t.Errorf("changed pages: %q", r.Failures)
+	}
+}
+
+// known tells whether a word is corrected or the kernel's.
+func known(p *plan.Plan, addr uint64) bool {
+	for _, f := range p.Fixups {
+		if f.Addr&^7 == addr&^7 {
+			return true
+		}
+	}
+	return addr >= p.Kernel.RseqAddr && addr < p.Kernel.RseqAddr+uint64(p.Kernel.RseqLen)
+}
+
+func hex(n uint64) string {
+	const digits = "0123456789abcdef"
+	s := ""
+	for ; n > 0; n /= 16 {
+		s = string(digits[n%16]) + s
+	}
+	return "0x" + s
+}
+
+// flip turns over a byte of a file in place.
+func flip(t *testing.T, path string, offset int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var b [1]byte
+	if _, err := f.ReadAt(b[:], offset); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 0x81
+	if _, err := f.WriteAt(b[:], offset); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// writePlan writes a plan in place, with the identity that CRIU's pages have
+// now.
+func writePlan(t *testing.T, file string, p *plan.Plan) {
+	t.Helper()
+	last := &p.Files[len(p.Files)-1]
+	id, err := linux.StatID(last.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last.ID = id
+	raw, err := p.Encode()
+	if err == nil {
+		err = os.WriteFile(file, raw, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
