@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 
 	criu "github.com/checkpoint-restore/go-criu/v7"
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
@@ -110,7 +111,7 @@ func start(path string) (_ *criu.Criu, pid int, _ error) {
 	}
 	c := criu.MakeCriu()
 	c.SetCriuPath(path)
-	if err := c.Prepare(); err != nil {
+	if err := withoutBreakpoints(c.Prepare); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, 0, fmt.Errorf("%w (looked for %s)", ErrNoCRIU, path)
 		}
@@ -128,6 +129,33 @@ func start(path string) (_ *criu.Criu, pid int, _ error) {
 	}
 	err = c.Cleanup()
 	return nil, 0, fmt.Errorf("criu ended as soon as it was started: %w", err)
+}
+
+// breakpointFault is the number of CRIU's "fault" in which it does without hardware
+// breakpoints and follows system calls instead (criu/include/fault-injection.h,
+// FI_NO_BREAKPOINTS). Some virtual machines let a debug register be written and
+// never stop there: CRIU waits for the stop, and the process that it should have
+// dumped has gone on and ended. CRIU finds that out itself only since 4.2
+// (criu/kerndat.c, kerndat_breakpoints).
+const breakpointFault = "130"
+
+// faultVariable is where CRIU looks for it. go-criu starts CRIU with this process's
+// environment, so it stands there for that moment.
+const faultVariable = "CRIU_FAULT"
+
+var environment sync.Mutex
+
+func withoutBreakpoints(start func() error) error {
+	environment.Lock()
+	defer environment.Unlock()
+	if _, set := os.LookupEnv(faultVariable); set {
+		return start() // somebody tests CRIU
+	}
+	if err := os.Setenv(faultVariable, breakpointFault); err != nil {
+		return err
+	}
+	defer os.Unsetenv(faultVariable)
+	return start()
 }
 
 // children lists the pids of the calling thread's children.

@@ -134,10 +134,7 @@ func (g *guinea) ptraced() (string, error) {
 }
 
 func (g *guinea) breakpoint() (string, error) {
-	if err := pokeDebug(g.pid, g.regs.Rip, dr7OnDR0); err != nil {
-		return "", err
-	}
-	return "a child stopped at one", g.runTo(&breakpoint{pid: g.pid, addr: g.regs.Rip})
+	return "a child stopped at one", g.tryDebugRegister(g.pid)
 }
 
 func (g *guinea) closeRange() (string, error) {

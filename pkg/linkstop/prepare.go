@@ -16,6 +16,7 @@ type firstStop struct {
 	pid   int
 	insn  uint64 // the address of a SYSCALL instruction
 	stack InitialStack
+	soft  bool // breakpoints have to be INT3s
 }
 
 // preservedArgv0 in AT_FLAGS tells an interpreter of binfmt_misc that argv[0] is
@@ -66,7 +67,10 @@ func (t *tracer) startClean(path string) (f firstStop, err error) {
 		}
 	}
 	f.stack = stack
-	f.insn, err = findSyscall(f.pid, maps)
+	if f.insn, err = findSyscall(f.pid, maps); err != nil {
+		return f, err
+	}
+	f.soft, err = t.softBreakpoints(f.pid)
 	return f, err
 }
 

@@ -87,7 +87,7 @@ func (r *Relinked) relink(path string, l Layout) error {
 		return err
 	}
 	rec := &recorder{pid: pid, placer: p}
-	b, err := setBreakpoint(pid, l.StopIP, false)
+	b, err := setBreakpoint(pid, l.StopIP, first.soft)
 	if err != nil {
 		return fmt.Errorf("set a breakpoint: %w", err)
 	}

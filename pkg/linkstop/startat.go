@@ -79,11 +79,18 @@ func (p *Process) start(path string, argv, env []string, ip uint64, opts StartOp
 	if p.PID, err = p.tracer.start(path, argv, env, dir, files); err != nil {
 		return err
 	}
-	b := &breakpoint{pid: p.PID, addr: ip}
-	if opts.SoftBreakpoint || pokeDebug(p.PID, ip, dr7OnDR0) != nil {
-		if b, err = p.tracer.whenMapped(p.PID, ip); err != nil {
-			return err
-		}
+	soft, err := p.tracer.softBreakpoints(p.PID)
+	if err != nil {
+		return err
+	}
+	var b *breakpoint
+	if soft || opts.SoftBreakpoint {
+		b, err = p.tracer.whenMapped(p.PID, ip)
+	} else {
+		b, err = setBreakpoint(p.PID, ip, false)
+	}
+	if err != nil {
+		return err
 	}
 	if err := p.tracer.runTo(b); err != nil {
 		return err

@@ -104,14 +104,15 @@ func (t *Template) stop(path string, opts Options) error {
 	// Run both. The template's calls are recorded; the twin only has to get
 	// there.
 	r := &recorder{pid: pid}
-	b, err := setBreakpoint(pid, t.StopIP, opts.SoftBreakpoint)
+	soft := opts.SoftBreakpoint || first.soft
+	b, err := setBreakpoint(pid, t.StopIP, soft)
 	if err != nil {
 		return fmt.Errorf("set a breakpoint: %w", err)
 	}
 	if err := r.run(tr, b); err != nil {
 		return linkError(path, r, err)
 	}
-	twinBreak, err := setBreakpoint(twin, t.StopIP, opts.SoftBreakpoint)
+	twinBreak, err := setBreakpoint(twin, t.StopIP, soft)
 	if err != nil {
 		return fmt.Errorf("set a breakpoint: %w", err)
 	}

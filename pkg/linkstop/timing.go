@@ -2,7 +2,6 @@ package linkstop
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -12,15 +11,12 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// ErrNoDebugRegisters is what TimeStarts answers where a process cannot be
-// stopped at an address at which nothing is mapped yet (some virtual machines).
-var ErrNoDebugRegisters = errors.New("there are no debug registers")
-
 // A TimedStart is one way to start a program.
 type TimedStart struct {
 	Path string // is executed with itself as its only argument and no environment
 	// Until gives the address at which the start is over, from the auxiliary
-	// vector of the new process.
+	// vector of the new process. Either it is in what the kernel maps for the
+	// exec, or nothing ever stands there (plan.Nowhere).
 	Until func(linux.Auxv) uint64
 }
 
@@ -50,7 +46,7 @@ type TimeOptions struct {
 // A start is resumed and stopped twice, in execve and at its end. That costs
 // some microseconds of the tracer's, the same for all.
 //
-// The errors are ErrNoDebugRegisters, ErrStartedNormally and *EndedError.
+// The errors are ErrStartedNormally and *EndedError.
 func TimeStarts(ctx context.Context, donor string, starts []TimedStart, opts TimeOptions) ([][]time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, DefaultTimeout)
 	defer cancel()
@@ -120,12 +116,11 @@ func (t *tracer) timeStart(donor string, s TimedStart, null uintptr) (time.Durat
 	if err != nil {
 		return 0, err
 	}
-	b := &breakpoint{pid: pid, addr: s.Until(auxv)}
-	if err := pokeDebug(pid, b.addr, dr7OnDR0); err != nil {
-		if err == unix.ESRCH {
-			return 0, t.gone(pid, err)
-		}
-		return 0, fmt.Errorf("%w (%v)", ErrNoDebugRegisters, err)
+	// No debug register: not every machine has them. The INT3 costs the start the
+	// copy of a page, made here, and saves it the fault at that page.
+	b, err := setBreakpoint(pid, s.Until(auxv), true)
+	if err != nil {
+		b = &breakpoint{pid: pid, addr: s.Until(auxv), kind: byFault}
 	}
 	began = time.Now()
 	if err := t.runTo(b); err != nil {

@@ -136,7 +136,7 @@ type adding struct {
 	criu    criuwrap.Release
 	path    string // CRIU's
 	staging *store.Staging
-	timing  *registry.Timing // nil if it could not be measured
+	timing  *registry.Timing
 
 	// Of the layout that is being made; afterwards of the first.
 	another  bool   // not the first one, which has told whether it pays

@@ -10,6 +10,7 @@ import (
 
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/linkstop"
+	"github.com/residentctl/residentctl/pkg/plan"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -68,16 +69,14 @@ func Gain(t *registry.Timing) float64 {
 func faster(t *registry.Timing) bool { return t.ResidentNS*100 <= t.ExecNS*fasterPercent }
 
 // gate times starts both ways, the resident ones with a launcher file of the
-// trial's, and refuses an image that does not pay. Where it cannot be measured
-// it is open, and the entry says nothing of a gain.
+// trial's whose last jump leads to plan.Nowhere, and refuses an image that does
+// not pay.
 func (a *adding) gate(ctx context.Context, launcherFile string) error {
 	timing, err := a.time(ctx, launcherFile, timedAtLeast, timingBudget)
 	if err == nil && !a.evenIfSlower && !faster(timing) {
 		timing, err = a.time(ctx, launcherFile, againAtLeast, againBudget)
 	}
 	switch {
-	case errors.Is(err, linkstop.ErrNoDebugRegisters):
-		return nil
 	case errors.Is(err, linkstop.ErrStartedNormally):
 		if reasons := a.deps.Stale(); len(reasons) > 0 {
 			return fmt.Errorf("%w: %s", fingerprint.ErrChanged, reasons[0])
@@ -97,7 +96,7 @@ func (a *adding) gate(ctx context.Context, launcherFile string) error {
 func (a *adding) time(ctx context.Context, launcherFile string, least int, budget time.Duration) (*registry.Timing, error) {
 	took, err := linkstop.TimeStarts(ctx, launcherFile, []linkstop.TimedStart{
 		{Path: a.program.Path, Until: a.template.Linked()},
-		{Path: launcherFile, Until: linkstop.At(a.plan.Entry.RIP)},
+		{Path: launcherFile, Until: linkstop.At(plan.Nowhere)},
 	}, linkstop.TimeOptions{Rounds: timedStarts, Least: least, Budget: budget})
 	if err != nil {
 		return nil, err

@@ -53,7 +53,11 @@ func (a *adding) try(ctx context.Context) error {
 	trial.Files = slices.Clone(a.plan.Files)
 	trial.Files[len(trial.Files)-1].Path = a.image.PagesPath
 	trial.Layouts = nil
-	start, err := writeStarter(side.Dir, &trial)
+	raw, err := trial.Encode()
+	if err != nil {
+		return err
+	}
+	start, err := writeStarter(side.Dir, trial.Program, raw)
 	if err != nil {
 		return err
 	}
@@ -72,24 +76,27 @@ func (a *adding) try(ctx context.Context) error {
 		return nil
 	}
 	a.step("time")
+	if raw, err = trial.EncodeToNowhere(); err != nil {
+		return err
+	}
+	if start, err = writeStarter(side.Dir, trial.Program, raw); err != nil {
+		return err
+	}
 	return a.gate(ctx, start)
 }
 
-// writeStarter writes a plan, and a launcher file that carries it out, to dir.
-func writeStarter(dir string, p *plan.Plan) (string, error) {
-	raw, err := p.Encode()
-	if err != nil {
-		return "", err
-	}
+// writeStarter writes a plan, and a launcher file that carries it out, to dir,
+// over what was written there before.
+func writeStarter(dir, program string, raw []byte) (string, error) {
 	planPath := filepath.Join(dir, "plan")
 	if err := os.WriteFile(planPath, raw, 0o600); err != nil {
 		return "", err
 	}
-	file, err := launcher.File(p.Program, planPath)
+	file, err := launcher.File(program, planPath)
 	if err != nil {
 		return "", err
 	}
-	start := filepath.Join(dir, filepath.Base(p.Program))
+	start := filepath.Join(dir, filepath.Base(program))
 	return start, os.WriteFile(start, file, 0o700)
 }
 

@@ -254,7 +254,11 @@ func (v *verifying) starter() (path string, remove func(), err error) {
 	remove = func() { _ = side.Discard() }
 	alone := *v.plan
 	alone.Layouts = nil
-	if path, err = writeStarter(side.Dir, &alone); err != nil {
+	raw, err := alone.Encode()
+	if err == nil {
+		path, err = writeStarter(side.Dir, alone.Program, raw)
+	}
+	if err != nil {
 		remove()
 	}
 	return path, remove, err
