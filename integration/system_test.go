@@ -1,9 +1,12 @@
 package integration
 
 import (
+	"bufio"
 	"bytes"
 	"debug/elf"
 	"encoding/binary"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -542,4 +545,65 @@ nothing is enabled; `+"`residentctl enable PROGRAM`"+` does it
 `)
 		})
 	}
+}
+
+// TestSystemNotMounted: what is enabled counts for the machine although binfmt_misc
+// is mounted in some other mount namespace only, and root makes such a program
+// resident all the same. The program has first bytes of its own, so that it is no
+// business of other tests' programs.
+func TestSystemNotMounted(t *testing.T) {
+	s := newStore(t, folder(t))
+	dir := filepath.Dir(s.dir)
+	source := filepath.Join(dir, "own.c")
+	text := fmt.Sprintf("char size[%d] = \"x\";\nint main(void) { return size[0] != 'x'; }\n", 1<<16+os.Getpid()%(1<<16)*8)
+	if err := os.WriteFile(source, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "own")
+	compile(t, program, source)
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "/bin/bash", "-ec", `
+	mountpoint -q /proc/sys/fs/binfmt_misc || mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
+	if [ -d /etc/binfmt.d ]; then mount -t tmpfs none /etc/binfmt.d; fi
+	trap '"$R" --store "$STORE" disable own' EXIT
+	"$R" --store "$STORE" enable --system --even-if-slower "$PROGRAM"
+	read -r || true # until the test has seen it
+	`)
+	cmd.Env = append(s.environment("/root"), "R="+s.residentctl, "STORE="+filepath.Join(dir, "elsewhere"), "PROGRAM="+program)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	enabled := bufio.NewReader(stdout)
+	defer func() {
+		stdin.Close()
+		_, _ = io.Copy(io.Discard, enabled)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%v\n%s", err, stderr.String())
+		}
+	}()
+	if line, err := enabled.ReadString('\n'); !strings.Contains(line, "enabled for the whole system") {
+		t.Fatalf("%q, %v", line, err)
+	}
+	// The kernel does start it by its launcher file, wherever that is looked at.
+	isResident := func() {
+		t.Helper()
+		plain := exec.Command(program)
+		plain.Env = []string{"RESIDENTCTL_EXPLAIN=1"}
+		if out, err := plain.CombinedOutput(); err != nil || !strings.Contains(string(out), "resident start") {
+			t.Errorf("%v: %s", err, out)
+		}
+	}
+	isResident()
+	s.do(t, "add", "--even-if-slower", program)
+	s.do(t, "verify", program)
+	isResident()
 }

@@ -95,6 +95,39 @@ func Mount() error {
 	return nil
 }
 
+// A tree is a path by which the file system is reached.
+type tree string
+
+// initialUserNamespace is the inode of the machine's own (include/uapi/linux/nsfs.h,
+// USER_NS_INIT_INO).
+const initialUserNamespace = 0xEFFFFFFD
+
+// reach gives it where it is mounted, and elsewhere a mount that nobody else sees:
+// entries count whether it is mounted or not. In another user namespace than the
+// machine's the first mount would make a new binfmt_misc, without the machine's
+// entries (since Linux 6.7), and hide those from everybody there: ErrNotMounted.
+func reach() (t tree, done func(), err error) {
+	if Mounted() {
+		return Dir, func() {}, nil
+	}
+	if id, err := linux.StatID("/proc/self/ns/user"); err != nil || id.Ino != initialUserNamespace {
+		return "", nil, ErrNotMounted
+	}
+	fs, err := unix.Fsopen("binfmt_misc", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return "", nil, err
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return "", nil, err
+	}
+	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return "", nil, err
+	}
+	return tree(fmt.Sprintf("/proc/self/fd/%d", root)), func() { unix.Close(root) }, nil
+}
+
 func olderThan(release string, major, minor int) bool {
 	first, rest, _ := strings.Cut(release, ".")
 	second, _, _ := strings.Cut(rest, ".")
@@ -172,7 +205,7 @@ func Register(dev, ino uint64, magic []byte, interpreter string) error {
 	if err := Remove(dev, ino); err != nil {
 		return err
 	}
-	if err := write("register", s); err != nil {
+	if err := tree(Dir).write("register", s); err != nil {
 		return &Error{doing, err, hintFor(err)}
 	}
 	return nil
@@ -188,8 +221,8 @@ func hintFor(err error) string {
 	return ""
 }
 
-func write(file, s string) error {
-	f, err := os.OpenFile(filepath.Join(Dir, file), os.O_WRONLY, 0)
+func (t tree) write(file, s string) error {
+	f, err := os.OpenFile(filepath.Join(string(t), file), os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
@@ -205,7 +238,7 @@ func Remove(dev, ino uint64) error {
 	} else if err != nil {
 		return err
 	}
-	err := write(name(dev, ino), "-1")
+	err := tree(Dir).write(name(dev, ino), "-1")
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -218,12 +251,16 @@ func Entries() ([]Entry, error) {
 	if !Mounted() {
 		return nil, ErrNotMounted
 	}
-	on, err := os.ReadFile(filepath.Join(Dir, "status"))
+	return tree(Dir).entries()
+}
+
+func (t tree) entries() ([]Entry, error) {
+	on, err := os.ReadFile(filepath.Join(string(t), "status"))
 	if err != nil {
 		return nil, err
 	}
 	var all []Entry
-	err = each(true, func(path string, text []byte) error {
+	err = t.each(true, func(path string, text []byte) error {
 		e, err := parse(text)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", path, err)
@@ -240,7 +277,7 @@ func Entries() ([]Entry, error) {
 // Interpreters are those of other entries than residentctl's.
 func Interpreters() ([]string, error) {
 	var all []string
-	err := each(false, func(_ string, text []byte) error {
+	err := tree(Dir).each(false, func(_ string, text []byte) error {
 		for s := range strings.Lines(string(text)) {
 			if path, ok := strings.CutPrefix(s, "interpreter "); ok {
 				all = append(all, strings.TrimSuffix(path, "\n"))
@@ -252,8 +289,8 @@ func Interpreters() ([]string, error) {
 }
 
 // each gives the entries' files to take, residentctl's or all others.
-func each(ours bool, take func(path string, text []byte) error) error {
-	files, err := os.ReadDir(Dir)
+func (t tree) each(ours bool, take func(path string, text []byte) error) error {
+	files, err := os.ReadDir(string(t))
 	if err != nil {
 		return err
 	}
@@ -261,7 +298,7 @@ func each(ours bool, take func(path string, text []byte) error) error {
 		if _, _, is := binaryOf(f.Name()); is != ours || f.Name() == "register" || f.Name() == "status" {
 			continue
 		}
-		path := filepath.Join(Dir, f.Name())
+		path := filepath.Join(string(t), f.Name())
 		text, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed just now
@@ -304,26 +341,30 @@ func parse(text []byte) (e Entry, err error) {
 // between leaves them disabled: programs start as if they had none.
 func Aside(ctx context.Context, magic []byte) (back func(), err error) {
 	nothing := func() {}
-	entries, err := fitting(magic)
-	if errors.Is(err, ErrNotMounted) {
-		return nothing, nil
+	t, done, err := reach()
+	if err != nil {
+		return nothing, nil // this kernel has none, or it is not for us: the exec will show it
 	}
+	entries, err := t.fitting(magic)
 	if err != nil || len(entries) == 0 {
+		done()
 		return nothing, err
 	}
-	unlock, err := lock(ctx)
+	unlock, err := t.lock(ctx)
 	if err != nil {
+		done()
 		return nothing, err
 	}
 	var disabled []Entry
 	back = func() {
 		for _, e := range disabled {
-			_ = write(name(e.Dev, e.Ino), "1") // it may have been removed
+			_ = t.write(name(e.Dev, e.Ino), "1") // it may have been removed
 		}
 		unlock()
+		done()
 	}
 	// Only what is enabled now is enabled again.
-	if entries, err = fitting(magic); err != nil {
+	if entries, err = t.fitting(magic); err != nil {
 		back()
 		return nothing, err
 	}
@@ -331,7 +372,7 @@ func Aside(ctx context.Context, magic []byte) (back func(), err error) {
 		if !e.Enabled {
 			continue
 		}
-		if err := write(name(e.Dev, e.Ino), "0"); err != nil {
+		if err := t.write(name(e.Dev, e.Ino), "0"); err != nil {
 			back()
 			return nothing, &Error{"take " + name(e.Dev, e.Ino) + " out of binfmt_misc for a while", err, hintFor(err)}
 		}
@@ -341,16 +382,16 @@ func Aside(ctx context.Context, magic []byte) (back func(), err error) {
 }
 
 // fitting are the entries that fit a program, or without its first bytes all.
-func fitting(magic []byte) ([]Entry, error) {
-	entries, err := Entries()
+func (t tree) fitting(magic []byte) ([]Entry, error) {
+	entries, err := t.entries()
 	return slices.DeleteFunc(entries, func(e Entry) bool { return magic != nil && !bytes.HasPrefix(magic, e.Magic) }), err
 }
 
 // lock waits for the lock of Aside, until ctx ends. It is on the one file that only
 // root can open: with the folder's anybody could keep root waiting.
-func lock(ctx context.Context) (unlock func(), err error) {
+func (t tree) lock(ctx context.Context) (unlock func(), err error) {
 	const pause = 2 * time.Millisecond
-	f, err := os.OpenFile(filepath.Join(Dir, "register"), os.O_WRONLY, 0)
+	f, err := os.OpenFile(filepath.Join(string(t), "register"), os.O_WRONLY, 0)
 	if err != nil {
 		return nil, err
 	}
