@@ -149,6 +149,18 @@ func (c *compiler) base(a Area, from, to uint64) {
 	c.mapped[i].Maps = append(c.mapped[i].Maps, m)
 }
 
+// How long a run of CRIU's pages may be, in bytes, to be there from the start
+// (MAP_POPULATE) instead of coming page by page: of those that short a program
+// touches nearly all anyway. Counted over an empty C program, perl, bash, git, curl
+// and ffmpeg at their end, 87 of 100 pages of writable runs up to this length had
+// been written, of longer ones 39; of read-only ones 99 had been read, of longer
+// ones 48. A page fault costs 0.5 µs, in some virtual machines 15; this is done in
+// calls that are made in any case.
+const (
+	populateWritten = 4 * pageSize
+	populateRead    = 16 * pageSize
+)
+
 // image maps a run from CRIU's pages. Where a word in it has to be corrected
 // it is writable until that is done.
 func (c *compiler) image(a Area, r Run) {
@@ -158,6 +170,9 @@ func (c *compiler) image(a Area, r Run) {
 	}) {
 		m.Prot |= unix.PROT_READ | unix.PROT_WRITE
 		c.protects = append(c.protects, Protect{Addr: r.Addr, Len: r.Len, Prot: a.Prot})
+	}
+	if m.Prot&unix.PROT_WRITE != 0 && m.Len <= populateWritten || m.Prot&unix.PROT_WRITE == 0 && m.Len <= populateRead {
+		m.Flags |= unix.MAP_POPULATE
 	}
 	c.pages = append(c.pages, m)
 }

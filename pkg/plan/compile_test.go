@@ -65,6 +65,49 @@ func layout(p *Plan) (out []string) {
 
 var prots = map[uint32]string{r: "r", rw: "rw", rx: "rx"}
 
+// TestCompilePopulates: short runs of CRIU's pages are there from the start, by what
+// they are while the launcher works.
+func TestCompilePopulates(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		prot  uint32
+		pages uint64
+		fixup bool
+		want  bool
+	}{
+		{"short, writable", rw, 4, false, true},
+		{"long, writable", rw, 5, false, false},
+		{"short, read-only", r, 16, false, true},
+		{"long, read-only", r, 17, false, false},
+		{"short, with a word to correct", r, 4, true, true},
+		{"too long to be copied for a word", r, 5, true, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := template(t)
+			s.Areas[3] = Area{Start: bss, End: bss + 0x20000, Prot: tc.prot}
+			s.Runs = []Run{{bss, tc.pages * 0x1000, 0}}
+			if tc.fixup {
+				s.Fixups = []Fixup{{Addr: bss, Kind: FixRandom, Size: 8}}
+			}
+			p, err := Compile(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			maps := p.Files[len(p.Files)-1].Maps
+			if len(maps) != 1 || (maps[0].Flags&unix.MAP_POPULATE != 0) != tc.want {
+				t.Errorf("mapped as %+v", maps)
+			}
+			for _, f := range p.Files[:len(p.Files)-1] {
+				for _, m := range f.Maps {
+					if m.Flags&unix.MAP_POPULATE != 0 {
+						t.Errorf("%s: %+v", f.Path, m)
+					}
+				}
+			}
+		})
+	}
+}
+
 func TestCompile(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
