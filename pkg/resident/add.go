@@ -417,13 +417,10 @@ func (a *adding) publishLocked(rec *registry.Record) error {
 		return errors.Join(err, a.store.RemoveImage(a.id))
 	}
 	store.Fault("after-record")
-	if err := a.writeLaunchers(*rec); err != nil {
-		return err
-	}
-	if err := a.store.Link(rec.Binary.Dev, rec.Binary.Ino, a.id); err != nil {
-		return err
-	}
-	if err := a.moveEnabled(*rec); err != nil {
+	if err := a.lead(*rec); err != nil {
+		if len(replaced) == 0 { // nothing is lost, and a full disk gets its room back
+			err = errors.Join(err, a.forget(*rec))
+		}
 		return err
 	}
 	for _, old := range replaced {
@@ -432,6 +429,18 @@ func (a *adding) publishLocked(rec *registry.Record) error {
 		}
 	}
 	return nil
+}
+
+// lead makes starts find the image of an entry: by its launcher files, its link, and
+// what is enabled of it.
+func (a *adding) lead(rec registry.Record) error {
+	if err := a.writeLaunchers(rec); err != nil {
+		return err
+	}
+	if err := a.store.Link(rec.Binary.Dev, rec.Binary.Ino, a.id); err != nil {
+		return err
+	}
+	return a.moveEnabled(rec)
 }
 
 // takeAway removes what is left of an entry whose place rec has taken. If it was

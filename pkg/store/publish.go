@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // Link makes a start of the program find the image id, in place of the one that
@@ -127,6 +128,11 @@ func (s *Store) remove(path, what string) error {
 		return nil
 	}
 	g, err := s.stage()
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		// No room for the folder that it would go to first, and this is what makes
+		// room. Killed in between it leaves half of something that nothing leads to.
+		return errors.Join(os.RemoveAll(path), syncPath(filepath.Dir(path)))
+	}
 	if err != nil {
 		return err
 	}
