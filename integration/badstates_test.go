@@ -232,7 +232,7 @@ func TestFewDescriptors(t *testing.T) {
 	s.do(t, "add", "--even-if-slower", program)
 	launcher := s.launcher(program)
 	low := 0
-	for _, limit := range []int{3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 34, 35, 36, 38, 40, 48, 64} {
+	for _, limit := range []int{3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 34, 35, 36, 38, 40, 48, 64, 100} {
 		wrapper := []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, limit), "sh"}
 		t.Run(fmt.Sprint("limit ", limit), func(t *testing.T) {
 			plainly, _ := s.wrapped(wrapper, nil, program)
@@ -243,7 +243,7 @@ func TestFewDescriptors(t *testing.T) {
 					t.Errorf("launcher file: %v\n%s", err, stderr)
 				}
 			}
-			for _, words := range [][]string{{"add", "--even-if-slower", other}, {"list"}, {"gc"}, {"check"}, {"remove", other}} {
+			for _, words := range [][]string{{"add", "--even-if-slower", other}, {"list"}, {"gc"}, {"check"}, {"verify", "--engine", "criu", program}, {"remove", other}} {
 				cmd, stderr := s.wrapped(wrapper, nil, append([]string{s.residentctl, "--store", s.dir}, words...)...)
 				stdout, err := cmd.Output()
 				status := cmd.ProcessState.ExitCode()

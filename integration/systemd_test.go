@@ -1,13 +1,11 @@
 package integration
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,24 +56,19 @@ func absolute(t *testing.T, path string) string {
 	return abs
 }
 
-// TestUnitByExec does what residentctl-example.service says, as root with systemd's
-// few variables.
-func TestUnitByExec(t *testing.T) {
-	s := newStore(t, folder(t))
-	perl := installed(t, "perl")
-	s.do(t, "add", "--even-if-slower", perl)
-	c := exec.Command(s.residentctl, "exec", "--strict", "--store", s.dir, "--", perl, "-e", "print $$")
-	wantResidentUnit(t, c)
-}
-
-// TestUnitByMounts makes the mounts of residentctl-bind-example.service, in the
-// order that systemd makes them: sorted by where they go (src/core/namespace.c,
-// mount_path_compare).
-func TestUnitByMounts(t *testing.T) {
+// TestUnitsBySystemd has systemd itself, as the first process of namespaces of its
+// own, start what the units describe, with the store and the command in the places
+// of the test's. Nothing else is started: the units have no default dependencies there.
+func TestUnitsBySystemd(t *testing.T) {
+	const systemd = "/lib/systemd/systemd"
+	if _, err := os.Stat(systemd); err != nil {
+		t.Skip("systemd is not on this machine")
+	}
 	requireCRIU(t)
-	dir, err := os.MkdirTemp("/srv", "residentctl-test-") // sorts as the unit's does
+	// The units hide /tmp from their services.
+	dir, err := os.MkdirTemp("/var/lib", "residentctl-test-")
 	if err != nil {
-		t.Skipf("no folder in /srv: %v", err)
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	if err := os.Chmod(dir, 0o755); err != nil {
@@ -84,50 +77,65 @@ func TestUnitByMounts(t *testing.T) {
 	s := newStore(t, dir)
 	perl := installed(t, "perl")
 	s.do(t, "add", "--even-if-slower", perl)
-	for range 2 { // the second time over what is there
-		if out, err := exec.Command(filepath.Join(unitFolder, "residentctl-cover"), s.residentctl, s.dir).CombinedOutput(); err != nil {
-			t.Fatalf("residentctl-cover: %v\n%s", err, out)
-		}
+	command := filepath.Join(dir, "command")
+	copyFile(t, s.residentctl, command)
+	places := strings.NewReplacer("/usr/local/bin/residentctl exec", command+" exec --store "+s.dir, "/usr/local/bin/residentctl", command, "/usr/local/lib/residentctl", absolute(t, unitFolder),
+		"/var/lib/residentctl", s.dir, "/usr/bin/perl -e 'sleep'", perl+" -e 'print getppid'",
+		"[Unit]\n", "[Unit]\nDefaultDependencies=no\n")
+	units := filepath.Join(dir, "units")
+	if err := os.Mkdir(units, 0o755); err != nil {
+		t.Fatal(err)
 	}
-	unit, err := os.ReadFile(filepath.Join(unitFolder, "residentctl-bind-example.service"))
+	files, err := filepath.Glob(filepath.Join(unitFolder, "*.service"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var binds [][2]string
-	for lines := bufio.NewScanner(strings.NewReader(string(unit))); lines.Scan(); {
-		if bind, ok := strings.CutPrefix(lines.Text(), "BindReadOnlyPaths="); ok {
-			from, to, _ := strings.Cut(strings.ReplaceAll(bind, "/srv/residentctl", s.dir), ":")
-			binds = append(binds, [2]string{from, to})
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unit := places.Replace(string(text))
+		if strings.Contains(name, "-example") {
+			unit = strings.NewReplacer("[Unit]\n", "[Unit]\nSuccessAction=exit-force\nFailureAction=exit-force\n",
+				"[Service]\n", fmt.Sprintf("[Service]\nEnvironment=RESIDENTCTL_EXPLAIN=1\nStandardOutput=file:%s/stdout\nStandardError=file:%s/stderr\n", dir, dir)).Replace(unit)
+		}
+		if err := os.WriteFile(filepath.Join(units, filepath.Base(name)), []byte(unit), 0o644); err != nil {
+			t.Fatal(err)
 		}
 	}
-	if len(binds) != 2 {
-		t.Fatalf("the unit binds %v", binds)
-	}
-	slices.SortFunc(binds, func(a, b [2]string) int { return strings.Compare(a[1], b[1]) })
-	script := "set -e\n"
-	for _, b := range binds {
-		script += fmt.Sprintf("mount --bind '%s' '%s'; mount -o remount,bind,ro '%s'\n", b[0], b[1], b[1])
-	}
-	script += `exec setpriv --reuid=nobody --regid=nogroup --clear-groups --no-new-privs "$@"`
-	wantResidentUnit(t, exec.Command("unshare", "--mount", "sh", "-c", script, "sh", perl, "-e", "print $$"))
-}
-
-// wantResidentUnit runs a service's command, which prints its process id: that of the
-// process that was started.
-func wantResidentUnit(t *testing.T, c *exec.Cmd) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	var stdout, stderr strings.Builder
-	c.Stdout, c.Stderr = &stdout, &stderr
-	c.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "LANG=C.UTF-8", "INVOCATION_ID=0", "RESIDENTCTL_EXPLAIN=1"}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	stop := context.AfterFunc(ctx, func() { _ = c.Process.Kill() })
-	defer stop()
-	err := c.Wait()
-	if err != nil || stdout.String() != fmt.Sprint(c.Process.Pid) || !strings.Contains(stderr.String(), "perl: resident start") {
-		t.Errorf("%v, process %d: %q\n%s", err, c.Process.Pid, &stdout, &stderr)
+	for _, unit := range []string{"residentctl-example.service", "residentctl-bind-example.service"} {
+		t.Run(unit, func(t *testing.T) {
+			c := exec.Command("unshare", "--pid", "--fork", "--kill-child", "--mount", "--cgroup", "--uts", "--ipc", "sh", "-ec", `
+			mount --make-rprivate /
+			mount -t proc proc /proc
+			mount --bind /proc/sys /proc/sys
+			mount -o remount,bind,ro /proc/sys # they are the machine's
+			mount -t tmpfs tmpfs /run
+			mount --bind "$0" /etc/systemd/system
+			mount -t cgroup2 none /sys/fs/cgroup
+			exec env -i container=test PATH=/usr/sbin:/usr/bin "$1" --system --unit="$2" --log-target=console --show-status=no`,
+				units, systemd, unit)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			var said strings.Builder
+			c.Stdout, c.Stderr = &said, &said
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			stop := context.AfterFunc(ctx, func() { _ = c.Process.Kill() })
+			defer stop()
+			waited := c.Wait()
+			stdout, _ := os.ReadFile(filepath.Join(dir, "stdout"))
+			stderr, _ := os.ReadFile(filepath.Join(dir, "stderr"))
+			if waited != nil || string(stdout) != "1" || !strings.Contains(string(stderr), "perl: resident start") {
+				t.Errorf("%v: %q\n%s\n%s", waited, stdout, stderr, &said)
+			}
+			for _, name := range []string{"stdout", "stderr"} {
+				if err := os.Remove(filepath.Join(dir, name)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
 	}
 }

@@ -16,15 +16,18 @@ die() {
 # at_least HAVE WANT: is version HAVE the same as WANT or newer?
 at_least() { printf '%s\n' "$2" "$1" | sort -VC; }
 
-# find_go prints the path of a go command that is new enough for go.mod, or
-# fails. GOTOOLCHAIN=local: the answer is about what is installed, and costs no
-# download.
+# find_go prints the path of a go command that is new enough for go.mod, or that
+# fetches one which is (since 1.21, go.dev/doc/toolchain), or fails. GOTOOLCHAIN=local:
+# what is installed is asked first, which costs no download.
 GO_MINIMUM=1.26
 find_go() {
 	local go version
 	for go in "$(type -P go)" /usr/local/go/bin/go; do
 		[[ -x $go ]] || continue
 		version=$(GOTOOLCHAIN=local "$go" env GOVERSION 2>/dev/null) || continue
+		if ! at_least "${version#go}" "$GO_MINIMUM" && at_least "${version#go}" 1.21; then
+			version=$("$go" env GOVERSION 2>/dev/null) || continue
+		fi
 		if at_least "${version#go}" "$GO_MINIMUM"; then
 			printf '%s\n' "$go"
 			return

@@ -67,12 +67,17 @@ func newApp(g *globals) *cli.App {
 func execute(args []string, out, err io.Writer) int {
 	output := &output{to: out}
 	g := &globals{format: formatTable, out: output, err: err}
-	failed := newApp(g).Run(args)
+	app := newApp(g)
+	app.Metadata = map[string]any{wholeLine: args}
+	failed := app.Run(args)
 	if output.err != nil {
 		failed = &outputError{output.err}
 	}
 	return g.fail(failed)
 }
+
+// wholeLine is where an App's Metadata has the command line as it was given.
+const wholeLine = "line"
 
 // outputError is a result that could not be printed.
 type outputError struct{ error }
@@ -143,9 +148,13 @@ var optionWords = strings.NewReplacer(
 )
 
 // arguments are a command's arguments. An option among them is a usage error:
-// options come first, so it would be taken for a name.
+// options come first, so it would be taken for a name. Behind "--", which package
+// flag takes away, all are names.
 func arguments(c *cli.Context) ([]string, error) {
 	args := c.Args().Slice()
+	if line, _ := c.App.Metadata[wholeLine].([]string); len(line) > len(args) && line[len(line)-len(args)-1] == "--" {
+		return args, nil
+	}
 	for _, a := range args {
 		if strings.HasPrefix(a, "-") {
 			return nil, usagef(c.Command.Name, "%s is in the wrong place: options come before the arguments", a)

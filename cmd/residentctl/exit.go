@@ -104,7 +104,7 @@ func diagnose(err error) (code int, hint string) {
 	case errors.Is(err, fingerprint.ErrChanged):
 		return exitFailed, "something was being installed or upgraded; try again"
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return exitSystem, "the limit of open files is too low: raise it (ulimit -n 64)"
+		return exitSystem, "the limit of open files is too low: raise it (ulimit -n 1024)"
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EROFS):
 		return exitStore, hint
 	case errors.Is(err, criuwrap.ErrNoCRIU), errors.As(err, &tooOld):

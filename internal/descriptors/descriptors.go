@@ -27,7 +27,7 @@ const (
 func init() {
 	if free(Enough) < Enough {
 		_, _ = os.Stderr.WriteString("residentctl: error: too few file descriptors are left\n" +
-			"residentctl: hint: the limit of open files is too low: raise it (ulimit -n 64)\n")
+			"residentctl: hint: the limit of open files is too low: raise it (ulimit -n 1024)\n")
 		os.Exit(status(os.Args[1:]))
 	}
 }

@@ -22,6 +22,7 @@ func TestErrorFromLog(t *testing.T) {
 	}{
 		{"eperm", "Effective capability 21 missing", 0, "setcap cap_checkpoint_restore"},
 		{"enospc", "bfd: Error flushing image: No space left on device", syscall.ENOSPC, "the disk is full"},
+		{"few-files", "Can't attach to init: Operation not permitted", syscall.EPERM, "the limit of open files"},
 		{"mount", "Can't lookup mount=42 for fd=3 path=/x", 0, "a mount that CRIU cannot see"},
 		{"seccomp", "suspending seccomp failed: Operation not permitted", syscall.EPERM, "a seccomp filter"},
 		{"traced", "Unable to interrupt task: 32211 (Operation not permitted)", 0, "something else is tracing it"},

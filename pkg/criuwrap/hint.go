@@ -17,6 +17,10 @@ var hints = []struct {
 		regexp.MustCompile(`No space left on device|Disk quota exceeded`), syscall.ENOSPC,
 		"the disk is full: an image takes as much room as the program's writable memory, usually 1 to 10 MB",
 	},
+	{ // servicefd.c; strerror(EMFILE)
+		regexp.MustCompile(`Can't chose service_fd_base|Too many open files`), syscall.EMFILE,
+		"the limit of open files is too low for CRIU: raise it (ulimit -n 1024)",
+	},
 	{ // vdso.c before 4.1 takes [vvar_vclock], new in Linux 6.13, for an error
 		regexp.MustCompile(`vdso: (?:Unexpected rt|Failed to fill)`), 0,
 		"this CRIU does not know this kernel's vDSO: install CRIU 4.1 or newer",

@@ -100,7 +100,26 @@ func reapChild(pid int) {
 	}
 }
 
+// restoreFiles is how many descriptors CRIU must be allowed to have for a restore. It
+// keeps some dozens of its own below the limit (criu/servicefd.c,
+// choose_service_fd_base); with 100 it failed, in other words at each limit, and with
+// 128 it did not.
+const restoreFiles = 128
+
+// enoughFiles is EMFILE where CRIU would not get them. It gets the limit that this
+// process was started with: package syscall raises and lowers it.
+func enoughFiles() error {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur >= restoreFiles {
+		return err
+	}
+	return fmt.Errorf("criu restore: CRIU needs %d descriptors, and %d are allowed (RLIMIT_NOFILE): %w", restoreFiles, limit.Cur, syscall.EMFILE)
+}
+
 func restore(ctx context.Context, r *request, got *pidOf, o RestoreOptions) (int, error) {
+	if err := enoughFiles(); err != nil {
+		return 0, err
+	}
 	for _, in := range o.Inherit {
 		fd, err := dupInheritable(in.File)
 		if err != nil {

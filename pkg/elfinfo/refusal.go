@@ -30,11 +30,12 @@ const (
 	NotExecutable                 // the caller may not execute it
 	Static                        // statically linked at fixed addresses
 	StaticPIE                     // statically linked, relocates itself
-	NoLinker                      // names no dynamic linker, or one that does not exist
+	NoLinker                      // names no dynamic linker, or something that is none
 	Audit                         // DT_AUDIT or DT_DEPAUDIT
 	TextRel                       // relocations in its instructions
 	ExecStack                     // wants an executable stack
 	SearchesHere                  // its libraries are searched relative to the current folder
+	OddName                       // its path cannot be kept, or is not what /proc shows
 	kinds
 )
 
@@ -58,6 +59,7 @@ var kindNames = [kinds]string{
 	TextRel:       "textrel",
 	ExecStack:     "execstack",
 	SearchesHere:  "searches-here",
+	OddName:       "odd-name",
 }
 
 // String is the kind's name in tables and JSON.

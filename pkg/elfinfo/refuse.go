@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"github.com/residentctl/residentctl/internal/linux"
 )
@@ -53,10 +55,51 @@ func (f *File) CanBeResident() error {
 	if !strings.HasPrefix(f.Interp, "/") {
 		return refuse(SearchesHere, fmt.Sprintf("names its dynamic linker %s relative to the current folder", f.Interp), "link it with -Wl,--dynamic-linker and an absolute path")
 	}
-	if _, err := linux.StatID(f.Interp); err != nil {
-		return refuse(NoLinker, fmt.Sprintf("needs the dynamic linker %s: %v", f.Interp, errnoOf(err)), "it does not start without residentctl either")
+	if wrong := f.wrongLinker(); wrong != "" {
+		return refuse(NoLinker, fmt.Sprintf("needs the dynamic linker %s%s", f.Interp, wrong), "it does not start without residentctl either")
+	}
+	if odd := oddName(f.Path); odd != "" {
+		return refuse(OddName, odd, "give it an ordinary name")
 	}
 	return nil
+}
+
+// wrongLinker says what is wrong with the dynamic linker, or nothing.
+func (f *File) wrongLinker() string {
+	linker, err := Open(f.Interp)
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		return ", which " + refusal.Reason
+	case err != nil:
+		return fmt.Sprintf(": %v", errnoOf(err))
+	case linker.foreign():
+		return fmt.Sprintf(", which is for another kind of machine (%s)", linker.arch())
+	case linker.Type != elf.ET_DYN:
+		return ", which is no dynamic linker but a program"
+	case linux.CanExecute(f.Interp) != nil:
+		return ", which may not be executed"
+	}
+	return ""
+}
+
+// oddName says what is wrong with a program's path, or nothing: the registry keeps
+// text, and /proc/PID/maps shows a line's end as \012, and behind the path of a file
+// that has no name any more " (deleted)" (fs/seq_file.c, seq_path; fs/d_path.c).
+func oddName(path string) string {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		real = path
+	}
+	for _, p := range []string{path, real} {
+		switch {
+		case !utf8.ValidString(p):
+			return fmt.Sprintf("has a name that is not UTF-8 (%q)", p)
+		case strings.HasSuffix(p, " (deleted)"), strings.Contains(p, `\012`), strings.Contains(p, "\n"):
+			return fmt.Sprintf("has a name that /proc does not show as it is (%q)", p)
+		}
+	}
+	return ""
 }
 
 // arch names what the file was made for, for people.
@@ -132,11 +175,29 @@ func scriptInterpreter(head []byte) string {
 		return ""
 	}
 	if strings.HasSuffix(words[0], "/env") {
-		for _, w := range words[1:] {
-			if !strings.HasPrefix(w, "-") && !strings.Contains(w, "=") {
-				return w
-			}
+		if command := commandOfEnv(words[1:]); command != "" {
+			return command
 		}
 	}
 	return words[0]
+}
+
+// commandOfEnv is the command among env's arguments: behind its options, of which
+// -S may have the first word with it and others one behind them, and variables.
+func commandOfEnv(words []string) string {
+	for i := 0; i < len(words); i++ {
+		word := words[i]
+		for _, split := range []string{"-S", "--split-string="} {
+			if rest, ok := strings.CutPrefix(word, split); ok && rest != "" {
+				word = rest
+			}
+		}
+		switch {
+		case word == "-u" || word == "-C" || word == "--unset" || word == "--chdir":
+			i++
+		case !strings.HasPrefix(word, "-") && !strings.Contains(word, "="):
+			return word
+		}
+	}
+	return ""
 }

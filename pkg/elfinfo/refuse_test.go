@@ -108,6 +108,12 @@ func TestRefusals(t *testing.T) {
 		{"env script", func(t *testing.T) string {
 			return write(t, []byte("#! /usr/bin/env -S A=1 python3 -u\n"), 0o755)
 		}, Script, "run by python3", "residentctl add python3"},
+		{"env script with an option's value", func(t *testing.T) string {
+			return write(t, []byte("#! /usr/bin/env -S -u FOO python3 -u\n"), 0o755)
+		}, Script, "run by python3", "residentctl add python3"},
+		{"env script with all in one word", func(t *testing.T) string {
+			return write(t, []byte("#! /usr/bin/env -Spython3 -u\n"), 0o755)
+		}, Script, "run by python3", "residentctl add python3"},
 		{"script without interpreter", func(t *testing.T) string {
 			return write(t, []byte("#!\n"), 0o755)
 		}, Script, "without an interpreter", "shell"},
@@ -151,7 +157,24 @@ func TestRefusals(t *testing.T) {
 		}, NoLinker, "a library", "uses it"},
 		{"dynamic linker missing", func(t *testing.T) string {
 			return compile(t, emptyMain, "-Wl,--dynamic-linker=/lib/none.so")
-		}, NoLinker, "/lib/none.so: no such file", "does not start"},
+		}, NoLinker, "/lib/none.so, which does not exist", "does not start"},
+		{"dynamic linker is text", func(t *testing.T) string {
+			return compile(t, emptyMain, "-Wl,--dynamic-linker=/etc/passwd")
+		}, NoLinker, "/etc/passwd, which is not an ELF program", "does not start"},
+		{"dynamic linker is a folder", func(t *testing.T) string {
+			return compile(t, emptyMain, "-Wl,--dynamic-linker=/etc")
+		}, NoLinker, "/etc, which is a directory", "does not start"},
+		{"dynamic linker is a program", func(t *testing.T) string {
+			return compile(t, emptyMain, "-Wl,--dynamic-linker="+compile(t, emptyMain, "-static", "-no-pie"))
+		}, NoLinker, "which is no dynamic linker but a program", "does not start"},
+		{"dynamic linker not executable", func(t *testing.T) string {
+			linker := compile(t, "int f(void) { return 0; }\n", "-shared", "-fPIC")
+			chmod(t, linker, 0o644)
+			return compile(t, emptyMain, "-Wl,--dynamic-linker="+linker)
+		}, NoLinker, "which may not be executed", "does not start"},
+		{"a name like a deleted file's", func(t *testing.T) string { return renamed(t, "p (deleted)") }, OddName, "/proc does not show", "ordinary name"},
+		{"a name like a line's end", func(t *testing.T) string { return renamed(t, `p\012q`) }, OddName, "/proc does not show", "ordinary name"},
+		{"a name that is not UTF-8", func(t *testing.T) string { return renamed(t, "p\xff") }, OddName, "not UTF-8", "ordinary name"},
 		{"dynamic linker relative", func(t *testing.T) string {
 			return compile(t, emptyMain, "-Wl,--dynamic-linker=lib/ld.so")
 		}, SearchesHere, "relative to the current folder", "absolute path"},
@@ -177,6 +200,17 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// renamed is an empty program of that name.
+func renamed(t *testing.T, name string) string {
+	t.Helper()
+	path := compile(t, emptyMain)
+	to := filepath.Join(filepath.Dir(path), name)
+	if err := os.Rename(path, to); err != nil {
+		t.Fatal(err)
+	}
+	return to
 }
 
 // refusalOf is what Open or CanBeResident says against the file.

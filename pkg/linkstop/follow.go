@@ -73,9 +73,9 @@ type following struct {
 
 // A chain is what one process has executed so far.
 type chain struct {
-	script      string // the last script
-	interpreter string // of it, if dynamic
-	program     string // the first dynamic program that is not one
+	scripts     []string // each of them: an interpreter may be a script itself
+	interpreter string   // of the last one, if dynamic
+	program     string   // the first dynamic program that is not one
 }
 
 // pollPause is how long to wait for something to happen. It is polled, so that
@@ -227,8 +227,8 @@ func (c *chain) executed(pid int) {
 	direct := sameFile(execfn, exe)
 	switch {
 	case !direct:
-		c.script, c.interpreter = execfn, ""
-	case c.script == "" || !slices.Contains(argv[1:], c.script):
+		c.scripts, c.interpreter = append(c.scripts, execfn), ""
+	case !slices.ContainsFunc(argv[1:], func(arg string) bool { return slices.Contains(c.scripts, arg) }):
 		if dynamic {
 			c.program = execfn
 		}

@@ -43,6 +43,8 @@ func TestFollow(t *testing.T) {
 		{"script", "#!/bin/sh\nread line\n:\n", "/bin/sh", ""},
 		{"env-script", "#!/usr/bin/env sh\n:\n", "/sh", ""},
 		{"polyglot", "#!/bin/sh\n[ \"$1\" ] || exec /bin/sh \"$0\" again\n:\n", "/bin/sh", ""},
+		{"own-sh", "#!/bin/sh\nexec /bin/sh \"$@\"\n", "/bin/sh", ""},
+		{"run-by-a-script", "#!/usr/bin/env -S " + in("own-sh") + "\nexec " + real + "\n", real, ""},
 		{"static", "", real, ""},
 		{"forks", "", real, ""},
 		{"alone", "", "", "no dynamic program"},

@@ -49,6 +49,11 @@ type ImageError struct {
 
 func (e *ImageError) Error() string { return "the image cannot be used: " + e.What }
 
+// Hint says what a person can do about it.
+func (e *ImageError) Hint() string {
+	return "it starts normally, as before; there is nothing to be done"
+}
+
 func unusable(format string, args ...any) error { return &ImageError{fmt.Sprintf(format, args...)} }
 
 // Compile makes the plan: each area is put together from the file that it

@@ -56,7 +56,7 @@ func (d *doctor) criu(ctx context.Context) (path string, ok bool) {
 	}
 	d.ok(AreaCRIU, "program", fmt.Sprintf("%v (%s)", v, path))
 	if err := criuwrap.MayDump(path); err != nil {
-		d.fault(AreaCRIU, "for this user", "what is resident starts, and nothing can be added: "+err.Error(), hintOf(err))
+		d.note(AreaCRIU, "for this user", "what is resident starts, and nothing can be added: "+err.Error(), hintOf(err))
 		return path, false
 	}
 	if err := criuwrap.Check(ctx, path); err != nil {
@@ -126,6 +126,10 @@ func (d *doctor) trial(ctx context.Context, criu string) {
 		return
 	}
 	m, err := Open(filepath.Join(work.Dir, "residentctl"), true)
+	if errors.Is(err, store.ErrNoExec) {
+		d.note(AreaTrial, "store", "not tried: from "+os.TempDir()+" no program may be executed", "set TMPDIR to a folder from which they may")
+		return
+	}
 	if err != nil {
 		d.fault(AreaTrial, "store", err.Error(), hintOf(err))
 		return

@@ -35,6 +35,11 @@ func (e *TrialError) Error() string {
 }
 func (e *TrialError) Unwrap() error { return e.Err }
 
+// Hint says what a person can do about it.
+func (e *TrialError) Hint() string {
+	return "it starts normally, as before; `residentctl check` shows whether resident starts work here"
+}
+
 func wrong(format string, args ...any) error { return &TrialError{What: fmt.Sprintf(format, args...)} }
 
 // try starts the program from the staged image up to the launcher's jump, and

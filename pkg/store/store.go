@@ -97,9 +97,13 @@ func (s *Store) Holds(path string) bool {
 	return err == nil && filepath.IsLocal(rest)
 }
 
+var errNotFolder = fmt.Errorf("%w: not a folder", ErrUnsafe)
+
 func openError(path string, err error) error {
 	e := &Error{Doing: "open store", Path: path, Err: err}
 	switch {
+	case errors.Is(err, errNotFolder):
+		e.hint = fmt.Sprintf("move %s away, or name another store with --store", path)
 	case errors.Is(err, ErrUnsafe):
 		e.hint = fmt.Sprintf("look who could have changed it; if it is to be trusted: chown it to yourself or root and chmod go-w %s", path)
 	case errors.Is(err, fs.ErrNotExist):
@@ -123,7 +127,7 @@ func checkFolder(path string) (fs.FileMode, error) {
 func distrust(st *syscall.Stat_t, euid int) error {
 	switch {
 	case st.Mode&syscall.S_IFMT != syscall.S_IFDIR:
-		return fmt.Errorf("%w: not a folder", ErrUnsafe)
+		return errNotFolder
 	case st.Uid != 0 && int(st.Uid) != euid:
 		return fmt.Errorf("%w: it belongs to user %d, not to root or user %d", ErrUnsafe, st.Uid, euid)
 	case st.Mode&0o022 != 0:
