@@ -414,13 +414,15 @@ func TestSystemStores(t *testing.T) {
 	mkdir $DIR/other/system; cp -P $STORE/system/* $DIR/other/system
 	state $O
 	$O disable one | sed 's/ (.*//'; state $R; how
-	rm -r $STORE; how
+	rm -r $STORE; how; state $R
 	$O gc | tail -n 1 | sed 's/,.*//'; ls /proc/sys/fs/binfmt_misc
 	$O enable --system $DIR/one | sed 's/.*: //'; how
 	rm -f /etc/binfmt.d/*; $O refresh | sed 's/.*: //'; [ ! -d /etc/binfmt.d ] || [ $(ls /etc/binfmt.d | wc -l) = 1 ]
+	rm -r $DIR/other; state $R; $R disable --all | sed 's/ (.*//'; $R status; ls /proc/sys/fs/binfmt_misc
+	[ ! -d /etc/binfmt.d ] || [ $(ls /etc/binfmt.d | wc -l) = 0 ]
 	`)
 	wantLines(t, got, `residentctl: error: another store has enabled it, with DIR/residentctl/launchers/D-I/DIR/one
-residentctl: hint: `+"`residentctl --store DIR disable` with that store's folder ends that; if it is gone: `residentctl gc`"+`
+residentctl: hint: `+"`residentctl --store DIR disable` with that store's folder ends that"+`
 one DIR/one system resident
 resident start: image
 already enabled for the whole system
@@ -429,12 +431,18 @@ one: disabled for the whole system
 one DIR/one system resident
 resident start: image
 started normally: it is not resident
+one DIR/one system normal: its store is gone
 1 item removed
 register
 status
 enabled for the whole system
 resident start: image
 current
+one DIR/one system normal: its store is gone
+one: disabled for the whole system
+nothing is enabled; `+"`residentctl enable PROGRAM`"+` does it
+register
+status
 `)
 }
 

@@ -36,8 +36,8 @@ With --system every exec of the program, by whatever path, user or container, is
 resident start: root registers its launcher file with the kernel (binfmt_misc), and
 where there is /etc/binfmt.d for each boot. The kernel knows a program by its first
 256 bytes only. Others that share them go on as always, through the launcher file,
-which costs them a second exec; so does the program itself when its image does not
-fit. A debugger that starts the program sees the launcher first: attach to it, or
+which does the kernel's work for them (some 15% of a small program's start); so does
+the program itself when its image does not fit. A debugger that starts the program sees the launcher first: attach to it, or
 disable it meanwhile. An exec by a descriptor that is close-on-exec (fexecve)
 fails, as that of a script does, for the program and for others of its first bytes.`,
 		Flags: []cli.Flag{
@@ -254,7 +254,11 @@ func (d disabling) all(ctx context.Context, m *resident.Manager) (names []string
 		if err != nil {
 			return nil, err
 		}
-		for _, p := range programs {
+		lost, err := resident.LostSystem()
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range append(programs, lost...) {
 			names = append(names, p.Program)
 		}
 	}
@@ -273,6 +277,9 @@ func (d disabling) disable(ctx context.Context, m *resident.Manager, name string
 	}
 	if d.system {
 		program, err := m.DisableSystem(ctx, name)
+		if errors.Is(err, resident.ErrNotEnabled) {
+			program, err = resident.DisableLost(name)
+		}
 		if err == nil {
 			done = append(done, disabled{Name: filepath.Base(program), Program: program, System: true})
 		} else if !errors.Is(err, resident.ErrNotEnabled) {

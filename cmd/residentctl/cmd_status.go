@@ -42,7 +42,7 @@ registers that again.`,
 
 // enabledIn is what is enabled in one store.
 type enabledIn struct {
-	Store        string                `json:"store"`
+	Store        string                `json:"store"` // "" for stores that are gone
 	ShimsDir     string                `json:"shims_dir"`
 	PathPosition int                   `json:"path_position"` // 1 is the first place, 0 not in PATH
 	Shims        []resident.ShimStatus `json:"shims"`
@@ -66,6 +66,13 @@ func runStatus(ctx context.Context, g *globals, stores []listedStore) error {
 			return &storeError{err}
 		}
 		all = append(all, enabledIn{s.dir, m.ShimsDir(), intercept.PathPosition(m.ShimsDir()), shims, system})
+	}
+	lost, err := resident.LostSystem()
+	if err != nil {
+		return err
+	}
+	if len(lost) > 0 {
+		all = append(all, enabledIn{Shims: []resident.ShimStatus{}, System: lost})
 	}
 	if g.format == formatJSON {
 		return g.printJSON(all)

@@ -104,6 +104,7 @@ type compiler struct {
 	pages    []Map
 	anon     []Map
 	protects []Protect
+	copies   uint64 // bytes of writable pages that are populated
 }
 
 // area puts one mapping together.
@@ -161,9 +162,13 @@ func (c *compiler) base(a Area, from, to uint64) {
 // been written, of longer ones 39; of read-only ones 99 had been read, of longer
 // ones 48. A page fault costs 0.5 µs, in some virtual machines 15; this is done in
 // calls that are made in any case.
+//
+// Written pages are copies: an image has at most populateCopies bytes of them, since
+// of a program of many libraries a good part is written only at its end.
 const (
 	populateWritten = 4 * pageSize
 	populateRead    = 16 * pageSize
+	populateCopies  = 128 * pageSize
 )
 
 // image maps a run from CRIU's pages. Where a word in it has to be corrected
@@ -176,7 +181,11 @@ func (c *compiler) image(a Area, r Run) {
 		m.Prot |= unix.PROT_READ | unix.PROT_WRITE
 		c.protects = append(c.protects, Protect{Addr: r.Addr, Len: r.Len, Prot: a.Prot})
 	}
-	if m.Prot&unix.PROT_WRITE != 0 && m.Len <= populateWritten || m.Prot&unix.PROT_WRITE == 0 && m.Len <= populateRead {
+	switch writable := m.Prot&unix.PROT_WRITE != 0; {
+	case writable && m.Len <= populateWritten && c.copies+m.Len <= populateCopies:
+		c.copies += m.Len
+		m.Flags |= unix.MAP_POPULATE
+	case !writable && m.Len <= populateRead:
 		m.Flags |= unix.MAP_POPULATE
 	}
 	c.pages = append(c.pages, m)

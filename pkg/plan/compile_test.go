@@ -65,6 +65,31 @@ func layout(p *Plan) (out []string) {
 
 var prots = map[uint32]string{r: "r", rw: "rw", rx: "rx"}
 
+// TestCompilePopulatesLittle: an image has no more than so many copies from the start.
+func TestCompilePopulatesLittle(t *testing.T) {
+	s := template(t)
+	const runs = 100
+	s.Areas[3] = Area{Start: bss, End: bss + runs*0x5000, Prot: rw}
+	s.Pages = bytes.NewReader(make([]byte, runs*0x5000))
+	s.Runs = nil
+	for i := range uint64(runs) {
+		s.Runs = append(s.Runs, Run{bss + i*0x5000, 0x4000, i * 0x5000})
+	}
+	p, err := Compile(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var bytes uint64
+	for _, m := range p.Files[len(p.Files)-1].Maps {
+		if m.Flags&unix.MAP_POPULATE != 0 {
+			bytes += m.Len
+		}
+	}
+	if bytes != populateCopies {
+		t.Errorf("%d bytes are populated", bytes)
+	}
+}
+
 // TestCompilePopulates: short runs of CRIU's pages are there from the start, by what
 // they are while the launcher works.
 func TestCompilePopulates(t *testing.T) {

@@ -135,7 +135,7 @@ func (m *Manager) register(rec registry.Record, program string) (atBoot bool, er
 	if len(theirs) > 0 {
 		return false, &EnableError{
 			"another store has enabled it, with " + theirs[0].Interpreter,
-			"`residentctl --store DIR disable` with that store's folder ends that; if it is gone: `residentctl gc`",
+			"`residentctl --store DIR disable` with that store's folder ends that",
 		}
 	}
 	if err := m.store.WriteSystemLink(dev, ino, program); err != nil {
@@ -299,6 +299,64 @@ func (m *Manager) DisableSystem(ctx context.Context, query string) (program stri
 	for _, l := range links {
 		if l.Program == abs || filepath.Base(query) == query && filepath.Base(l.Program) == query {
 			return l.Program, m.unregister(l.Binary)
+		}
+	}
+	return "", ErrNotEnabled
+}
+
+// LostSystem gives what is enabled for the whole system by a store that is gone, by
+// the kernel's entries and the lines for the boot. Those programs start normally, by
+// the launcher files that the kernel holds open.
+func LostSystem() ([]SystemStatus, error) {
+	lost, err := lostEntries()
+	var all []SystemStatus
+	for _, e := range lost {
+		_, program := splitLauncher(e)
+		st := SystemStatus{Program: program, Launcher: e.Interpreter, State: SystemNormal, Reason: "its store is gone"}
+		if _, err := os.Lstat(binfmt.BootPath(e.Dev, e.Ino)); err == nil {
+			st.AtBoot = true
+		}
+		all = append(all, st)
+	}
+	return all, err
+}
+
+// lostEntries are those whose launcher file's store is gone, one of each program.
+func lostEntries() (lost []binfmt.Entry, err error) {
+	all, err := everyEntry()
+	seen := map[store.Binary]bool{}
+	for _, e := range all {
+		binary := store.Binary{Dev: e.Dev, Ino: e.Ino}
+		dir, program := splitLauncher(e)
+		if _, err := os.Stat(dir); program == "" || seen[binary] || !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		seen[binary] = true
+		lost = append(lost, e)
+	}
+	return lost, err
+}
+
+// splitLauncher takes a launcher file's path apart: the store, and the program. Both
+// are "" for another path.
+func splitLauncher(e binfmt.Entry) (dir, program string) {
+	between := fmt.Sprintf("/launchers/%d-%d/", e.Dev, e.Ino)
+	dir, rest, found := strings.Cut(e.Interpreter, between)
+	if !found {
+		return "", ""
+	}
+	return dir, "/" + rest
+}
+
+// DisableLost is DisableSystem for what LostSystem gives.
+func DisableLost(query string) (program string, err error) {
+	lost, err := lostEntries()
+	if err != nil {
+		return "", err
+	}
+	for _, e := range lost {
+		if _, program := splitLauncher(e); program == query || filepath.Base(program) == query {
+			return program, errors.Join(binfmt.RemoveAtBoot(e.Dev, e.Ino), binfmt.Remove(e.Dev, e.Ino))
 		}
 	}
 	return "", ErrNotEnabled
