@@ -95,6 +95,32 @@ func TestExecPassesProcess(t *testing.T) {
 	}
 }
 
+// TestExecPassesThread: a command keeps what a process has of its main thread.
+func TestExecPassesThread(t *testing.T) {
+	state, situation := fixture(t, "state"), fixture(t, "situation")
+	pick := regexp.MustCompile(`(?m)^(pending|death signal).*$`)
+	for _, e := range newExecers(t) {
+		if e.auto {
+			continue // the command is a child there
+		}
+		t.Run(e.name, func(t *testing.T) {
+			start := func(argv ...string) []string {
+				before := []string{"--pending", "10", "--death-signal", "15", "--", argv[0]}
+				return pick.FindAllString(finish(t, e.exec(t, situation, append(before, argv...)...)).stdout, -1)
+			}
+			want := start(state)
+			if len(want) != 2 {
+				t.Fatalf("a plain start: %q", want)
+			}
+			for range 20 {
+				if got := start(append([]string{residentctl(t)}, e.words(state)...)...); !slices.Equal(got, want) {
+					t.Fatalf("%q, plainly %q", got, want)
+				}
+			}
+		})
+	}
+}
+
 // TestExecStatus: exit statuses and deaths are the command's.
 func TestExecStatus(t *testing.T) {
 	for _, e := range newExecers(t) {
