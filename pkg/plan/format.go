@@ -84,7 +84,8 @@ const (
 	// where it was instead of being placed anew.
 	FlagKeepBrk = 1 << 1
 	// FlagOwnPath: libraries are searched relative to the program ($ORIGIN), so
-	// the image is for the program's own path, and not for other links to it.
+	// the image is for whatever path leads to the folder of Real, and not for hard
+	// links in others.
 	FlagOwnPath = 1 << 2
 	// FlagNeedsExe: the program reads its own file through /proc/self/exe, so it
 	// is started only where that can be set.

@@ -565,24 +565,51 @@ static int opened(const struct caller *c)
 	return c->linker || c->given >= 0;
 }
 
-/* Where the program is that the kernel has opened: what /proc says of it. The
- * stack may be too small to hold it. */
+/* Where the program is that the kernel has opened, or would: what /proc says of
+ * it. The stack may be too small to hold it. */
 static const char *own_path(struct caller *c)
 {
 	struct text *t = c->own;
-	long len;
+	long len, fd = c->given;
 
 	if (!t)
 		t = c->own = fresh(c->plan_at + PLAN_MAX, SCRATCH);
 	if (!t)
 		return "";
 	t->len = 0;
-	add(t, c->given < 0 ? OWN : "/proc/self/fd/");
-	if (c->given >= 0)
-		add_number(t, c->given);
+	if (c->linker) {
+		add(t, OWN);
+	} else {
+		if (fd < 0)
+			fd = sys3(SYS_openat, AT_FDCWD, (u64)c->program, O_PATH | O_CLOEXEC);
+		if (failed(fd))
+			return "";
+		add(t, "/proc/self/fd/");
+		add_number(t, fd);
+	}
 	len = sys3(SYS_readlink, (u64)t->buf, (u64)t->buf, PATH_LEN - 1);
 	t->buf[failed(len) ? 0 : len] = 0;
+	if (!opened(c))
+		sys3(SYS_close, fd, 0, 0);
 	return t->buf;
+}
+
+/*
+ * $ORIGIN is the folder of what /proc/self/exe says, the path with all links
+ * resolved (glibc sysdeps/unix/sysv/linux/dl-origin.c, _dl_get_origin; musl
+ * ldso/dynlink.c, fixup_rpath). Where that is the one of the image, an exec would
+ * find the libraries where the image has them. A path in another way of writing has
+ * to be resolved, be it in the same folder or the one that was made resident: either
+ * may by now be a link to a hard link in another folder.
+ */
+static struct reason ask_origin(struct caller *c, const struct image *im)
+{
+	const char *real = string(im, im->head->real);
+
+	if (!(im->head->flags & PLAN_FLAG_OWN_PATH) || (!opened(c) && equal(c->program, real)) ||
+	    same_folder(own_path(c), real))
+		return YES;
+	NO_FOR("it finds its libraries relative to itself, and was made resident as", string(im, im->head->program));
 }
 
 /*
@@ -594,7 +621,6 @@ static const char *own_path(struct caller *c)
 static struct reason ask_program(struct caller *c, const struct image *im, const struct plan_file_id *id)
 {
 	const struct plan_file_id *want = &TABLE(im, files, plan_file)->id;
-	const char *own = c->program;
 	struct plan_file_id mapped;
 
 	if (id && (id->dev != want->dev || id->ino != want->ino))
@@ -603,13 +629,7 @@ static struct reason ask_program(struct caller *c, const struct image *im, const
 		NO_FOR("this cannot be found", OWN);
 	if (c->linker && !same(&mapped, want, sizeof(mapped)))
 		NO_FOR("this has changed", c->program);
-	if (!(im->head->flags & PLAN_FLAG_OWN_PATH))
-		return YES;
-	if (opened(c))
-		own = own_path(c);
-	if (!(!c->linker && equal(own, string(im, im->head->program))) && !same_folder(own, string(im, im->head->real)))
-		NO_FOR("it finds its libraries relative to itself, and was made resident as", string(im, im->head->program));
-	return YES;
+	return ask_origin(c, im);
 }
 
 /* What the dynamic linker looked at and the image does not map, and what it
@@ -1400,6 +1420,9 @@ static struct reason exec_launcher(struct caller *c, const struct config *cfg, i
 		if (!equal(c->name, base_name(program)))
 			NO_FOR("without the capability to set /proc/self/exe it is only started by the name that it was made resident by",
 			       program);
+		no = ask_origin(c, &im);
+		if (no.why)
+			return no;
 		/* The launcher file starts whatever has the plan's path, resident
 		 * or not: that has to be the program that was asked for. */
 		if (failed(sys3(SYS_stat, (u64)program, (u64)&st, 0)) || !same_file(&st, want))
@@ -1477,7 +1500,7 @@ void launcher_front(u64 *sp, const struct config *cfg)
 			return;
 	}
 	find_self(&c);
-	_Static_assert(2 * sizeof(*path) <= SCRATCH, "room");
+	_Static_assert(3 * sizeof(*path) <= SCRATCH, "room");
 	if (i == *sp || !(program = fresh(c.plan_at + PLAN_MAX, SCRATCH)))
 		return;
 	no = ask_filter();
@@ -1492,6 +1515,7 @@ void launcher_front(u64 *sp, const struct config *cfg)
 	}
 	/* Behind it, so that both are on one page where they are short. */
 	path = (struct text *)(program->buf + ((program->len + 8) & ~7UL));
+	c.own = path + 1;
 	c.may_set_exe = may_set_exe();
 	c.program = program->buf;
 	c.name = base_name(program->buf);
@@ -1844,6 +1868,8 @@ _Noreturn void launcher_file(u64 *sp, const struct config *cfg)
 	behind = folders_behind(&c);
 	if (behind)
 		t = room_behind(&c, behind, &here);
+	if (t && t != (struct text *)&here)
+		c.own = t + 1;
 	if (t && !no.why)
 		no = ask_path(&c, behind, t);
 	c.may_set_exe = !no.why && may_set_exe();

@@ -45,6 +45,7 @@ typedef long s64;
 #define O_APPEND		02000
 #define O_NONBLOCK		04000	/* or a FIFO would wait for its writer */
 #define O_CLOEXEC		02000000
+#define O_PATH			010000000
 
 #define PROT_NONE		0
 #define PROT_READ		1

@@ -1,0 +1,122 @@
+package integration
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestOwnFolder calls a program whose libraries are searched relative to itself in
+// every way that leads to its file. Which libraries those are is told by
+// /proc/self/exe, the resolved path: so a start is resident wherever that is in the
+// folder of what was made resident, and the same file in another folder is started
+// with the libraries there.
+func TestOwnFolder(t *testing.T) {
+	requireCRIU(t)
+	dir := folder(t)
+	in := func(name string) string { return filepath.Join(dir, name) }
+	link := func(make func(string, string) error, from, to string) {
+		t.Helper()
+		if err := make(from, in(to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"here", "elsewhere", "links"} {
+		if err := os.Mkdir(in(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	library := filepath.Join("fixtures", "libconstructors.c")
+	flags := []string{"-shared", "-fPIC", "-Wl,-soname,libconstructors.so"}
+	compile(t, in("here/libconstructors.so"), library, flags...)
+	compile(t, in("elsewhere/libconstructors.so"), library, append(flags, `-DMARK="elsewhere"`)...)
+	compile(t, in("here/own"), filepath.Join("fixtures", "constructors.c"), in("here/libconstructors.so"), "-Wl,-rpath,$ORIGIN")
+	link(os.Link, in("here/own"), "here/same")
+	link(os.Link, in("here/own"), "elsewhere/own")
+	link(os.Symlink, "here", "linked")
+	link(os.Symlink, "../here/own", "links/own")
+	link(os.Symlink, "../here/own", "links/named")
+	link(os.Symlink, "../here/own", "links/turned")
+	link(os.Symlink, "../elsewhere/own", "here/trap")
+
+	const relative = "it finds its libraries relative to itself"
+	const otherName = "only started by the name that it was made resident by"
+	type call struct {
+		from, program, path string
+		normal, nobodys     string // why it is a normal start, for root and for an ordinary user; "" if it is none
+	}
+	try := func(t *testing.T, s *store, calls ...call) {
+		for _, c := range calls {
+			for _, u := range users {
+				start := func(program string, argv ...string) outcome {
+					cmd := exec.Command(program)
+					cmd.Args, cmd.Dir = argv, c.from
+					cmd.Env = append(s.environment("/"), "PATH="+c.path)
+					cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: u.id, Gid: u.id}}
+					var stdout, stderr bytes.Buffer
+					cmd.Stdout, cmd.Stderr = &stdout, &stderr
+					_ = cmd.Run()
+					return outcome{Stdout: stdout.String(), Stderr: stderr.String(), Status: cmd.ProcessState.String()}
+				}
+				want := start("/usr/bin/env", "env", c.program, "last")
+				if diff := cmp.Diff(want, start(s.residentctl, "residentctl", "run", c.program, "last")); diff != "" {
+					t.Errorf("%+v as %s: plain (-) and run (+) differ:\n%s", c, u.name, diff)
+				}
+				normal := c.normal
+				if u != root {
+					normal = c.nobodys
+				}
+				got := start(s.residentctl, "residentctl", "run", "--strict", c.program, "last")
+				if normal == "" && got.Status != "exit status 0" || normal != "" && !strings.Contains(got.Stderr, normal) {
+					t.Errorf("%+v as %s: run --strict: %s, %s", c, u.name, got.Status, got.Stderr)
+				}
+			}
+		}
+	}
+
+	t.Run("by its path", func(t *testing.T) {
+		s := newStore(t, folder(t))
+		s.do(t, "add", "--even-if-slower", in("here/own"))
+		try(t, s, []call{
+			{from: "/", program: in("here/own")},
+			{from: in("here"), program: "./own"},
+			{from: in("here"), program: "own", path: ".:/bin"},
+			{from: in("here"), program: "own", path: ":/bin"},
+			{from: dir, program: "own", path: "nowhere:linked:/bin"},
+			{from: dir, program: "here/../here//own"},
+			{from: "/", program: in("linked/own")},
+			{from: "/", program: in("links/own")},
+			{from: in("links"), program: "./own"},
+			{from: in("links"), program: "./named", nobodys: otherName},
+			{from: in("here"), program: "./same", nobodys: otherName},
+			{from: in("here"), program: "./trap", normal: relative, nobodys: otherName},
+			{from: "/", program: in("elsewhere/own"), normal: relative, nobodys: relative},
+			{from: in("elsewhere"), program: "./own", normal: relative, nobodys: relative},
+		}...)
+
+		// By their launcher files, and under exec.
+		s.do(t, "add", in("links/named"))
+		for _, name := range []string{"here/own", "links/named"} {
+			for _, u := range users {
+				s.requireResident(t, byLauncher, u, in(name), command{})
+				s.requireResident(t, byExec, u, in(name), command{})
+			}
+		}
+		try(t, s, call{from: "/", program: in("links/named")})
+	})
+	t.Run("by a link", func(t *testing.T) {
+		s := newStore(t, folder(t))
+		s.do(t, "add", "--even-if-slower", in("links/turned"))
+		try(t, s, call{from: "/", program: in("links/turned")}, call{from: in("links"), program: "./turned"},
+			call{from: "/", program: in("here/own")})
+		remove(t, in("links/turned"))
+		link(os.Symlink, "../elsewhere/own", "links/turned")
+		try(t, s, call{from: "/", program: in("links/turned"), normal: relative, nobodys: relative})
+	})
+}
