@@ -111,7 +111,7 @@ func TestProgramThatCannotBeExecuted(t *testing.T) {
 		want          string
 	}{
 		{"missing", filepath.Join(dir, "missing"), 127, "not found"},
-		{"without its interpreter", script, 127, "not found"},
+		{"without its interpreter", script, 127, "the interpreter that it names does not exist"},
 		{"not executable", plain, 126, "permission denied"},
 		{"folder", dir, 126, "permission denied"},
 		{"below a file", plain + "/x", 126, "errno 20"},

@@ -227,13 +227,6 @@ static void tell(const struct caller *c, const char *head, const char *way, cons
 	sys3(SYS_munmap, (u64)t, sizeof(*t), 0);
 }
 
-static void tell_error(const struct caller *c, long err)
-{
-	const char *why = err == ENOENT ? "not found" : err == EACCES ? "permission denied" : 0;
-
-	tell(c, ERROR, "cannot be executed", why ? why : "errno ", 0, why ? 0 : err);
-}
-
 /* ---- look at the caller ------------------------------------------------ */
 
 /* The initial stack, psABI 3.4.1. */
@@ -1203,6 +1196,18 @@ static long execute(const struct caller *c)
 		sys3(SYS_execve, (u64)c->argv[-1], (u64)(c->argv - 1), (u64)c->envp);
 	}
 	return err;
+}
+
+/* execve(2): ENOENT is also for what the kernel would have to execute instead. That
+ * the file itself is there is not asked through a filter, see ask_filter. */
+static void tell_error(const struct caller *c, long err)
+{
+	const char *why = err == ENOENT ? "not found" : err == EACCES ? "permission denied" : 0;
+	struct stat st;
+
+	if (err == ENOENT && !ask_filter().why && !failed(sys3(SYS_stat, (u64)c->program, (u64)&st, 0)))
+		why = "the interpreter that it names does not exist";
+	tell(c, ERROR, "cannot be executed", why ? why : "errno ", 0, why ? 0 : err);
 }
 
 /* Statuses as env(1) has them. */
