@@ -348,7 +348,7 @@ func TestBadStatesByWay(t *testing.T) {
 		{name: "the store gone", users: both, spoil: func(t *testing.T, w *badWorld) { remove(t, w.dir) },
 			because: "it is not resident", want: but(all(isNormal), "launcher file", isNoWay, "shim", isPlain)},
 		{name: "the images gone", users: both, spoil: func(t *testing.T, w *badWorld) { remove(t, filepath.Join(w.dir, "images")) },
-			because: "it is not resident", want: all(isNormal)},
+			because: "its image is missing", want: all(isNormal)},
 		{name: "root's store, readable", users: []account{alice}, others: true,
 			because: "permission denied", want: but(all(isResident), "exec --auto", isUncover)}, // which would add to it
 		{name: "root's store, unreadable", users: []account{alice}, others: true,
@@ -363,7 +363,7 @@ func TestBadStatesByWay(t *testing.T) {
 			spoil: func(t *testing.T, w *badWorld) {
 				w.inMountNamespace(t, `mount -t tmpfs -o mode=755 none "$1"`, filepath.Join(w.dir, "images"))
 			},
-			because: "it is not resident", want: all(isNormal),
+			because: "its image is missing", want: all(isNormal),
 			after: func(t *testing.T, w *badWorld) {
 				// What is staged cannot be renamed to its place.
 				r := finish(t, w.as(t, w.owner, nil, w.residentctl, "--store", w.dir, "add", "--even-if-slower", installed(t, "true")))

@@ -189,7 +189,7 @@ func TestWhenNotFiles(t *testing.T) {
 			special: map[string]string{"exec": ""}},
 		{name: "another program", users: onlyRoot, script: fmt.Sprintf("mount --bind %s %s", fixture(t, "multicall"), w.program), normal: either},
 		{name: "no store", users: onlyRoot, ways: onlyRun, script: "mount -t tmpfs -o mode=755 none " + s.dir, normal: "it is not resident"},
-		{name: "no images", users: onlyRoot, script: "mount -t tmpfs -o mode=755 none " + s.dir + "/images", normal: "it is not resident"},
+		{name: "no images", users: onlyRoot, script: "mount -t tmpfs -o mode=755 none " + s.dir + "/images", normal: "its image is missing"},
 		{name: "another root with the same files", users: onlyRoot, script: "mkdir root; mount --rbind / root",
 			options: []string{"--chroot", "root"}},
 		{name: "another root with another library", users: onlyRoot, script: fmt.Sprintf(

@@ -23,7 +23,7 @@ func TestUnusablePlans(t *testing.T) {
 	}{
 		{name: "none", want: "it is not resident",
 			change: func(t *testing.T, index string, _ []byte) { os.Remove(index) }},
-		{name: "link to nowhere", want: "it is not resident",
+		{name: "link to nowhere", want: "its image is missing",
 			change: func(t *testing.T, index string, _ []byte) { os.Remove(index); os.Symlink("/nonexistent", index) }},
 		{name: "link to itself", want: "its plan cannot be opened",
 			change: func(t *testing.T, index string, _ []byte) { os.Remove(index); os.Symlink(index, index) }},

@@ -418,7 +418,10 @@ static struct reason read_plan(struct caller *c, const char *path, struct image 
 	struct stat st;
 	u64 at = c->plan_at;
 	long fd = open_file(path), ret = -1;
+	char target;
 
+	if (fd == -ENOENT && (c->explain || c->strict) && !failed(sys3(SYS_readlink, (u64)path, (u64)&target, 1)))
+		NO_FOR("its image is missing", path);
 	if (fd == -ENOENT)
 		NO_FOR(NOT_RESIDENT, path);
 	if (failed(fd))
