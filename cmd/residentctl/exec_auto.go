@@ -65,6 +65,7 @@ func runAuto(o execOptions, stderr io.Writer) (started bool, err error) {
 	terminal, passed := make(chan os.Signal, 1), make(chan os.Signal, 8)
 	catch(terminal, syscall.SIGINT, syscall.SIGQUIT)
 	catch(passed, passedOn()...)
+	began := newSettled()
 	command, err := startAsInherited(argv, mask, attr)
 	if err != nil {
 		if attr.Sys != nil {
@@ -84,7 +85,7 @@ func runAuto(o execOptions, stderr io.Writer) (started bool, err error) {
 			}
 		}
 	}()
-	a := &auto{manager: m, counter: counter, after: o.after, tried: map[intercept.Binary]bool{}}
+	a := &auto{manager: m, counter: counter, after: o.after, settled: began, tried: map[intercept.Binary]bool{}}
 	var state *os.ProcessState
 	ended := make(chan error, 1)
 	go func() {
@@ -164,6 +165,7 @@ type auto struct {
 	manager *resident.Manager
 	counter *intercept.Counter
 	after   int
+	settled settled
 	tried   map[intercept.Binary]bool
 	added   int
 }
@@ -210,22 +212,27 @@ func (a *auto) count(added bool) {
 }
 
 // next is the program that has been executed normally most often, if it is often
-// enough. Each is tried once: one that is refused will be refused again.
+// enough. Each is tried once: one that is refused will be refused again, and one that
+// the command has changed does not become older than the command.
 func (a *auto) next(busy bool) (path string, ok bool) {
-	if busy {
-		return "", false
-	}
-	most := a.after - 1
-	var binary intercept.Binary
-	for b, s := range a.counter.Programs {
-		if s.Normal > most && s.Path != "" && !a.tried[b] {
-			binary, path, most, ok = b, s.Path, s.Normal, true
+	for !busy {
+		most := a.after - 1
+		var binary intercept.Binary
+		path = ""
+		for b, s := range a.counter.Programs {
+			if s.Normal > most && s.Path != "" && !a.tried[b] {
+				binary, path, most = b, s.Path, s.Normal
+			}
+		}
+		if path == "" {
+			break
+		}
+		a.tried[binary] = true
+		if a.settled.is(path, binary) {
+			return path, true
 		}
 	}
-	if ok {
-		a.tried[binary] = true
-	}
-	return path, ok
+	return "", false
 }
 
 // summary says in one line what it was good for. What a start saves is what add

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/pkg/intercept"
+)
+
+// settled tells which programs exec --auto may execute beside the command. While a
+// program is being made resident, a tenth of a second as a rule, its file is
+// executing, and whoever opens it for writing then gets ETXTBSY (open(2)): a `cp`
+// over it fails that would have gone well. No lease and no mark is told of that open
+// in time, since the kernel asks for write access first (fs/open.c, do_dentry_open).
+// So it has to be known before that nobody will.
+type settled struct {
+	began time.Time // when the command was started
+	from  string    // in which folder, its links resolved; "" if that is not known
+}
+
+// clockGrain is by how much a file's times may lie before the moment of the change:
+// the kernel's tick, or the file system's seconds, of which FAT has two.
+const clockGrain = 2 * time.Second
+
+func newSettled() settled {
+	s := settled{began: time.Now()}
+	if dir, err := os.Getwd(); err == nil {
+		s.from, _ = filepath.EvalSymlinks(dir)
+	}
+	return s
+}
+
+// is tells whether the program at path, which must be that binary, is one that the
+// command will not write to in place. What the caller may not write to, it may not
+// either. Of the rest, all there is for root, those count which the command can have
+// no business with but to execute them: file and folder are as they were before it
+// began, so neither it nor a build of it nor an installation under way made them,
+// and they do not lie where it was started, which is what it works on.
+func (s settled) is(path string, b intercept.Binary) bool {
+	var file, dir unix.Stat_t
+	if unix.Stat(path, &file) != nil || file.Dev != b.Dev || file.Ino != b.Ino {
+		return false // replaced since, or a path of another mount namespace
+	}
+	if unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS) != nil {
+		return true
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil || unix.Stat(filepath.Dir(real), &dir) != nil {
+		return false
+	}
+	return s.before(&file) && s.before(&dir) && !s.isWorkedOn(real)
+}
+
+// before tells whether it last changed before the command began. The ctime counts
+// too: the mtime is what `cp -p`, tar and touch(1) make it.
+func (s settled) before(st *unix.Stat_t) bool {
+	limit := s.began.Add(-clockGrain)
+	return time.Unix(st.Mtim.Unix()).Before(limit) && time.Unix(st.Ctim.Unix()).Before(limit)
+}
+
+// isWorkedOn tells whether the path lies below the folder that the command was
+// started in. Below / is everything, which tells nothing.
+func (s settled) isWorkedOn(path string) bool {
+	return s.from != "/" && (s.from == "" || strings.HasPrefix(path, s.from+"/"))
+}
