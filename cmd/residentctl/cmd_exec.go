@@ -168,6 +168,7 @@ const (
 // runExec becomes the command, or with --auto stays beside it. Without --auto it
 // returns only if that cannot be.
 func runExec(o execOptions, stderr io.Writer) error {
+	surviveBrokenPipe()
 	command, err := findProgram(o.argv[0])
 	if err != nil {
 		return err

@@ -94,13 +94,14 @@ func runAuto(o execOptions, stderr io.Writer) (started bool, err error) {
 		ended <- err
 	}()
 	err = a.watch(ended)
+	// Nothing may be left where what follows cannot be said.
+	_ = session.Discard()
 	if !o.quiet {
 		fmt.Fprintf(stderr, "residentctl: %s\n", a.summary())
 	}
 	if err != nil {
 		return true, &runError{code: exitRun, what: err.Error()}
 	}
-	_ = session.Discard()
 	os.Exit(endLike(state.Sys().(syscall.WaitStatus)))
 	return true, nil
 }

@@ -85,6 +85,13 @@ func startAsInherited(argv []string, mask *unix.Sigset_t, attr *os.ProcAttr) (*o
 	return os.StartProcess(argv[0], argv, attr)
 }
 
+// surviveBrokenPipe keeps what residentctl says from killing it where nobody reads
+// that: a failed write to descriptor 1 or 2 does so as long as no one catches SIGPIPE
+// (os/signal, "SIGPIPE"). In what is executed it is as it was inherited.
+func surviveBrokenPipe() {
+	catch(make(chan os.Signal, 1), syscall.SIGPIPE)
+}
+
 // ignore is signal(sig, SIG_IGN), also for those that os/signal does not handle.
 func ignore(sig int) {
 	const sigIgn = 1
