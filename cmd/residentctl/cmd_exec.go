@@ -62,6 +62,9 @@ that the command might write to: which the caller may write, if they were change
 or anything was in their folder, since the command began, or if they lie below the
 current folder.
 
+Inside of another exec the images stay those of the outer one. One line says so if
+other stores, or --auto, are asked for; with --strict that fails with 125.
+
 Where the kernel does not allow it, the command is executed normally, with one
 line on standard error that says why and what can be done.`,
 		SkipFlagParsing: true, // parseExec does it: the command's options are not ours
@@ -174,6 +177,7 @@ func runExec(o execOptions, stderr io.Writer) error {
 		return err
 	}
 	covered := refuseCommand(command)
+	around := intercept.Around()
 	switch {
 	case o.inside != nil:
 		restoreSignals() // and the goroutine stays on its thread, whose namespace it is about
@@ -183,6 +187,14 @@ func runExec(o execOptions, stderr io.Writer) error {
 		covered = mountInside(o.inside)
 	case covered != nil:
 		restoreSignals()
+	case around != nil:
+		restoreSignals()
+		if err := changesNothing(o, around); err != nil {
+			if o.strict {
+				return err
+			}
+			fmt.Fprintf(stderr, "residentctl: %s; %s\n", printable(err.what), err.hint)
+		}
 	case o.auto:
 		started, err := runAuto(o, stderr)
 		if started {
@@ -196,7 +208,7 @@ func runExec(o execOptions, stderr io.Writer) error {
 		// Not before: cover waits for a child, whose signal may be one to ignore.
 		restoreSignals()
 	}
-	if covered != nil && !errors.Is(covered, intercept.ErrCovered) {
+	if covered != nil {
 		hint := ""
 		if hinter := interface{ Hint() string }(nil); errors.As(covered, &hinter) {
 			hint = hinter.Hint()
@@ -207,6 +219,25 @@ func runExec(o execOptions, stderr io.Writer) error {
 		fmt.Fprintf(stderr, "residentctl: no resident starts in %s: %s\n", printable(o.argv[0]), printable(join(covered.Error(), hint)))
 	}
 	return cannotRun(command, execProgram(command, o.argv))
+}
+
+// changesNothing says what of the command line does not come true inside of a command
+// tree; nil if all of it does. The cover stays the outer tree's: another would be made
+// of that one and not of the dynamic linker.
+func changesNothing(o execOptions, around *intercept.Within) *runError {
+	dirs, err := storesToSearch(o.store)
+	if err == nil && around.Has(counting(dirs)) && (!o.auto || around.Auto) && (o.store == "" || exists(o.store)) {
+		return nil
+	}
+	stores := "in no store"
+	if len(around.Stores) > 0 {
+		stores = "in " + strings.Join(around.Stores, " and ")
+	}
+	return &runError{
+		code: exitRun,
+		what: fmt.Sprintf("exec changes nothing for %s: it is inside of another exec, which looks for images %s", o.argv[0], stores),
+		hint: "give --store and --auto to that one",
+	}
 }
 
 // join makes one line of what is said and what more there is to say.

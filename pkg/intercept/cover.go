@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +21,38 @@ const linkerPath = "/lib64/ld-linux-x86-64.so.2"
 // ErrCovered says that the dynamic linker is covered already: this is inside of
 // a command tree that runs so.
 var ErrCovered = launcher.ErrCovered
+
+// Within is the command tree that this process belongs to, if it is one whose
+// dynamic linker is covered.
+type Within struct {
+	Stores []string // in which it looks for images
+	Auto   bool     // its starts are noted
+}
+
+// Around tells of the command tree around this process; nil is none.
+func Around() *Within {
+	linker, err := os.ReadFile(linkerPath)
+	if err != nil {
+		return nil
+	}
+	o, ok := launcher.Covers(linker)
+	if !ok {
+		return nil
+	}
+	return &Within{Stores: o.Stores, Auto: o.Log != ""}
+}
+
+// Has tells whether the tree looks for images in all of these folders that are
+// stores.
+func (w *Within) Has(dirs []string) bool {
+	return !slices.ContainsFunc(dirs, func(dir string) bool {
+		asked, err := os.Stat(dir)
+		return err == nil && !slices.ContainsFunc(w.Stores, func(other string) bool {
+			there, err := os.Stat(other)
+			return err == nil && os.SameFile(asked, there)
+		})
+	})
+}
 
 // Cover is what has to be mounted, in this order.
 type Cover struct {
