@@ -15,7 +15,7 @@ import (
 )
 
 // Enough is how many a residentctl, with its children and CRIU's sockets, can do
-// its work with.
+// its work with. For exec the front door asks for as many (pkg/launcher, ask_room).
 const Enough = 32
 
 // Exit statuses, as cmd/residentctl has them.
@@ -56,7 +56,8 @@ func free(limit int) int {
 	return len(open)
 }
 
-// status is what a command line ends with: run keeps the low ones for its program.
+// status is what a command line ends with: run and exec keep the low ones for what
+// they execute.
 func status(args []string) int {
 	for len(args) > 0 && args[0] != "" && args[0][0] == '-' {
 		if !hasValue(args[0]) && len(args) > 1 {
@@ -64,7 +65,7 @@ func status(args []string) int {
 		}
 		args = args[1:]
 	}
-	if len(args) > 0 && args[0] == "run" {
+	if len(args) > 0 && (args[0] == "run" || args[0] == "exec") {
 		return exitRun
 	}
 	return exitSystem

@@ -35,6 +35,7 @@ func TestStatus(t *testing.T) {
 		{nil, exitSystem},
 		{[]string{"add", "run"}, exitSystem},
 		{[]string{"run", "perl"}, exitRun},
+		{[]string{"exec", "--auto", "make"}, exitRun},
 		{[]string{"--store", "run", "list"}, exitSystem},
 		{[]string{"--store", "/s", "run", "perl"}, exitRun},
 		{[]string{"--store=/s", "run", "perl"}, exitRun},

@@ -89,6 +89,49 @@ func TestDoor(t *testing.T) {
 	}
 }
 
+// Where a limit leaves Go's runtime no room exec executes the command normally.
+func TestNoRoom(t *testing.T) {
+	bin := build(t, "./testdata/gosays", ldflags(t))
+	echo := script(t, `echo "$# $* $A"; exit 7`)
+	raw := filepath.Join(t.TempDir(), "raw")
+	if err := os.WriteFile(raw, []byte(`echo "raw $*"`+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	says := func(program, needs string) string {
+		return fmt.Sprintf("residentctl: no resident starts in %s: residentctl needs %s: raise the limit\n", program, needs)
+	}
+	const space, data, files = "2 GiB of address space (ulimit -v)", "128 MiB of data (ulimit -d)", "32 file descriptors more (ulimit -n)"
+	for _, tc := range []struct {
+		name, limit string
+		args        []string
+		want        string // what the output begins with
+		status      int
+	}{
+		{"address space", "ulimit -v 700000", []string{"exec", "--auto", "--", echo, "--strict", "b"}, says(echo, space) + "2 --strict b 1\n", 7},
+		{"more address space", "ulimit -v 1200000", []string{"exec", echo}, says(echo, space), 7},
+		{"data", "ulimit -d 50000", []string{"--store", "/x", "exec", "-q", "--after=2", echo, "--"}, says(echo, data) + "1 -- 1\n", 7},
+		{"files", "ulimit -n 20", []string{"--format=json", "exec", "--store", "/x", echo}, says(echo, files) + "0  1\n", 7},
+		{"soft limit of files", "ulimit -Sn 20", []string{"exec", echo}, `go ["exec"`, 0},
+		{"enough", "ulimit -v 2200000 -d 140000 -n 40", []string{"exec", echo}, `go ["exec"`, 0},
+		{"by name", "ulimit -d 50000", []string{"exec", "sh", "-c", "exit 5"}, says("sh", data), 5},
+		{"a script without a first line", "ulimit -d 50000", []string{"exec", raw, "a"}, says(raw, data) + "raw a\n", 0},
+		{"strict", "ulimit -d 50000", []string{"exec", "--strict", echo},
+			strings.Replace(says(echo, data), "residentctl: ", "residentctl: error: ", 1), 125},
+		{"no such program", "ulimit -d 50000", []string{"exec", "/nonexistent"}, says("/nonexistent", data) + "residentctl: error: /nonexistent: ", 127},
+		// There is room for this much.
+		{"another option", "ulimit -n 20", []string{"exec", "--inside", "/x", echo}, `go ["exec" "--inside"`, 0},
+		{"another command", "ulimit -n 20", []string{"--store", "exec", "list"}, `go ["--store"`, 0},
+		{"no command", "ulimit -n 20", []string{"exec", "--"}, `go ["exec"`, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			out, status := run(t, "/bin/bash", append([]string{"-c", tc.limit + `; exec "$0" "$@"`, bin}, tc.args...)...)
+			if !strings.HasPrefix(out, tc.want) || status != tc.status {
+				t.Errorf("status %d, %q, want %d, %q", status, out, tc.status, tc.want)
+			}
+		})
+	}
+}
+
 // Linked in the ordinary way everything goes to Go.
 func TestWithoutDoor(t *testing.T) {
 	bin := build(t, "./testdata/gosays", "")

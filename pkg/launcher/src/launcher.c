@@ -1474,6 +1474,91 @@ static struct reason start_from(struct caller *c, const struct config *cfg, int 
 	return exec_launcher(c, cfg, which, id, path);
 }
 
+/* Can so much be mapped? Nothing is charged for it. */
+static int mappable(u64 len, int prot)
+{
+	long at = sys6(SYS_mmap, 0, len, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (!failed(at))
+		sys3(SYS_munmap, at, len, 0);
+	return !failed(at);
+}
+
+/*
+ * What the Go side of residentctl wants of the limits. The runtime reserves some 700
+ * MiB for its tables (runtime/mpagealloc_64bit.go, sysInit), and more for the heap's
+ * arenas, and ends with the stacks of all goroutines where it does not get them; some
+ * 80 MiB of it are writable. Descriptors: internal/descriptors, Enough, of the limit
+ * to which the runtime raises the soft one.
+ */
+static struct reason ask_room(void)
+{
+	struct rlimit files;
+	u64 fd, left = 0;
+
+	if (!mappable(2UL << 30, PROT_NONE))
+		NO("residentctl needs 2 GiB of address space (ulimit -v)");
+	if (!mappable(128UL << 20, PROT_READ | PROT_WRITE))
+		NO("residentctl needs 128 MiB of data (ulimit -d)");
+	if (failed(sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, (u64)&files)))
+		return YES;
+	for (fd = 0; fd < files.max && left < 32; fd++)
+		left += failed(sys3(SYS_fcntl, fd, F_GETFD, 0));
+	if (left < 32)
+		NO("residentctl needs 32 file descriptors more (ulimit -n)");
+	return YES;
+}
+
+/* How many words an option of exec takes; those before it are understood as well. 0
+ * if it is another. */
+static u64 exec_option(const char *word)
+{
+	if (equal(word, "--store") || equal(word, "--after") || equal(word, "--format"))
+		return 2;
+	return equal(word, "--strict") || equal(word, "--auto") || equal(word, "--quiet") || equal(word, "-q") ||
+	       starts(word, "--store=") || starts(word, "--after=") || starts(word, "--format=");
+}
+
+/*
+ * residentctl exec [OPTION...] [--] COMMAND [ARG...] where Go's runtime has no room:
+ * the command is executed normally. It returns where there is room, and for what is
+ * not exactly that.
+ */
+static __attribute__((noinline)) void exec_without_go(u64 *sp)
+{
+	struct caller c = { .given = -1 };
+	struct text *path;
+	struct reason no;
+	u64 i, n, seen = 0;
+
+	look(&c, sp);
+	for (i = 1; i < *sp; i += n) {
+		n = exec_option(c.argv[i]);
+		if (!n) {
+			if (seen || !equal(c.argv[i], "exec"))
+				break;
+			seen = n = 1;
+		}
+		if (equal(c.argv[i], "--strict"))
+			c.strict = 1;
+	}
+	if (seen && i < *sp && equal(c.argv[i], "--"))
+		i++;
+	else if (!seen || i >= *sp || c.argv[i][0] == '-')
+		return;
+	no = ask_room();
+	if (!no.why || i >= *sp || !(path = fresh(0, sizeof(*path))))
+		return;
+	c.argv += i;
+	c.program = c.argv[0];
+	if (c.strict) {
+		tell(&c, "residentctl: error: no resident starts in ", no.why, "raise the limit", 0, 0);
+		sys3(SYS_exit, 125, 0, 0);
+	}
+	tell(&c, "residentctl: no resident starts in ", no.why, "raise the limit", 0, 0);
+	exec_by_name(&c, c.program, path, no);
+}
+
 /*
  * residentctl run [--strict] [--explain] PROGRAM [ARG...], before there is a Go
  * runtime. Whatever is not exactly that returns, for the Go side to deal with;
@@ -1495,6 +1580,8 @@ void launcher_front(u64 *sp, const struct config *cfg)
 	u64 i;
 	int which, found, said = 0, touched = 0;
 
+	if (!cfg)
+		exec_without_go(sp);
 	if (*sp < 3 || !equal(((char **)sp)[2], "run"))
 		return;
 	look(&c, sp);

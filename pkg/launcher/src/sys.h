@@ -24,6 +24,7 @@ typedef long s64;
 #define SYS_getpid		39
 #define SYS_execve		59
 #define SYS_exit		60
+#define SYS_fcntl		72
 #define SYS_readlink		89
 #define SYS_capget		125
 #define SYS_personality		135
@@ -67,7 +68,9 @@ typedef long s64;
 #define S_IFMT			0170000
 #define S_IFREG			0100000
 
+#define F_GETFD			1
 #define RLIMIT_STACK		3
+#define RLIMIT_NOFILE		7
 #define RLIM_INFINITY		(~0UL)
 
 #define ARCH_SET_FS		0x1002		/* asm/prctl.h */
