@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/resident"
 	"github.com/residentctl/residentctl/pkg/store"
@@ -26,6 +28,12 @@ const defaultAfter = 3
 // and ends as the command ends. started says whether there was a command; if
 // not, the error is why.
 func runAuto(o execOptions, stderr io.Writer) (started bool, err error) {
+	if o.strict {
+		if err := canAdd(); err != nil {
+			_, hint := diagnose(err)
+			return false, &runError{what: "nothing can be made resident: " + err.Error(), hint: hint}
+		}
+	}
 	s, stores, err := execStores(o)
 	if err != nil {
 		return false, err
@@ -85,7 +93,7 @@ func runAuto(o execOptions, stderr io.Writer) (started bool, err error) {
 			}
 		}
 	}()
-	a := &auto{manager: m, counter: counter, after: o.after, settled: began, tried: map[intercept.Binary]bool{}}
+	a := &auto{manager: m, stores: stores, counter: counter, after: o.after, settled: began, tried: map[intercept.Binary]bool{}}
 	var state *os.ProcessState
 	ended := make(chan error, 1)
 	go func() {
@@ -97,7 +105,7 @@ func runAuto(o execOptions, stderr io.Writer) (started bool, err error) {
 	// Nothing may be left where what follows cannot be said.
 	_ = session.Discard()
 	if !o.quiet {
-		fmt.Fprintf(stderr, "residentctl: %s\n", a.summary())
+		fmt.Fprint(stderr, a.summary())
 	}
 	if err != nil {
 		return true, &runError{code: exitRun, what: err.Error()}
@@ -161,14 +169,26 @@ func autoCommand(s *store.Store, stores []string, session *store.Staging, o exec
 	return argv, attr, err
 }
 
+// canAdd tells as far as that can be known before whether programs can be made
+// resident.
+func canAdd() error {
+	criu, err := criuwrap.Find()
+	if err != nil {
+		return err
+	}
+	return criuwrap.MayDump(criu)
+}
+
 // auto makes resident what a command tree executes often.
 type auto struct {
 	manager *resident.Manager
+	stores  []string // that starts are made from
 	counter *intercept.Counter
 	after   int
 	settled settled
 	tried   map[intercept.Binary]bool
 	added   int
+	failed  error // why no program can be made resident
 }
 
 // watch looks at the starts until the command has ended, whose error it gives.
@@ -176,11 +196,14 @@ func (a *auto) watch(ended <-chan error) error {
 	const pause = 50 * time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	wanted, done := make(chan string), make(chan bool)
+	wanted, done := make(chan string), make(chan error)
 	go func() {
 		for path := range wanted {
 			added, err := a.manager.Add(ctx, path, resident.AddOptions{})
-			done <- err == nil && !added.Already
+			if err == nil && !added.Already {
+				a.added++
+			}
+			done <- err
 		}
 	}()
 	defer close(wanted)
@@ -194,21 +217,23 @@ func (a *auto) watch(ended <-chan error) error {
 		case err := <-ended:
 			cancel()
 			if busy {
-				a.count(<-done)
+				a.tell(<-done)
 			}
 			_ = a.counter.Read()
 			return err
-		case ok := <-done:
+		case err := <-done:
 			busy = false
-			a.count(ok)
+			a.tell(err)
 		case <-time.After(pause):
 		}
 	}
 }
 
-func (a *auto) count(added bool) {
-	if added {
-		a.added++
+// tell is told how an attempt ended. What is wrong with one program is not said: it
+// starts as always.
+func (a *auto) tell(err error) {
+	if a.failed == nil && hopeless(err) && !errors.Is(err, context.Canceled) {
+		a.failed = err
 	}
 }
 
@@ -216,7 +241,7 @@ func (a *auto) count(added bool) {
 // enough. Each is tried once: one that is refused will be refused again, and one that
 // the command has changed does not become older than the command.
 func (a *auto) next(busy bool) (path string, ok bool) {
-	for !busy {
+	for !busy && a.failed == nil {
 		most := a.after - 1
 		var binary intercept.Binary
 		path = ""
@@ -236,21 +261,42 @@ func (a *auto) next(busy bool) (path string, ok bool) {
 	return "", false
 }
 
-// summary says in one line what it was good for. What a start saves is what add
-// measured.
+// summary says in one line what it was good for, and before that why nothing, or
+// nothing more, could be made resident.
 func (a *auto) summary() string {
+	said := ""
+	if a.failed != nil {
+		_, hint := diagnose(a.failed)
+		said = fmt.Sprintf("residentctl: what the command executes cannot be made resident: %s\n", printable(join(a.failed.Error(), hint)))
+	}
 	var total, residents int
 	var saved time.Duration
-	records, _ := a.manager.Entries()
+	gains := gains(a.stores)
 	for b, s := range a.counter.Programs {
-		total += s.Resident + s.Normal
+		total += s.Resident + s.Normal + s.Unfit
 		residents += s.Resident
+		saved += time.Duration(s.Resident) * gains[b]
+	}
+	return said + fmt.Sprintf("residentctl: %d of %d starts were resident, which saved them %.1f s in all; %s made resident meanwhile\n",
+		residents, total, saved.Seconds(), count(a.added, "program"))
+}
+
+// gains is by how much a start from its image was faster when it was added, for each
+// program in the stores, of which the first that has it counts.
+func gains(stores []string) map[intercept.Binary]time.Duration {
+	gains := map[intercept.Binary]time.Duration{}
+	for _, dir := range stores {
+		m, err := resident.OpenToRead(dir)
+		if err != nil {
+			continue
+		}
+		records, _ := m.Entries()
 		for _, rec := range records {
-			if t := rec.Timing; t != nil && rec.Binary.Dev == b.Dev && rec.Binary.Ino == b.Ino {
-				saved += time.Duration(int64(s.Resident) * (t.ExecNS - t.ResidentNS))
+			b := intercept.Binary{Dev: rec.Binary.Dev, Ino: rec.Binary.Ino}
+			if _, known := gains[b]; !known && rec.Timing != nil {
+				gains[b] = time.Duration(rec.Timing.ExecNS - rec.Timing.ResidentNS)
 			}
 		}
 	}
-	return fmt.Sprintf("%d of %d starts were resident, which saved them %.1f s in all; %s made resident meanwhile",
-		residents, total, saved.Seconds(), count(a.added, "program"))
+	return gains
 }

@@ -216,6 +216,7 @@ type runError struct {
 }
 
 func (e *runError) Error() string { return e.what }
+func (e *runError) Hint() string  { return e.hint }
 
 // ended is how a command for so many programs ends: with what made it stop, with the
 // sum of the failures after which it went on, or well.

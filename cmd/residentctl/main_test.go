@@ -33,6 +33,7 @@ func TestScripts(t *testing.T) {
 func setup(e *testscript.Env) error {
 	e.Setenv("HOME", e.WorkDir)
 	e.Setenv("STORE", e.WorkDir+"/store")
+	e.Setenv("CRIU", os.Getenv(criuwrap.PathVariable)) // for scripts that change it
 	for _, name := range []string{criuwrap.PathVariable, "GOCOVERDIR"} {
 		if value, set := os.LookupEnv(name); set {
 			e.Setenv(name, value)

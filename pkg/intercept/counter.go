@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 )
 
 // Binary is a program by device and inode.
@@ -16,6 +17,7 @@ type Binary struct {
 type Starts struct {
 	Path             string // as /proc/self/exe showed it last
 	Resident, Normal int
+	Unfit            int // normal whether it is resident or not, for what is in its environment
 }
 
 // A Counter reads the file in which starts are noted while it grows.
@@ -67,7 +69,7 @@ func (c *Counter) Read() error {
 func (c *Counter) count(line string) {
 	var b Binary
 	var path string
-	if len(line) == 0 || (line[0] != '+' && line[0] != '-') {
+	if line == "" || !strings.ContainsRune("+-=", rune(line[0])) {
 		return
 	}
 	if n, err := fmt.Sscanf(line[1:], "%d-%d ", &b.Dev, &b.Ino); n != 2 || err != nil {
@@ -82,9 +84,12 @@ func (c *Counter) count(line string) {
 		c.Programs[b] = s
 	}
 	s.Path = path
-	if line[0] == '+' {
+	switch line[0] {
+	case '+':
 		s.Resident++
-	} else {
+	case '-':
 		s.Normal++
+	default:
+		s.Unfit++
 	}
 }

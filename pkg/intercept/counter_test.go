@@ -22,7 +22,7 @@ func TestCounter(t *testing.T) {
 	defer f.Close()
 	// A line may arrive in pieces, and what is no line of ours does not matter.
 	for _, piece := range []string{
-		"-1-2 /bin/a\n+1-2 /bin/a\n", "-1-", "3 /bin/b b\n", "nonsense\n\n+x-y /c\n", "-1-3 /bin/b b\n-9-9",
+		"-1-2 /bin/a\n+1-2 /bin/a\n", "-1-", "3 /bin/b b\n", "nonsense\n\n+x-y /c\n", "-1-3 /bin/b b\n=1-3 /bin/b b\n-9-9",
 	} {
 		if _, err := f.WriteString(piece); err != nil {
 			t.Fatal(err)
@@ -33,7 +33,7 @@ func TestCounter(t *testing.T) {
 	}
 	want := map[Binary]*Starts{
 		{1, 2}: {Path: "/bin/a", Resident: 1, Normal: 1},
-		{1, 3}: {Path: "/bin/b b", Normal: 2},
+		{1, 3}: {Path: "/bin/b b", Normal: 2, Unfit: 1},
 	}
 	if diff := cmp.Diff(want, c.Programs); diff != "" {
 		t.Error(diff)
@@ -46,7 +46,7 @@ func FuzzCounter(f *testing.F) {
 		c := &Counter{Programs: map[Binary]*Starts{}}
 		c.count(string(b))
 		for _, s := range c.Programs {
-			if s.Resident+s.Normal != 1 {
+			if s.Resident+s.Normal+s.Unfit != 1 {
 				t.Errorf("one line counts %d times", s.Resident+s.Normal)
 			}
 		}

@@ -1977,8 +1977,9 @@ _Noreturn void launcher_file(u64 *sp, const struct config *cfg)
 
 /* ---- as a part of a dynamic linker --------------------------------------- */
 
-/* Note the start for whoever makes what is often started resident: a sign, the
- * program's device and inode, and its path. */
+/* Note the start for whoever makes what is often started resident: a sign (+ from an
+ * image, - normal, = normal whatever there is), the program's device and inode, and
+ * its path. */
 static void note(struct caller *c, char sign, const struct plan_file_id *id, struct text *t)
 {
 	long fd;
@@ -2147,6 +2148,10 @@ u64 launcher_interp(u64 *sp, const struct config *cfg, u64 code)
 				no = other;
 		}
 		note(&c, '-', &id, path);
+	} else if (c.log && no.what && !c.aux[AT_SECURE] && !ask_filter().why && identify(OWN, &id) &&
+		   (path = fresh(c.plan_at + PLAN_MAX, SCRATCH))) {
+		c.own = path + 1;
+		note(&c, '=', &id, path); /* its environment speaks against it */
 	}
 	if (c.explain)
 		tell(&c, INFO, "started normally", no.why, no.what, 0);
