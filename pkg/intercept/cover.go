@@ -179,11 +179,12 @@ func overflowUID() (uint32, error) {
 // command, into a mount namespace of its own. What is mounted outside later
 // still appears in it; nothing leaks out.
 func Unshare() error {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return NoMountNamespace(err)
+	err := unix.Unshare(unix.CLONE_NEWNS)
+	if err == nil {
+		err = unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, "")
 	}
-	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("keep mounts from leaking out: %w", err)
+	if err != nil {
+		return NoMountNamespace(err)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -60,10 +61,14 @@ func Probe() (own, ordinary error) {
 // tryNamespace makes a user namespace that ends at once. It gives the path of
 // unshare(1).
 func tryNamespace(as *syscall.Credential) (unshare string, err error) {
-	if unshare, err = exec.LookPath("unshare"); err != nil {
-		return "", &NoNamespace{What: "unshare(1) was not found", Advice: "install util-linux"}
+	if unshare, err = tool("unshare"); err != nil {
+		return "", &NoNamespace{What: "unshare(1) was not found in PATH or /usr/bin", Advice: "install util-linux"}
 	}
-	try := exec.Command(unshare, append(slices.Clone(namespaceOptions), "true")...)
+	ends, err := tool("true")
+	if err != nil {
+		return "", &NoNamespace{What: "true(1) was not found in PATH or /usr/bin", Advice: "install coreutils"}
+	}
+	try := exec.Command(unshare, append(slices.Clone(namespaceOptions), "--", ends)...)
 	try.Dir = "/"
 	try.Env = append(os.Environ(), "LC_ALL=C")
 	try.SysProcAttr = &syscall.SysProcAttr{Credential: as}
@@ -71,6 +76,19 @@ func tryNamespace(as *syscall.Credential) (unshare string, err error) {
 		return "", whyNoNamespace(strings.TrimSpace(string(said)), sysctl)
 	}
 	return unshare, nil
+}
+
+// tool is the absolute path of a program of the system's, whose folder need not be in
+// PATH.
+func tool(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		path, err = exec.LookPath(filepath.Join("/usr/bin", name))
+	}
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(path)
 }
 
 // NoMountNamespace is what is said when root cannot make a mount namespace.
@@ -84,6 +102,11 @@ func NoMountNamespace(err error) error {
 		e.Advice = "it needs CAP_SYS_ADMIN, which a container or a service may have taken from root"
 	case errors.Is(err, unix.ENOSPC):
 		e.Advice = "there are too many: sysctl user.max_mnt_namespaces"
+	case errors.Is(err, unix.EINVAL):
+		// mount(2), MS_SLAVE and the like: what is to be shared or not has to be a mount,
+		// and the one that a chroot's folder lies in cannot be named inside.
+		e.What = "the root folder is no mount point, as in a plain chroot, so mounts cannot be kept inside"
+		e.Advice = "make it one: `mount --rbind DIR DIR` before the chroot to DIR"
 	}
 	return e
 }

@@ -2,6 +2,8 @@ package intercept
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -44,11 +46,26 @@ func TestWhyNoNamespace(t *testing.T) {
 
 func TestNoMountNamespace(t *testing.T) {
 	for err, advice := range map[error]string{
-		unix.EPERM: "CAP_SYS_ADMIN", unix.ENOSPC: "user.max_mnt_namespaces", unix.EINVAL: "a container",
+		unix.EPERM: "CAP_SYS_ADMIN", unix.ENOSPC: "user.max_mnt_namespaces", unix.EINVAL: "mount --rbind", unix.ENOSYS: "a container",
 	} {
 		var no *NoNamespace
 		if got := NoMountNamespace(err); !errors.As(got, &no) || !strings.Contains(no.Hint(), advice) {
 			t.Errorf("%v: %v", err, got)
 		}
+	}
+}
+
+// PATH may be without them, as a service or a test has made it.
+func TestToolWithoutPath(t *testing.T) {
+	for _, path := range []string{"", "/nowhere", os.Getenv("PATH")} {
+		t.Setenv("PATH", path)
+		for _, name := range []string{"unshare", "true"} {
+			if got, err := tool(name); err != nil || !filepath.IsAbs(got) {
+				t.Errorf("%s with PATH=%s: %q, %v", name, path, got, err)
+			}
+		}
+	}
+	if got, err := tool("no-such-tool"); err == nil {
+		t.Errorf("no-such-tool is %s", got)
 	}
 }
