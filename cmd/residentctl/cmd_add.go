@@ -16,6 +16,7 @@ func newAddCommand(g *globals) *cli.Command {
 	var opts resident.AddOptions
 	return &cli.Command{
 		Name:      "add",
+		Before:    outside,
 		Usage:     "make programs resident",
 		ArgsUsage: "PROGRAM…",
 		Description: `Starts each program up to where it is linked, has CRIU write its image, and

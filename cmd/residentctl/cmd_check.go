@@ -14,8 +14,9 @@ import (
 
 func newCheckCommand(g *globals) *cli.Command {
 	return &cli.Command{
-		Name:  "check",
-		Usage: "examine the machine and the store, and say what to do",
+		Name:   "check",
+		Before: outside,
+		Usage:  "examine the machine and the store, and say what to do",
 		Description: `Tries out what residentctl needs of the kernel and of CRIU, makes a small program
 resident in a temporary store, and compares registry, index, images and launcher
 files of the store with each other. Nothing in the store is changed. A "note" is

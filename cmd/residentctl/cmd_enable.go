@@ -20,6 +20,7 @@ func newEnableCommand(g *globals) *cli.Command {
 	var system bool
 	return &cli.Command{
 		Name:      "enable",
+		Before:    outside,
 		Usage:     "make programs start from their images when they are called",
 		ArgsUsage: "PROGRAM…",
 		Description: `Puts a shim for each program into a folder that is to stand first in PATH:

@@ -53,6 +53,9 @@ installed outside meanwhile, the C library too, is seen inside at once.
 Programs that are linked with another dynamic linker than glibc's for x86-64
 (musl, 32-bit), and static ones, start as always.
 
+residentctl can be called inside. What has to link programs (add, enable, refresh,
+verify, part of check) is refused to an ordinary user there: do it outside.
+
 With --auto programs that the tree has executed normally for the third time (see
 --after) are made resident meanwhile, in the store that add would use. Then
 residentctl stays beside the command as its parent, and at the end says in one

@@ -13,6 +13,7 @@ func newRefreshCommand(g *globals) *cli.Command {
 	all := false
 	return &cli.Command{
 		Name:      "refresh",
+		Before:    outside,
 		Usage:     "make stale images anew",
 		ArgsUsage: "[ID|PROGRAM…]",
 		Description: `Makes the images anew that something has made stale, of all programs or of those

@@ -14,6 +14,7 @@ func newVerifyCommand(g *globals) *cli.Command {
 	reference := referenceText(resident.ReferenceLink)
 	return &cli.Command{
 		Name:      "verify",
+		Before:    outside,
 		Usage:     "check that images are what starts need",
 		ArgsUsage: "[ID|PROGRAM…]",
 		Description: `Hashes every file that an image depends on, checks that plan, record and

@@ -15,6 +15,7 @@ import (
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/resident"
 	"github.com/residentctl/residentctl/pkg/store"
 )
 
@@ -72,6 +73,7 @@ func diagnose(err error) (code int, hint string) {
 		program   *elfinfo.Refusal
 		process   *linkstop.Refusal
 		link      *linkstop.LinkError
+		inside    *resident.InsideError
 		tooOld    *criuwrap.ErrTooOld
 		criu      *criuwrap.Error
 		noCap     *criuwrap.ErrNoCapability
@@ -99,6 +101,8 @@ func diagnose(err error) (code int, hint string) {
 		return exitFailed, program.Hint
 	case errors.As(err, &process):
 		return exitFailed, process.Hint
+	case errors.As(err, &inside):
+		return exitSystem, hint
 	case errors.As(err, &link):
 		return exitFailed, "it does not start without residentctl either"
 	case errors.Is(err, fingerprint.ErrChanged):

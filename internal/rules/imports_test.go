@@ -14,8 +14,9 @@ const module = "github.com/residentctl/residentctl/"
 var layers = [][]string{
 	{"cmd/residentctl"},
 	{"pkg/resident", "pkg/intercept"},
-	{"pkg/registry", "pkg/store", "pkg/criuwrap", "pkg/linkstop", "pkg/launcher", "pkg/launcher/front", "pkg/binfmt"},
+	{"pkg/registry", "pkg/store", "pkg/criuwrap", "pkg/linkstop", "pkg/launcher/front", "pkg/binfmt"},
 	{"pkg/fingerprint"},
+	{"pkg/launcher"},
 	{"pkg/plan", "pkg/plan/planheader", "pkg/elfinfo"},
 	{"internal/linux", "internal/descriptors"},
 }

@@ -26,7 +26,7 @@ var hashed sync.Map
 // leads to. They belong together: a file that changes meanwhile is
 // ErrChanged. Within one process a file is read once per identity.
 func HashFile(path string) (File, error) {
-	id, err := linux.StatID(path)
+	id, err := StatID(path)
 	if err != nil {
 		return File{}, err
 	}
@@ -38,8 +38,12 @@ func HashFile(path string) (File, error) {
 
 // readFile is HashFile without memory.
 func readFile(path string) (File, error) {
+	at, _, err := look(path)
+	if err != nil {
+		return File{}, err
+	}
 	// O_NONBLOCK, or opening a pipe would wait for its writer.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := os.OpenFile(at, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return File{}, err
 	}
@@ -63,7 +67,7 @@ func readFile(path string) (File, error) {
 	}
 	// By path, so that a file that was replaced is noticed like one that was
 	// written to.
-	after, err := linux.StatID(path)
+	after, err := StatID(path)
 	if err != nil {
 		return File{}, err
 	}

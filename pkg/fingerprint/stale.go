@@ -35,7 +35,7 @@ func (d *Dependencies) Stale() []string {
 }
 
 func staleFile(path string, id linux.FileID) string {
-	now, err := linux.StatID(path)
+	now, err := StatID(path)
 	switch {
 	case err == nil && now == id:
 		return ""
@@ -48,7 +48,7 @@ func staleFile(path string, id linux.FileID) string {
 }
 
 func staleCheck(c Checked) string {
-	now, err := linux.StatID(c.Path)
+	now, err := StatID(c.Path)
 	switch {
 	case c.absent() && missing(err), !c.absent() && err == nil && now == c.ID:
 		return ""

@@ -14,10 +14,6 @@ import (
 	"github.com/residentctl/residentctl/pkg/store"
 )
 
-// linkerPath is where programs for x86-64 name their dynamic linker (glibc; the
-// psABI's PT_INTERP).
-const linkerPath = "/lib64/ld-linux-x86-64.so.2"
-
 // ErrCovered says that the dynamic linker is covered already: this is inside of
 // a command tree that runs so.
 var ErrCovered = launcher.ErrCovered
@@ -31,7 +27,7 @@ type Within struct {
 
 // Around tells of the command tree around this process; nil is none.
 func Around() *Within {
-	linker, err := os.ReadFile(linkerPath)
+	linker, err := os.ReadFile(launcher.LinkerPath)
 	if err != nil {
 		return nil
 	}
@@ -82,10 +78,16 @@ type Options struct {
 const LogName = "log"
 
 // Outdated are the covered linkers in a store that no command would be started with
-// any more: the dynamic linker, or residentctl, has been replaced. Inside of a
-// command tree that cannot be told.
+// any more: the dynamic linker, or residentctl, has been replaced.
 func Outdated(s *store.Store) ([]string, error) {
-	linker, err := os.ReadFile(linkerPath)
+	path := launcher.LinkerPath
+	if c := launcher.Inside(); c != nil {
+		if _, err := c.Linker(); err != nil {
+			return nil, nil // it cannot be told
+		}
+		path = c.Original
+	}
+	linker, err := os.ReadFile(path)
 	if err != nil {
 		return nil, nil // none to cover, on this machine
 	}
@@ -103,9 +105,6 @@ func Outdated(s *store.Store) ([]string, error) {
 			return outdated, err
 		}
 		fits, err := launcher.CoverIsOf(covered, linker)
-		if errors.Is(err, ErrCovered) {
-			return nil, nil
-		}
 		if err != nil || !fits {
 			outdated = append(outdated, path)
 		}
@@ -132,7 +131,7 @@ func Prepare(s *store.Store, opts Options) (*Cover, error) {
 			return nil, err
 		}
 	}
-	linker, err := filepath.EvalSymlinks(linkerPath)
+	linker, err := filepath.EvalSymlinks(launcher.LinkerPath)
 	if err != nil {
 		return nil, fmt.Errorf("find the dynamic linker: %w", err)
 	}
@@ -197,6 +196,22 @@ func (c *Cover) Mount() error {
 		}
 	}
 	return nil
+}
+
+// Uncover moves the calling thread, which must be locked, into a mount namespace in
+// which the dynamic linker is not covered, as outside of the command tree that it
+// belongs to. Only root can: what came from the namespace of somebody with more
+// rights cannot be unmounted (mount_namespaces(7), "Restrictions on mount
+// namespaces").
+func Uncover() error {
+	linker, err := filepath.EvalSymlinks(launcher.LinkerPath)
+	if err != nil {
+		return err
+	}
+	if err := Unshare(); err != nil {
+		return err
+	}
+	return unix.Unmount(linker, unix.MNT_DETACH)
 }
 
 // DropCapabilities gives up every capability of the calling thread, also for

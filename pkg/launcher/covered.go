@@ -1,5 +1,76 @@
 package launcher
 
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/residentctl/residentctl/internal/linux"
+)
+
+// LinkerPath is where programs for x86-64 name their dynamic linker (glibc; the
+// psABI's PT_INTERP), and what Cover's copy is mounted over.
+const LinkerPath = "/lib64/ld-linux-x86-64.so.2"
+
+// A Covered is a dynamic linker that this process cannot see by its path, since
+// the process is inside of a command tree in which Cover's copy stands there.
+type Covered struct {
+	ID       linux.FileID // of the copy
+	Original string       // where the linker itself is to be found
+
+	linker linux.FileID
+	err    error
+}
+
+// Inside gives what is covered here; nil is nothing, which is so outside of such a
+// command tree. A mount namespace is left by an exec at the soonest (Go programs have
+// threads), so that this is looked at once.
+var Inside = sync.OnceValue(func() *Covered { return covered(LinkerPath) })
+
+func covered(path string) *Covered {
+	id, err := linux.StatID(path)
+	if err != nil {
+		return nil
+	}
+	copied, err := os.ReadFile(path)
+	if err != nil || !bytes.Contains(copied, []byte(configMagic)) {
+		return nil
+	}
+	o, _ := coverOptions(copied)
+	c := &Covered{ID: id, Original: o.Original}
+	if c.linker, c.err = linux.StatID(c.Original); c.err != nil {
+		return c
+	}
+	linker, err := os.ReadFile(c.Original)
+	if err == nil {
+		_, _, err = readLinker(linker)
+	}
+	if err == nil && bytes.Contains(linker, []byte(configMagic)) {
+		err = ErrCovered
+	}
+	c.err = err
+	return c
+}
+
+// Linker is the identity of the linker itself. It is an error, and none of the
+// kernel's, where that is not to be seen: its mount has gone, or the copy is one of
+// another residentctl's.
+func (c *Covered) Linker() (linux.FileID, error) {
+	now, err := linux.StatID(c.Original)
+	switch {
+	case c.err != nil:
+		err = c.err
+	case err == nil && now != c.linker:
+		err = errors.New("it is another file now")
+	}
+	if err != nil {
+		return now, fmt.Errorf("see the dynamic linker that `residentctl exec` has covered: %v", err)
+	}
+	return now, nil
+}
+
 // Covers tells what Cover was given for a dynamic linker; ok is false if it has made
 // none of this.
 func Covers(linker []byte) (o CoverOptions, ok bool) { return coverOptions(linker) }

@@ -162,6 +162,9 @@ func (a *adding) makeResident(ctx context.Context, path string) (*registry.Recor
 	if err := a.program.CanBeResident(); err != nil {
 		return nil, err
 	}
+	if err := notInside(); err != nil {
+		return nil, err
+	}
 	if a.path, err = criuwrap.Find(); err != nil {
 		return nil, err
 	}

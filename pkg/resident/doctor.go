@@ -67,7 +67,9 @@ func (d *doctor) fault(a Area, what, detail, advice string) {
 func Check(ctx context.Context, dir string, found func(Finding)) error {
 	d := &doctor{dir: dir, found: found}
 	d.kernel(ctx)
-	if path, ok := d.criu(ctx); ok {
+	if err := notInside(); err != nil {
+		d.note(AreaTrial, "program", err.Error(), "what CRIU needs, and adding, is tried out outside only")
+	} else if path, ok := d.criu(ctx); ok {
 		d.trial(ctx, path)
 	}
 	if m := d.openStore(); m != nil {

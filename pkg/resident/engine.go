@@ -32,6 +32,9 @@ func (e *StaleError) Error() string { return e.Reasons[0] }
 // Its errors are ErrNotResident, *StaleError, CRIU's and the kernel's; then no
 // instruction of the program has been executed.
 func (m *Manager) RunWithCRIU(ctx context.Context, path string) (syscall.WaitStatus, error) {
+	if err := notInside(); err != nil {
+		return 0, err // CRIU would map the copy
+	}
 	rec, err := m.ofFile(path)
 	if err != nil {
 		return 0, err

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/registry"
@@ -185,7 +184,7 @@ func cannotLook(deps *fingerprint.Dependencies) string {
 		paths = append(paths, f.Path)
 	}
 	for _, path := range paths {
-		_, err := linux.StatID(path)
+		_, err := fingerprint.StatID(path)
 		if err != nil && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ENOTDIR) {
 			return err.Error()
 		}

@@ -87,6 +87,9 @@ func (m *Manager) Entries(queries ...string) ([]registry.Record, error) {
 // and compares that process with the reference. What is not as it should be
 // stands in the result; the error says why it could not be found out.
 func (m *Manager) Verify(ctx context.Context, rec registry.Record, ref Reference) (*Verified, error) {
+	if err := notInside(); err != nil {
+		return nil, err
+	}
 	v := &verifying{Manager: m, rec: rec, result: &Verified{ID: rec.ID, Program: rec.Program, Reference: ref}}
 	if err := v.files(ctx); err != nil {
 		return nil, err

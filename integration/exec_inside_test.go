@@ -1,0 +1,87 @@
+package integration
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestExecInside: residentctl itself, called in a command tree of its own. There the
+// dynamic linker's path shows another file, and what an image depends on is the
+// linker all the same.
+func TestExecInside(t *testing.T) {
+	criu := capableCRIU(t)
+	for _, e := range newExecers(t) {
+		t.Run(e.name, func(t *testing.T) {
+			e.env = append(e.env, "RESIDENTCTL_CRIU="+criu)
+			e.dir += "-inside" // exec's and exec --auto's of one user are the same
+			if e.auto {
+				e.dir += "-auto"
+			}
+			e.does(t, "--store", e.dir, "add", "--even-if-slower", "perl")
+			rctl := residentctl(t) + " --store " + e.dir + " "
+			inside := func(code int, script string, words ...string) {
+				t.Helper()
+				r := finish(t, e.inside(t, "/bin/sh", "-c", script))
+				if r.code != code {
+					t.Errorf("%s: want status %d: %v", script, code, r)
+				}
+				for _, w := range words {
+					if !strings.Contains(r.stdout+r.stderr, w) {
+						t.Errorf("%s: want %q: %v", script, w, r)
+					}
+				}
+			}
+			inside(0, rctl+"list", "/usr/bin/perl  current")
+			inside(0, rctl+"gc", "0 items removed")
+			inside(0, rctl+"add perl", "already resident")
+			inside(0, rctl+"check", "current; its image, plan, link and launcher file fit")
+			if e.uid == 0 {
+				inside(0, rctl+"add --even-if-slower true", "resident (id ")
+				inside(0, rctl+"refresh --all", "perl: made anew", "true: made anew")
+				inside(0, rctl+"verify", "perl: the same as a fresh link", "true: the same as a fresh link")
+				inside(0, rctl+"enable --even-if-slower cat && "+rctl+"status", "shim  resident")
+				inside(0, rctl+"check", "ok     trial: add /usr/bin/true", "ok     trial: a start by this user")
+				// The command goes out of the tree for itself only.
+				inside(0, fmt.Sprintf("%sadd true; grep -c ' %s/exec/original ' /proc/self/mountinfo", rctl, e.dir), "already resident\n1\n")
+			} else {
+				const refused = "the dynamic linker is covered here: this is inside of a `residentctl exec`"
+				for _, command := range []string{"add true", "refresh --all", "verify perl"} {
+					code := 4
+					if command[0] == 'r' {
+						code = 1 // one of some
+					}
+					inside(code, rctl+command, refused, "hint: do it outside")
+				}
+				inside(0, rctl+"check", refused)
+			}
+			r := e.does(t, "--store", e.dir, "list")
+			if !strings.Contains(r.stdout, "/usr/bin/perl  current") {
+				t.Errorf("outside: %v", r)
+			}
+			if r := e.does(t, "--store", e.dir, "gc"); !strings.Contains(r.stdout, "0 items removed") {
+				t.Errorf("outside: %v", r)
+			}
+			e.does(t, "--store", e.dir, "verify")
+		})
+	}
+}
+
+// Where the linker itself is out of sight nobody can say that an image is of no use.
+func TestExecInsideWithoutLinker(t *testing.T) {
+	e := newExecers(t)[0]
+	e.does(t, "--store", e.dir, "add", "perl")
+	rctl := residentctl(t) + " --store " + e.dir + " "
+	r := finish(t, e.inside(t, "/bin/sh", "-c", fmt.Sprintf("umount %s/exec/original && %[2]s gc; %[2]s list; %[2]s add true", e.dir, rctl)))
+	const why = "see the dynamic linker that `residentctl exec` has covered"
+	if r.code != 0 || strings.Count(r.stdout, why) < 1 || !strings.Contains(r.stdout, "0 items removed") || !strings.Contains(r.stdout, "resident") {
+		t.Errorf("%v", r)
+	}
+	if all, err := filepath.Glob(filepath.Join(e.dir, "images", "*")); err != nil || len(all) != 2 {
+		t.Errorf("images: %v, %v", all, err)
+	}
+	if r := e.does(t, "--store", e.dir, "list"); strings.Count(r.stdout, "  current  ") != 2 {
+		t.Errorf("%v", r)
+	}
+}

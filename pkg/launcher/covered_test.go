@@ -1,0 +1,64 @@
+package launcher
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/residentctl/residentctl/internal/linux"
+)
+
+func TestCovered(t *testing.T) {
+	if c := Inside(); c != nil {
+		t.Skip("the dynamic linker is covered here")
+	}
+	linker, err := os.ReadFile(LinkerPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	at, original := filepath.Join(dir, "covered"), filepath.Join(dir, "original")
+	write := func(path string, content []byte) {
+		t.Helper()
+		if err := os.WriteFile(path, content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	copied, err := Cover(linker, CoverOptions{Original: original})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(at, linker)
+	if c := covered(at); c != nil {
+		t.Errorf("a linker itself is covered: %+v", c)
+	}
+	write(at, copied)
+	for name, content := range map[string][]byte{"nothing": nil, "a copy": copied} {
+		write(original, content)
+		if _, err := covered(at).Linker(); err == nil {
+			t.Errorf("%s is taken for the linker", name)
+		}
+	}
+	write(original, linker)
+	c := covered(at)
+	id, err := c.Linker()
+	if want, _ := linux.StatID(original); err != nil || id != want {
+		t.Errorf("%v, %v, want %v", id, err, want)
+	}
+	if is, _ := linux.StatID(at); c.ID != is {
+		t.Errorf("covered by %v, want %v", c.ID, is)
+	}
+	write(original, nil)
+	if _, err := c.Linker(); err == nil {
+		t.Error("what has come into the linker's place meanwhile is taken for it")
+	}
+	if err := os.Remove(original); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Linker(); err == nil {
+		t.Error("a linker that is gone is there")
+	}
+	if c := covered(filepath.Join(dir, "nowhere")); c != nil {
+		t.Errorf("nothing is covered: %+v", c)
+	}
+}
