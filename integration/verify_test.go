@@ -2,11 +2,14 @@ package integration
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/plan"
@@ -170,6 +173,55 @@ func TestVerifyFindsDamage(t *testing.T) {
 	}
 	if r := s.verify(t, program, "criu"); !r.OK {
 		t.Errorf("when the damage is repaired: %q", r.Failures)
+	}
+
+	// What it would not ask for any more, or ask for wrongly, so that it started where
+	// it must not, and what only some starts need.
+	for _, tc := range []struct {
+		field  string
+		change func(p *plan.Plan)
+	}{
+		{"VDSO.BuildLen", func(p *plan.Plan) { p.VDSO.BuildLen = 0 }},
+		{"VDSO.BuildID", func(p *plan.Plan) { p.VDSO.BuildID[3] ^= 1 }},
+		{"VDSO.Parts", func(p *plan.Plan) { p.VDSO.Parts[0] += 0x1000; p.VDSO.Parts[1] -= 0x1000 }},
+		{"Caller.CPUSum", func(p *plan.Plan) { p.Caller.CPUSum ^= 1 }},
+		{"Caller.XCR0", func(p *plan.Plan) { p.Caller.XCR0 = 0 }},
+		{"Caller.MapsEnd", func(p *plan.Plan) { p.Caller.MapsEnd += 1 << 20 }},
+		{"Caller.HWCap2", func(p *plan.Plan) { p.Caller.HWCap2 ^= 1 }},
+		{"CPUID[1].Value", func(p *plan.Plan) { p.CPUID[1].Value[0]++ }},
+		{"number of CPUID", func(p *plan.Plan) { p.CPUID = p.CPUID[1:] }},
+		{"Flags", func(p *plan.Plan) { p.Flags ^= plan.FlagNeedsExe }},
+		{"Flags", func(p *plan.Plan) { p.Flags ^= plan.FlagOwnPath }},
+		{"Flags", func(p *plan.Plan) { p.Flags ^= plan.FlagCheckExec }},
+		{"Flags", func(p *plan.Plan) { p.Flags ^= plan.FlagKeepBrk }},
+		{"Files[0].ID.Ctime", func(p *plan.Plan) { p.Files[0].ID.Ctime++ }},
+		{fmt.Sprintf("Files[%d].Flags", len(original.Files)-1), func(p *plan.Plan) { p.Files[len(p.Files)-1].Flags = 0 }},
+		{"Maps.Flags", func(p *plan.Plan) { p.Files[len(p.Files)-1].Maps[0].Flags ^= unix.MAP_PRIVATE | unix.MAP_SHARED }},
+		{"number of Checks", func(p *plan.Plan) { p.Checks = p.Checks[1:] }},
+		{"Checks[0].ID.Mtime", func(p *plan.Plan) { p.Checks[0].ID.Mtime++ }},
+		{"number of Folders", func(p *plan.Plan) { p.Folders = append(p.Folders, p.Folders...) }},
+		{"MM.BrkBase", func(p *plan.Plan) { p.MM.BrkBase = p.MM.StartCode }},
+		{"MM.EndData", func(p *plan.Plan) { p.MM.EndData += 8 }},
+		{"Kernel.RobustLen", func(p *plan.Plan) { p.Kernel.RobustLen = 0 }},
+		{"Entry.SigReturn", func(p *plan.Plan) { p.Entry.SigReturn = 0 }},
+		{"Entry.RBX", func(p *plan.Plan) { p.Entry.RBX = 1 }},
+		{"Stamp", func(p *plan.Plan) { p.Stamp += "2" }},
+		{"Real", func(p *plan.Plan) { p.Real = "/bin/c-main" }},
+		{"number of Layouts", func(p *plan.Plan) { p.Layouts = []string{file} }},
+	} {
+		t.Run(tc.field, func(t *testing.T) {
+			p, err := plan.Read(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tc.change(p)
+			writePlan(t, file, p)
+			defer writePlan(t, file, original)
+			r := s.verify(t, program, "link")
+			if said := strings.Join(r.Failures, "\n"); r.OK || !strings.Contains(said, "the plan's "+tc.field+" ") {
+				t.Errorf("ok %v, failures %q", r.OK, said)
+			}
+		})
 	}
 
 	// And without a plan that agrees a start is a normal one, which verify says.

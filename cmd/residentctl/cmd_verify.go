@@ -17,11 +17,12 @@ func newVerifyCommand(g *globals) *cli.Command {
 		Before:    outside,
 		Usage:     "check that images are what starts need",
 		ArgsUsage: "[ID|PROGRAM…]",
-		Description: `Hashes every file that an image depends on, checks that plan, record and
-CRIU's files agree, starts the program from its image up to its first
-instruction and compares its memory, word by word, with that of the same
-program linked anew. Every word that differs must be of a known kind. Without
-arguments every program of the store is verified.
+		Description: `Hashes every file that an image depends on, checks that its plan asks for and
+does what one made now of the record, CRIU's files and this machine would,
+starts the program from its image up to its first instruction and compares its
+memory, word by word, with that of the same program linked anew. Every word
+that differs must be of a known kind. Without arguments every program of the
+store is verified.
 
 With --engine criu the image is restored by CRIU too, and the two are compared:
 registers, mappings and memory. This needs root or the capabilities that CRIU
