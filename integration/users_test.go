@@ -319,6 +319,22 @@ func canStart(c *exec.Cmd) bool {
 	return c.Wait() == nil
 }
 
+// TestVerifyAnothersStore: whoever may read an image may verify it, in a folder of
+// his own where that takes one.
+func TestVerifyAnothersStore(t *testing.T) {
+	alice, _ := newAccounts(t)
+	s := newStore(t, folder(t))
+	program := fixture(t, "args")
+	for _, layouts := range []string{"1", "2"} {
+		s.do(t, "add", "--even-if-slower", "--layouts", layouts, program)
+		alice.does(t, "--store", s.dir, "verify", program)
+		s.do(t, "verify", program)
+	}
+	if left, err := filepath.Glob(filepath.Join(os.TempDir(), "residentctl-work-*", filepath.Base(program))); len(left) > 0 || err != nil {
+		t.Errorf("left behind: %q (%v)", left, err)
+	}
+}
+
 // TestAnothersStore: an ordinary user can do nothing to root's store, and is told
 // so; nor can he keep root waiting.
 func TestAnothersStore(t *testing.T) {

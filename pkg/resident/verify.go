@@ -196,21 +196,26 @@ func (v *verifying) memory(ctx context.Context, ref Reference) error {
 }
 
 // starter gives a launcher file that starts the layout. The entry's own takes any
-// of several at random, so for those there is one with a plan that has no others.
+// of several at random, so for those there is one with a plan that has no others,
+// which are the caller's, as the launcher wants it: in the store if he may write to
+// it, for nothing may be executed in some temporary folders (noexec).
 func (v *verifying) starter() (path string, remove func(), err error) {
 	if v.rec.Layouts <= 1 {
 		return v.Launcher(v.rec), func() {}, nil
 	}
-	side, err := v.store.Stage()
-	if err != nil {
+	var dir string
+	if side, err := v.store.Stage(); err == nil {
+		dir, remove = side.Dir, func() { _ = side.Discard() }
+	} else if temporary, err := store.StageTemporary(); err == nil {
+		dir, remove = temporary.Dir, func() { _ = temporary.Discard() }
+	} else {
 		return "", nil, err
 	}
-	remove = func() { _ = side.Discard() }
 	alone := *v.plan
 	alone.Layouts = nil
 	raw, err := alone.Encode()
 	if err == nil {
-		path, err = writeStarter(side.Dir, alone.Program, raw)
+		path, err = writeStarter(dir, alone.Program, raw)
 	}
 	if err != nil {
 		remove()
