@@ -32,6 +32,7 @@ type execer struct {
 func newExecers(t *testing.T) []execer {
 	t.Helper()
 	alice, _ := newAccounts(t)
+	alice.env = []string{"RESIDENTCTL_CRIU=" + capableCRIU(t)} // or --auto --strict would not begin
 	var all []execer
 	for _, a := range []account{admin(t), alice} {
 		for _, auto := range []bool{false, true} {
@@ -259,6 +260,99 @@ func (l linesOf) drain() {
 	}
 }
 
+// TestExecStops: a command that stops itself has stopped for whoever waits, by the same
+// signal, and goes on when that continues it, once.
+func TestExecStops(t *testing.T) {
+	for _, e := range newExecers(t) {
+		for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU} {
+			t.Run(fmt.Sprintf("%s, signal %d", e.name, sig), func(t *testing.T) {
+				t.Parallel()
+				c := e.inside(t, "/bin/sh", "-c", fmt.Sprintf("kill -%d $$; kill -%d $$; exit 3", sig, sig))
+				c.SysProcAttr.Setpgid = true // whose parent's is another, so it is not orphaned
+				if err := c.Start(); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = unix.Kill(-c.Process.Pid, unix.SIGKILL); _ = c.Wait() })
+				for range 2 {
+					if status := waitStopped(t, c.Process.Pid); !status.Stopped() || status.StopSignal() != sig {
+						t.Fatalf("status %#x, want one that is stopped by %d", status, sig)
+					}
+					if err := c.Process.Signal(syscall.SIGCONT); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := c.Wait(); c.ProcessState.ExitCode() != 3 {
+					t.Errorf("%v, want status 3", err)
+				}
+			})
+		}
+	}
+}
+
+// waitStopped waits until a child stops, or is about to be found ended.
+func waitStopped(t *testing.T, pid int) (status syscall.WaitStatus) {
+	t.Helper()
+	for range 3000 {
+		// An end is left for the command's own Wait.
+		if err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); err != nil {
+			t.Fatal(err)
+		}
+		got, err := syscall.Wait4(pid, &status, syscall.WUNTRACED|syscall.WNOHANG, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got == pid {
+			return status
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("it does not stop")
+	return status
+}
+
+// TestExecSuspend: a shell inside, which makes a group of its own, is suspended and
+// gets the terminal back.
+func TestExecSuspend(t *testing.T) {
+	bash := installed(t, "bash")
+	for _, e := range newExecers(t) {
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			term := e.shell(t, bash, "--norc", "--noprofile", "--noediting", "-i")
+			term.expect("prompt> ")
+			term.send(strings.Join(append([]string{residentctl(t)}, e.words(bash, "--norc", "--noprofile", "--noediting", "-i")...), " ") + "\n")
+			term.expect("prompt> ")
+			for range 2 {
+				term.send("PS1='inner> '; echo in$((1+1))side\n")
+				term.expect("in2side")
+				term.expect("inner> ")
+				term.send("suspend\n")
+				term.expect(`\[1\]\+\s+Stopped`)
+				term.expect("prompt> ")
+				term.send("fg\n")
+			}
+			term.send("exit 6\n")
+			term.expect("prompt> ")
+			term.send("echo status=$?\n")
+			term.expect("status=6")
+			term.send("exit 7\n")
+			if got := term.wait(); got != "exit status 7" {
+				t.Errorf("bash ended with %s", got)
+			}
+		})
+	}
+}
+
+// shell is a command in a terminal.
+func (e execer) shell(t *testing.T, argv ...string) *terminal {
+	t.Helper()
+	return openTerminal(t, (*exec.Cmd).Start, &exec.Cmd{
+		Path: argv[0], Args: argv, Dir: "/",
+		Env: append([]string{"PATH=/usr/bin:/bin", "HOME=" + e.home, "LANG=C.UTF-8", "TERM=dumb", "PS1=prompt> ", "HISTFILE="}, e.env...),
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: true,
+			Credential: &syscall.Credential{Uid: e.uid, Gid: e.uid, Groups: e.groups}},
+	})
+}
+
 // TestExecJobControl: the command stops, goes on and is interrupted from the
 // terminal, as a job of a shell outside and as a shell with a job inside.
 func TestExecJobControl(t *testing.T) {
@@ -274,12 +368,7 @@ func TestExecJobControl(t *testing.T) {
 				} else {
 					argv = append([]string{residentctl(t)}, e.words(argv...)...)
 				}
-				term := openTerminal(t, (*exec.Cmd).Start, &exec.Cmd{
-					Path: argv[0], Args: argv, Dir: "/",
-					Env: []string{"PATH=/usr/bin:/bin", "HOME=" + e.home, "LANG=C.UTF-8", "TERM=dumb", "PS1=prompt> ", "HISTFILE="},
-					SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: true,
-						Credential: &syscall.Credential{Uid: e.uid, Gid: e.uid, Groups: e.groups}},
-				})
+				term := e.shell(t, argv...)
 				term.expect("prompt> ")
 				term.send(start + "\n")
 				term.expect(`in the foreground: 1\s`)

@@ -11,8 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/resident"
@@ -68,11 +66,12 @@ func runAuto(o execOptions, stderr io.Writer) (started bool, err error) {
 	}
 
 	// From the terminal the command gets its signals itself; residentctl must
-	// not end before it. What is sent to residentctl is passed on, an interrupt
-	// too where no terminal can have sent it.
-	terminal, passed := make(chan os.Signal, 1), make(chan os.Signal, 8)
-	catch(terminal, syscall.SIGINT, syscall.SIGQUIT)
+	// not end, or stop, before it. What is sent to residentctl is passed on, an interrupt
+	// too where no terminal can have sent it. SIGTTIN and SIGTTOU always come from it.
+	terminal, passed, stops := make(chan os.Signal, 1), make(chan os.Signal, 8), make(chan os.Signal, 1)
+	catch(terminal, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTSTP)
 	catch(passed, passedOn()...)
+	catch(stops, syscall.SIGTTIN, syscall.SIGTTOU)
 	began := newSettled()
 	command, err := startAsInherited(argv, mask, attr)
 	if err != nil {
@@ -81,11 +80,16 @@ func runAuto(o execOptions, stderr io.Writer) (started bool, err error) {
 		}
 		return false, err
 	}
+	j := &job{process: command}
 	go func() {
 		for {
 			select {
 			case sig := <-passed:
-				_ = command.Signal(sig)
+				if sig == syscall.SIGCONT {
+					j.resume()
+				} else {
+					_ = command.Signal(sig)
+				}
 			case sig := <-terminal:
 				if !inForeground() {
 					_ = command.Signal(sig)
@@ -94,23 +98,27 @@ func runAuto(o execOptions, stderr io.Writer) (started bool, err error) {
 		}
 	}()
 	a := &auto{manager: m, stores: stores, counter: counter, after: o.after, settled: began, tried: map[intercept.Binary]bool{}}
-	var state *os.ProcessState
+	var status syscall.WaitStatus
 	ended := make(chan error, 1)
 	go func() {
 		var err error
-		state, err = command.Wait()
+		status, err = j.wait()
 		ended <- err
 	}()
 	err = a.watch(ended)
-	// Nothing may be left where what follows cannot be said.
+	// Nothing may be left where what follows cannot be said. In the background a terminal
+	// may stop whoever writes to it (tty_ioctl(4), TOSTOP), if that does not catch it.
 	_ = session.Discard()
+	if !signal.Ignored(syscall.SIGTTOU) {
+		signal.Reset(syscall.SIGTTOU)
+	}
 	if !o.quiet {
 		fmt.Fprint(stderr, a.summary())
 	}
 	if err != nil {
 		return true, &runError{code: exitRun, what: err.Error()}
 	}
-	os.Exit(endLike(state.Sys().(syscall.WaitStatus)))
+	os.Exit(endLike(status))
 	return true, nil
 }
 
@@ -127,18 +135,6 @@ func passedOn() []os.Signal {
 		sigs = append(sigs, sig)
 	}
 	return sigs
-}
-
-// inForeground tells whether the terminal sends its signals to this process, and so
-// to the command, which is in the same group.
-func inForeground() bool {
-	tty, err := os.Open("/dev/tty")
-	if err != nil {
-		return false
-	}
-	defer tty.Close()
-	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
-	return err == nil && group == syscall.Getpgrp()
 }
 
 // catch is signal.Notify but for signals that are ignored, which the command is to

@@ -112,14 +112,36 @@ func dieBy(sig syscall.Signal) {
 	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), sig)
 }
 
-// dispose is signal(2) without the runtime's knowledge.
-func dispose(sig int, handler uintptr) {
-	// The kernel's struct sigaction, include/linux/signal_types.h.
-	action := struct {
-		handler, flags, restorer uintptr
-		mask                     uint64
-	}{handler: handler}
-	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
+// stopBy stops this process by a signal, as the kernel would. It comes back when it is
+// continued, or if the signal does not stop: SIGTSTP in an orphaned process group.
+func stopBy(sig syscall.Signal) {
+	const sigDfl = 0
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before := dispose(int(sig), sigDfl)
+	set, mask := unix.Sigset_t{}, unix.Sigset_t{}
+	set.Val[0] = 1 << (sig - 1)
+	_ = unix.PthreadSigmask(unix.SIG_UNBLOCK, &set, &mask)
+	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), sig)
+	_ = unix.PthreadSigmask(unix.SIG_SETMASK, &mask, nil)
+	before.put(int(sig))
+}
+
+// disposition is the kernel's struct sigaction, include/linux/signal_types.h.
+type disposition struct {
+	handler, flags, restorer uintptr
+	mask                     uint64
+}
+
+// dispose is signal(2) without the runtime's knowledge. It gives what was before.
+func dispose(sig int, handler uintptr) disposition {
+	d := disposition{handler: handler}
+	return d.put(sig)
+}
+
+func (d disposition) put(sig int) (before disposition) {
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&d)), uintptr(unsafe.Pointer(&before)), 8, 0, 0)
+	return before
 }
 
 // runtimeVariables reads variables of the running program by their symbols.
