@@ -50,6 +50,10 @@ says "unable to make backup link of '…/ld-linux-x86-64.so.2' … Invalid cross
 link" then, and leaves that package as it was: install it outside. What is
 installed outside meanwhile, the C library too, is seen inside at once.
 
+What copies the dynamic linker inside (an initramfs, an AppDir, a chroot that is
+being filled) copies the covering one. That works as a linker anywhere, but is not
+the file that the C library's package has: make such copies outside.
+
 Programs that are linked with another dynamic linker than glibc's for x86-64
 (musl, 32-bit), and static ones, start as always.
 
