@@ -226,6 +226,39 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestFullFromTheStart: an add that had not even space for the registry leaves a store
+// into which can be looked, and which lacks nothing when there is space again.
+func TestFullFromTheStart(t *testing.T) {
+	s := newStore(t, folder(t))
+	const script = `
+		set -eu
+		residentctl=$1 data=$2 program=$3 left=$4
+		mount --make-rprivate /
+		mount -t tmpfs -o size=1m,mode=755 tmpfs "$data"
+		head -c $((1024 * 1024 - left * 1024)) /dev/zero >"$data/filling" || :
+		act() { status=0; "$residentctl" --store "$data/residentctl" "$@" >&2 || status=$?; echo "$1 $status"; }
+		act add "$program"
+		ls -A "$data/residentctl" >&2 || :
+		act list
+		act inspect "$program"
+		rm "$data/filling"
+		act gc
+		act add "$program"
+		act verify "$program"
+	`
+	for _, left := range []int{0, 4, 12, 24, 32} {
+		t.Run(fmt.Sprint(left, " KiB left"), func(t *testing.T) {
+			cmd := exec.Command("/bin/bash", "-c", script, "bash", s.residentctl, s.dataHome, fixture(t, "args"), fmt.Sprint(left))
+			cmd.Env = s.environment(s.dataHome)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+			r := finish(t, cmd)
+			if want := "add 3\nlist 0\ninspect 1\ngc 0\nadd 0\nverify 0\n"; r.code != 0 || r.stdout != want {
+				t.Errorf("want %s%v", want, r)
+			}
+		})
+	}
+}
+
 // TestKilledAdd: add may be killed at any moment.
 func TestKilledAdd(t *testing.T) {
 	const kills = 40

@@ -20,7 +20,7 @@ func newGCCommand(g *globals) *cli.Command {
 left in the store: images, index links and launcher files without an entry, and
 half-made ones; also the dynamic linkers that exec has covered before libc was
 upgraded. It may run beside everything else, another gc included. If the registry
-cannot be read whole nothing is removed.
+cannot be read whole, or is missing beside images, nothing is removed.
 
 With an entry goes what is enabled of it. Where upgraded programs are to stay, from
 cron for instance, refresh comes first: "residentctl refresh; residentctl gc".`,

@@ -46,7 +46,7 @@ func useAll(t *testing.T, path string) {
 	_, errOpen := Open(path, Options{})
 	_, errList := r.List()
 	_, errFind := r.Find("p7")
-	_, errLib := r.ByLibrary(manyLibraries(1)[0])
+	_, errLib := r.ByLibrary(only(manyLibraries(1)[0]))
 	_, errPut := r.Put(record(100, "/usr/bin/p7", 8))
 	_, errDel := r.Delete(record(3, "", 0).ID)
 	for i, err := range []error{errCheck, errOpen, errList, errFind, errLib, errPut, errDel} {

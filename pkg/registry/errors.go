@@ -19,6 +19,8 @@ var (
 	ErrNewerSchema  = errors.New("written by a newer residentctl")
 	ErrOlderSchema  = errors.New("written by an older residentctl")
 	ErrReadOnly     = errors.New("opened for reading only")
+	ErrUnsafe       = errors.New("not safe to be relied on")
+	ErrMissing      = errors.New("the registry is missing")
 	ErrDuplicateID  = errors.New("the image id belongs to another binary")
 	errNotARegistry = fmt.Errorf("%w: not a registry", ErrCorrupt)
 )
@@ -53,6 +55,8 @@ var hints = []struct {
 	{ErrOlderSchema, "any command that changes this store, run by its owner, brings the registry up to date"},
 	{ErrCorrupt, "`residentctl check` names every fault; to begin anew, move the file away and add the programs again"},
 	{ErrAmbiguous, "give more digits of the id, or the program's absolute path"},
+	{ErrUnsafe, "look who could have changed it; if it is to be trusted: chown it to yourself or root, and chmod go-rwx"},
+	{ErrMissing, "put it back, or begin anew: add the programs again, and then `residentctl gc` removes what is left"},
 	{fs.ErrNotExist, "the store is empty; `residentctl add PROGRAM` makes the first entry"},
 	{syscall.ENOSPC, "the disk is full; free some space, or use another store with --store"},
 	{syscall.EROFS, "the file system is mounted read-only; use another store with --store"},

@@ -59,12 +59,36 @@ func (r *Registry) ByInode(dev, ino uint64) (Record, error) {
 	})
 }
 
-// ByLibrary is every entry that depends on a library, by program.
-func (r *Registry) ByLibrary(path string) (all []Record, err error) {
+// ByLibrary is every entry that depends on one of the libraries that are meant, by
+// program: a library may have been opened by several paths, by each program by
+// another one. Each path is asked about once. When some entries cannot be decoded,
+// the others are returned along with an ErrCorrupt.
+func (r *Registry) ByLibrary(meant func(path string) bool) (all []Record, err error) {
+	var bad []error
 	err = r.view(func(tx *bolt.Tx) error {
-		all, err = loadAll(tx, values(pairs(tx, libraryBucket, path+"\x00")))
-		return err
+		var users []string
+		last, is := "", false
+		for _, kv := range pairs(tx, libraryBucket, "") {
+			path, _, _ := strings.Cut(kv[0], "\x00")
+			if path != last {
+				last, is = path, meant(path)
+			}
+			if is {
+				users = append(users, kv[1])
+			}
+		}
+		slices.Sort(users)
+		for _, key := range slices.Compact(users) {
+			rec, err := load(tx, key)
+			if err != nil {
+				bad = append(bad, err)
+				continue
+			}
+			all = append(all, rec)
+		}
+		return errors.Join(bad...)
 	})
+	sortRecords(all)
 	return all, err
 }
 
@@ -108,14 +132,16 @@ func (r *Registry) one(query string, match func(*bolt.Tx) []string) (found Recor
 		switch {
 		case err != nil:
 			return err
-		case len(all) == 0:
-			return fmt.Errorf("%w: %s", ErrNotFound, query)
 		case len(all) > 1:
 			return &AmbiguousError{Query: query, Candidates: all}
+		case len(all) == 1:
+			found = all[0]
 		}
-		found = all[0]
 		return nil
 	})
+	if err == nil && found.ID == "" {
+		err = r.wrap("read registry", fmt.Errorf("%w: %s", ErrNotFound, query))
+	}
 	return found, err
 }
 

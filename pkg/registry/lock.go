@@ -19,8 +19,12 @@ func openLocked(path string, flag int, timeout time.Duration) (*os.File, error) 
 		return nil, errors.Unwrap(err)
 	}
 	info, err := file.Stat()
-	if err == nil && !info.Mode().IsRegular() {
+	switch {
+	case err != nil:
+	case !info.Mode().IsRegular():
 		err = errNotARegistry
+	default:
+		err = distrust(info.Sys().(*syscall.Stat_t), os.Geteuid())
 	}
 	if err == nil {
 		err = lockInTurn(file, flag != os.O_RDONLY, timeout)
@@ -30,6 +34,19 @@ func openLocked(path string, flag int, timeout time.Duration) (*os.File, error) 
 		return nil, err
 	}
 	return file, nil
+}
+
+// distrust says why the user euid cannot trust a registry of which st tells: who
+// can write to it decides which images there are, and which gc removes. The rule
+// is that of the store's folders.
+func distrust(st *syscall.Stat_t, euid int) error {
+	switch {
+	case st.Uid != 0 && int(st.Uid) != euid:
+		return fmt.Errorf("%w: it belongs to user %d, not to root or user %d", ErrUnsafe, st.Uid, euid)
+	case st.Mode&0o022 != 0:
+		return fmt.Errorf("%w: others than its owner may write to it (mode %04o)", ErrUnsafe, st.Mode&0o7777)
+	}
+	return nil
 }
 
 // lockInTurn goes through a gate to the lock, so that a writer is not kept out

@@ -88,7 +88,7 @@ func TestModel(t *testing.T) {
 			mustEqualOne(t, step, m.where(func(r Record) bool { return slices.Contains(r.Names(), p) }), rec, err)
 		case 5:
 			l := lib()
-			got, err := r.ByLibrary(l)
+			got, err := r.ByLibrary(only(l))
 			if err != nil {
 				t.Fatal(err)
 			}

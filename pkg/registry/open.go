@@ -16,11 +16,16 @@ const DefaultTimeout = 5 * time.Second
 // Options say how a registry is used.
 type Options struct {
 	ReadOnly bool
+	// Existing: none is made. One that is missing reads as empty, and stays
+	// missing: whoever looks into a store must not make what add makes, or
+	// nobody could tell a registry that was lost from one that never was.
+	Existing bool
 	// Timeout is how long each method waits for the lock; 0 is DefaultTimeout.
 	Timeout time.Duration
 	// Mode is that of a file which Open makes; 0 is 0600: it names every
 	// program, and who can open a file can keep it locked. An existing one
-	// that has more bits loses them, unless it is opened for reading only.
+	// that lets others read loses those bits, unless it is opened for reading
+	// only; one that others may write to is ErrUnsafe.
 	Mode fs.FileMode
 }
 
@@ -31,9 +36,11 @@ type Registry struct {
 	opts Options
 }
 
-// Open checks the registry at path. When it is missing it is made, or with
-// ReadOnly the error is fs.ErrNotExist: nothing is resident. A registry of an
-// older schema is brought up to date, unless it is opened for reading only.
+// Open checks the registry at path. When it is missing it is made, unless it is
+// only to be used if it exists; with ReadOnly alone the error is fs.ErrNotExist.
+// A registry of an older schema is brought up to date, unless it is opened for
+// reading only. Else nothing is written, and a lock that readers hold is waited
+// for by nobody but who has something to write.
 func Open(path string, opts Options) (*Registry, error) {
 	if opts.Timeout == 0 {
 		opts.Timeout = DefaultTimeout
@@ -47,9 +54,11 @@ func Open(path string, opts Options) (*Registry, error) {
 		return r.orFail(err)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		err = r.create()
+		if err = r.create(); err == nil {
+			err = r.view(nothing) // another's may have come first
+		}
 	}
-	if err == nil || errors.Is(err, ErrOlderSchema) {
+	if errors.Is(err, ErrOlderSchema) {
 		err = r.update(nothing)
 	}
 	if err == nil {
@@ -61,6 +70,9 @@ func Open(path string, opts Options) (*Registry, error) {
 // tighten takes away what the mode of the file has too much.
 func (r *Registry) tighten() error {
 	info, err := os.Stat(r.path)
+	if r.opts.Existing && errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil || info.Mode().Perm()&^r.opts.Mode == 0 {
 		return err
 	}
@@ -79,7 +91,8 @@ func (r *Registry) orFail(err error) (*Registry, error) {
 // Path is where the registry is.
 func (r *Registry) Path() string { return r.path }
 
-// view does one transaction that changes nothing.
+// view does one transaction that changes nothing. Where a missing registry is an
+// empty one there is none to do.
 func (r *Registry) view(fn func(*bolt.Tx) error) error {
 	err := r.session(os.O_RDONLY, func(db *bolt.DB) error {
 		return db.View(func(tx *bolt.Tx) error {
@@ -89,6 +102,9 @@ func (r *Registry) view(fn func(*bolt.Tx) error) error {
 			return fn(tx)
 		})
 	})
+	if r.opts.Existing && errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	return r.wrap("read registry", err)
 }
 

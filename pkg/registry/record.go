@@ -25,7 +25,7 @@ type Record struct {
 	// Digest is the hex SHA-256 over the content hashes of the binary, the
 	// dynamic linker and every library.
 	Digest string `json:"digest"`
-	// LibraryPaths are the paths that ByLibrary finds the record under.
+	// LibraryPaths are the libraries' paths as they were opened, for ByLibrary.
 	LibraryPaths []string `json:"library_paths,omitempty"`
 	// Deps is what the image depends on, in the words of package fingerprint.
 	Deps json.RawMessage `json:"deps,omitempty"`

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -230,14 +232,18 @@ func TestFind(t *testing.T) {
 		})
 	}
 
-	users, err := r.ByLibrary("/lib/libc.so.6")
+	users, err := r.ByLibrary(only("/lib/libc.so.6"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(ids([]Record{tool, perl}), ids(users), cmpopts.SortSlices(func(a, b string) bool { return a < b })); diff != "" {
 		t.Error(diff)
 	}
-	if none, err := r.ByLibrary("/lib/libc.so"); err != nil || len(none) > 0 {
+	both := func(path string) bool { return strings.HasPrefix(path, "/lib/") }
+	if all, err := r.ByLibrary(both); err != nil || len(all) != len(slices.Compact(ids(all))) || len(all) < len(users) {
+		t.Errorf("by several libraries: %v, %v", ids(all), err)
+	}
+	if none, err := r.ByLibrary(only("/lib/libc.so")); err != nil || len(none) > 0 {
 		t.Errorf("a part of a name finds %v, %v", none, err)
 	}
 	if got, err := r.ByInode(7, 30); err != nil || got.ID != other.ID {
@@ -340,6 +346,102 @@ func TestMode(t *testing.T) {
 	}
 	if _, err := Open(path, Options{}); err != nil || mode() != 0o600 {
 		t.Errorf("old: mode %o, %v", mode(), err)
+	}
+}
+
+// only means one library.
+func only(path string) func(string) bool { return func(p string) bool { return p == path } }
+
+// TestExisting: who only looks makes nothing and writes nothing, and waits for no
+// other reader.
+func TestExisting(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "registry.db")
+	for _, opts := range []Options{{Existing: true}, {Existing: true, ReadOnly: true}} {
+		r, err := Open(path, opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all, err := r.List(); len(all) > 0 || err != nil {
+			t.Errorf("list: %v, %v", all, err)
+		}
+		if all, err := r.ByLibrary(only("/lib/libc.so.6")); len(all) > 0 || err != nil {
+			t.Errorf("by library: %v, %v", all, err)
+		}
+		if _, err := r.Find("perl"); !errors.Is(err, ErrNotFound) {
+			t.Errorf("find: %v", err)
+		}
+		if _, err := r.Check(); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("check: %v", err)
+		}
+	}
+	if left, _ := os.ReadDir(filepath.Dir(path)); len(left) > 0 {
+		t.Fatalf("made: %v", left)
+	}
+
+	made, err := Open(path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustPut(t, made, record(1, "/usr/bin/perl", 10))
+	was, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if err := syscall.Flock(int(reader.Fd()), syscall.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+	for _, opts := range []Options{{}, {Existing: true}, {ReadOnly: true}} {
+		opts.Timeout = 20 * time.Millisecond
+		r, err := Open(path, opts)
+		if err != nil {
+			t.Errorf("%+v: %v", opts, err)
+			continue
+		}
+		if all, err := r.List(); len(all) != 1 || err != nil {
+			t.Errorf("%+v: list: %v, %v", opts, all, err)
+		}
+		if _, err := r.Put(record(2, "/usr/bin/git", 20)); !errors.Is(err, ErrLocked) && !errors.Is(err, ErrReadOnly) {
+			t.Errorf("%+v: put beside a reader: %v", opts, err)
+		}
+	}
+	if now, err := os.ReadFile(path); err != nil || string(now) != string(was) {
+		t.Errorf("reading has changed it (%v)", err)
+	}
+}
+
+// TestUnsafe: what others may write to, or what is another's, is not relied on.
+func TestUnsafe(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		damage func(path string) error
+	}{
+		{"writable by all", func(path string) error { return os.Chmod(path, 0o666) }},
+		{"writable by the group", func(path string) error { return os.Chmod(path, 0o620) }},
+		{"somebody's", func(path string) error { return os.Chown(path, 12345, -1) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRegistryWithoutCheck(t)
+			if err := test.damage(r.Path()); errors.Is(err, fs.ErrPermission) {
+				t.Skip("needs root")
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			_, errOpen := Open(r.Path(), Options{})
+			_, errRead := Open(r.Path(), Options{ReadOnly: true})
+			_, errCheck := r.Check()
+			_, errPut := r.Put(record(1, "/usr/bin/perl", 10))
+			for i, err := range []error{errOpen, errRead, errCheck, errPut} {
+				var e *Error
+				if !errors.Is(err, ErrUnsafe) || !errors.As(err, &e) || e.Hint() == "" {
+					t.Errorf("%d: %v", i, err)
+				}
+			}
+		})
 	}
 }
 

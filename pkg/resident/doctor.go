@@ -138,7 +138,7 @@ func (d *doctor) boot(s *store.Store) {
 
 func (d *doctor) openRegistry(s *store.Store) *Manager {
 	path := s.RegistryPath()
-	const anew = "move the file away and run `residentctl gc`, then add the programs again"
+	const anew = "move the file away and add the programs again; then `residentctl gc` removes what is left"
 	r := registry.At(path, registry.Options{ReadOnly: true})
 	faults, err := r.Check()
 	switch {
@@ -147,7 +147,7 @@ func (d *doctor) openRegistry(s *store.Store) *Manager {
 		if len(ids) == 0 {
 			d.note(AreaRegistry, path, "there is none yet", "`residentctl add PROGRAM` makes it")
 		} else {
-			d.fault(AreaRegistry, path, fmt.Sprintf("it is missing, and there are %d images", len(ids)), "add the programs again, or `residentctl gc` removes the images")
+			d.fault(AreaRegistry, path, fmt.Sprintf("it is missing, and there are %d images", len(ids)), "put it back, or add the programs again; then `residentctl gc` removes what is left")
 		}
 		return nil
 	case errors.Is(err, fs.ErrPermission):
@@ -155,6 +155,9 @@ func (d *doctor) openRegistry(s *store.Store) *Manager {
 		return nil
 	case errors.Is(err, registry.ErrLocked):
 		d.note(AreaRegistry, path, err.Error(), hintOf(err))
+		return nil
+	case errors.Is(err, registry.ErrUnsafe):
+		d.fault(AreaRegistry, path, err.Error(), hintOf(err))
 		return nil
 	case err != nil:
 		d.fault(AreaRegistry, path, err.Error(), anew)
@@ -169,6 +172,10 @@ func (d *doctor) openRegistry(s *store.Store) *Manager {
 	}
 	if len(faults) > 0 {
 		return nil
+	}
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
+		d.fault(AreaRegistry, path, fmt.Sprintf("it names every program, and others may read it (mode %04o)", info.Mode().Perm()),
+			"chmod 600 it, as the next `residentctl add` does")
 	}
 	d.ok(AreaRegistry, path, "every page, record and index entry fits")
 	return &Manager{store: s, registry: r}

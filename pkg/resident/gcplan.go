@@ -62,8 +62,8 @@ func (p *GCPlan) add(item GCItem) {
 }
 
 // PlanGC finds what is garbage and changes nothing. Its error is
-// registry.ErrCorrupt when the registry cannot be read whole: what should exist
-// is not known then.
+// registry.ErrCorrupt when the registry cannot be read whole, and ErrMissing when
+// there is none beside images: what should exist is not known then.
 //
 // The store is locked meanwhile, so nothing that is half published or half
 // removed is taken for garbage.
@@ -71,9 +71,6 @@ func (m *Manager) PlanGC(ctx context.Context) (*GCPlan, error) {
 	p := &GCPlan{Items: []GCItem{}, Kept: []GCItem{}}
 	if m.store == nil {
 		return p, nil
-	}
-	if m.registry == nil {
-		return nil, fmt.Errorf("collect garbage in %s: the registry is missing: %w", m.store.Dir(), fs.ErrNotExist)
 	}
 	unlock, err := m.store.Lock(ctx)
 	if err != nil {
@@ -114,14 +111,25 @@ func (m *Manager) PlanGC(ctx context.Context) (*GCPlan, error) {
 	return p, nil
 }
 
-// wholeRegistry gives every record of a registry without a fault.
+// wholeRegistry gives every record of a registry without a fault. That there is none
+// is one, unless nothing was ever entered: an image is made before its record, but
+// the registry before the image.
 func (m *Manager) wholeRegistry() ([]registry.Record, error) {
-	faults, err := m.registry.Check()
-	if err != nil {
-		return nil, err
+	fail := func(why error, detail any) error {
+		return &registry.Error{Doing: "collect garbage by registry", Path: m.registry.Path(), Err: fmt.Errorf("%w: %v", why, detail)}
 	}
-	if len(faults) > 0 {
-		return nil, &registry.Error{Doing: "collect garbage by registry", Path: m.registry.Path(), Err: fmt.Errorf("%w: %s", registry.ErrCorrupt, faults[0])}
+	faults, err := m.registry.Check()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		ids, _, err := m.store.Images()
+		if len(ids) > 0 {
+			err = fail(registry.ErrMissing, fmt.Sprintf("there are %d images", len(ids)))
+		}
+		return nil, err
+	case err != nil:
+		return nil, err
+	case len(faults) > 0:
+		return nil, fail(registry.ErrCorrupt, faults[0])
 	}
 	return m.registry.List()
 }
@@ -269,6 +277,9 @@ func (m *Manager) planStaging(p *GCPlan) error {
 }
 
 func (m *Manager) planLeftovers(p *GCPlan) error {
+	if !store.HasRegistry(m.store.Dir()) {
+		return nil // one of them may be about to become it
+	}
 	left, err := m.registry.Leftovers()
 	for _, path := range left {
 		p.add(GCItem{

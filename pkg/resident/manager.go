@@ -17,12 +17,13 @@ import (
 // Manager carries out the verbs on one store. It holds nothing open.
 type Manager struct {
 	store    *store.Store
-	registry *registry.Registry // nil where there is nothing yet
+	registry *registry.Registry // nil where there is no store yet, and if it is foreign
 	foreign  bool               // the registry is another's (OpenToRead)
 }
 
-// Open opens the store in dir. With create it is made where there is none;
-// without, a store or registry that is not there yet is an empty one.
+// Open opens the store in dir. With create it is made where there is none, the
+// registry too; without, one that is not there is an empty one, and nothing is made
+// or written before there is something to change.
 func Open(dir string, create bool) (*Manager, error) {
 	if create {
 		s, err := store.Create(dir)
@@ -39,12 +40,9 @@ func Open(dir string, create bool) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := registry.Open(s.RegistryPath(), registry.Options{})
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EROFS) {
-		r, err = registry.Open(s.RegistryPath(), registry.Options{ReadOnly: true})
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return &Manager{store: s}, nil
+	r, err := registry.Open(s.RegistryPath(), registry.Options{Existing: true})
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		r, err = registry.Open(s.RegistryPath(), registry.Options{Existing: true, ReadOnly: true})
 	}
 	return &Manager{store: s, registry: r}, err
 }

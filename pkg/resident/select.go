@@ -19,18 +19,25 @@ import (
 // registry is another's, what the caller may know of the store is read from its
 // images. A store that is not there yet is an empty one.
 func OpenToRead(dir string) (*Manager, error) {
-	m, err := Open(dir, false)
-	if !errors.Is(err, fs.ErrPermission) {
-		return m, err
+	s, err := store.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Manager{}, nil
 	}
-	s, unsafe := store.Open(dir)
-	if unsafe != nil {
+	if err != nil {
 		return nil, err
 	}
-	return &Manager{store: s, foreign: true}, nil
+	r, err := registry.Open(s.RegistryPath(), registry.Options{Existing: true, ReadOnly: true})
+	switch {
+	case errors.Is(err, fs.ErrPermission), err == nil && !s.Writable() && !store.HasRegistry(dir):
+		return &Manager{store: s, foreign: true}, nil
+	case errors.Is(err, registry.ErrOlderSchema):
+		return Open(dir, false) // which brings it up to date
+	}
+	return &Manager{store: s, registry: r}, err
 }
 
-// records are all that the caller may see, sorted by program.
+// records are all that the caller may see, sorted by program. Beside an error is
+// what could be read all the same.
 func (m *Manager) records() ([]registry.Record, error) {
 	switch {
 	case m.registry != nil:
@@ -116,9 +123,8 @@ func namer(query string) func(*registry.Record) bool {
 	}
 }
 
-// using gives the records that use a library, or all for "". A path is looked up
-// in the registry's index; one that no program has opened by this name, and a
-// base name, are compared with each library that is known.
+// using gives the records that use a library, or all for "". A path means the file
+// that it leads to, by whatever path that was opened.
 func (m *Manager) using(library string) ([]registry.Record, error) {
 	if library == "" {
 		return m.records()
@@ -128,14 +134,7 @@ func (m *Manager) using(library string) ([]registry.Record, error) {
 		if abs, err := filepath.Abs(library); err == nil {
 			library = abs
 		}
-		if m.registry != nil {
-			users, err := m.registry.ByLibrary(library)
-			if err != nil || len(users) > 0 {
-				return users, err
-			}
-		}
 	}
-	all, err := m.records()
 	same := map[string]bool{}
 	info, statErr := os.Stat(library)
 	isIt := func(path string) bool {
@@ -150,5 +149,9 @@ func (m *Manager) using(library string) ([]registry.Record, error) {
 		same[path] = is
 		return is
 	}
+	if m.registry != nil {
+		return m.registry.ByLibrary(isIt)
+	}
+	all, err := m.records()
 	return slices.DeleteFunc(all, func(r registry.Record) bool { return !slices.ContainsFunc(r.LibraryPaths, isIt) }), err
 }
