@@ -16,7 +16,7 @@ import (
 )
 
 // TestDamagedStore: whatever is missing or broken in a store, a start is a normal
-// one, --strict says so with 125, and list works.
+// one, --strict says so with 125, and nobody is shown the program as current.
 func TestDamagedStore(t *testing.T) {
 	program := fixture(t, "args")
 	tests := []struct {
@@ -47,7 +47,19 @@ func TestDamagedStore(t *testing.T) {
 			for _, u := range users {
 				s.wantNormalStart(t, u, program, command{})
 			}
-			s.do(t, "list")
+			list := finish(t, s.command("list"))
+			if list.code != 0 || strings.Contains(list.stdout, " current ") || strings.Contains(list.stdout, program) && !strings.Contains(list.stdout, " stale: ") {
+				t.Errorf("list: %v", list)
+			}
+			_, bob := newAccounts(t)
+			list = finish(t, bob.command(t, "--store", s.dir, "list"))
+			if strings.Contains(list.stdout, " current ") {
+				t.Errorf("list by another user: %v", list)
+			}
+			inspect := finish(t, s.command("inspect", program))
+			if strings.Contains(inspect.stdout, "current") || inspect.code != 0 && !strings.Contains(inspect.stderr, "residentctl: hint: ") {
+				t.Errorf("inspect: %v", inspect)
+			}
 		})
 	}
 

@@ -21,8 +21,8 @@ func newInspectCommand(g *globals) *cli.Command {
 		ArgsUsage: "ID|PROGRAM",
 		Description: `Shows what the dynamic linker loaded and where, what a start maps from which
 file, which words it corrects, what it tells the kernel, and what the image
-depends on. Name a program by its id or the beginning of it, its path, or its
-file's name.`,
+depends on; of an image with several layouts, for the first of them. Name a
+program by its id or the beginning of it, its path, or its file's name.`,
 		Flags:              []cli.Flag{g.storeFlag(), g.formatFlag()},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitFailed, exitUsage, exitStore),
 		Action: func(c *cli.Context) error {
@@ -213,6 +213,7 @@ func printSummary(p *sections, i *resident.Inspection) {
 			field("stale", reason)
 		}
 	}
+	field("layouts", max(i.Layouts, 1))
 	field("stopped", i.StopPoint)
 	field("created", i.Created.Local().Format("2006-01-02 15:04:05"))
 	field("by", fmt.Sprintf("CRIU %s on Linux %s", i.CRIU, i.Kernel))

@@ -273,7 +273,7 @@ func (a *adding) makeAnother(ctx context.Context, i int) error {
 // layoutDirs are the folders of an image's layouts, the first one first.
 func (m *Manager) layoutDirs(rec registry.Record) []string {
 	dirs := []string{m.store.ImageDir(rec.ID)}
-	for i := 1; i < rec.Layouts; i++ {
+	for i := 1; i < min(rec.Layouts, MaxLayouts); i++ {
 		dirs = append(dirs, filepath.Join(dirs[0], strconv.Itoa(i)))
 	}
 	return dirs

@@ -15,24 +15,43 @@ import (
 	"github.com/residentctl/residentctl/pkg/registry"
 )
 
-// damage says what is wrong with an entry's own files, so that no start uses its
-// image, although nothing that it depends on may have changed. The store must be
-// locked, or somebody may be at work on them.
+// damage says what is wrong with an entry's own files, so that not every start uses
+// its image, although nothing that it depends on may have changed. Plans are read,
+// of some KiB each, and pages only looked at. Unless the store is locked somebody
+// may be at work on them.
 func (m *Manager) damage(rec registry.Record) (faults []string) {
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
-	index := m.store.IndexPath(rec.Binary.Dev, rec.Binary.Ino)
-	leads, err := os.Stat(index)
+	dirs := m.layoutDirs(rec)
+	leads, err := os.Stat(m.store.IndexPath(rec.Binary.Dev, rec.Binary.Ino))
 	if err != nil {
-		fault("no start finds it (%v)", err)
+		faults = append(faults, fmt.Sprintf("no start finds it (%v)", err))
+	} else if there, err := os.Stat(m.store.PlanPath(rec.ID)); err == nil && !os.SameFile(leads, there) {
+		faults = append(faults, "starts find another image of it")
 	}
-	path := m.store.PlanPath(rec.ID)
+	for i, dir := range dirs {
+		which := ""
+		if len(dirs) > 1 {
+			which = fmt.Sprintf("layout %d of %d: ", i+1, len(dirs))
+		}
+		others := dirs[1:]
+		if i > 0 {
+			others = nil // it is the first one's plan that names the others
+		}
+		for _, f := range m.layoutDamage(rec, dir, others) {
+			faults = append(faults, which+f)
+		}
+	}
+	return faults
+}
+
+// layoutDamage says the same of the layout in one folder, whose plan names those in
+// the folders others.
+func (m *Manager) layoutDamage(rec registry.Record, dir string, others []string) (faults []string) {
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+	path := filepath.Join(dir, planName(m.store))
 	info, err := os.Stat(path)
 	if err != nil {
 		fault("its plan cannot be read (%v)", err)
 		return faults
-	}
-	if leads != nil && !os.SameFile(leads, info) {
-		fault("starts find another image of it")
 	}
 	if why := mistrust(path, info); why != "" {
 		fault("%s", why)
@@ -42,6 +61,7 @@ func (m *Manager) damage(rec registry.Record) (faults []string) {
 		fault("%v", err)
 		return faults
 	}
+	named := func(path, dir string) bool { return filepath.Base(path) == planName(m.store) && standsIn(path, dir) }
 	switch {
 	case p.ID != rec.ID:
 		fault("its plan is that of image %s", p.ID)
@@ -49,9 +69,11 @@ func (m *Manager) damage(rec registry.Record) (faults []string) {
 		fault("its plan is of %s", p.Program)
 	case len(p.Files) < 2 || p.Files[0].ID != rec.Binary:
 		fault("its plan is of another state of the program")
+	case !slices.EqualFunc(p.Layouts, others, named):
+		fault("its plan has %d other layouts instead of %d", len(p.Layouts), len(others))
 	}
 	if len(p.Files) > 0 {
-		if why := pagesFault(p.Files[len(p.Files)-1], m.store.ImageDir(rec.ID)); why != "" {
+		if why := pagesFault(p.Files[len(p.Files)-1], dir); why != "" {
 			fault("%s", why)
 		}
 	}
@@ -60,7 +82,7 @@ func (m *Manager) damage(rec registry.Record) (faults []string) {
 
 // pagesFault says why a start would not map CRIU's pages.
 func pagesFault(pages plan.MappedFile, dir string) string {
-	if filepath.Dir(pages.Path) != dir {
+	if !standsIn(pages.Path, dir) {
 		return fmt.Sprintf("its plan maps pages from outside of the image: %s", pages.Path)
 	}
 	info, err := os.Stat(pages.Path)
@@ -73,13 +95,25 @@ func pagesFault(pages plan.MappedFile, dir string) string {
 	return mistrust(pages.Path, info)
 }
 
+// standsIn tells whether a path leads into a folder, by whatever path of the store
+// the image was made.
+func standsIn(path, dir string) bool {
+	return filepath.Dir(path) == dir || sameFile(filepath.Dir(path), dir)
+}
+
 // mistrust says why a start would not use a file of an image (launcher.c,
 // trusted).
 func mistrust(path string, info fs.FileInfo) string {
+	if !info.Mode().IsRegular() {
+		return path + " is not a file"
+	}
+	return changeable(path, info)
+}
+
+// changeable says why somebody else could change a file or folder.
+func changeable(path string, info fs.FileInfo) string {
 	st := info.Sys().(*syscall.Stat_t)
 	switch {
-	case !info.Mode().IsRegular():
-		return path + " is not a file"
 	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
 		return fmt.Sprintf("%s belongs to user %d, neither to root nor to user %d", path, st.Uid, os.Geteuid())
 	case st.Mode&0o022 != 0:

@@ -36,7 +36,8 @@ func (a *Address) UnmarshalText(text []byte) error {
 	return err
 }
 
-// An Inspection is all there is to know about an image. Fields are only added.
+// An Inspection is all there is to know about an image; of one with several layouts,
+// about the first. Fields are only added.
 type Inspection struct {
 	Entry
 	StopPoint     string                    `json:"stop_point"` // "linked" or "entry"
@@ -148,20 +149,43 @@ func (m *Manager) Inspect(rec registry.Record) (*Inspection, error) {
 	i.Current = len(i.Stale) == 0
 	i.DependsOn = &fingerprint.Dependencies{}
 	if err := json.Unmarshal(rec.Deps, i.DependsOn); err != nil {
-		return nil, fmt.Errorf("read what %s depends on: %w", rec.Program, err)
+		return nil, &ImageError{rec.Program, rec.ID, fmt.Errorf("what it depends on: %w", err)}
 	}
 	i.Deps, i.LibraryPaths = nil, nil // DependsOn says it
-	var err error
+	if err := m.readImage(i, rec); err != nil {
+		return nil, &ImageError{rec.Program, rec.ID, err}
+	}
+	return i.Inspection, nil
+}
+
+// ImageError is an image whose files cannot be read.
+type ImageError struct {
+	Program, ID string
+	Err         error
+}
+
+func (e *ImageError) Error() string {
+	return fmt.Sprintf("read the image of %s (id %.12s): %v", e.Program, e.ID, e.Err)
+}
+func (e *ImageError) Unwrap() error { return e.Err }
+
+// Hint says what can be done about it.
+func (e *ImageError) Hint() string {
+	return fmt.Sprintf("it is executed normally; `residentctl add %s`, by the store's owner, makes its image anew", e.Program)
+}
+
+// readImage reads the image's first layout.
+func (m *Manager) readImage(i *inspecting, rec registry.Record) (err error) {
 	if i.plan, err = plan.Read(m.store.PlanPath(rec.ID)); err != nil {
-		return nil, err
+		return err
 	}
 	if i.image, err = criuwrap.Open(m.store.ImageDir(rec.ID)); err != nil {
-		return nil, err
+		return err
 	}
 	i.maps()
 	i.objects()
 	i.words()
-	return i.Inspection, i.sizes(m.store.ImageDir(rec.ID), m.store.PlanPath(rec.ID))
+	return i.sizes(m.store.ImageDir(rec.ID), m.store.PlanPath(rec.ID))
 }
 
 type inspecting struct {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"syscall"
 
 	"github.com/residentctl/residentctl/pkg/fingerprint"
@@ -61,18 +60,10 @@ func (m *Manager) List(ctx context.Context) ([]Entry, error) {
 	return entries, err
 }
 
-// stale says why a start would not use the entry's image.
+// stale says why a start would not use the entry's image: it is damaged, or what it
+// depends on has changed. Nothing of that is hashed.
 func (m *Manager) stale(rec registry.Record) []string {
-	var reasons []string
-	if _, err := os.Stat(m.store.PlanPath(rec.ID)); err != nil {
-		reasons = append(reasons, fmt.Sprintf("its plan cannot be read (%v)", err))
-	}
-	index := m.store.IndexPath(rec.Binary.Dev, rec.Binary.Ino)
-	if leads, err := os.Stat(index); err != nil {
-		reasons = append(reasons, fmt.Sprintf("no start finds it (%v)", err))
-	} else if plan, err := os.Stat(m.store.PlanPath(rec.ID)); err == nil && !os.SameFile(leads, plan) {
-		reasons = append(reasons, "starts find another image of it")
-	}
+	reasons := m.damage(rec)
 	var deps fingerprint.Dependencies
 	if err := json.Unmarshal(rec.Deps, &deps); err != nil {
 		return append(reasons, fmt.Sprintf("what it depends on cannot be read (%v)", err))
