@@ -1,6 +1,7 @@
 package resident
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,9 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
+	"slices"
 
-	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -26,30 +26,6 @@ func (a *adding) expose() error {
 		return err
 	}
 	return a.staging.Expose(r.mode, r.gid)
-}
-
-// rightlyExposed tells whether an entry's image is for those who may read its
-// program now. A program's own mode cannot change without its image being stale,
-// but that of a folder which leads to it can.
-func (m *Manager) rightlyExposed(rec registry.Record) bool {
-	if dir, err := os.Stat(m.store.Dir()); err != nil || dir.Mode()&everyone == 0 {
-		return err == nil // all of the store is for its owner alone
-	}
-	var deps fingerprint.Dependencies
-	if json.Unmarshal(rec.Deps, &deps) != nil {
-		return false
-	}
-	r, err := readersOf(rec.Program, &deps)
-	if err != nil {
-		return false
-	}
-	var st syscall.Stat_t
-	if syscall.Stat(m.store.PlanPath(rec.ID), &st) != nil {
-		return false
-	}
-	const read = mayRead | mayRead<<3
-	group, others := r.mode>>3&mayRead, r.mode&mayRead
-	return fs.FileMode(st.Mode)&read == r.mode&read && (group == others || int(st.Gid) == r.gid)
 }
 
 // describe puts the copy of the record into the image.
@@ -69,8 +45,24 @@ func (a *adding) describe(rec *registry.Record) error {
 // libraries, has 100 KiB.
 const maxAbout = 16 << 20
 
+// AboutError is an image's copy of its record that is not there or cannot be read, so
+// that who may only read the store does not know of the image.
+type AboutError struct {
+	Path string
+	Err  error
+}
+
+func (e *AboutError) Error() string { return fmt.Sprintf("read %s: %v", e.Path, e.Err) }
+func (e *AboutError) Unwrap() error { return e.Err }
+
+// Hint says what can be done about it.
+func (e *AboutError) Hint() string {
+	return "one program is not shown; `residentctl refresh`, by the store's owner, makes its image anew"
+}
+
 // visible are the records of all images that a start could find and that the
-// caller may read. What is damaged is told beside the others.
+// caller may read. For each that is damaged there is an *AboutError, joined, beside
+// the others.
 func visible(s *store.Store) (records []registry.Record, err error) {
 	links, _, err := s.Links()
 	if err != nil {
@@ -79,14 +71,17 @@ func visible(s *store.Store) (records []registry.Record, err error) {
 	var damaged []error
 	for _, link := range links {
 		rec, err := readAbout(s.AboutPath(link.ID))
+		_, gone := os.Lstat(s.PlanPath(link.ID)) // an image goes as a whole
 		switch {
-		case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):
-			continue // not for the caller, or just being removed
+		case errors.Is(err, fs.ErrPermission):
+			continue // not for the caller
+		case errors.Is(err, fs.ErrNotExist) && gone != nil:
+			continue // just being removed
 		case err == nil && (rec.ID != link.ID || rec.Binary.Dev != link.Dev || rec.Binary.Ino != link.Ino):
 			err = errors.New("it is about another image")
 		}
 		if err != nil {
-			damaged = append(damaged, fmt.Errorf("read %s: %w", s.AboutPath(link.ID), err))
+			damaged = append(damaged, &AboutError{s.AboutPath(link.ID), err})
 			continue
 		}
 		records = append(records, rec)
@@ -97,12 +92,45 @@ func visible(s *store.Store) (records []registry.Record, err error) {
 func readAbout(path string) (rec registry.Record, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return rec, err
+		return rec, reason(err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxAbout))
 	if err != nil {
-		return rec, err
+		return rec, reason(err)
 	}
 	return rec, json.Unmarshal(text, &rec)
+}
+
+// reason is an error without what was done to which file.
+func reason(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}
+
+// aboutFault says what is wrong with the copy of an entry's record. The names are
+// those at the time when the image was made, and the record's may be others by now.
+func (m *Manager) aboutFault(rec registry.Record) string {
+	path := m.store.AboutPath(rec.ID)
+	about, err := readAbout(path)
+	if err == nil && (!slices.Contains(rec.Names(), about.Program) || !bytes.Equal(nameless(about), nameless(rec))) {
+		err = errors.New("the registry has another record")
+	}
+	if err == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s, which tells other users of it, is damaged: %v", path, err)
+}
+
+// nameless is a record without its names, to be compared.
+func nameless(rec registry.Record) []byte {
+	rec.Program, rec.Paths, rec.Created = "", nil, rec.Created.UTC()
+	text, err := json.Marshal(rec)
+	if err != nil {
+		return nil // its dependencies are not JSON, and what was read is
+	}
+	return text
 }

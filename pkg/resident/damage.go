@@ -155,16 +155,15 @@ func (m *Manager) launcherFaults(rec registry.Record) (faults []string) {
 			continue
 		}
 		got, err := os.ReadFile(path)
-		switch why := mistrust(path, info); {
+		switch {
 		case err != nil:
 			faults = append(faults, err.Error())
-		case why != "":
-			faults = append(faults, why)
 		case info.Mode().Perm()&0o111 == 0:
 			faults = append(faults, path+" is not executable")
 		case !t.gone && !m.servesAs(rec, got, want): // with a name gone it is stale
 			faults = append(faults, fmt.Sprintf("the launcher file %s is not what this residentctl writes", path))
 		}
 	}
-	return faults
+	exposed, _ := m.launcherExposure(rec, t)
+	return append(faults, exposed...)
 }

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
@@ -221,6 +223,17 @@ func (d *doctor) entry(m *Manager, rec registry.Record) {
 	for _, f := range wrong {
 		d.fault(AreaEntry, what, f, again)
 	}
+	exposed, _ := m.exposure(rec)
+	exposed = slices.DeleteFunc(exposed, func(f string) bool { // said already, of a layout
+		return slices.ContainsFunc(wrong, func(w string) bool { return strings.HasSuffix(w, f) })
+	})
+	for _, f := range exposed {
+		d.fault(AreaEntry, what, f, fmt.Sprintf("look who could have read or changed it; `residentctl add %s` makes the image anew", rec.Program))
+	}
+	about := m.aboutFault(rec)
+	if about != "" {
+		d.fault(AreaEntry, what, about, fmt.Sprintf("it is not shown to others; `residentctl add %s` makes the image anew", rec.Program))
+	}
 	files := m.launcherFaults(rec)
 	for _, f := range files {
 		d.fault(AreaEntry, what, f, fmt.Sprintf("`residentctl add %s` writes it again", rec.Program))
@@ -230,7 +243,7 @@ func (d *doctor) entry(m *Manager, rec registry.Record) {
 		d.fault(AreaEntry, what, fmt.Sprintf("what it depends on cannot be read: %v", err), again)
 		return
 	}
-	if len(wrong)+len(files) > 0 {
+	if len(wrong)+len(exposed)+len(files) > 0 || about != "" {
 		return
 	}
 	if stale := deps.Stale(); len(stale) > 0 {

@@ -272,10 +272,13 @@ func (m *Manager) wantedFile(rec registry.Record, t *launcherTree, name string) 
 	return m.launcherFile(rec, names)
 }
 
-// launchersAreCurrent tells whether an entry's launcher files are there and what
-// this residentctl would write.
+// launchersAreCurrent tells whether an entry's launcher files are there, what this
+// residentctl would write, and for whom they have to be.
 func (m *Manager) launchersAreCurrent(rec registry.Record) bool {
 	t := treeOf(rec)
+	if faults, exact := m.launcherExposure(rec, t); !exact || len(faults) > 0 {
+		return false
+	}
 	for _, name := range rec.Names() {
 		want, err := m.wantedFile(rec, t, name)
 		if err != nil {

@@ -19,8 +19,8 @@ import (
 // and one image; each has a launcher file. /proc/self/exe of a resident start is
 // the name that the image was made by.
 
-// current gives the entry of the binary at path, if a start would use its
-// image. Its names may not have path among them.
+// current gives the entry of the binary at path, if a start would use its image and
+// nothing else is wrong with that. Its names may not have path among them.
 func (m *Manager) current(path string) (rec registry.Record, ok bool, err error) {
 	id, err := linux.StatID(path)
 	if err != nil {
@@ -33,7 +33,7 @@ func (m *Manager) current(path string) (rec registry.Record, ok bool, err error)
 	case err != nil:
 		return rec, false, err
 	}
-	return rec, rec.Binary == id && len(m.stale(rec)) == 0 && m.rightlyExposed(rec) && len(m.damage(rec)) == 0, nil
+	return rec, rec.Binary == id && len(m.stale(rec)) == 0 && m.sound(rec), nil
 }
 
 // addName makes path one more name of an entry: first its launcher file, which is

@@ -25,6 +25,12 @@ func (a Access) set(path string) error {
 	if err != nil {
 		return err
 	}
+	if st := info.Sys().(*syscall.Stat_t); st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		// Whoever owns it could give it another mode again.
+		if err := os.Lchown(path, os.Geteuid(), -1); err != nil {
+			return err
+		}
+	}
 	a.Mode |= 0o700
 	return a.give(path, info)
 }
@@ -53,6 +59,25 @@ func (a Access) give(path string, info fs.FileInfo) error {
 		return nil
 	}
 	return os.Chmod(path, a.Mode)
+}
+
+// ExceededBy tells whether somebody may do more with a file that has what info says.
+func (a Access) ExceededBy(info fs.FileInfo) bool {
+	had, may := info.Mode().Perm(), a.Mode
+	if a.groupMatters() && a.GID != int(info.Sys().(*syscall.Stat_t).Gid) {
+		may = may&0o707 | may&7<<3 // to this one, others are meant
+	}
+	return had&^may&0o077 != 0
+}
+
+// Fits tells whether a file that has what info says has this access, as nearly as
+// the caller could give it.
+func (a Access) Fits(info fs.FileInfo) bool {
+	had := info.Mode().Perm() & 0o077
+	if a.groupMatters() && a.GID != int(info.Sys().(*syscall.Stat_t).Gid) {
+		return had == 0 && os.Geteuid() != 0
+	}
+	return had == a.Mode&0o077
 }
 
 // expose gives all folders and files from root on their access.

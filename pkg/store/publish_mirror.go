@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 )
 
 // LinkLauncher makes path, below what leads to one program, a link to target there.
@@ -123,10 +124,14 @@ func clearFolder(path string) error {
 	return os.RemoveAll(path)
 }
 
-// isFile tells whether a file, not a link to one, holds data.
+// isFile tells whether a file, not a link to one, holds data, and will: nobody else
+// can write to it, or have it open from when he could.
 func isFile(path string, data []byte) bool {
 	info, err := os.Lstat(path)
 	if err != nil || !info.Mode().IsRegular() || info.Size() != int64(len(data)) {
+		return false
+	}
+	if st := info.Sys().(*syscall.Stat_t); st.Uid != 0 && int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
 		return false
 	}
 	got, err := os.ReadFile(path)

@@ -94,8 +94,14 @@ func sameFile(f *os.File, path string) error {
 // Nobody may write to what is exposed but its owner, and nobody may execute it.
 // What has its mode already keeps its times.
 func (g *Staging) Expose(program fs.FileMode, gid int) error {
+	file, folder := Exposed(program, gid)
+	return wrap("set the modes of", g.Dir, expose(g.Dir, folder, file))
+}
+
+// Exposed is the access that Expose gives to files and folders.
+func Exposed(program fs.FileMode, gid int) (file, folder Access) {
 	read := program & 0o044
-	return wrap("set the modes of", g.Dir, expose(g.Dir, Access{0o700 | read | read>>2, gid}, Access{0o600 | read, gid}))
+	return Access{0o600 | read, gid}, Access{0o700 | read | read>>2, gid}
 }
 
 // Publish brings everything in the folder to the disk and makes it the image

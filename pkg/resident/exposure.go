@@ -1,0 +1,121 @@
+package resident
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// What stands in a store is for certain users to read and for its owner to change.
+// A start asks that of the files that it maps; here it is asked of everything. There
+// are two answers: faults, of which somebody must know, since others could read or
+// change something, and whether all is as add makes it now, so that nobody who may
+// read a program is left out either.
+
+// sound tells whether nothing is wrong with an entry's image that a start does not
+// look at. What is not sound add and refresh make anew, and gc leaves.
+func (m *Manager) sound(rec registry.Record) bool {
+	faults, exact := m.exposure(rec)
+	return exact && len(faults) == 0 && m.aboutFault(rec) == ""
+}
+
+// private tells whether all of the store is for its owner alone.
+func (m *Manager) private() bool {
+	dir, err := os.Stat(m.store.Dir())
+	return err == nil && dir.Mode()&everyone == 0
+}
+
+// exposure looks at the owners and modes of an entry's image. A program's own mode
+// cannot change without its image being stale, but that of a folder which leads to
+// it can.
+func (m *Manager) exposure(rec registry.Record) (faults []string, exact bool) {
+	var file, folder store.Access
+	exact = true
+	told := m.private()
+	if !told {
+		var deps fingerprint.Dependencies
+		err := json.Unmarshal(rec.Deps, &deps)
+		if err == nil {
+			var r readers
+			r, err = readersOf(rec.Program, &deps)
+			file, folder = store.Exposed(r.mode, r.gid)
+		}
+		if err != nil {
+			told, exact = true, false // who may read it is not known
+		}
+	}
+	err := filepath.WalkDir(m.store.ImageDir(rec.ID), func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		want := file
+		if e.IsDir() {
+			want = folder
+		}
+		switch why := changeable(path, info); {
+		case !e.IsDir() && !e.Type().IsRegular():
+			faults = append(faults, path+" is not a file")
+		case why != "":
+			faults = append(faults, why)
+		case told:
+		case want.ExceededBy(info):
+			faults = append(faults, tooOpen(path, info))
+		case !want.Fits(info):
+			exact = false
+		}
+		return nil
+	})
+	if err != nil {
+		faults = append(faults, err.Error())
+	}
+	return faults, exact
+}
+
+// launcherExposure looks at the owners and modes of the folders and files that stand
+// in launchers/ for an entry's names.
+func (m *Manager) launcherExposure(rec registry.Record, t *launcherTree) (faults []string, exact bool) {
+	exact = true
+	look := func(original, name string) {
+		path := m.store.LauncherPath(rec.Binary.Dev, rec.Binary.Ino, original)
+		info, err := os.Lstat(path)
+		if err != nil {
+			return // whether it has to be there is another question
+		}
+		why := changeable(path, info)
+		if why != "" {
+			faults = append(faults, why)
+			return
+		}
+		want, err := launcherAccess(name)(original)
+		switch {
+		case err != nil: // the original is gone
+		case want.ExceededBy(info) && !m.private():
+			faults = append(faults, tooOpen(path, info))
+		case !want.Fits(info):
+			exact = false
+		}
+	}
+	for _, folder := range slices.Sorted(maps.Keys(t.folders)) {
+		look(folder, t.folders[folder])
+	}
+	for _, file := range slices.Sorted(maps.Keys(t.files)) {
+		look(file, file)
+	}
+	return faults, exact
+}
+
+func tooOpen(path string, info fs.FileInfo) string {
+	return fmt.Sprintf("%s is open to users who may not read or execute the program (mode %04o)", path, info.Mode().Perm())
+}
