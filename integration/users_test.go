@@ -488,6 +488,51 @@ func TestUnsafeStore(t *testing.T) {
 	}
 }
 
+// TestDamagedAbout: a copy of a record that is damaged hides one program from who may
+// only read the store, who is told so, and no other; root makes it anew.
+func TestDamagedAbout(t *testing.T) {
+	alice, _ := newAccounts(t)
+	dir := folder(t)
+	s := newStore(t, filepath.Join(dir, "data"))
+	good, bad := program(t, filepath.Join(dir, "good"), 0o755, 0), program(t, filepath.Join(dir, "bad"), 0o755, 0)
+	s.do(t, "add", "--even-if-slower", good, bad)
+	for _, test := range []struct {
+		name   string
+		damage func(t *testing.T, about string)
+	}{
+		{"empty", func(t *testing.T, about string) { truncate(t, about, 0, 1) }},
+		{"half", func(t *testing.T, about string) { truncate(t, about, 1, 2) }},
+		{"missing", remove},
+		{"another's", func(t *testing.T, about string) {
+			copyFile(t, filepath.Join(filepath.Dir(s.plan(t, good)), "about.json"), about)
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			about := filepath.Join(filepath.Dir(s.plan(t, bad)), "about.json")
+			test.damage(t, about)
+			words := []string{"error: read " + about + ": ", "hint: one program is not shown; `residentctl refresh`"}
+			for _, args := range [][]string{{"list"}, {"list", good}, {"list", "-q"}} {
+				r := finish(t, alice.command(t, append([]string{"--store", s.dir}, args...)...))
+				if r.code != 1 || r.stdout == "" {
+					t.Errorf("%q: %v", args, r)
+				}
+				alice.fails(t, 1, words, append([]string{"--store", s.dir}, args...)...)
+			}
+			alice.fails(t, 1, words, "--store", s.dir, "verify")
+			alice.fails(t, 1, words, "--store", s.dir, "status")
+			alice.fails(t, 0, words, "--store", s.dir, "verify", good)
+			alice.fails(t, 0, words, "--store", s.dir, "inspect", good)
+			alice.fails(t, 1, append(words, bad+": no such entry"), "--store", s.dir, "inspect", bad)
+			alice.fails(t, 1, []string{`{"error":"read ` + about}, "--store", s.dir, "--format", "json", "verify")
+
+			s.do(t, "refresh")
+			if got := alice.lists(t, "--store", s.dir, "list"); len(got) != 2 {
+				t.Errorf("after refresh: %q", got)
+			}
+		})
+	}
+}
+
 // TestOwnStore: a user makes programs resident in a store of his own, with a CRIU
 // that has the one capability for it, and is told how when it has not.
 func TestOwnStore(t *testing.T) {

@@ -71,44 +71,51 @@ type located struct {
 }
 
 // locate finds the entry of each query in the first store that has one, or
-// without queries all entries.
-func locate(stores []entryStore, queries []string) ([]located, error) {
-	var all []located
+// without queries all entries; and tells what it could not look at.
+func locate(stores []entryStore, queries []string) (all []located, missed unread, err error) {
 	if len(queries) == 0 {
 		for _, s := range stores {
 			records, err := s.Entries()
-			if err != nil {
-				return nil, &storeError{err}
-			}
+			missed.add(err)
 			for _, rec := range records {
 				all = append(all, located{rec, s})
 			}
 		}
-		return all, nil
+		return all, missed, nil
 	}
 	for _, q := range queries {
-		found, err := located{}, fmt.Errorf("%s: %w", q, registry.ErrNotFound)
+		var found located
 		for _, s := range stores {
-			var records []registry.Record
-			if records, err = s.Entries(q); err == nil {
-				found = located{records[0], s}
+			records, err := s.Entries(q)
+			if errors.Is(err, registry.ErrAmbiguous) {
+				return nil, missed, err
 			}
-			if !errors.Is(err, registry.ErrNotFound) {
+			missed.add(err)
+			if len(records) > 0 {
+				found = located{records[0], s}
 				break
 			}
 		}
-		if err != nil {
-			return nil, err
+		switch {
+		case found.store != nil:
+		case missed.rest != nil:
+			return nil, missed, &storeError{missed.rest} // it may be what could not be read
+		default:
+			return nil, missed, fmt.Errorf("%s: %w", q, registry.ErrNotFound)
 		}
 		if !slices.ContainsFunc(all, func(l located) bool { return l.ID == found.ID }) {
 			all = append(all, found)
 		}
 	}
-	return all, nil
+	return all, missed, nil
 }
 
 func runInspect(g *globals, stores []entryStore, query string) error {
-	found, err := locate(stores, []string{query})
+	found, missed, err := locate(stores, []string{query})
+	if err != nil {
+		missed.rest = nil // err says it
+	}
+	missed.warn(g)
 	if err != nil {
 		return err
 	}

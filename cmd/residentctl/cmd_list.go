@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"text/tabwriter"
@@ -24,8 +23,8 @@ func newListCommand(g *globals) *cli.Command {
 of the system's. Of another's store it shows the programs that you can read.
 With names, by id, path or file's name, it shows only those. One whose state is
 "stale" is executed normally, because something that its image depends on has
-changed. GAIN is how
-many times as long as a resident start a plain one takes, from the exec to the
+changed or the image itself is damaged; refresh makes it anew. GAIN is how many
+times as long as a resident start a plain one takes, from the exec to the
 program's own first instruction, as it was measured when it was added.`,
 		Flags: []cli.Flag{
 			&cli.GenericFlag{Name: "library", Value: &library, Usage: "show only programs that use the library `PATH`; a name without a slash is that of its file"},
@@ -64,29 +63,27 @@ type listed struct {
 	Store string `json:"store"`
 }
 
-// runList prints what there is, also when a registry is damaged in part.
+// runList prints what there is, also when a registry is damaged in part, or images.
 func runList(ctx context.Context, g *globals, stores []listedStore, sel resident.Selection, quiet bool) error {
 	var all []listed
-	var errs []error
+	var missed unread
 	unknown := sel.Queries
 	for _, s := range stores {
 		entries, not, err := s.Select(ctx, sel)
-		if err != nil {
-			errs = append(errs, err)
-		}
+		missed.add(err)
 		for _, e := range entries {
 			all = append(all, listed{e, s.dir})
 		}
 		// What no store knows is unknown.
 		unknown = slices.DeleteFunc(slices.Clone(unknown), func(q string) bool { return !slices.Contains(not, q) })
 	}
-	if len(errs) == 0 || len(all) > 0 {
+	if missed.rest == nil || len(all) > 0 {
 		if err := printEntries(g, all, len(stores) > 1, quiet); err != nil {
 			return err
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return &storeError{err}
+	if missed.rest != nil || len(missed.images) > 0 {
+		return missed.end(g, nil, len(all))
 	}
 	return notFound(g, unknown, len(sel.Queries))
 }

@@ -26,7 +26,7 @@ And it shows what is enabled for the whole system: "resident" and "normal" as ab
 and "off" where the kernel does not know it, after a boot for instance; refresh
 registers that again.`,
 		Flags:              []cli.Flag{g.storeFlag(), g.formatFlag()},
-		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitUsage, exitStore),
+		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitFailed, exitUsage, exitStore),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usagef("status", "status takes no arguments, and %q is one", c.Args().First())
@@ -52,32 +52,34 @@ type enabledIn struct {
 
 func runStatus(ctx context.Context, g *globals, stores []listedStore) error {
 	all := []enabledIn{}
+	var missed unread
+	programs := 0
 	for _, s := range stores {
 		m, ok := s.lister.(*resident.Manager)
 		if !ok || m.ShimsDir() == "" {
 			continue
 		}
 		shims, err := m.Shims(ctx)
-		if err != nil {
-			return &storeError{err}
-		}
+		missed.add(err)
 		system, err := m.System(ctx)
-		if err != nil {
-			return &storeError{err}
-		}
+		missed.add(err)
+		programs += len(shims) + len(system)
 		all = append(all, enabledIn{s.dir, m.ShimsDir(), intercept.PathPosition(m.ShimsDir()), shims, system})
 	}
 	lost, err := resident.LostSystem()
-	if err != nil {
-		return err
-	}
+	missed.add(err)
+	programs += len(lost)
 	if len(lost) > 0 {
 		all = append(all, enabledIn{Shims: []resident.ShimStatus{}, System: lost})
 	}
+	show := printStatus
 	if g.format == formatJSON {
-		return g.printJSON(all)
+		show = func(g *globals, all []enabledIn) error { return g.printJSON(all) }
 	}
-	return printStatus(g, all)
+	if err := show(g, all); err != nil {
+		return err
+	}
+	return missed.end(g, nil, programs)
 }
 
 func printStatus(g *globals, all []enabledIn) error {

@@ -75,7 +75,13 @@ type verifyResult struct {
 // runVerify verifies one entry after the other. It goes on after one that is
 // not as it should be.
 func runVerify(ctx context.Context, g *globals, stores []entryStore, queries []string, ref resident.Reference) error {
-	records, err := locate(stores, queries)
+	records, missed, err := locate(stores, queries)
+	if err != nil {
+		missed.rest = nil // err says it
+	}
+	if err != nil || len(queries) > 0 {
+		missed.warn(g)
+	}
 	if err != nil {
 		return err
 	}
@@ -113,6 +119,9 @@ func runVerify(ctx context.Context, g *globals, stores []entryStore, queries []s
 		if err := g.printJSON(results); err != nil {
 			return err
 		}
+	}
+	if fatal == nil && len(queries) == 0 {
+		return missed.end(g, failures, len(records))
 	}
 	return ended(fatal, failures, len(records))
 }

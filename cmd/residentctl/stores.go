@@ -31,6 +31,51 @@ func (g *globals) openToRead() (stores []listedStore, err error) {
 	return stores, nil
 }
 
+// unread is what could not be read of the stores, beside what could: a command goes
+// on without it, and says so.
+type unread struct {
+	images []*report // each of an image, of which is not known what it is of
+	rest   error     // of a store or its registry
+}
+
+// add sorts what a method of a resident.Manager gave beside its result.
+func (u *unread) add(err error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			u.add(e)
+		}
+		return
+	}
+	var about *resident.AboutError
+	switch {
+	case err == nil:
+	case !errors.As(err, &about):
+		u.rest = errors.Join(u.rest, err)
+	case !slices.ContainsFunc(u.images, func(r *report) bool { return r.Error == err.Error() }):
+		u.images = append(u.images, newReport(err))
+	}
+}
+
+// warn tells of it where what was asked for could be read.
+func (u *unread) warn(g *globals) {
+	for _, r := range u.images {
+		r.print(g.err, g.format)
+	}
+	if u.rest != nil {
+		newReport(u.rest).print(g.err, g.format)
+	}
+}
+
+// end is how a command ends that was to show all of so many, given its other
+// failures, which have been printed.
+func (u *unread) end(g *globals, failures []*report, total int) error {
+	g.printFailures(u.images)
+	if u.rest != nil {
+		return &storeError{u.rest}
+	}
+	return ended(nil, append(failures, u.images...), total+len(u.images))
+}
+
 // counting are those of several stores that count for the caller; one that was named
 // is not asked.
 func counting(dirs []string) []string {

@@ -203,7 +203,7 @@ func (m *Manager) ShimsDir() string {
 }
 
 // Shims gives every shim, sorted by name. What PATH leads to is looked up in the
-// caller's.
+// caller's. Beside an error is what could be found out all the same.
 func (m *Manager) Shims(ctx context.Context) ([]ShimStatus, error) {
 	all := []ShimStatus{}
 	if m.store == nil {
@@ -213,10 +213,7 @@ func (m *Manager) Shims(ctx context.Context) ([]ShimStatus, error) {
 	if err != nil {
 		return all, err
 	}
-	records, err := m.records()
-	if err != nil {
-		return all, err
-	}
+	records, unread := m.records()
 	for _, s := range shims {
 		if ctx.Err() != nil {
 			return all, context.Cause(ctx)
@@ -225,7 +222,7 @@ func (m *Manager) Shims(ctx context.Context) ([]ShimStatus, error) {
 		st.State, st.Reason = m.shimState(s, records)
 		all = append(all, st)
 	}
-	return all, nil
+	return all, unread
 }
 
 func (m *Manager) shimState(s store.Shim, records []registry.Record) (ShimState, string) {

@@ -392,10 +392,7 @@ func (m *Manager) System(ctx context.Context) ([]SystemStatus, error) {
 	if err != nil || len(links) == 0 {
 		return all, err
 	}
-	records, err := m.records()
-	if err != nil {
-		return all, err
-	}
+	records, unread := m.records()
 	kernels, err := kernelEntries()
 	if err != nil {
 		return all, err
@@ -410,7 +407,7 @@ func (m *Manager) System(ctx context.Context) ([]SystemStatus, error) {
 		st.AtBoot = err == nil
 		all = append(all, st)
 	}
-	return all, nil
+	return all, unread
 }
 
 // systemState tells it of one of them, given the kernel's entries.

@@ -60,25 +60,25 @@ func (v *Verified) failf(format string, args ...any) {
 // Entries are the entries that the queries name, each once and in their order,
 // or without queries all of them by program. A query that names none, or more
 // than one, is registry.ErrNotFound or ErrAmbiguous, and then nothing else is
-// returned.
+// returned. Beside another error is what could be read all the same.
 func (m *Manager) Entries(queries ...string) ([]registry.Record, error) {
-	all, err := m.records()
-	if err != nil || len(queries) == 0 {
-		return all, err
+	all, unread := m.records()
+	if len(queries) == 0 {
+		return all, unread
 	}
 	var named []registry.Record
 	for _, q := range queries {
 		found, _ := choose(all, []string{q})
 		switch {
 		case len(found) == 0:
-			return nil, fmt.Errorf("%s: %w", q, registry.ErrNotFound)
+			return nil, errors.Join(fmt.Errorf("%s: %w", q, registry.ErrNotFound), unread)
 		case len(found) > 1:
 			return nil, &registry.AmbiguousError{Query: q, Candidates: found}
 		case !slices.ContainsFunc(named, func(r registry.Record) bool { return r.ID == found[0].ID }):
 			named = append(named, found[0])
 		}
 	}
-	return named, nil
+	return named, unread
 }
 
 // Verify checks that a start from the entry's image is what it has to be. It
