@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -349,4 +351,64 @@ strict: 125
 	if diff := cmp.Diff(want, r.stdout); diff != "" || r.code != 0 {
 		t.Errorf("want (-), got (+):\n%s\n%v", diff, r)
 	}
+}
+
+// TestExecChangesMeanwhile: a program at a fixed address is put over itself, which
+// cannot be undone. What happens just before to its file and its image is no matter.
+func TestExecChangesMeanwhile(t *testing.T) {
+	strace := installed(t, "strace")
+	for name, change := range map[string]func(s *store, program string) error{
+		"refreshed": func(s *store, _ string) error { return s.command("refresh", "--all").Run() },
+		"removed":   func(s *store, program string) error { return s.command("remove", program).Run() },
+		"replaced": func(_ *store, program string) error {
+			return errors.Join(os.WriteFile(program+".new", []byte("#!/bin/false\n"), 0o755), os.Rename(program+".new", program))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t, folder(t))
+			program := filepath.Join(folder(t), "fixed")
+			compile(t, program, fixtureSource("multicall"), "-no-pie", "-fno-pie")
+			s.do(t, "add", "--even-if-slower", program)
+			s.requireResident(t, byExec, root, program, command{})
+			want := s.start(t, plain, root, program, command{})
+
+			// The second prctl of a start is the last call in front of that.
+			slowly := byExec
+			slowly.around = func(s *store, _ user, path string, _ []string) (string, []string) {
+				return strace, []string{"-f", "-o", "/dev/null", "-e", "trace=prctl", "-e", "inject=prctl:delay_exit=4000000:when=2",
+					s.residentctl, "exec", "--strict", "--store", s.dir, "--", "/bin/sh", "-c", path + "; exit $?"}
+			}
+			changed := make(chan error, 1)
+			go func() {
+				if err := waitForImage(s.dir); err != nil {
+					changed <- err
+					return
+				}
+				changed <- change(s, program)
+			}()
+			got := s.start(t, slowly, root, program, command{})
+			if err := <-changed; err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("plain (-) and exec (+) differ:\n%s", diff)
+			}
+		})
+	}
+}
+
+// waitForImage waits until a process has an image of the store mapped.
+func waitForImage(dir string) error {
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		all, err := filepath.Glob("/proc/[0-9]*/maps")
+		if err != nil {
+			return err
+		}
+		for _, path := range all {
+			if maps, _ := os.ReadFile(path); strings.Contains(string(maps), dir+"/images/") {
+				return nil
+			}
+		}
+	}
+	return errors.New("no process has an image mapped")
 }

@@ -30,6 +30,7 @@
 #define SUMMED		(__builtin_offsetof(struct plan_header, program) / 8)
 #define INTERP_OFFSET	32	/* of _interp in start_amd64.S */
 #define INTERP_PLAN	0x1fffff000000UL /* where the plan of a launcher file stands */
+#define KEPT		2	/* at most as many files stand where a program does: it and CRIU's pages */
 #define GUARD_GAP	(256 * 4096UL)	/* mm/mmap.c, stack_guard_gap: what the kernel keeps free below a stack */
 
 /* Stands behind the launcher in a launcher file; pkg/launcher writes it. */
@@ -60,6 +61,8 @@ struct caller {
 	const char *linker;	/* interp: what to open instead of the dynamic linker */
 	u64 program_at, program_end; /* interp: what the kernel has mapped of the program */
 	int in_place;		/* interp: and that is where the image has it too */
+	long kept[KEPT];	/* interp: then what is to be mapped over it, in the plan's order */
+	u32 keeps;		/* how many files that is */
 	const char *log;	/* interp: where to note the start, or 0 */
 	long given;		/* binfmt_misc: a descriptor of the program, else -1 */
 	int filtered;		/* binfmt_misc: there is a seccomp filter */
@@ -749,8 +752,9 @@ static void done_with(const struct caller *c, long fd)
 }
 
 /* Files are opened by the path that the dynamic linker used, compared, mapped
- * and closed. The program's own descriptor is kept, for /proc/self/exe. */
-static struct reason map_image(struct caller *c, const struct image *im, long *program, int over)
+ * and closed. Two are kept: the program, for /proc/self/exe, and what is mapped over
+ * that. */
+static struct reason map_image(struct caller *c, const struct image *im, long *program)
 {
 	const struct plan_file *f = TABLE(im, files, plan_file);
 	const struct plan_map *maps = TABLE(im, maps, plan_map);
@@ -759,15 +763,13 @@ static struct reason map_image(struct caller *c, const struct image *im, long *p
 
 	for (i = 0; i < im->head->files.count; i++, f++) {
 		const char *path = string(im, f->path);
+		int mapped, keep = holds_any(c, &maps[f->first_map], f->maps);
 		long fd;
-		int mapped;
 
 		if (f->flags & PLAN_FILE_LINKER && c->linker)
 			path = c->linker;
 		else if (f->flags & PLAN_FILE_PROGRAM && !c->linker)
 			path = c->program; /* it may have several names */
-		if (over && !holds_any(c, &maps[f->first_map], f->maps))
-			continue;
 		fd = f->flags & PLAN_FILE_PROGRAM && c->given >= 0 ? c->given : open_file(path);
 		if (failed(fd))
 			NO_FOR("this cannot be opened", path);
@@ -779,19 +781,37 @@ static struct reason map_image(struct caller *c, const struct image *im, long *p
 			done_with(c, fd);
 			NO_FOR("its image is not safe: it must belong to root or to you, and nobody else may write it", path);
 		}
-		mapped = map_all(c, &maps[f->first_map], f->maps, fd, over);
+		mapped = map_all(c, &maps[f->first_map], f->maps, fd, 0);
 		if (program && f->flags & PLAN_FILE_PROGRAM)
 			*program = fd;
+		else if (keep && c->keeps < KEPT)
+			c->kept[c->keeps++] = fd, keep = 0;
 		else
 			done_with(c, fd);
-		if (!mapped)
+		if (!mapped || keep)
 			NO_FOR("this cannot be mapped at its place", path);
 	}
-	if (!map_all(c, TABLE(im, anon, plan_map), im->head->anon.count, -1, over))
+	if (!map_all(c, TABLE(im, anon, plan_map), im->head->anon.count, -1, 0))
 		NO("there is no memory at the image's place");
 	return YES;
 }
 
+/* The second pass. By now the names may lead elsewhere, or nowhere. */
+static int map_over(struct caller *c, const struct image *im)
+{
+	const struct plan_file *f = TABLE(im, files, plan_file);
+	const struct plan_map *maps = TABLE(im, maps, plan_map);
+	u32 i;
+
+	for (i = 0; i < c->keeps; f++) {
+		if (!holds_any(c, &maps[f->first_map], f->maps))
+			continue;
+		if (!map_all(c, &maps[f->first_map], f->maps, c->kept[i], 1))
+			return 0;
+		sys3(SYS_close, c->kept[i++], 0, 0);
+	}
+	return map_all(c, TABLE(im, anon, plan_map), im->head->anon.count, -1, 1);
+}
 /* ---- register ----------------------------------------------------------- */
 
 /* What the dynamic linker had told the kernel. Gives the thread's id. */
@@ -1134,6 +1154,8 @@ static void undo(struct caller *c, const struct image *im)
 		sys3(SYS_munmap, m->addr, m->len, 0);
 		c->mapped--;
 	}
+	while (c->keeps)
+		sys3(SYS_close, c->kept[--c->keeps], 0, 0);
 	move_vdso(v, v->addr, vdso_start(c, v));
 }
 
@@ -1160,7 +1182,7 @@ static struct reason become(struct caller *c, const char *path, const struct pla
 	no = move_vdso(&im.head->vdso, vdso_start(c, &im.head->vdso), im.head->vdso.addr);
 	if (no.why)
 		return no;
-	no = map_image(c, &im, &program, 0);
+	no = map_image(c, &im, &program);
 	if (!no.why)
 		no = register_thread(&im, &tid);
 	if (!no.why) {
@@ -2036,7 +2058,7 @@ static struct reason become_beside(struct caller *c, struct text *path, const st
 	no = move_vdso(v, vdso_start(c, v), v->addr);
 	if (no.why)
 		return no;
-	no = map_image(c, &im, 0, 0);
+	no = map_image(c, &im, 0);
 	if (!no.why)
 		no = register_thread(&im, &tid);
 	if (!no.why) {
@@ -2050,10 +2072,10 @@ static struct reason become_beside(struct caller *c, struct text *path, const st
 
 	/* From here on there is no way back, and nothing left that can fail but
 	 * for want of memory. */
-	if (c->in_place)
-		no = map_image(c, &im, 0, 1);
-	else
+	if (!c->in_place)
 		sys3(SYS_munmap, c->program_at, c->program_end - c->program_at, 0);
+	else if (!map_over(c, &im))
+		no = (struct reason){ "there is no memory at the image's place", 0 };
 	if (!no.why)
 		no = correct(c, &im, &stack, tid);
 	if (no.why) {
