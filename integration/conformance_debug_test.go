@@ -95,9 +95,9 @@ func TestAttach(t *testing.T) {
 		gdb := installed(t, "gdb")
 		for _, u := range users {
 			// Without being told the program gdb takes /proc/PID/exe, which is the
-			// launcher file for a user who may not say otherwise.
+			// launcher file where a user may not say otherwise.
 			told := [][]string{{program}, nil}
-			if u != root {
+			if u != root && exeIsLauncher != "" {
 				told = told[:1]
 			}
 			for _, file := range told {

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"testing"
+
+	"github.com/residentctl/residentctl/pkg/intercept"
 )
 
 // A task is a command line of a program, and why ordinary users see it differ.
@@ -23,10 +25,15 @@ type task struct {
 	ordinary string
 }
 
-// exeIsLauncher is the one reason for which tasks may differ. prctl(2)
-// PR_SET_MM_EXE_FILE needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN. Under exec it is
-// the kernel that has set it.
-const exeIsLauncher = "/proc/self/exe names the launcher, and only a privileged start can change that"
+// exeIsLauncher is the one reason for which tasks may differ, "" where there is none.
+// prctl(2), PR_SET_MM_MAP: only a capability lets a process name another file, one that
+// whoever may make a user namespace has in there.
+var exeIsLauncher = func() string {
+	if intercept.MayMakeUserNamespaces() {
+		return ""
+	}
+	return "/proc/self/exe names the launcher, and only a privileged start can change that"
+}()
 
 // TestMorePrograms does real work with compilers, tools and language runtimes,
 // plainly and resident.

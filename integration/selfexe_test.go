@@ -2,18 +2,24 @@ package integration
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
 
-// prefix is what stands in front of a program's own path where the kernel does not
-// let the process set /proc/self/exe.
+// prefix is what stands in front of a program's own path where /proc/self/exe cannot
+// be set.
 func (s *store) prefix() noise {
+	if exeIsLauncher == "" {
+		return noise{regexp.MustCompile(`^$`), ""}
+	}
 	return noise{regexp.MustCompile(regexp.QuoteMeta(s.dir) + `/launchers/\d+-\d+/`), "/"}
 }
 
@@ -203,7 +209,7 @@ func (s *store) clean(t *testing.T) {
 }
 
 // TestReadsItself: a program that reads what stands behind its own end is started
-// normally by whom the kernel does not let set /proc/self/exe.
+// normally where /proc/self/exe cannot be set.
 func TestReadsItself(t *testing.T) {
 	s := newStore(t, folder(t))
 	program := filepath.Join(folder(t), "archive")
@@ -218,21 +224,63 @@ func TestReadsItself(t *testing.T) {
 	f.Close()
 	s.do(t, "add", "--even-if-slower", program)
 	c := command{args: []string{"payload"}, noise: []noise{s.prefix()}}
-	s.requireResident(t, byExec, nobody, program, c)
+	// No child can be made, and so no other way to set it.
+	alone := c
+	alone.shell = "ulimit -u 1"
 	for _, w := range surroundedWays {
 		s.requireResident(t, w, root, program, c)
+		if w.ownExe || exeIsLauncher == "" {
+			s.requireResident(t, w, nobody, program, c)
+		}
 		for _, u := range users {
 			if diff := cmp.Diff(s.start(t, plain, u, program, c), s.start(t, w, u, program, c)); diff != "" {
 				t.Errorf("%s: plain (-) and %s (+) differ:\n%s", u.name, w.name, diff)
 			}
 		}
-		if w.name == byExec.name {
+		if w.ownExe {
 			continue // the kernel has set it
 		}
-		c.env = []string{"RESIDENTCTL_EXPLAIN=1"}
-		if said := s.start(t, w, nobody, program, c).Stderr; !strings.Contains(said, "started normally: it reads its own file through /proc/self/exe") {
-			t.Errorf("%s says %q", w.name, said)
+		if diff := cmp.Diff(s.start(t, plain, nobody, program, alone), s.start(t, w, nobody, program, alone)); diff != "" {
+			t.Errorf("without a child: plain (-) and %s (+) differ:\n%s", w.name, diff)
 		}
-		c.env = nil
+		said := alone
+		said.env = []string{"RESIDENTCTL_EXPLAIN=1"}
+		if got := s.start(t, w, nobody, program, said).Stderr; !strings.Contains(got, "started normally: it reads its own file through /proc/self/exe") ||
+			strings.Contains(got, "resident start") {
+			t.Errorf("%s without a child says %q", w.name, got)
+		}
+		said.shell = ""
+		if got := s.start(t, w, nobody, program, said).Stderr; exeIsLauncher == "" && !strings.Contains(got, "resident start") {
+			t.Errorf("%s says %q", w.name, got)
+		}
+	}
+}
+
+// TestOwnFile: what runs cannot be written (ETXTBSY), and goes on knowing its path
+// when its entry is gone.
+func TestOwnFile(t *testing.T) {
+	if exeIsLauncher != "" {
+		t.Skip(exeIsLauncher)
+	}
+	for _, u := range users {
+		for _, w := range []way{byLauncher, byRun} {
+			t.Run(w.name+", "+u.name, func(t *testing.T) {
+				s := newStore(t, folder(t))
+				program := filepath.Join(folder(t), "crash")
+				copyFile(t, fixture(t, "crash"), program)
+				s.do(t, "add", "--even-if-slower", program)
+				s.requireResident(t, w, u, program, command{args: []string{"none"}})
+				process := startAttached(t, s, w, u, program)
+				if f, err := os.OpenFile(program, os.O_WRONLY, 0); !errors.Is(err, syscall.ETXTBSY) {
+					f.Close()
+					t.Errorf("open for writing: %v", err)
+				}
+				s.do(t, "remove", program)
+				link := fmt.Sprintf("/proc/%d/exe", process.cmd.Process.Pid)
+				if exe, err := os.Readlink(link); err != nil || exe != program {
+					t.Errorf("%s is %s, %v", link, exe, err)
+				}
+			})
+		}
 	}
 }

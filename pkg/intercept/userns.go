@@ -91,6 +91,14 @@ func tool(name string) (string, error) {
 	return filepath.Abs(path)
 }
 
+// MayMakeUserNamespaces tells whether no setting of this machine forbids ordinary
+// users to make user namespaces of their own. AppArmor's lets them, takes the
+// capabilities away and writes a line into the log.
+func MayMakeUserNamespaces() bool {
+	return sysctl("user.max_user_namespaces") != "0" && sysctl("kernel.unprivileged_userns_clone") != "0" &&
+		sysctl("kernel.apparmor_restrict_unprivileged_userns") != "1"
+}
+
 // NoMountNamespace is what is said when root cannot make a mount namespace.
 func NoMountNamespace(err error) error {
 	if errno := syscall.Errno(0); errors.As(err, &errno) {

@@ -90,6 +90,9 @@ const (
 	// FlagNeedsExe: the program reads its own file through /proc/self/exe, so it
 	// is started only where that can be set.
 	FlagNeedsExe = 1 << 3
+	// FlagSetExe: ordinary users may make user namespaces, so who may not set
+	// /proc/self/exe himself has a child do it in one.
+	FlagSetExe = 1 << 4
 )
 
 // Caller is what must be true of the process that starts the program, because
@@ -154,7 +157,7 @@ type Entry struct {
 	// through which the launcher unmaps itself.
 	Gadget uint64
 	// SigReturn is the address of the C library's `mov $15,%eax; syscall`
-	// (rt_sigreturn), or 0 where there is none: then /proc/self/exe stays.
+	// (rt_sigreturn), or 0 where there is none.
 	SigReturn                              uint64
 	Phdr, Phent, Phnum, Base, ProgramEntry uint64 // AT_PHDR, AT_PHENT, AT_PHNUM, AT_BASE, AT_ENTRY
 }

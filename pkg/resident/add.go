@@ -136,6 +136,7 @@ type adding struct {
 	criu    criuwrap.Release
 	path    string // CRIU's
 	staging *store.Staging
+	looks   *bool // at itself, once that is known
 	timing  *registry.Timing
 
 	// Of the layout that is being made; afterwards of the first.
@@ -471,7 +472,7 @@ func (a *adding) record() (*registry.Record, error) {
 	for _, l := range append([]fingerprint.File{a.deps.Linker}, a.deps.Libraries...) {
 		rec.LibraryPaths = append(rec.LibraryPaths, l.Path)
 	}
-	if rec.Mirror, err = looksAtItself(a.deps); err != nil {
+	if rec.Mirror, err = a.looksAtItself(); err != nil {
 		return nil, err
 	}
 	return rec, filepath.WalkDir(a.staging.Dir, func(_ string, e fs.DirEntry, err error) error {

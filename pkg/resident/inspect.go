@@ -114,7 +114,8 @@ type StartPoint struct {
 	Headers      Address `json:"program_headers"`
 	LinkerBase   Address `json:"linker_base"`
 	BreakBase    Address `json:"break_base"`
-	// ProcExe says whether /proc/self/exe can be set, given the capability.
+	// ProcExe says whether /proc/self/exe can be set: given the capability, or where
+	// a child in a user namespace is tried.
 	ProcExe bool `json:"proc_exe"`
 }
 
@@ -331,7 +332,7 @@ func (i *inspecting) words() {
 	}
 	i.Start = StartPoint{
 		Instruction: Address(e.RIP), In: i.at(e.RIP), ProgramEntry: Address(e.ProgramEntry), Headers: Address(e.Phdr),
-		LinkerBase: Address(e.Base), BreakBase: Address(i.plan.MM.BrkBase), ProcExe: e.SigReturn != 0,
+		LinkerBase: Address(e.Base), BreakBase: Address(i.plan.MM.BrkBase), ProcExe: e.Gadget != 0,
 	}
 }
 

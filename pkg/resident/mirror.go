@@ -54,6 +54,18 @@ func looksAtItself(deps *fingerprint.Dependencies) (bool, error) {
 	return false, nil
 }
 
+// looksAtItself is the same of the program that is being added, found out once.
+func (a *adding) looksAtItself() (looks bool, err error) {
+	if a.looks == nil {
+		looks, err = looksAtItself(a.deps)
+		if err != nil {
+			return false, err
+		}
+		a.looks = &looks
+	}
+	return *a.looks, nil
+}
+
 // fileContains looks for a short text in a file of any size.
 func fileContains(path, text string) (bool, error) {
 	f, err := os.Open(path)

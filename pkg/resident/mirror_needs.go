@@ -13,7 +13,7 @@ import (
 
 // needsExe tells whether a program is known to break where /proc/self/exe is its
 // launcher file instead of itself, mirror or not. Such programs are started
-// normally by those who may not set that (plan.FlagNeedsExe).
+// normally where that cannot be set (plan.FlagNeedsExe).
 func needsExe(program string) (bool, error) {
 	for _, known := range []func(program string) (bool, error){
 		// Archives with their unpacker in front (PyInstaller, makeself's in C,
@@ -22,6 +22,8 @@ func needsExe(program string) (bool, error) {
 		// Sanitizers: reports name functions and lines by the program's
 		// symbols, which libbacktrace reads from there (fileline.c).
 		isSanitized,
+		// Others that read sections or symbols of their own.
+		readsOwnSections,
 	} {
 		if is, err := known(program); is || err != nil {
 			return is, err
@@ -70,6 +72,36 @@ func isSanitized(program string) (bool, error) {
 		return hasPrefix(s.Name, "__asan_init", "__tsan_init", "__lsan_", "__ubsan_handle_", "__hwasan_init", "__msan_init")
 	}), nil
 }
+
+// readsOwnSections: the program knows how to open itself, and has libbacktrace in it
+// (fileline.c), or a section that is in no segment and not of a compiler, linker or
+// debugger (objcopy --add-section).
+func readsOwnSections(program string) (bool, error) {
+	f, err := elf.Open(program)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	own := slices.ContainsFunc(f.Sections, func(s *elf.Section) bool {
+		return s.Type == elf.SHT_PROGBITS && s.Flags&elf.SHF_ALLOC == 0 && s.Size > 0 && !hasPrefix(s.Name, toolSections...)
+	})
+	for _, read := range []func() ([]elf.Symbol, error){f.DynamicSymbols, f.Symbols} {
+		symbols, err := read()
+		if err != nil && !errors.Is(err, elf.ErrNoSymbols) {
+			return false, err
+		}
+		own = own || slices.ContainsFunc(symbols, func(s elf.Symbol) bool { return s.Name == "backtrace_create_state" })
+	}
+	if !own {
+		return false, nil
+	}
+	return fileContains(program, selfExe)
+}
+
+// toolSections begin the names of sections for tools: of GCC, Clang and Rust, the
+// link editors, annobin, dwz, debuggers, SystemTap.
+var toolSections = []string{".comment", ".debug", ".zdebug", ".gdb_index", ".gnu", ".GCC.command.line", ".stab", ".note",
+	".annobin", ".llvm", ".BTF", ".SUNW_ctf", ".ctf", ".rustc", ".ident", ".stapsdt"}
 
 func hasPrefix(s string, prefixes ...string) bool {
 	return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(s, p) })

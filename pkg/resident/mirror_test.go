@@ -3,6 +3,7 @@ package resident
 import (
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -158,6 +159,40 @@ func TestReadsOwnEnd(t *testing.T) {
 		}
 		if got, err := needsExe(path); got || err == nil && n < 100 {
 			t.Errorf("%d bytes: %v, %v", n, got, err)
+		}
+	}
+}
+
+func TestReadsOwnSections(t *testing.T) {
+	if _, err := exec.LookPath("gcc"); err != nil {
+		t.Skip("gcc is not on this machine")
+	}
+	const main = `char own[] = "/proc/self/exe"; int main(void) { return *own; }`
+	const library = "int backtrace_create_state(void) { return 0; }\n"
+	for _, tc := range []struct {
+		name, source string
+		section      string
+		want         bool
+	}{
+		{"neither", main, "", false},
+		{"a section", main, "payload", true},
+		{"a compiler's section", main, ".note.more", false},
+		{"libbacktrace", library + main, "", true},
+		{"libbacktrace, and not itself", library + "int main(void) { return 0; }", "", false},
+	} {
+		program := filepath.Join(t.TempDir(), "program")
+		compile := exec.Command("gcc", "-g", "-O0", "-x", "c", "-o", program, "-")
+		compile.Stdin = strings.NewReader(tc.source)
+		if out, err := compile.CombinedOutput(); err != nil {
+			t.Fatalf("gcc: %v\n%s", err, out)
+		}
+		if tc.section != "" {
+			if out, err := exec.Command("objcopy", "--add-section", tc.section+"=/etc/passwd", program).CombinedOutput(); err != nil {
+				t.Fatalf("objcopy: %v\n%s", err, out)
+			}
+		}
+		if got, err := needsExe(program); got != tc.want || err != nil {
+			t.Errorf("%s: %v, %v", tc.name, got, err)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
@@ -65,10 +66,19 @@ func (a *adding) source() (*plan.Source, error) {
 	if usesOrigin(a.program) {
 		src.Flags |= plan.FlagOwnPath
 	}
-	if needs, err := needsExe(a.program.Path); err != nil {
+	needs, err := needsExe(a.program.Path)
+	if err != nil {
 		return nil, err
-	} else if needs {
+	}
+	if needs {
 		src.Flags |= plan.FlagNeedsExe
+	}
+	looks, err := a.looksAtItself()
+	if err != nil {
+		return nil, err
+	}
+	if (needs || looks) && intercept.MayMakeUserNamespaces() {
+		src.Flags |= plan.FlagSetExe
 	}
 	if src.Real, err = filepath.EvalSymlinks(a.program.Path); err != nil {
 		return nil, err

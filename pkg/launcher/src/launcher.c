@@ -963,7 +963,8 @@ _Noreturn void leave(const struct leave *);
 /*
  * What is done on a page of its own, when the launcher's are gone: only then does
  * the kernel let /proc/self/exe name another file (kernel/sys.c,
- * replace_mm_exe_file).
+ * replace_mm_exe_file). It comes back, with the launcher still there, only if the
+ * name must be set and a child cannot.
  */
 struct stage {			/* and this one's */
 	struct leave leave;
@@ -971,10 +972,14 @@ struct stage {			/* and this one's */
 	struct mm_map *mm;
 	u32 how;
 	int file;		/* to be closed */
+	u32 must;
 };
-_Static_assert(__builtin_offsetof(struct stage, how) == 104 && sizeof(struct mm_map) == 104, "order");
+_Static_assert(__builtin_offsetof(struct stage, how) == 104 && __builtin_offsetof(struct stage, must) == 112 &&
+	       sizeof(struct mm_map) == 104, "order");
 enum { EXE_STAYS, EXE_SET, EXE_SET_BY_CHILD };
+enum { EXE_NEED_NOT, EXE_MUST, EXE_ASK };
 extern const char stage_code[], stage_end[];
+#define EXE_UNSET	"it reads its own file through /proc/self/exe, which the kernel does not let you set"
 
 /*
  * Who may not say which file he executes may do so as root of a user namespace
@@ -988,9 +993,13 @@ static u32 how_to_set_exe(const struct caller *c)
 	return c->may_set_exe || c->filtered ? EXE_SET : EXE_SET_BY_CHILD;
 }
 
-/* Leave by a stage, or without one if there cannot be any: then /proc/self/exe
- * stays as it is, and without a gadget the launcher where it is. */
-static _Noreturn void leave_by_stage(const struct caller *c, struct stage *s)
+/*
+ * Leave by a stage, or without one if there cannot be any: then /proc/self/exe
+ * stays as it is, and without a gadget the launcher where it is. It comes back if
+ * the name must be set and cannot be. Whoever wants the start to be explained is
+ * told before: for him a child is sent to find out and to touch nothing.
+ */
+static struct reason leave_by_stage(const struct caller *c, struct stage *s)
 {
 	struct text *page = fresh(0, 4096);
 
@@ -1002,10 +1011,13 @@ static _Noreturn void leave_by_stage(const struct caller *c, struct stage *s)
 			s->at = (u64)page;
 			s->len = 4096;
 			((void (*)(struct stage *))page)(s);
-			__builtin_unreachable();
 		}
 		sys3(SYS_munmap, (u64)page, 4096, 0);
 	}
+	if (s->must == EXE_ASK ? s->how != EXE_STAYS : s->must == EXE_MUST)
+		NO(EXE_UNSET);
+	if (s->must == EXE_ASK)
+		return YES;
 	sys3(SYS_close, s->file, 0, 0);
 	leave(&s->leave);
 }
@@ -1049,7 +1061,7 @@ static void take_away(const struct caller *c, struct leave *l)
  * needs no stage for those who may: two signal frames on the stack make the two
  * calls that are left, prctl and close, from the program's own text.
  */
-static _Noreturn void enter(const struct caller *c, const struct image *im, struct mm_map *mm, long program)
+static struct reason enter(const struct caller *c, const struct image *im, struct mm_map *mm, long program, u32 must)
 {
 	const struct plan_entry *e = &im->head->entry;
 	struct sigframe set_exe, close_file;
@@ -1061,10 +1073,10 @@ static _Noreturn void enter(const struct caller *c, const struct image *im, stru
 
 	*slot = e->rip;
 	if (program >= 0 && (!c->may_set_exe || !e->sig_return)) {
-		struct stage s = { .leave = l, .mm = mm, .file = program };
+		struct stage s = { .leave = l, .mm = mm, .file = program, .must = must };
 
 		take_away(c, &s.leave);
-		leave_by_stage(c, &s);
+		return leave_by_stage(c, &s);
 	}
 	if (program >= 0) {
 		mm->exe_fd = program;
@@ -1105,6 +1117,12 @@ static struct reason choose_layout(struct caller *c, struct image *im)
 	return YES;
 }
 
+/* Is there a way to set /proc/self/exe? The plan says whether a child may be tried. */
+static int may_try(const struct caller *c, const struct image *im)
+{
+	return c->may_set_exe || im->head->flags & PLAN_FLAG_SET_EXE;
+}
+
 /* Everything that must be true; nothing is touched. */
 static struct reason ask(struct caller *c, const char *path, const struct plan_file_id *id, struct image *im,
 			 struct rlimit *stack)
@@ -1122,9 +1140,8 @@ static struct reason ask(struct caller *c, const char *path, const struct plan_f
 	if (!no.why && im->head->flags & PLAN_FLAG_CHECK_EXEC && !opened(c) &&
 	    failed(sys4(SYS_faccessat2, AT_FDCWD, (u64)c->program, X_OK, AT_EACCESS)))
 		no = (struct reason){ "you may not execute it", c->program };
-	if (!no.why && im->head->flags & PLAN_FLAG_NEEDS_EXE && !c->linker &&
-	    !(c->may_set_exe && im->head->entry.sig_return))
-		no = (struct reason){ "it reads its own file through /proc/self/exe, which the kernel does not let you set", 0 };
+	if (!no.why && im->head->flags & PLAN_FLAG_NEEDS_EXE && !c->linker && !may_try(c, im))
+		no = (struct reason){ EXE_UNSET, 0 };
 	if (!no.why)
 		no = ask_program(c, im, id);
 	return no;
@@ -1172,6 +1189,7 @@ static struct reason become(struct caller *c, const char *path, const struct pla
 	struct mm_map mm;
 	struct reason no;
 	long program = -1;
+	u32 must = EXE_NEED_NOT;
 	u64 tid;
 
 	no = ask(c, path, id, &im, &stack);
@@ -1194,18 +1212,21 @@ static struct reason become(struct caller *c, const char *path, const struct pla
 		write_auxv(c, &im);
 		no = describe(c, &im, &mm);
 	}
-	if (no.why) {
-		if (c->given >= 0)
-			undo(c, &im);
-		return no;
-	}
-	if (c->explain)
-		tell(c, INFO, "resident start", "image", string(&im, im.head->id), 0);
-	if (program >= 0 && c->given < 0 && (!im.head->entry.sig_return || !c->may_set_exe)) {
+	if (program >= 0 && c->given < 0 && !may_try(c, &im)) {
 		sys3(SYS_close, program, 0, 0);
 		program = -1;
 	}
-	enter(c, &im, &mm, program);
+	if (im.head->flags & PLAN_FLAG_NEEDS_EXE && !c->may_set_exe)
+		must = EXE_MUST;
+	if (!no.why && must && c->explain)
+		no = enter(c, &im, &mm, program, EXE_ASK);
+	if (!no.why && c->explain)
+		tell(c, INFO, "resident start", "image", string(&im, im.head->id), 0);
+	if (!no.why)
+		no = enter(c, &im, &mm, program, must);
+	if (c->given >= 0)
+		undo(c, &im);
+	return no;
 }
 
 /* execve, for a script without #! as execvp(3) has it. It comes back with the
@@ -1910,6 +1931,7 @@ static _Noreturn void load(struct caller *c, const struct stat *st, struct reaso
 	s.leave.gadget = l.gadget;
 	take_away(c, &s.leave);
 	leave_by_stage(c, &s);
+	__builtin_unreachable();
 }
 
 /*
@@ -2085,7 +2107,8 @@ static struct reason become_beside(struct caller *c, struct text *path, const st
 	if (c->explain)
 		tell(c, INFO, "resident start", "image", string(&im, im.head->id), 0);
 	note(c, '+', id, path);
-	enter(c, &im, &mm, -1);
+	enter(c, &im, &mm, -1, EXE_NEED_NOT);
+	__builtin_unreachable();
 }
 
 /* Do the index links' paths fit into short texts? */

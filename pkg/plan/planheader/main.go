@@ -32,6 +32,7 @@ func header() string {
 		{"VERSION", plan.Version}, {"KIND_LINKED", plan.KindLinked},
 		{"FLAG_CHECK_EXEC", plan.FlagCheckExec}, {"FLAG_KEEP_BRK", plan.FlagKeepBrk}, {"FLAG_OWN_PATH", plan.FlagOwnPath},
 		{"FLAG_NEEDS_EXE", plan.FlagNeedsExe},
+		{"FLAG_SET_EXE", plan.FlagSetExe},
 		{"FILE_PROGRAM", plan.FileProgram}, {"FILE_PAGES", plan.FilePages}, {"FILE_LINKER", plan.FileLinker},
 		{"FIX_SP", plan.FixSP}, {"FIX_ARGV", plan.FixArgv}, {"FIX_ENVP", plan.FixEnvp},
 		{"FIX_AUXV", plan.FixAuxv}, {"FIX_PLATFORM", plan.FixPlatform}, {"FIX_RANDOM", plan.FixRandom},
