@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +27,7 @@ type recorder struct {
 	random []uint64
 	// message is what was written to standard error.
 	message []byte
+	mask    uint64 // the signals that were blocked before
 
 	placer *placer // chooses where memory is mapped, or nil
 
@@ -70,6 +72,20 @@ var plainCalls = map[uint64]bool{
 	unix.SYS_RESTART_SYSCALL: true,
 }
 
+// fileCalls are plainCalls that are about the descriptor that is their argument of
+// this number.
+var fileCalls = map[uint64]struct {
+	name string
+	file int
+}{
+	unix.SYS_READ:    {"read", 0},
+	unix.SYS_PREAD64: {"pread64", 0},
+	unix.SYS_LSEEK:   {"lseek", 0},
+	unix.SYS_CLOSE:   {"close", 0},
+	unix.SYS_FSTAT:   {"fstat", 0},
+	unix.SYS_FCNTL:   {"fcntl", 0},
+}
+
 // callNames are those of the calls that a message is likely to be about.
 var callNames = map[uint64]string{
 	unix.SYS_CLONE: "clone", unix.SYS_CLONE3: "clone3", unix.SYS_FORK: "fork", unix.SYS_VFORK: "vfork",
@@ -95,6 +111,10 @@ const (
 
 // run lets the process run to the breakpoint, noting its system calls.
 func (r *recorder) run(t *tracer, b *breakpoint) error {
+	var err error
+	if r.mask, err = signalMask(r.pid); err != nil {
+		return err
+	}
 	sig := 0
 	for {
 		ws, err := t.toSyscall(r.pid, sig)
@@ -141,10 +161,18 @@ func (r *recorder) onEntry(info syscallInfo) error {
 	if !plainCalls[nr] {
 		return refusef("its dynamic linker calls %s, which an image cannot repeat", callName(nr))
 	}
+	if call, ok := fileCalls[nr]; ok {
+		if err := r.onFile(call.name, info.arg(call.file)); err != nil {
+			return err
+		}
+	}
 	switch nr {
 	case unix.SYS_MMAP:
 		if info.arg(3)&unix.MAP_TYPE != unix.MAP_PRIVATE {
 			return refusef("its dynamic linker maps shared memory")
+		}
+		if info.arg(3)&unix.MAP_ANONYMOUS == 0 {
+			return r.onFile("mmap", info.arg(4))
 		}
 	case unix.SYS_ARCH_PRCTL:
 		if info.arg(0) == archSetGS {
@@ -154,6 +182,15 @@ func (r *recorder) onEntry(info syscallInfo) error {
 		return r.onLimit()
 	case unix.SYS_WRITE, unix.SYS_WRITEV:
 		return r.onWrite()
+	}
+	return nil
+}
+
+// onFile refuses what is about a descriptor that the caller of the program has
+// opened: the template's lead to /dev/null. Any other one was opened by the linker.
+func (r *recorder) onFile(name string, fd uint64) error {
+	if int32(fd) >= 0 && int32(fd) <= 2 {
+		return refusef("its dynamic linker calls %s of the descriptor %d, which is another file in each process", name, int32(fd))
 	}
 	return nil
 }
@@ -169,7 +206,10 @@ func (r *recorder) onPath(name string, arg int) error {
 	}
 	switch {
 	case path == "": // the descriptor itself, AT_EMPTY_PATH
-		return nil
+		if arg == 0 {
+			return nil
+		}
+		return r.onFile(name, r.entry.arg(arg-1))
 	case path == "/proc/self/exe" && strings.HasPrefix(name, "readlink"):
 		// $ORIGIN (glibc's _dl_get_origin). It tells the program's own path,
 		// which the image is bound to anyway.
@@ -297,6 +337,13 @@ func (r *recorder) check(regs *unix.PtraceRegs) error {
 	if r.fsBase != 0 && regs.Fs_base != r.fsBase {
 		return fmt.Errorf("the FS base is %#x, but arch_prctl set %#x", regs.Fs_base, r.fsBase)
 	}
+	mask, err := signalMask(r.pid)
+	if err != nil {
+		return err
+	}
+	if mask != r.mask {
+		return refusef("its dynamic linker changes which signals are blocked (from %#x to %#x)", r.mask, mask)
+	}
 	r.fsBase = regs.Fs_base // WRFSBASE sets it without a system call
 	rseq, err := getRseq(r.pid)
 	if err != nil {
@@ -313,4 +360,10 @@ func (r *recorder) check(regs *unix.PtraceRegs) error {
 		return fmt.Errorf("the robust list is at %#x, but was seen at %#x", head, r.robustHead)
 	}
 	return nil
+}
+
+// signalMask gives the signals that a stopped process has blocked.
+func signalMask(pid int) (mask uint64, err error) {
+	_, err = ptrace(unix.PTRACE_GETSIGMASK, pid, unsafe.Sizeof(mask), uintptr(unsafe.Pointer(&mask)))
+	return mask, err
 }

@@ -50,6 +50,12 @@ func TestStopRefusesCalls(t *testing.T) {
 		{"reads another limit", "r(302, 0, 7, 0, (long)zeros, 0);", "resource limit number 7"},
 		{"sets a limit", "r(302, 0, 3, (long)zeros, 0, 0);", "sets a resource limit"},
 		{"writes to a file", `r(1, 1, (long)"hello", 5, 0, 0);`, "writes to a file"},
+		{"blocks a signal", "zeros[0] = 1 << 9; r(14, 0, (long)zeros, 0, 8, 0);", "which signals are blocked"},
+		{"looks at standard output", "kept = r(5, 1, (long)page, 0, 0, 0);", "fstat of the descriptor 1"},
+		{"looks at standard output by newfstatat", `kept = r(262, 1, (long)"", (long)page, 0x1000, 0);`, "newfstatat of the descriptor 1"},
+		{"reads standard input", "kept = r(0, 0, (long)page, 1, 0, 0);", "read of the descriptor 0"},
+		{"asks for the flags of standard error", "kept = r(72, 2, 3, 0, 0, 0);", "fcntl of the descriptor 2"},
+		{"closes standard input", "r(3, 0, 0, 0, 0, 0);", "close of the descriptor 0"},
 		{"writable and executable", "r(10, (long)page & -4096, 4096, 7, 0, 0);", "both writable and executable"},
 		{"maps a file that goes", `long fd = r(2, (long)"` + temporary + `", 0, 0, 0, 0);
 			kept = r(9, 0, 4096, 1, 2, fd); r(3, fd, 0, 0, 0, 0); r(87, (long)"` + temporary + `", 0, 0, 0, 0);`, "system call number 87"},
