@@ -79,6 +79,9 @@ func (p *Process) start(path string, argv, env []string, ip uint64, opts StartOp
 	if p.PID, err = p.tracer.start(path, argv, env, dir, files); err != nil {
 		return err
 	}
+	if err := letLauncher(p.PID); err != nil {
+		return err
+	}
 	soft, err := p.tracer.softBreakpoints(p.PID)
 	if err != nil {
 		return err

@@ -95,6 +95,9 @@ func (t *tracer) timeStart(donor string, s TimedStart, null uintptr) (time.Durat
 		return 0, err
 	}
 	defer t.discard(pid)
+	if err := letLauncher(pid); err != nil {
+		return 0, err
+	}
 	if err := t.aimExec(pid); err != nil {
 		return 0, err
 	}

@@ -257,6 +257,12 @@ func getRobustList(pid int) (head, size uint64, err error) {
 	return head, size, nil
 }
 
+// letLauncher lets a process have a child that is not traced, in vfork's way: a
+// launcher's that sets /proc/self/exe.
+func letLauncher(pid int) error {
+	return unix.PtraceSetOptions(pid, traceOptions&^unix.PTRACE_O_TRACEVFORK)
+}
+
 func ptrace(request, pid int, addr, data uintptr) (uintptr, error) {
 	r, _, errno := unix.Syscall6(unix.SYS_PTRACE, uintptr(request), uintptr(pid), addr, data, 0, 0)
 	if errno != 0 {
