@@ -68,6 +68,9 @@ func TestVectors(t *testing.T) {
 			"--variable", "A=1", "--variable", "A=2", "--variable", "LD", "--variable", "L", "--variable", "LDX=1",
 			"--variable", "MALLOC=1", "--variable", "RESIDENTCTL_OFF=", "--variable", "RESIDENTCTL_OFF=0"}},
 		{name: "name of the launcher's own", options: []string{"--variable", "RESIDENTCTL_RUNNING=s"}},
+		{name: "variable of the launcher's own", options: []string{"--variable", "RESIDENTCTL_RUN=s", "--variable", "RESIDENTCTL_RUN=e:1",
+			"--variable", "B=2", "--variable", "RESIDENTCTL_RUN=x"}},
+		{name: "variable of the launcher's own, last", options: []string{"--variable", "B=2", "--variable", "RESIDENTCTL_RUN=s"}},
 	})
 
 	// The kernel takes a quarter of the stack's limit for strings and pointers

@@ -279,9 +279,33 @@ static void find_self(struct caller *c)
 	c->plan_at = c->start - PLAN_ROOM;
 }
 
-/* What `run` hands to the launcher file that it executes: this variable, with
- * the letters s for --strict and e for --explain. */
+/* What `run` hands to the launcher file that it executes: this variable, the last,
+ * with the letters s for --strict and e for --explain, a colon, and the process's
+ * id, so that none that somebody else has set is taken for it. */
 #define HANDED	"RESIDENTCTL_RUN="
+
+static int handed(struct caller *c, const char *s)
+{
+	u64 pid = 0;
+	int strict, explain;
+
+	if (!starts(s, HANDED))
+		return 0;
+	s += sizeof(HANDED) - 1;
+	strict = *s == 's';
+	s += strict;
+	explain = *s == 'e';
+	s += explain;
+	if (!(strict || explain) || *s++ != ':' || *s == '0')
+		return 0;
+	for (; *s >= '0' && *s <= '9'; s++)
+		pid = pid * 10 + *s - '0';
+	if (*s || pid != (u64)sys3(SYS_getpid, 0, 0, 0))
+		return 0;
+	c->strict |= strict;
+	c->explain |= explain;
+	return 1;
+}
 
 /* Take a variable off the initial stack: all that stands above it moves down by
  * a word. */
@@ -322,7 +346,7 @@ static struct reason ask_filter(void)
 static struct reason ask_environment(struct caller *c)
 {
 	const char *unusable = 0;
-	char **e, **handed = 0;
+	char **e;
 
 	for (e = c->envp; *e; e++) {
 		const char *s = *e;
@@ -337,15 +361,11 @@ static struct reason ask_environment(struct caller *c)
 			c->explain = 1;
 		else if (s[0] == 'R' && starts(s, "RESIDENTCTL_OFF=") && s[16] && !equal(s + 16, "0"))
 			unusable = s;
-		else if (s[0] == 'R' && starts(s, HANDED))
-			handed = e;
 	}
-	if (handed) {
-		const char *word = *handed + sizeof(HANDED) - 1;
-
-		for (; *word; word++)
-			*(*word == 's' ? &c->strict : &c->explain) = 1;
-		take_variable(c, handed);
+	/* Its string is the last too (fs/exec.c, do_execveat_common). */
+	if (e > c->envp && handed(c, e[-1])) {
+		c->env_end = (u64)e[-1];
+		take_variable(c, e - 1);
 	}
 	if (unusable)
 		NO_FOR("the environment changes how it is linked", unusable);
@@ -1448,6 +1468,7 @@ static struct reason exec_launcher(struct caller *c, const struct config *cfg, i
 				   const struct plan_file_id *id, struct text *path)
 {
 	char **argv = c->argv, **envp = c->envp, **end = 0;
+	struct text *t;
 	const struct plan_file_id *want;
 	const char *program;
 	struct image im;
@@ -1490,7 +1511,13 @@ static struct reason exec_launcher(struct caller *c, const struct config *cfg, i
 		envp--;
 		for (end = c->argv; end < c->envp || *end; end++)
 			end[-1] = *end;
-		end[-1] = !c->strict ? HANDED "e" : c->explain ? HANDED "se" : HANDED "s";
+		_Static_assert(3 * sizeof(*t) <= SCRATCH, "room behind the two paths");
+		t = (struct text *)(path->buf + ((path->len + 8) & ~7UL));
+		t->len = 0;
+		add(t, HANDED);
+		add(t, !c->strict ? "e:" : c->explain ? "se:" : "s:");
+		add_number(t, sys3(SYS_getpid, 0, 0, 0));
+		end[-1] = t->buf;
 	}
 	sys3(SYS_execve, (u64)path->buf, (u64)argv, (u64)envp);
 	if (end)
