@@ -14,29 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// The differences between a plain and a resident start that these tests allow.
-// Each has its cause in the kernel.
-//
-//   - /proc/self/exe is the launcher file for a caller without
-//     CAP_CHECKPOINT_RESTORE: PR_SET_MM_EXE_FILE asks for it (kernel/sys.c,
-//     prctl_set_mm_exe_file). Its last component is the same, and compared.
-//   - AT_EXECFN is the path by which the program was made resident, not another one
-//     (relative, a hard link's) that run was given, for the same callers and the
-//     same reason, and where residentctl's own path is shorter than that path (see
-//     the next): run then executes the launcher file.
-//   - AT_EXECFN's string stands where `run`'s own arguments stood if the program's
-//     path is longer than residentctl's: the kernel copies it before a process
-//     can say anything (fs/exec.c, do_execveat_common). Its text is compared.
-//   - Writable and relocated data is mapped from an image's pages instead of the
-//     program's and libraries' files: this is what a resident start is. Text is
-//     compared.
-//   - RLIMIT_AS and RLIMIT_DATA count residentctl's own mappings while `run` is at
-//     work (mm/mmap.c, may_expand_vm), so limits below its size refuse it, as they
-//     would any other program. A launcher file needs less than the program.
-//   - Addresses of text and of libraries are an image's, not a start's.
-//
-// Those of exec alone stand in ways_test.go (inMountNamespace, inUserNamespace,
-// coveredLinker) and in TestExecOfUsers, those of shims at byShim.
+// The differences between a plain and a resident start that these tests allow are
+// those that DESIGN.md lists, with their causes, under "What is compared with an
+// exec, and what differs".
 
 // Signals, limits and personalities by number, as fixtures/situation.c takes them
 // (signal(7), asm-generic/resource.h, linux/personality.h).

@@ -100,23 +100,17 @@ var byExec = way{name: "exec", argv: plain.argv, takes: linkedByGlibc, ownExe: t
 	},
 }
 
-// inMountNamespace is how every start under exec differs.
-//
-//   - The mount namespace is another one: only there can the dynamic linker's path
-//     lead to another file (mount_namespaces(7)).
-//   - The dynamic linker itself is mapped by the path under which it is mounted a
-//     second time, and /proc/self/maps shows that.
+// inMountNamespace is how every start under exec differs. This and the other
+// differences of a way below are DESIGN.md's, "What is compared with an exec, and what
+// differs".
 var inMountNamespace = []noise{
 	{regexp.MustCompile(`(?m)^mnt namespace: .*$`), "mnt namespace"},
 	{regexp.MustCompile(`(?m)^(r-xp) (ld-linux-x86-64\.so\.2|original) `), "$1 LINKER "},
 }
 
-// inUserNamespace is how an ordinary user's start under exec differs because of the
-// user namespace. (What else a user namespace changes, such as what setuid programs
-// and supplementary groups can do, TestExecOfUsers looks at.)
-//
-//   - The bounding set is full in a new one, although no capability in it reaches
-//     beyond (kernel/user_namespace.c, set_cred_user_ns).
+// inUserNamespace is how an ordinary user's start under exec differs besides. (What
+// else a user namespace changes, such as what setuid programs and supplementary groups
+// can do, TestExecOfUsers looks at.)
 var inUserNamespace = []noise{{regexp.MustCompile(`(?m)^CapBnd:\t.*$`), "CapBnd:"}}
 
 // coveredLinker is how a normal start under exec differs: its dynamic linker is some

@@ -42,8 +42,8 @@ var kernelTests = []struct {
 	{"moving the vDSO", false, (*guinea).moveVDSO, "the kernel forbids mremap of the vDSO (mseal, a seccomp filter): every start will be a normal one"},
 	{"rseq", false, (*guinea).rseq, "rseq(2) is missing or filtered: glibc's programs will start normally"},
 	{"PR_SET_MM_MAP", false, (*guinea).setMM, "a kernel with CONFIG_CHECKPOINT_RESTORE is needed; without it CRIU does not work either"},
-	{"setting /proc/PID/exe", true, (*guinea).setExe, "in a start by this user /proc/self/exe is the launcher file; root, and who has CAP_CHECKPOINT_RESTORE, can set it"},
-	{"user namespaces", true, (*guinea).userNamespace, "nothing needs them yet"},
+	{"setting /proc/PID/exe", true, (*guinea).setExe, "in a start by this user a child in a user namespace sets it, for programs that look at themselves; root, and who has CAP_CHECKPOINT_RESTORE, need none"},
+	{"user namespaces", true, (*guinea).userNamespace, "in a start by an ordinary user /proc/self/exe is the launcher file, and programs that read their own file start normally"},
 }
 
 // ProbeKernel tries out what is needed of the kernel, by doing it in processes
