@@ -92,7 +92,8 @@ func (c *comparison) word(addr, a, b uint64) (wordClass, []plan.Fixup) {
 	switch {
 	case c.template.dead(a) && c.twin.dead(b),
 		slices.Contains(c.random, a),
-		c.time(addr, a, b):
+		c.time(addr, a, b),
+		c.cpuNumber(addr, a, b):
 		return wordNoise, nil
 	}
 	return wordUnknown, nil
@@ -128,6 +129,25 @@ func (c *comparison) plausible(v uint64) bool {
 	return v >= c.tscStart && v <= c.tscEnd || v >= minDuration && v <= c.tscEnd-c.tscStart
 }
 
+// cpuNumber tells whether two words of the dynamic linker's differ in nothing but the
+// initial APIC id in what CPUID's leaf 1 leaves in EBX (bits 31 to 24), in either half:
+// cpu_features keeps the register (sysdeps/x86/cpu-features.c, update_usable). Both
+// processes run on one CPU, but some hypervisors tell the number of their own under
+// it, which changes.
+func (c *comparison) cpuNumber(addr, a, b uint64) bool {
+	const id = 0xff000000
+	if addr < c.linker.Start || addr >= c.linker.End {
+		return false
+	}
+	for _, shift := range []int{0, 32} {
+		if half := (a ^ b) >> shift; half<<shift == a^b && half&^id == 0 {
+			_, ebx, _, _ := linux.CPUID(1, 0)
+			return uint32(a>>shift)&^id == ebx&^id
+		}
+	}
+	return false
+}
+
 // minDuration is less than any work takes between two RDTSC: what differs by
 // less, a counter or a flag, is no time.
 const minDuration = 64
@@ -135,6 +155,9 @@ const minDuration = 64
 // maxTimes is how many words of the dynamic linker may be times. glibc has
 // three, so more are something else.
 const maxTimes = 4
+
+// maxNumbers is how many words of the dynamic linker may hold the number of the CPU.
+const maxNumbers = 2
 
 // fixups compares all memory that the two processes have written and returns
 // the fix-ups by address, and the template's own pages.
@@ -217,6 +240,7 @@ type scan struct {
 	*comparison
 	found   []plan.Fixup
 	times   int
+	numbers int
 	unknown *ProcessWordError
 }
 
@@ -243,6 +267,8 @@ func (s *scan) words(addr uint64, a, b []byte) {
 		case wordNoise:
 			if s.time(at, x, y) {
 				s.times++
+			} else if s.cpuNumber(at, x, y) {
+				s.numbers++
 			}
 		case wordUnknown:
 			s.addUnknown(at, x, y)
@@ -269,6 +295,9 @@ func (s *scan) verdict() error {
 	}
 	if s.times > maxTimes {
 		return refusef("%d words of its dynamic linker look like times, more than any known one has", s.times)
+	}
+	if s.numbers > maxNumbers {
+		return refusef("%d words of its dynamic linker look like the number of the CPU, more than any known one has", s.numbers)
 	}
 	return nil
 }

@@ -39,6 +39,8 @@ func TestWord(t *testing.T) {
 	one := func(addr uint64, kind, size uint32) []plan.Fixup {
 		return []plan.Fixup{{Addr: addr, Kind: kind, Size: size}}
 	}
+	_, ebx, _, _ := linux.CPUID(1, 0)
+	leaf := uint64(ebx &^ 0xff000000)
 	tests := []struct {
 		name  string
 		addr  uint64
@@ -71,6 +73,11 @@ func TestWord(t *testing.T) {
 		{"times, not the linker's", 0xa000, 1<<40 + 5, 1<<40 + 50000, wordUnknown, nil},
 		{"a counter in the linker", 0x9000, 3, 4, wordUnknown, nil},
 		{"too long", 0x9000, 100001, 5000, wordUnknown, nil},
+		{"the CPU's number", 0x9000, 7<<32 | leaf | 0x2e000000, 7<<32 | leaf | 0xa1000000, wordNoise, nil},
+		{"the CPU's number, high half", 0x9000, (leaf|0x2e000000)<<32 | 7, (leaf|0xa1000000)<<32 | 7, wordNoise, nil},
+		{"the CPU's number, not the linker's", 0xa000, leaf | 0x2e000000, leaf | 0xa1000000, wordUnknown, nil},
+		{"more than the CPU's number", 0x9000, leaf | 0x2e000000, (leaf ^ 1) | 0xa1000000, wordUnknown, nil},
+		{"like the CPU's number", 0x9000, (leaf ^ 1) | 0x2e000000, (leaf ^ 1) | 0xa1000000, wordUnknown, nil},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -123,6 +130,17 @@ func TestScan(t *testing.T) {
 		s.words(0x1000, put(sp-8), put(sp-8))
 		if err := s.verdict(); err != nil {
 			t.Error(err)
+		}
+	})
+	t.Run("too many CPU numbers", func(t *testing.T) {
+		_, ebx, _, _ := linux.CPUID(1, 0)
+		is, was := uint64(ebx&^0xff000000)|0x2e000000, uint64(ebx&^0xff000000)|0xa1000000
+		for n := 1; n <= 3; n++ {
+			s := scan{comparison: c}
+			s.words(0x9000, put(is, is, is)[:8*n], put(was, was, was))
+			if err := s.verdict(); (err != nil) != (n > 2) {
+				t.Errorf("%d: %v", n, err)
+			}
 		}
 	})
 	t.Run("too many times", func(t *testing.T) {
