@@ -330,3 +330,161 @@ func TestShimsAndLinkEnvironment(t *testing.T) {
 	remove(t, filepath.Join(w.first, "speak"))
 	w.calls(t, "two speak a b c", "started normally")
 }
+
+// What a wrapper does first: it says that it is one, and gives up before it would go
+// round for ever.
+const wrapper = `#!/bin/bash
+depth=${depth}x; export depth; [ ${#depth} -lt 20 ] || exit 98
+echo -n "wrapped "
+# The next of my name in PATH that is not I.
+next() { IFS=:; for d in $PATH; do [ -x "$d/speak" ] && [ ! "$d/speak" -ef "$0" ] && echo "$d/speak" && return; done; }
+`
+
+// TestShimsAndWrappers: a program of the same name that stands before the enabled one
+// looks for the next in PATH itself. The shim must not lead back to it.
+func TestShimsAndWrappers(t *testing.T) {
+	w := newShimWorld(t)
+	speak := filepath.Join(w.second, "speak")
+	w.build(t, speak, "one")
+	w.enable(t, "speak")
+	elf := filepath.Join(folder(t), "elf")
+	const source = `#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int main(int argc, char **argv)
+{
+	char *path = strdup(getenv("PATH")), *folder, next[4096], self[4096] = "", real[4096], depth[24];
+	int n = getenv("depth") ? atoi(getenv("depth")) : 0, status = 0;
+
+	if (n++ > 20)
+		return 98;
+	sprintf(depth, "%d", n);
+	setenv("depth", depth, 1);
+	printf("wrapped ");
+	fflush(stdout);
+	readlink("/proc/self/exe", self, sizeof(self) - 1);
+	while ((folder = strsep(&path, ":"))) {
+		snprintf(next, sizeof(next), "%s/speak", folder);
+		if (access(next, X_OK) || !realpath(next, real) || !strcmp(real, self))
+			continue;
+		if (fork() == 0)
+			return execv(next, argv);
+		wait(&status);
+		return WEXITSTATUS(status);
+	}
+	return argc;
+}
+`
+	if err := os.WriteFile(elf+".c", []byte(source), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	compile(t, elf, elf+".c")
+	binary, err := os.ReadFile(elf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct{ content, want string }{
+		"exec":      {wrapper + `exec -a speak "$(next)" "$@"`, "wrapped one speak a b c"},
+		"fork":      {wrapper + `(exec -a speak "$(next)" "$@"); exit $?`, "wrapped one speak a b c"},
+		"fork in C": {string(binary), "wrapped one speak a b c"},
+		// As pyenv: its own folder is passed over, and a folder more comes first in PATH.
+		"manager": {wrapper + `found=$(PATH=${PATH//"${0%/*}":/} command -v speak)
+			PATH=/usr/local/nowhere:$PATH exec -a speak "$found" "$@"`, "wrapped one speak a b c"},
+		// What it calls by its own name is itself.
+		"nested":       {wrapper + `[ "$1" = end ] || { echo; exec speak end; }; echo $1`, "wrapped \nwrapped end"},
+		"nested, fork": {wrapper + `[ "$1" = end ] || { echo; speak end; exit $?; }; echo $1`, "wrapped \nwrapped end"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := os.WriteFile(filepath.Join(w.first, "speak"), []byte(test.content), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for _, env := range [][]string{nil, {"LD_BIND_NOW=1"}} {
+				w.env = env
+				w.calls(t, test.want, "started normally") // the first that says how
+			}
+			w.env = nil
+			if !strings.Contains(test.want, "one") {
+				return
+			}
+			// It is the wrapper that is executed, and its program starts from its image.
+			for _, u := range users {
+				r := w.start(t, plain, u, "/usr/bin/env", command{args: []string{"speak"}, env: []string{w.path(), "RESIDENTCTL_EXPLAIN=1"}})
+				if !strings.Contains(r.Stderr, speak+": resident start") {
+					t.Errorf("%s: %+v", u.name, r)
+				}
+			}
+			// Of another store's shims between them, and by their names with a slash more.
+			other := newStore(t, filepath.Join(folder(t), "other"))
+			c := other.command("enable", "--even-if-slower", speak)
+			c.Env = append(os.Environ(), "PATH="+w.second+":/usr/bin:/bin")
+			if out, err := c.CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			for _, path := range [][]string{
+				{w.shims(), other.shims(), w.first, w.second},
+				{other.shims() + "/", w.shims(), w.shims() + "//", w.first, w.shims(), w.second, other.shims()},
+				{w.shims(), w.first, other.shims(), w.second, w.first},
+				{w.shims(), w.first, w.second, ""},
+			} {
+				for _, script := range []string{"speak a 'b c'", `exec "$0" --filter-errno 169 -- /usr/bin/env env speak a 'b c'`} {
+					r := w.start(t, plain, root, "/bin/sh", command{args: []string{"-c", script, fixture(t, "situation")},
+						env: []string{"PATH=" + strings.Join(path, ":") + ":/usr/bin:/bin"}})
+					if r.Stdout != test.want+"\n" {
+						t.Errorf("%s: %s: %+v", path, script, r)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestShimsPath: another program gets the folders of PATH in another order and is not
+// otherwise touched; the program itself gets all as it is.
+func TestShimsPath(t *testing.T) {
+	w := newShimWorld(t)
+	speak := filepath.Join(w.second, "speak")
+	w.build(t, speak, "one")
+	w.enable(t, "speak")
+	if err := os.WriteFile(filepath.Join(w.first, "speak"), []byte("#!/bin/sh\nexec /usr/bin/env"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	behind := strings.Join([]string{w.first, w.shims(), w.second, "/usr/bin", "/bin"}, ":")
+	for path, want := range map[string]string{
+		strings.TrimPrefix(w.path(), "PATH="):                           behind,
+		"/nowhere::" + strings.TrimPrefix(w.path(), "PATH=") + ":":      "/nowhere::" + behind + ":",
+		w.shims() + "/:" + w.shims() + ":" + w.first:                    w.first + ":" + w.shims() + "/:" + w.shims(),
+		w.shims() + ":" + w.second + ".no:" + w.first + ":" + w.shims(): w.second + ".no:" + w.first + ":" + w.shims() + ":" + w.shims(),
+	} {
+		env := func(path string) string {
+			r := w.start(t, plain, nobody, "/usr/bin/env", command{args: []string{"A=1", "speak"}, env: []string{"B=2", "PATH=" + path, "C=3"}})
+			return r.Stdout
+		}
+		got := env(path)
+		plain := env(w.first + ":" + path)
+		if got == "" || strings.Replace(plain, "PATH="+w.first+":"+path, "PATH="+want, 1) != got {
+			t.Errorf("with PATH=%s:\n%swant\n%s", path, got, want)
+		}
+	}
+}
+
+// TestShimsAndEnvironments: a virtual environment's python is a link to the enabled one,
+// and is not the same: by the link it knows where it belongs.
+func TestShimsAndEnvironments(t *testing.T) {
+	w := newShimWorld(t)
+	w.enable(t, installed(t, "python3"))
+	venv := filepath.Join(folder(t), "venv")
+	if out, err := exec.Command("/usr/bin/python3", "-m", "venv", "--without-pip", venv).CombinedOutput(); err != nil {
+		t.Skipf("there are no virtual environments here: %v\n%s", err, out)
+	}
+	for _, u := range users {
+		for _, path := range []string{venv + "/bin:" + w.shims(), w.shims() + ":" + venv + "/bin"} {
+			r := w.start(t, plain, u, "/bin/sh", command{args: []string{"-c", "python3 -c 'import sys; print(sys.prefix, sys.executable)'"}, env: []string{"PATH=" + path + ":/usr/bin:/bin"}})
+			if want := venv + " " + venv + "/bin/python3\n"; r.Stdout != want {
+				t.Errorf("%s, %s: %+v, want %s", u.name, path, r, want)
+			}
+		}
+	}
+}
