@@ -531,6 +531,10 @@ func TestDamagedAbout(t *testing.T) {
 			}
 		})
 	}
+	remove(t, filepath.Join(s.dir, "registry.db")) // which is not for alice anyway
+	if got := alice.lists(t, "--store", s.dir, "list"); len(got) != 2 {
+		t.Errorf("without a registry: %q", got)
+	}
 }
 
 // TestOwnStore: a user makes programs resident in a store of his own, with a CRIU
