@@ -549,7 +549,7 @@ func TestOwnStore(t *testing.T) {
 
 	alice.env = []string{"RESIDENTCTL_CRIU=" + capableCRIU(t)}
 	perl := installed(t, "perl")
-	alice.does(t, "add", perl)
+	alice.does(t, "add", "--even-if-slower", perl)
 	if diff := cmp.Diff([]string{perl + " in " + alice.store()}, ownOf(alice, alice.lists(t, "list"))); diff != "" {
 		t.Errorf("want (-), got (+):\n%s", diff)
 	}
@@ -576,10 +576,10 @@ func TestOwnStore(t *testing.T) {
 	alice.fails(t, 1, []string{"may not be read by you"}, "add", program(t, filepath.Join(dir, "execute-only"), 0o711, 0))
 	alice.fails(t, 1, []string{"may not be read by you"}, "add", program(t, filepath.Join(dir, "private"), 0o700, 0))
 	staffs := program(t, filepath.Join(dir, "staffs"), 0o750, staffID)
-	alice.does(t, "add", staffs)
+	alice.does(t, "add", "--even-if-slower", staffs)
 	alice.does(t, "run", "--strict", staffs)
 	odd := program(t, filepath.Join(dir, "odd"), 0o715, bobID) // a group that alice cannot give files to
-	alice.does(t, "add", odd)
+	alice.does(t, "add", "--even-if-slower", odd)
 	alice.does(t, "run", "--strict", odd)
 
 	alice.does(t, "remove", "perl")
@@ -606,12 +606,12 @@ func TestKilledUsersAdd(t *testing.T) {
 	program := program(t, filepath.Join(folder(t), "args"), 0o755, 0)
 
 	begin := time.Now()
-	alice.does(t, "add", program)
+	alice.does(t, "add", "--even-if-slower", program)
 	whole := time.Since(begin)
 	alice.does(t, "remove", "--all")
 	for range kills {
 		after := time.Duration(rand.Float64() * 1.1 * float64(whole))
-		add := alice.command(t, "add", program)
+		add := alice.command(t, "add", "--even-if-slower", program)
 		if err := add.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -624,6 +624,6 @@ func TestKilledUsersAdd(t *testing.T) {
 			t.Fatalf("after add was killed at %v of %v", after, whole)
 		}
 	}
-	alice.does(t, "add", program)
+	alice.does(t, "add", "--even-if-slower", program)
 	alice.does(t, "run", "--strict", program)
 }
