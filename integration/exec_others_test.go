@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -411,4 +412,45 @@ func waitForImage(dir string) error {
 		}
 	}
 	return errors.New("no process has an image mapped")
+}
+
+// TestExecValgrind: valgrind wants the dynamic linker's symbols, which it finds by the
+// build-id in another file, and finds in a program what it finds outside.
+func TestExecValgrind(t *testing.T) {
+	valgrind := installed(t, "valgrind")
+	dir := folder(t)
+	program := filepath.Join(dir, "leak")
+	const source = `#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+int main(void)
+{
+	char *s = malloc(4), *lost = malloc(1000);
+
+	strcpy(s, "four");
+	printf("%zu\n", strlen(s));
+	return lost == s;
+}
+`
+	if err := os.WriteFile(program+".c", []byte(source), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	compile(t, program, program+".c", "-O0", "-Wno-stringop-overflow", "-Wno-unused-result")
+	for _, e := range newExecers(t) {
+		t.Run(e.name, func(t *testing.T) {
+			words := []string{"--leak-check=full", "--error-exitcode=9", "--log-fd=1", program}
+			said := func(r result) result {
+				r.stdout = regexp.MustCompile(`==\d+==|0x[0-9A-Fa-f]+`).ReplaceAllString(r.stdout, "")
+				return r
+			}
+			outside := said(finish(t, e.exec(t, valgrind, words...)))
+			if outside.code != 9 || !strings.Contains(outside.stdout, "Invalid write") || !strings.Contains(outside.stdout, "definitely lost") {
+				t.Skipf("it does not work outside: %v", outside) // without the debugging symbols
+			}
+			inside := said(finish(t, e.inside(t, append([]string{valgrind}, words...)...)))
+			if diff := cmp.Diff(outside, inside, cmp.AllowUnexported(result{})); diff != "" {
+				t.Errorf("outside (-) and inside (+) differ:\n%s", diff)
+			}
+		})
+	}
 }

@@ -37,19 +37,24 @@ var ErrCovered = errors.New("the dynamic linker is covered already")
 // first, which becomes the program if one of the stores (at most four) has an
 // image of it, and else enters the linker as the kernel would have. Link
 // editors and debuggers find the same linker as before: sections and symbols
-// stay, only a PT_NOTE has become a PT_LOAD.
+// stay, also the build-id by which debuggers and valgrind find others in another file.
+// Only PT_GNU_STACK has become a PT_LOAD: the kernel looks for it in the program
+// (fs/binfmt_elf.c, load_elf_binary), and glibc in what it has loaded itself. Where the
+// linker is executed as a program it is missing, for which the stack of a 64-bit process
+// is not executable either (since Linux 5.8, arch/x86/include/asm/elf.h,
+// elf_read_implies_exec).
 func Cover(linker []byte, o CoverOptions) ([]byte, error) {
 	head, progs, err := readLinker(linker)
 	if err != nil {
 		return nil, err
 	}
-	note, end := -1, uint64(0)
+	spare, end := -1, uint64(0)
 	for i, p := range progs {
 		switch elf.ProgType(p.Type) {
-		case elf.PT_NOTE:
-			note = i
+		case elf.PT_GNU_STACK:
+			spare = i
 		case elf.PT_LOAD:
-			if p.Vaddr < end || note >= 0 {
+			if p.Vaddr < end || spare >= 0 {
 				return nil, errors.New("its segments are not in the order that the kernel wants")
 			}
 			end = (p.Vaddr + p.Memsz + pageSize - 1) &^ (pageSize - 1)
@@ -58,8 +63,8 @@ func Cover(linker []byte, o CoverOptions) ([]byte, error) {
 	if bytes.Contains(linker, []byte(configMagic)) {
 		return nil, ErrCovered
 	}
-	if note < 0 {
-		return nil, errors.New("it has no note whose place the launcher could take")
+	if spare < 0 {
+		return nil, errors.New("it has no header whose place the launcher could take")
 	}
 
 	raw := bytes.Clone(linker)
@@ -85,7 +90,7 @@ func Cover(linker []byte, o CoverOptions) ([]byte, error) {
 	if w.err != nil {
 		return nil, w.err
 	}
-	progs[note] = elf.Prog64{
+	progs[spare] = elf.Prog64{
 		Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X),
 		Off: uint64(out.Len()), Vaddr: end, Paddr: end, Filesz: size, Memsz: size, Align: pageSize,
 	}

@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	"errors"
 	"os"
+	"slices"
 	"testing"
 )
 
@@ -64,6 +65,12 @@ func TestCover(t *testing.T) {
 		}
 		if got := loaded(t, is, p.Vaddr, p.Memsz); !bytes.Equal(got, want) && p.Off != 0 { // the first holds the headers
 			t.Errorf("the segment at %#x has changed", p.Vaddr)
+		}
+	}
+	for _, p := range was.Progs {
+		if p.Type != elf.PT_LOAD && p.Type != elf.PT_GNU_STACK &&
+			!slices.ContainsFunc(is.Progs, func(q *elf.Prog) bool { return q.ProgHeader == p.ProgHeader }) {
+			t.Errorf("the header %+v is missing", p.ProgHeader)
 		}
 	}
 	for i, s := range was.Sections {
