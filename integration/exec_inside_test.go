@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,7 +15,12 @@ func TestExecInside(t *testing.T) {
 	criu := capableCRIU(t)
 	for _, e := range newExecers(t) {
 		t.Run(e.name, func(t *testing.T) {
-			e.env = append(e.env, "RESIDENTCTL_CRIU="+criu)
+			// What others leave in the usual one is garbage to gc.
+			temporary := folder(t)
+			if err := os.Chmod(temporary, 0o777|os.ModeSticky); err != nil {
+				t.Fatal(err)
+			}
+			e.env = append(e.env, "RESIDENTCTL_CRIU="+criu, "TMPDIR="+temporary)
 			e.dir += "-inside" // exec's and exec --auto's of one user are the same
 			if e.auto {
 				e.dir += "-auto"
