@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -89,5 +90,46 @@ func TestExecInsideWithoutLinker(t *testing.T) {
 	}
 	if r := e.does(t, "--store", e.dir, "list"); strings.Count(r.stdout, "  current  ") != 2 {
 		t.Errorf("%v", r)
+	}
+}
+
+// TestExecInsideLaunchers: launcher files, and run, map the linker itself, and are not
+// started a second time through the covered one. A long path stands in other memory.
+func TestExecInsideLaunchers(t *testing.T) {
+	criu := capableCRIU(t)
+	for _, e := range newExecers(t) {
+		if e.auto {
+			continue
+		}
+		for _, long := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, a long path: %v", e.name, long), func(t *testing.T) {
+				e.env = append(e.env, "RESIDENTCTL_CRIU="+criu)
+				if long {
+					e.dir = filepath.Join(e.home, strings.Repeat("x", 200), strings.Repeat("y", 200), "residentctl")
+				}
+				if r := finish(t, e.exec(t, "/bin/mkdir", "-p", "-m", "755", e.dir)); r.code != 0 {
+					t.Fatal(r)
+				}
+				e.does(t, "--store", e.dir, "enable", "--even-if-slower", "cat")
+				const maps = " /proc/self/maps | sed 's/.* //' | sort | uniq"
+				shim := filepath.Join(e.dir, "shims", "cat")
+				for _, way := range []string{
+					"PATH=" + filepath.Dir(shim) + ":/usr/bin RESIDENTCTL_EXPLAIN=1 cat",
+					"RESIDENTCTL_EXPLAIN=1 " + shim,
+					residentctl(t) + " run --store " + e.dir + " --strict --explain cat",
+				} {
+					r := finish(t, e.inside(t, "/bin/sh", "-c", way+maps))
+					if r.code != 0 || strings.Count(r.stderr, "\n") != 1 || !strings.Contains(r.stderr, "/usr/bin/cat: resident start: image") {
+						t.Errorf("%s: %v", way, r)
+					}
+					// Nothing else is mapped than outside.
+					outside := finish(t, e.exec(t, "/bin/sh", "-c", way+maps))
+					linker := regexp.MustCompile(`(?m)^/.*(/ld-linux-x86-64\.so\.2|/exec/original)\n`)
+					if linker.ReplaceAllString(outside.stdout, "") != linker.ReplaceAllString(r.stdout, "") || !strings.Contains(r.stdout, e.dir+"/exec/original\n") {
+						t.Errorf("%s: mapped outside:\n%s\ninside:\n%s", way, outside.stdout, r.stdout)
+					}
+				}
+			})
+		}
 	}
 }

@@ -77,12 +77,12 @@ func Cover(linker []byte, o CoverOptions) ([]byte, error) {
 	padTo(out, pageSize)
 
 	w := wrapper{}
-	w.config.Linker = w.path(o.Original)
 	w.stores(o.Stores)
 	w.config.Root = o.Root
 	if o.Log != "" {
 		w.config.Log = w.path(o.Log)
 	}
+	w.config.Linker = w.path(o.Original) // at the end, where launcher files read it
 	w.config.Entry = int64(head.Entry) - int64(end)
 	w.config.Base = -int64(end)
 	size := uint64(len(Code) + binary.Size(w.config) + len(w.strings))

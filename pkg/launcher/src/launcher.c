@@ -771,6 +771,42 @@ static void done_with(const struct caller *c, long fd)
 		sys3(SYS_close, fd, 0, 0);
 }
 
+/*
+ * Inside of `residentctl exec` the dynamic linker's path leads to a copy, which ends
+ * with the path that leads to the linker itself (pkg/launcher, Cover). Gives a
+ * descriptor of what is there for the copy's, or the same one; what it has to be is
+ * for the caller to compare.
+ */
+static long uncover(long fd, struct stat *st)
+{
+	char here[SHORT], *end = here, *path, *more = 0;
+	u64 room = sizeof(here);
+	long original = -1;
+
+	for (;;) {
+		if (sys4(SYS_pread64, fd, (u64)end, room, st->size - room) != (long)room || end[room - 1])
+			break;
+		for (path = end + room - 1; path > end && path[-1]; path--)
+			;
+		if (path > end || more) {
+			if (*path == '/')
+				original = open_file(path);
+			break;
+		}
+		if (!(more = (char *)fresh(0, PATH_LEN)))
+			break;
+		end = more;
+		room = PATH_LEN;
+	}
+	if (more)
+		sys3(SYS_munmap, (u64)more, PATH_LEN, 0);
+	if (failed(original))
+		return fd;
+	sys3(SYS_close, fd, 0, 0);
+	sys3(SYS_fstat, original, (u64)st, 0);
+	return original;
+}
+
 /* Files are opened by the path that the dynamic linker used, compared, mapped
  * and closed. Two are kept: the program, for /proc/self/exe, and what is mapped over
  * that. */
@@ -793,7 +829,11 @@ static struct reason map_image(struct caller *c, const struct image *im, long *p
 		fd = f->flags & PLAN_FILE_PROGRAM && c->given >= 0 ? c->given : open_file(path);
 		if (failed(fd))
 			NO_FOR("this cannot be opened", path);
-		if (failed(sys3(SYS_fstat, fd, (u64)&st, 0)) || !same_file(&st, &f->id)) {
+		if (failed(sys3(SYS_fstat, fd, (u64)&st, 0)))
+			st.ino = 0;
+		else if (f->flags & PLAN_FILE_LINKER && !same_file(&st, &f->id))
+			fd = uncover(fd, &st);
+		if (!same_file(&st, &f->id)) {
 			done_with(c, fd);
 			NO_FOR("this has changed", path);
 		}

@@ -21,6 +21,7 @@ typedef long s64;
 #define SYS_munmap		11
 #define SYS_brk			12
 #define SYS_rt_sigprocmask	14
+#define SYS_pread64		17
 #define SYS_mremap		25
 #define SYS_getpid		39
 #define SYS_execve		59
