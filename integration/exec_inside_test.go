@@ -16,12 +16,7 @@ func TestExecInside(t *testing.T) {
 	criu := capableCRIU(t)
 	for _, e := range newExecers(t) {
 		t.Run(e.name, func(t *testing.T) {
-			// What others leave in the usual one is garbage to gc.
-			temporary := folder(t)
-			if err := os.Chmod(temporary, 0o777|os.ModeSticky); err != nil {
-				t.Fatal(err)
-			}
-			e.env = append(e.env, "RESIDENTCTL_CRIU="+criu, "TMPDIR="+temporary)
+			e.env = append(e.env, "RESIDENTCTL_CRIU="+criu, ownTemporary(t))
 			e.dir += "-inside" // exec's and exec --auto's of one user are the same
 			if e.auto {
 				e.dir += "-auto"
@@ -78,6 +73,7 @@ func TestExecInside(t *testing.T) {
 // Where the linker itself is out of sight nobody can say that an image is of no use.
 func TestExecInsideWithoutLinker(t *testing.T) {
 	e := newExecers(t)[0]
+	e.env = append(e.env, ownTemporary(t))
 	e.does(t, "--store", e.dir, "add", "perl")
 	rctl := residentctl(t) + " --store " + e.dir + " "
 	r := finish(t, e.inside(t, "/bin/sh", "-c", fmt.Sprintf("umount %s/exec/original && %[2]s gc; %[2]s list; %[2]s add true", e.dir, rctl)))
@@ -91,6 +87,17 @@ func TestExecInsideWithoutLinker(t *testing.T) {
 	if r := e.does(t, "--store", e.dir, "list"); strings.Count(r.stdout, "  current  ") != 2 {
 		t.Errorf("%v", r)
 	}
+}
+
+// ownTemporary is a TMPDIR for everybody in which nothing is: what others leave in the
+// usual one is garbage to gc.
+func ownTemporary(t *testing.T) string {
+	t.Helper()
+	dir := folder(t)
+	if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	return "TMPDIR=" + dir
 }
 
 // TestExecInsideLaunchers: launcher files, and run, map the linker itself, and are not
