@@ -218,7 +218,14 @@ func TestVerifyFindsDamage(t *testing.T) {
 			writePlan(t, file, p)
 			defer writePlan(t, file, original)
 			r := s.verify(t, program, "link")
-			if said := strings.Join(r.Failures, "\n"); r.OK || !strings.Contains(said, "the plan's "+tc.field+" ") {
+			want := "the plan's " + tc.field + " "
+			switch tc.field { // what list and check find as well
+			case "Files[0].ID.Ctime":
+				want = "its plan is of another state of the program"
+			case "number of Layouts":
+				want = "its plan has 1 other layouts instead of 0"
+			}
+			if said := strings.Join(r.Failures, "\n"); r.OK || !strings.Contains(said, want) {
 				t.Errorf("ok %v, failures %q", r.OK, said)
 			}
 		})
