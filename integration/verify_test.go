@@ -184,7 +184,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 		{"VDSO.BuildLen", func(p *plan.Plan) { p.VDSO.BuildLen = 0 }},
 		{"VDSO.BuildID", func(p *plan.Plan) { p.VDSO.BuildID[3] ^= 1 }},
 		{"VDSO.Parts", func(p *plan.Plan) { p.VDSO.Parts[0] += 0x1000; p.VDSO.Parts[1] -= 0x1000 }},
-		{"Caller.CPUSum", func(p *plan.Plan) { p.Caller.CPUSum ^= 1 }},
+		{"Caller.MachineSum", func(p *plan.Plan) { p.Caller.MachineSum ^= 1 }},
 		{"Caller.XCR0", func(p *plan.Plan) { p.Caller.XCR0 = 0 }},
 		{"Caller.MapsEnd", func(p *plan.Plan) { p.Caller.MapsEnd += 1 << 20 }},
 		{"Caller.HWCap2", func(p *plan.Plan) { p.Caller.HWCap2 ^= 1 }},

@@ -282,11 +282,12 @@ func TestWhenNotThisMachine(t *testing.T) {
 	const (
 		described   = "the kernel describes the machine otherwise"
 		otherCPU    = "the CPU is another one"
+		otherKernel = "the kernel is another one (vDSO)"
 		anotherBoot = "00000000-0000-4000-8000-000000000000"
 	)
 	forgetBoot := func(p *plan.Plan) { copy(p.Caller.BootID[:], anotherBoot) }
 	stamp := func(id string, sum uint64) string { return fmt.Sprintf("%s\n%016x\n", id, sum) }
-	var cpuSum uint64
+	var sum uint64
 	tests := []struct {
 		name   string
 		change func(p *plan.Plan)
@@ -303,27 +304,39 @@ func TestWhenNotThisMachine(t *testing.T) {
 		{name: "AT_RSEQ_FEATURE_SIZE", change: func(p *plan.Plan) { p.Caller.RseqSize += 4 }, normal: described},
 		{name: "AT_RSEQ_ALIGN", change: func(p *plan.Plan) { p.Caller.RseqAlign *= 2 }, normal: described},
 		{name: "XCR0", change: func(p *plan.Plan) { p.Caller.XCR0 ^= 1 << 9 }, normal: otherCPU},
-		{name: "vDSO", change: func(p *plan.Plan) { p.VDSO.BuildID[0] ^= 1 }, normal: "the kernel is another one (vDSO)"},
-		{name: "vDSO's note elsewhere", change: func(p *plan.Plan) { p.VDSO.BuildOff += 4 }, normal: "the kernel is another one (vDSO)"},
 		{name: "place of the stack", change: func(p *plan.Plan) { p.Caller.MapsEnd = 1<<47 - 4096 }, normal: noRoom},
 
+		{name: "vDSO, in this boot", change: func(p *plan.Plan) { p.VDSO.BuildID[0] ^= 1 }},
+		{name: "boot and vDSO, without a stamp", normal: otherKernel,
+			change: func(p *plan.Plan) { forgetBoot(p); p.VDSO.BuildID[0] ^= 1 }},
+		{name: "boot and vDSO's note elsewhere, with another boot's stamp", normal: otherKernel,
+			change: func(p *plan.Plan) { forgetBoot(p); p.VDSO.BuildOff += 4 },
+			stamp:  func(p *plan.Plan) string { return stamp(anotherBoot, p.Caller.MachineSum) }},
+		{name: "boot and vDSO, with this boot's stamp of this vDSO", normal: otherKernel,
+			change: func(p *plan.Plan) {
+				forgetBoot(p)
+				sum = p.Caller.MachineSum
+				p.VDSO.BuildID[0] ^= 1
+				p.Caller.MachineSum ^= 1
+			},
+			stamp: func(*plan.Plan) string { return stamp(boot, sum) }},
 		{name: "CPUID, in this boot", change: func(p *plan.Plan) { p.CPUID[1].Value[0]++ }},
 		{name: "boot, without a stamp", change: forgetBoot},
 		{name: "boot, with this boot's stamp", change: forgetBoot,
-			stamp: func(p *plan.Plan) string { return stamp(boot, p.Caller.CPUSum) }},
+			stamp: func(p *plan.Plan) string { return stamp(boot, p.Caller.MachineSum) }},
 		{name: "boot, with another boot's stamp", change: forgetBoot,
-			stamp: func(p *plan.Plan) string { return stamp("11111111-1111-4111-8111-111111111111", p.Caller.CPUSum) }},
+			stamp: func(p *plan.Plan) string { return stamp("11111111-1111-4111-8111-111111111111", p.Caller.MachineSum) }},
 		{name: "boot and CPUID, without a stamp", normal: otherCPU,
 			change: func(p *plan.Plan) { forgetBoot(p); changeCPU(p) }},
 		{name: "boot and CPUID, with this boot's stamp of this CPU", normal: otherCPU,
-			change: func(p *plan.Plan) { forgetBoot(p); cpuSum = p.Caller.CPUSum; changeCPU(p); p.Caller.CPUSum ^= 1 },
-			stamp:  func(*plan.Plan) string { return stamp(boot, cpuSum) }},
+			change: func(p *plan.Plan) { forgetBoot(p); sum = p.Caller.MachineSum; changeCPU(p); p.Caller.MachineSum ^= 1 },
+			stamp:  func(*plan.Plan) string { return stamp(boot, sum) }},
 		{name: "boot and CPUID, with another boot's stamp of that CPU", normal: otherCPU,
 			change: func(p *plan.Plan) { forgetBoot(p); changeCPU(p) },
-			stamp:  func(p *plan.Plan) string { return stamp(anotherBoot, p.Caller.CPUSum) }},
+			stamp:  func(p *plan.Plan) string { return stamp(anotherBoot, p.Caller.MachineSum) }},
 		{name: "boot and CPUID, with half a stamp", normal: otherCPU,
 			change: func(p *plan.Plan) { forgetBoot(p); changeCPU(p) },
-			stamp:  func(p *plan.Plan) string { return stamp(boot, p.Caller.CPUSum)[:45] }},
+			stamp:  func(p *plan.Plan) string { return stamp(boot, p.Caller.MachineSum)[:45] }},
 		{name: "boot and CPUID, with an empty stamp", normal: otherCPU,
 			change: func(p *plan.Plan) { forgetBoot(p); changeCPU(p) }, stamp: func(*plan.Plan) string { return "" }},
 

@@ -3,9 +3,12 @@ package fingerprint
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
+
+	"github.com/cespare/xxhash/v2"
 
 	"github.com/residentctl/residentctl/internal/linux"
 )
@@ -110,6 +113,12 @@ func (d *Dependencies) Machine() (err error) {
 	_, id, err := VDSOBuildID(vdso)
 	d.VDSOBuildID = hex.EncodeToString(id)
 	return err
+}
+
+// MachineSum stands for the CPU and the vDSO that the image needs: the XXH64 (seed
+// 0) of CPUSum, little-endian, and the vDSO's build-id in hexadecimal.
+func (d *Dependencies) MachineSum() uint64 {
+	return xxhash.Sum64(append(binary.LittleEndian.AppendUint64(nil, d.CPUSum), d.VDSOBuildID...))
 }
 
 // Kernel is the running kernel's release and version.

@@ -51,9 +51,10 @@ type config struct {
 // program from the plan at planPath (an index link) and, whenever that cannot
 // be, executes the program itself. Others are further paths of the program: which
 // one an exec of the launcher file stands for is told by the path, of a link to it
-// for instance, that was executed. All paths are absolute.
-func File(program, planPath string, others ...string) ([]byte, error) {
-	w := wrapper{}
+// for instance, that was executed. All paths are absolute. It is linked at place
+// (plan.LauncherPlace), unless that is 0 or too narrow for it.
+func File(place uint64, program, planPath string, others ...string) ([]byte, error) {
+	w := wrapper{place: place}
 	w.config.Program = w.path(program)
 	for _, other := range others {
 		w.path(other) // one behind the other
@@ -97,6 +98,7 @@ func Front(stores []string) ([]byte, error) {
 
 // wrapper collects what stands behind the code.
 type wrapper struct {
+	place   uint64
 	config  config
 	strings []byte
 	err     error
@@ -139,19 +141,22 @@ func (w *wrapper) file() ([]byte, error) {
 		return nil, w.err
 	}
 	code := w.bytes()
-	size := uint64(headersLen + len(code))
+	size, base := uint64(headersLen+len(code)), w.place
+	if base == 0 || size > plan.LauncherSpan {
+		base = plan.LauncherBase
+	}
 	head := elf.Header64{
 		Ident:   [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
 		Type:    uint16(elf.ET_EXEC),
 		Machine: uint16(elf.EM_X86_64),
 		Version: uint32(elf.EV_CURRENT),
-		Entry:   plan.LauncherBase + headersLen,
+		Entry:   base + headersLen,
 		Phoff:   64, Ehsize: 64, Phentsize: 56, Phnum: 2,
 	}
 	segments := []elf.Prog64{
 		{
 			Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X),
-			Vaddr: plan.LauncherBase, Paddr: plan.LauncherBase, Filesz: size, Memsz: size, Align: 4096,
+			Vaddr: base, Paddr: base, Filesz: size, Memsz: size, Align: 4096,
 		},
 		// Without it the kernel would make the stack executable.
 		{Type: uint32(elf.PT_GNU_STACK), Flags: uint32(elf.PF_R | elf.PF_W), Align: 16},

@@ -183,7 +183,10 @@ func TestDoubts(t *testing.T) {
 		want   string
 	}{
 		{"other CPU flags", func(p *plan.Plan) { p.Caller.HWCap ^= 1 }, "describes the machine otherwise"},
-		{"other kernel", func(p *plan.Plan) { p.VDSO.BuildID[0], p.VDSO.BuildLen = 1, 1 }, "the kernel is another one"},
+		{"other boot, other kernel", func(p *plan.Plan) {
+			p.Caller.BootID[0] ^= 1
+			p.VDSO.BuildID[0], p.VDSO.BuildLen = 1, 1
+		}, "the kernel is another one"},
 		{"other boot, other CPU", func(p *plan.Plan) {
 			p.Caller.BootID[0] ^= 1
 			p.CPUID = []plan.CPUID{{Mask: [4]uint32{0, 1}, Value: [4]uint32{0, ^vendor}}}

@@ -69,11 +69,11 @@ func codeEnd() int {
 }
 
 func TestFileHasItsShape(t *testing.T) {
-	raw, err := File("/bin/p", "/store/index/1-2")
+	raw, err := File(0, "/bin/p", "/store/index/1-2")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, _ := File("/bin/p", "/store/index/1-2"); !bytes.Equal(raw, again) {
+	if again, _ := File(0, "/bin/p", "/store/index/1-2"); !bytes.Equal(raw, again) {
 		t.Error("the same launcher file is made of other bytes")
 	}
 	f, err := elf.NewFile(bytes.NewReader(raw))
@@ -97,6 +97,33 @@ func TestFileHasItsShape(t *testing.T) {
 	}
 }
 
+func TestFileIsLinkedAtItsPlace(t *testing.T) {
+	for _, tc := range []struct {
+		name        string
+		place, want uint64
+		names       int // further ones, of 4,000 bytes each
+	}{
+		{"none is known", 0, plan.LauncherBase, 0},
+		{"beside the image", 0x7f0000100000, 0x7f0000100000, 0},
+		{"too narrow for its names", 0x7f0000100000, plan.LauncherBase, plan.LauncherSpan / 4000},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			others := slices.Repeat([]string{"/" + strings.Repeat("p", 3999)}, tc.names)
+			raw, err := File(tc.place, "/bin/p", "/store/index/1-2", others...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := elf.NewFile(bytes.NewReader(raw))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Progs[0].Vaddr != tc.want || f.Entry != tc.want+headersLen {
+				t.Errorf("linked at %#x, entry %#x; want %#x", f.Progs[0].Vaddr, f.Entry, tc.want)
+			}
+		})
+	}
+}
+
 func TestConfig(t *testing.T) {
 	if binary.Size(config{}) != int(unsafe.Sizeof(config{})) || binary.Size(config{}) != 72 {
 		t.Errorf("struct config has %d bytes here, 72 in launcher.c", binary.Size(config{}))
@@ -115,7 +142,7 @@ func TestConfig(t *testing.T) {
 			return s
 		}
 	}
-	c, str := read(File("/bin/p", "/store/index/1-2"))
+	c, str := read(File(0, "/bin/p", "/store/index/1-2"))
 	if string(c.Magic[:]) != configMagic || c.Front != 0 || str(c.Program) != "/bin/p" || str(c.Plan) != "/store/index/1-2" {
 		t.Errorf("launcher file: %+v, %q, %q", c, str(c.Program), str(c.Plan))
 	}
@@ -135,11 +162,11 @@ func TestRefusedPaths(t *testing.T) {
 		{"program too long", long, "/plan"},
 		{"plan too long", "/p", long},
 	} {
-		if _, err := File(tc.program, tc.plan); err == nil {
+		if _, err := File(0, tc.program, tc.plan); err == nil {
 			t.Errorf("%s is accepted", tc.name)
 		}
 	}
-	if _, err := File(long[:4095], long[:4095]); err != nil {
+	if _, err := File(0, long[:4095], long[:4095]); err != nil {
 		t.Errorf("the longest paths: %v", err)
 	}
 	if _, err := Front([]string{"/1", "/2", "/3", "/4", "/5"}); err == nil {

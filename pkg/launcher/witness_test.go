@@ -212,7 +212,7 @@ func writeFile(t *testing.T, path string, b []byte, mode os.FileMode) {
 // launcherFile writes the launcher file of a program.
 func launcherFile(t *testing.T, path, program, planPath string) string {
 	t.Helper()
-	raw, err := File(program, planPath)
+	raw, err := File(0, program, planPath)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,14 +13,14 @@ const (
 	// tables (arch/x86/include/asm/page_64_types.h, TASK_SIZE_MAX).
 	addressEnd = 1<<47 - pageSize
 
-	// LauncherBase is where a launcher file is linked: an odd place, far from
-	// the program, which stands low or at 0x55…, and from the libraries at
-	// 0x7f….
+	// LauncherBase is where a launcher file is linked that no better place is known
+	// for (see LauncherPlace): an odd place, far from the program, which stands low
+	// or at 0x55…, and from the libraries at 0x7f….
 	LauncherBase = 0x200000000000
 	// launcherRoom is kept free on both sides of a place where a launcher
-	// works: its plan stands 16 MiB below it, and residentctl itself, around the
-	// front door, has 41 MiB (32 of them are one buffer of Go's crypto/rand that
-	// is never touched).
+	// works: its plan, of at most 16 MiB, stands below it, and residentctl itself,
+	// around the front door, has 41 MiB (32 of them are one buffer of Go's
+	// crypto/rand that is never touched).
 	launcherRoom = 64 << 20
 )
 
@@ -45,14 +45,7 @@ func (p *Plan) check() error {
 	if len(p.ID) > 4095 || strings.Contains(p.ID, "\x00") {
 		return damaged("the id %q", p.ID)
 	}
-	maps := append([]Map(nil), p.Anon...)
-	for _, f := range p.Files {
-		maps = append(maps, f.Maps...)
-	}
-	if p.VDSO.Len != 0 { // it is moved to its place, over whatever is there
-		maps = append(maps, Map{Addr: p.VDSO.Addr, Len: p.VDSO.Len})
-	}
-	sort.Slice(maps, func(i, j int) bool { return maps[i].Addr < maps[j].Addr })
+	maps := p.allMaps()
 	var end uint64
 	for _, m := range maps {
 		switch {

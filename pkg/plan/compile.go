@@ -2,6 +2,7 @@ package plan
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -75,6 +76,9 @@ func Compile(src *Source) (*Plan, error) {
 	}
 	if n := slices.IndexFunc(src.Runs, func(r Run) bool { return !c.inArea(r) }); n >= 0 {
 		return nil, unusable("CRIU dumped pages at %#x, where nothing is mapped", src.Runs[n].Addr)
+	}
+	if p.Flags&FlagSlowFaults != 0 {
+		c.populateFiles()
 	}
 	p.Anon, p.Protects = c.anon, c.protects
 	p.Files = append(c.mapped, MappedFile{Path: src.PagesAt, Flags: FilePages, ID: src.PagesID, Maps: c.pages})
@@ -171,6 +175,10 @@ const (
 	populateCopies  = 128 * pageSize
 )
 
+// populateText is how many bytes of files are there from the start where page faults
+// are slow (FlagSlowFaults).
+const populateText = 2048 * pageSize
+
 // image maps a run from CRIU's pages. Where a word in it has to be corrected
 // it is writable until that is done.
 func (c *compiler) image(a Area, r Run) {
@@ -189,6 +197,27 @@ func (c *compiler) image(a Area, r Run) {
 		m.Flags |= unix.MAP_POPULATE
 	}
 	c.pages = append(c.pages, m)
+}
+
+// populateFiles lets the libraries' text and constants be there from the start as far
+// as populateText goes, the smallest mappings first.
+func (c *compiler) populateFiles() {
+	var maps []*Map
+	for i := range c.mapped {
+		for k := range c.mapped[i].Maps {
+			if m := &c.mapped[i].Maps[k]; m.Prot&unix.PROT_WRITE == 0 {
+				maps = append(maps, m)
+			}
+		}
+	}
+	slices.SortStableFunc(maps, func(a, b *Map) int { return cmp.Compare(a.Len, b.Len) })
+	var total uint64
+	for _, m := range maps {
+		if total += m.Len; total > populateText {
+			return
+		}
+		m.Flags |= unix.MAP_POPULATE
+	}
 }
 
 // sameAsFile compares dumped text with the file that it was mapped from.

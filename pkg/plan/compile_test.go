@@ -90,6 +90,32 @@ func TestCompilePopulatesLittle(t *testing.T) {
 	}
 }
 
+// TestCompilePopulatesText: where page faults are slow the smallest mappings of files
+// are there from the start, and no others.
+func TestCompilePopulatesText(t *testing.T) {
+	for _, flags := range []uint32{0, FlagSlowFaults} {
+		s := template(t)
+		s.Flags = flags
+		const large = 1 << 34
+		last := s.Areas[len(s.Areas)-1]
+		s.Areas = append(s.Areas,
+			Area{Start: large, End: large + populateText, Prot: r, Path: "/lib/large.so", ID: last.ID},
+			Area{Start: large << 1, End: large<<1 + 0x1000, Prot: rw, Path: "/lib/large.so", ID: last.ID, Off: populateText})
+		p, err := Compile(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range p.Files[:len(p.Files)-1] {
+			for _, m := range f.Maps {
+				want := flags != 0 && m.Prot&unix.PROT_WRITE == 0 && m.Len < populateText
+				if (m.Flags&unix.MAP_POPULATE != 0) != want {
+					t.Errorf("flags %#x, %s: %+v", flags, f.Path, m)
+				}
+			}
+		}
+	}
+}
+
 // TestCompilePopulates: short runs of CRIU's pages are there from the start, by what
 // they are while the launcher works.
 func TestCompilePopulates(t *testing.T) {

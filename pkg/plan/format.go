@@ -93,6 +93,9 @@ const (
 	// FlagSetExe: ordinary users may make user namespaces, so who may not set
 	// /proc/self/exe himself has a child do it in one.
 	FlagSetExe = 1 << 4
+	// FlagSlowFaults: where the image was made page faults are so slow that it pays
+	// to map text before it is touched. The launcher does not look at it.
+	FlagSlowFaults = 1 << 5
 )
 
 // Caller is what must be true of the process that starts the program, because
@@ -111,8 +114,10 @@ type Caller struct {
 	// MapsEnd is the end of the highest mapping of the image: the caller's
 	// stack, grown to its limit, must stay above it.
 	MapsEnd uint64
-	BootID  [40]byte // /proc/sys/kernel/random/boot_id when the CPU was checked; 36 characters, NULs
-	CPUSum  uint64   // XXH64 of the CPUID table, compared with the store's boot stamp
+	BootID  [40]byte // /proc/sys/kernel/random/boot_id when CPU and vDSO were looked at; 36 characters, NULs
+	// MachineSum stands for the CPU and the vDSO (fingerprint.MachineSum). It is
+	// compared with the store's boot stamp.
+	MachineSum uint64
 }
 
 // VDSO is where the image expects the kernel's vDSO and its data pages.

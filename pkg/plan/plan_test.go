@@ -44,7 +44,7 @@ func rich() *Plan {
 		},
 		Layouts: []string{"/store/images/0123abcd/1/plan", "/store/images/0123abcd/2/plan"},
 		CPUID:   []CPUID{{Leaf: 7, Subleaf: 1, Mask: [4]uint32{1, 2, 3, 4}, Value: [4]uint32{1, 0, 3, 0}}},
-		Caller:  Caller{HWCap: 1, PageSize: 4096, MapsEnd: vdso + 0x6000, BootID: [40]byte{'b'}, CPUSum: 77},
+		Caller:  Caller{HWCap: 1, PageSize: 4096, MapsEnd: vdso + 0x6000, BootID: [40]byte{'b'}, MachineSum: 77},
 		VDSO: VDSO{Addr: vdso, Code: vdso + 0x4000, Len: 0x6000, Parts: [4]uint64{0x4000, 0x2000},
 			BuildID: [32]byte{0xbb}, BuildOff: 0x200, BuildLen: 20},
 		MM:     MM{StartCode: prog, EndCode: prog + 0x1000, BrkBase: prog + 0x2000},

@@ -40,6 +40,9 @@ type Record struct {
 	Layouts    int       `json:"layouts,omitempty"` // of the image; 0 is 1
 	Mirror     bool      `json:"mirror,omitempty"`  // its launcher file stands in a mirror of its folders
 	Timing     *Timing   `json:"timing,omitempty"`
+	// LauncherPlace is where its launcher files are linked (plan.LauncherPlace), 0
+	// if nothing is known of a good place.
+	LauncherPlace uint64 `json:"launcher_place,string,omitempty"`
 }
 
 // Timing is what add measured: medians of starts up to the stop point.

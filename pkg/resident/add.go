@@ -146,6 +146,9 @@ type adding struct {
 	deps     *fingerprint.Dependencies
 	image    *criuwrap.Image
 	plan     *plan.Plan
+	planSize int // encoded
+
+	others []*plan.Plan // of the further layouts
 }
 
 // MaxLayouts is how many layouts an image may have.
@@ -268,6 +271,8 @@ func (a *adding) makeAnother(ctx context.Context, i int) error {
 	if b.deps.Digest() != a.deps.Digest() {
 		return fmt.Errorf("a library of %s %w", a.program.Path, fingerprint.ErrChanged)
 	}
+	a.others = append(a.others, b.plan)
+	a.planSize = max(a.planSize, b.planSize)
 	return nil
 }
 
@@ -381,6 +386,7 @@ func (a *adding) compile() error {
 	if err != nil {
 		return err
 	}
+	a.planSize = len(raw)
 	name := filepath.Join(a.dir, planName(a.store))
 	if err := os.WriteFile(name, raw, 0o600); err != nil {
 		return err
@@ -468,6 +474,7 @@ func (a *adding) record() (*registry.Record, error) {
 		ID: a.id, Program: a.program.Path, Binary: a.deps.Program.ID, Digest: a.deps.Digest(), Deps: deps,
 		Kind: "linked", Created: time.Now(), CRIU: a.criu.String(), Kernel: a.deps.Kernel,
 		Libraries: len(a.deps.Libraries), Mappings: a.plan.Mappings(), Timing: a.timing, Layouts: a.layouts,
+		LauncherPlace: plan.LauncherPlace(a.planSize, append([]*plan.Plan{a.plan}, a.others...)...),
 	}
 	for _, l := range append([]fingerprint.File{a.deps.Linker}, a.deps.Libraries...) {
 		rec.LibraryPaths = append(rec.LibraryPaths, l.Path)
@@ -487,14 +494,14 @@ func (a *adding) record() (*registry.Record, error) {
 	})
 }
 
-// stampBoot notes that the CPU was looked at in this boot.
+// stampBoot notes that CPU and vDSO were looked at in this boot.
 func (a *adding) stampBoot() error {
 	boot, err := linux.BootID()
 	if err != nil {
 		return err
 	}
-	if was, sum, err := a.store.ReadBoot(); err == nil && was == boot && sum == a.deps.CPUSum {
+	if was, sum, err := a.store.ReadBoot(); err == nil && was == boot && sum == a.deps.MachineSum() {
 		return nil
 	}
-	return a.store.StampBoot(boot, a.deps.CPUSum)
+	return a.store.StampBoot(boot, a.deps.MachineSum())
 }

@@ -266,7 +266,7 @@ func (m *Manager) writeLaunchers(rec registry.Record) error {
 // launcherFile is what a launcher file holds that stands for these names of an
 // entry.
 func (m *Manager) launcherFile(rec registry.Record, names []string) ([]byte, error) {
-	return launcher.File(names[0], m.store.IndexPath(rec.Binary.Dev, rec.Binary.Ino), names[1:]...)
+	return launcher.File(rec.LauncherPlace, names[0], m.store.IndexPath(rec.Binary.Dev, rec.Binary.Ino), names[1:]...)
 }
 
 // wantedFile is what a start by one of an entry's names should find in the store.

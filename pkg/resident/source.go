@@ -39,7 +39,7 @@ func (a *adding) source() (*plan.Source, error) {
 				PageSize: t.Auxv.Value(linux.ATPageSize), ClockTick: t.Auxv.Value(linux.ATClockTick),
 				Flags: t.Auxv.Value(linux.ATFlags), MinSigStack: t.Auxv.Value(linux.ATMinSigStackSize),
 				RseqSize: t.Auxv.Value(linux.ATRseqFeatureSize), RseqAlign: t.Auxv.Value(linux.ATRseqAlign),
-				XCR0: a.deps.XCR0, CPUSum: a.deps.CPUSum,
+				XCR0: a.deps.XCR0, MachineSum: a.deps.MachineSum(),
 			},
 			MM: plan.MM{
 				StartCode: im.MM.StartCode, EndCode: im.MM.EndCode,
@@ -79,6 +79,9 @@ func (a *adding) source() (*plan.Source, error) {
 	}
 	if (needs || looks) && intercept.MayMakeUserNamespaces() {
 		src.Flags |= plan.FlagSetExe
+	}
+	if slowFaults() {
+		src.Flags |= plan.FlagSlowFaults
 	}
 	if src.Real, err = filepath.EvalSymlinks(a.program.Path); err != nil {
 		return nil, err

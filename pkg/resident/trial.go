@@ -62,7 +62,8 @@ func (a *adding) try(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	start, err := writeStarter(side.Dir, trial.Program, raw)
+	place := plan.LauncherPlace(len(raw), &trial)
+	start, err := writeStarter(side.Dir, place, trial.Program, raw)
 	if err != nil {
 		return err
 	}
@@ -84,20 +85,20 @@ func (a *adding) try(ctx context.Context) error {
 	if raw, err = trial.EncodeToNowhere(); err != nil {
 		return err
 	}
-	if start, err = writeStarter(side.Dir, trial.Program, raw); err != nil {
+	if start, err = writeStarter(side.Dir, place, trial.Program, raw); err != nil {
 		return err
 	}
 	return a.gate(ctx, start)
 }
 
-// writeStarter writes a plan, and a launcher file that carries it out, to dir,
-// over what was written there before.
-func writeStarter(dir, program string, raw []byte) (string, error) {
+// writeStarter writes a plan, and a launcher file at place that carries it out, to
+// dir, over what was written there before.
+func writeStarter(dir string, place uint64, program string, raw []byte) (string, error) {
 	planPath := filepath.Join(dir, "plan")
 	if err := os.WriteFile(planPath, raw, 0o600); err != nil {
 		return "", err
 	}
-	file, err := launcher.File(program, planPath)
+	file, err := launcher.File(place, program, planPath)
 	if err != nil {
 		return "", err
 	}

@@ -215,7 +215,7 @@ func (v *verifying) starter() (path string, remove func(), err error) {
 	alone.Layouts = nil
 	raw, err := alone.Encode()
 	if err == nil {
-		path, err = writeStarter(dir, alone.Program, raw)
+		path, err = writeStarter(dir, plan.LauncherPlace(len(raw), &alone), alone.Program, raw)
 	}
 	if err != nil {
 		remove()

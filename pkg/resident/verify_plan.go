@@ -44,9 +44,9 @@ func (v *verifying) planAgrees() {
 	v.result.Failures = append(v.result.Failures, planDifferences(p, again)...)
 }
 
-// compileAgain makes the plan of the layout as add does, but for two things that
-// only the template had: which words belong to the process, which comparing the
-// memory tells, and the boot in which it was made.
+// compileAgain makes the plan of the layout as add does, but for three things that
+// only were so then: which words belong to the process, which comparing the memory
+// tells, the boot in which it was made, and how long page faults took.
 func (v *verifying) compileAgain() (*plan.Plan, error) {
 	template, err := dumpedTemplate(v.image)
 	if err != nil {
@@ -66,6 +66,7 @@ func (v *verifying) compileAgain() (*plan.Plan, error) {
 		return nil, err
 	}
 	src.Caller.BootID = v.plan.Caller.BootID
+	src.Flags = src.Flags&^plan.FlagSlowFaults | v.plan.Flags&plan.FlagSlowFaults
 	pages, err := os.Open(v.image.PagesPath)
 	if err != nil {
 		return nil, err

@@ -23,13 +23,12 @@
 #include "load.h"
 #include "plan.h"
 
-#define PLAN_ROOM	(16UL << 20)	/* the plan is mapped this far below the launcher */
-#define SCRATCH		16384UL		/* at the end of that, for paths that are put together */
-#define PLAN_MAX	(PLAN_ROOM - SCRATCH)
+#define SCRATCH		16384UL		/* below the launcher, for paths that are put together */
+#define PLAN_MAX	(16UL << 20)	/* and below that a plan of at most this size */
+#define VDSO_DATA	(16 * 4096UL)	/* at most so much of the vDSO's mappings is before its code */
 #define PATH_LEN	4096
 #define SUMMED		(__builtin_offsetof(struct plan_header, program) / 8)
 #define INTERP_OFFSET	32	/* of _interp in start_amd64.S */
-#define INTERP_PLAN	0x1fffff000000UL /* where the plan of a launcher file stands */
 #define KEPT		2	/* at most as many files stand where a program does: it and CRIU's pages */
 #define GUARD_GAP	(256 * 4096UL)	/* mm/mmap.c, stack_guard_gap: what the kernel keeps free below a stack */
 
@@ -57,7 +56,7 @@ struct caller {
 	u64 *auxv_end;		/* behind AT_NULL */
 	u64 aux[AT_COUNT];
 	u64 start, end;		/* the launcher's own mappings, to be taken away */
-	u64 plan_at;		/* where a plan is to be mapped */
+	u64 below;		/* what the launcher maps for itself stands below this */
 	const char *linker;	/* interp: what to open instead of the dynamic linker */
 	u64 program_at, program_end; /* interp: what the kernel has mapped of the program */
 	int in_place;		/* interp: and that is where the image has it too */
@@ -207,6 +206,27 @@ static struct text *fresh(u64 at, u64 len)
 	return failed(ret) ? 0 : (struct text *)ret;
 }
 
+/*
+ * What the launcher maps for itself stands beside it, the paths first, then the plan:
+ * it needs no page tables of its own there, which cost more than what they map, and
+ * one munmap takes all of it away.
+ */
+static struct text *scratch(const struct caller *c)
+{
+	return fresh(c->below - SCRATCH, SCRATCH);
+}
+
+static u64 plan_place(const struct caller *c, u64 size)
+{
+	return (c->below - SCRATCH - size) & ~4095UL;
+}
+
+/* The lowest byte of that. */
+static u64 lowest(const struct caller *c)
+{
+	return c->plan ? (u64)c->plan : c->below - SCRATCH;
+}
+
 static void tell(const struct caller *c, const char *head, const char *way, const char *why, const char *what, long err)
 {
 	struct text *t = fresh(0, sizeof(*t));
@@ -276,7 +296,7 @@ static void find_self(struct caller *c)
 		if (to > c->end)
 			c->end = to;
 	}
-	c->plan_at = c->start - PLAN_ROOM;
+	c->below = c->start;
 }
 
 /* What `run` hands to the launcher file that it executes: this variable, the last,
@@ -439,7 +459,7 @@ static int trusted(const struct caller *c, const struct stat *st)
 static struct reason read_plan(struct caller *c, const char *path, struct image *im)
 {
 	struct stat st;
-	u64 at = c->plan_at;
+	u64 at = 0;
 	long fd = open_file(path), ret = -1;
 	char target;
 
@@ -456,8 +476,10 @@ static struct reason read_plan(struct caller *c, const char *path, struct image 
 		sys3(SYS_close, fd, 0, 0);
 		NO_FOR("its plan is not safe: it must belong to root or to you, and nobody else may write it", path);
 	}
-	if (st.size >= (s64)sizeof(*im->head) && st.size <= (s64)PLAN_MAX && st.size % 8 == 0)
+	if (st.size >= (s64)sizeof(*im->head) && st.size <= (s64)PLAN_MAX && st.size % 8 == 0) {
+		at = plan_place(c, st.size);
 		ret = sys6(SYS_mmap, at, st.size, PROT_READ, MAP_PRIVATE | MAP_FIXED_NOREPLACE | MAP_POPULATE, fd, 0);
+	}
 	sys3(SYS_close, fd, 0, 0);
 	if ((u64)ret != at)
 		NO_FOR("its plan is damaged or cannot be mapped", path);
@@ -495,18 +517,18 @@ static int same_file(const struct stat *st, const struct plan_file_id *id)
 }
 
 /*
- * The image holds what CPUID said (IFUNC choices, cpu_features), so it is for
- * one kind of CPU. Asking again would trap in a virtual machine, 5 us for each
- * leaf; what was true since this boot still is, and the boot's name costs one
- * small read. After a reboot the stamp in the store says that the CPU was
- * compared; only before that is it compared here.
+ * The image is for one kernel's vDSO, and holds what CPUID said (IFUNC choices,
+ * cpu_features), so it is for one kind of CPU. Asking again would trap in a virtual
+ * machine, 5 us for each leaf, and to read the vDSO makes the kernel map it, with page
+ * tables that have to be moved with it. What was true since this boot still is, and
+ * the boot's name costs one small read. After a reboot the stamp in the store says
+ * that both were compared; only before that are they compared here.
  */
-static int same_cpu(const struct image *im)
+static int compared(const struct image *im)
 {
 	const struct plan_caller *want = &im->head->caller;
-	const struct plan_cpuid *leaf = TABLE(im, cpuid, plan_cpuid);
 	char boot[40], stamp[56];
-	long fd, n = 0, i, k;
+	long fd, n = 0, i;
 
 	fd = open_file("/proc/sys/kernel/random/boot_id");
 	if (!failed(fd)) {
@@ -523,7 +545,7 @@ static int same_cpu(const struct image *im)
 
 			for (i = 37; i < 53; i++)
 				sum = sum << 4 | (stamp[i] <= '9' ? stamp[i] - '0' : stamp[i] - 'a' + 10);
-			if (sum == want->cpu_sum) {
+			if (sum == want->machine_sum) {
 				sys3(SYS_close, fd, 0, 0);
 				return 1;
 			}
@@ -531,6 +553,13 @@ static int same_cpu(const struct image *im)
 	}
 	if (!failed(fd))
 		sys3(SYS_close, fd, 0, 0);
+	return 0;
+}
+
+static int same_cpu(const struct image *im)
+{
+	const struct plan_cpuid *leaf = TABLE(im, cpuid, plan_cpuid);
+	u32 i, k;
 
 	for (i = 0; i < im->head->cpuid.count; i++, leaf++) {
 		u32 got[4];
@@ -556,9 +585,13 @@ static struct reason ask_machine(const struct caller *c, const struct image *im)
 		NO("the kernel describes the machine otherwise than when it was made resident");
 	if (!aux[AT_SYSINFO_EHDR] || !aux[AT_RANDOM] || !aux[AT_EXECFN])
 		NO("the kernel gave no vDSO or no random bytes");
+	if (want->xcr0 && xgetbv() != want->xcr0)
+		NO("the CPU is another one");
+	if (compared(im))
+		return YES;
 	if (!same((const char *)aux[AT_SYSINFO_EHDR] + vdso->build_off, vdso->build_id, vdso->build_len))
 		NO("the kernel is another one (vDSO)");
-	if ((want->xcr0 && xgetbv() != want->xcr0) || !same_cpu(im))
+	if (!same_cpu(im))
 		NO("the CPU is another one");
 	return YES;
 }
@@ -592,7 +625,7 @@ static const char *own_path(struct caller *c)
 	long len, fd = c->given;
 
 	if (!t)
-		t = c->own = fresh(c->plan_at + PLAN_MAX, SCRATCH);
+		t = c->own = scratch(c);
 	if (!t)
 		return "";
 	t->len = 0;
@@ -1106,14 +1139,13 @@ static void frame(struct sigframe *f, const struct plan_entry *e, const struct l
 /* The plan and the launcher, in one call where nothing stands between. */
 static void take_away(const struct caller *c, struct leave *l)
 {
-	l->unmap = c->start;
-	l->unmap_len = c->end - c->start;
-	if (c->plan_at < c->start && c->start - c->plan_at <= PLAN_ROOM) {
-		l->unmap = c->plan_at;
-		l->unmap_len = c->end - c->plan_at;
+	if (c->below == c->start) {
+		l->unmap = lowest(c);
 	} else {
-		sys3(SYS_munmap, c->plan_at, PLAN_ROOM, 0);
+		sys3(SYS_munmap, lowest(c), c->below - lowest(c), 0);
+		l->unmap = c->start;
 	}
+	l->unmap_len = c->end - l->unmap;
 }
 
 /*
@@ -1708,7 +1740,7 @@ void launcher_front(u64 *sp, const struct config *cfg)
 	}
 	find_self(&c);
 	_Static_assert(3 * sizeof(*path) <= SCRATCH, "room");
-	if (i == *sp || !(program = fresh(c.plan_at + PLAN_MAX, SCRATCH)))
+	if (i == *sp || !(program = scratch(&c)))
 		return;
 	no = ask_filter();
 	if (no.why) {
@@ -1848,7 +1880,7 @@ static struct text *room_behind(const struct caller *c, const char *behind, stru
 	for (; *behind; behind++) {
 		n = *behind == ':' ? name : n + 1;
 		if (n > SHORT)
-			return fresh(c->plan_at + PLAN_MAX, SCRATCH);
+			return scratch(c);
 	}
 	return (struct text *)here;
 }
@@ -2137,7 +2169,7 @@ static _Noreturn void launcher_given(struct caller *c, const struct config *cfg)
 	if (failed(sys3(SYS_fstat, c->given, (u64)&st, 0)))
 		no = (struct reason){ "the kernel has not opened it", 0 };
 	t = (struct text *)&here;
-	if (length(index) + 2 * DIGITS > SHORT && (t = fresh(c->plan_at + PLAN_MAX, SCRATCH)))
+	if (length(index) + 2 * DIGITS > SHORT && (t = scratch(c)))
 		c->own = t + 1;
 	if (!no.why && t) {
 		id = (struct plan_file_id){ .dev = st.dev, .ino = st.ino };
@@ -2342,7 +2374,10 @@ u64 launcher_interp(u64 *sp, const struct config *cfg, u64 code)
 	c.program = (const char *)c.aux[AT_EXECFN];
 	c.start = code + cfg->base;
 	c.end = c.start + cfg->span;
-	c.plan_at = INTERP_PLAN;
+	/* The kernel has mapped the vDSO after the linker, so most likely right below. */
+	c.below = c.start;
+	if (c.aux[AT_SYSINFO_EHDR] < c.start && c.aux[AT_SYSINFO_EHDR] > VDSO_DATA)
+		c.below = c.aux[AT_SYSINFO_EHDR] - VDSO_DATA;
 	c.linker = (const char *)cfg + cfg->linker;
 	c.root = cfg->root;
 	c.log = cfg->log ? (const char *)cfg + cfg->log : 0;
@@ -2355,7 +2390,7 @@ u64 launcher_interp(u64 *sp, const struct config *cfg, u64 code)
 	if (!no.why) {
 		no = (struct reason){ NOT_RESIDENT, 0 };
 		path = (struct text *)&here;
-		if ((c.log || !short_stores(cfg)) && (path = fresh(c.plan_at + PLAN_MAX, SCRATCH)))
+		if ((c.log || !short_stores(cfg)) && (path = scratch(&c)))
 			c.own = path + 1;
 	}
 	if (path) {
@@ -2367,13 +2402,13 @@ u64 launcher_interp(u64 *sp, const struct config *cfg, u64 code)
 		}
 		note(&c, '-', &id, path);
 	} else if (c.log && no.what && !c.aux[AT_SECURE] && !ask_filter().why && identify(OWN, &id) &&
-		   (path = fresh(c.plan_at + PLAN_MAX, SCRATCH))) {
+		   (path = scratch(&c))) {
 		c.own = path + 1;
 		note(&c, '=', &id, path); /* its environment speaks against it */
 	}
 	if (c.explain)
 		tell(&c, INFO, "started normally", no.why, no.what, 0);
 	if (c.plan || c.own)
-		sys3(SYS_munmap, c.plan_at, PLAN_ROOM, 0);
+		sys3(SYS_munmap, lowest(&c), c.below - lowest(&c), 0);
 	return entry;
 }

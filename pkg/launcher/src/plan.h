@@ -58,7 +58,7 @@ struct plan_caller {
 	u64 xcr0;
 	u64 maps_end;
 	unsigned char boot_id[40];
-	u64 cpu_sum;
+	u64 machine_sum;
 };
 _Static_assert(sizeof(struct plan_caller) == 128, "size");
 _Static_assert(__builtin_offsetof(struct plan_caller, hw_cap) == 0, "HWCap");
@@ -72,7 +72,7 @@ _Static_assert(__builtin_offsetof(struct plan_caller, rseq_align) == 56, "RseqAl
 _Static_assert(__builtin_offsetof(struct plan_caller, xcr0) == 64, "XCR0");
 _Static_assert(__builtin_offsetof(struct plan_caller, maps_end) == 72, "MapsEnd");
 _Static_assert(__builtin_offsetof(struct plan_caller, boot_id) == 80, "BootID");
-_Static_assert(__builtin_offsetof(struct plan_caller, cpu_sum) == 120, "CPUSum");
+_Static_assert(__builtin_offsetof(struct plan_caller, machine_sum) == 120, "MachineSum");
 
 struct plan_vdso {
 	u64 addr;

@@ -1,0 +1,57 @@
+package plan
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestLauncherPlace(t *testing.T) {
+	const (
+		program = 0x555555400000 // a table begins here
+		library = 0x7f0000000000
+		planLen = 3*pageSize + 8
+		below   = scratch + 4*pageSize
+	)
+	image := func(maps ...Map) *Plan { return &Plan{Files: []MappedFile{{Maps: maps}}} }
+	text := func(at, length uint64) Map { return Map{Addr: at, Len: length, Prot: unix.PROT_READ | unix.PROT_EXEC} }
+	data := func(at, length uint64) Map { return Map{Addr: at, Len: length, Prot: unix.PROT_READ | unix.PROT_WRITE} }
+	tests := []struct {
+		name    string
+		layouts []*Plan
+		want    uint64
+	}{
+		{"below the program", []*Plan{image(data(program+0x100000, 0x1000))}, program + 0x100000 - LauncherSpan},
+		{"behind it, for want of room below", []*Plan{image(data(program+0x1000, 0x1000))}, program + tableSpan - LauncherSpan},
+		{"where the tables are needed for certain",
+			[]*Plan{image(text(program+0x100000, 0x1000), data(library, 0x1000))}, library + tableSpan - LauncherSpan},
+		{"beside text, where nothing is written", []*Plan{image(text(program+0x100000, 0x1000))}, program + 0x100000 - LauncherSpan},
+		{"between two mappings",
+			[]*Plan{image(data(program, 0x1000), data(program+0x1000+below+LauncherSpan, tableSpan))}, program + 0x1000 + below},
+		{"the gap is a page too narrow",
+			[]*Plan{image(data(program, 0x1000), data(program+below+LauncherSpan, tableSpan))},
+			program + 2*tableSpan - LauncherSpan},
+		{"not over another layout", []*Plan{image(data(program+0x100000, 0x1000)), image(text(program+0xf0000, 0x1000))},
+			program + tableSpan - LauncherSpan},
+		{"beside the vDSO's place",
+			[]*Plan{{Files: []MappedFile{{Maps: []Map{data(program+0x100000, 0x1000)}}}, VDSO: VDSO{Addr: program + 0xf0000, Len: 0x6000}}},
+			program + 0xf0000 - LauncherSpan},
+		{"not where a stack can be", []*Plan{image(data(stacksFrom+0x100000, 0x1000))}, LauncherBase},
+		{"nowhere", []*Plan{image(data(program, tableSpan))}, LauncherBase},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			got := LauncherPlace(planLen, tc.layouts...)
+			if got != tc.want {
+				t.Errorf("%#x, want %#x", got, tc.want)
+			}
+			for _, p := range tc.layouts {
+				for _, m := range p.allMaps() {
+					if m.Addr < got+LauncherSpan && m.Addr+m.Len > got-below {
+						t.Errorf("%#x is in the mapping at %#x", got, m.Addr)
+					}
+				}
+			}
+		})
+	}
+}
