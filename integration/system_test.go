@@ -378,7 +378,10 @@ func TestSystemBadStates(t *testing.T) {
 func TestSystemRefused(t *testing.T) {
 	s := newSpace(t)
 	s.copyOf(t, "args", "one")
+	s.copyOf(t, "args", "one.odd")
 	for _, test := range []struct{ name, script, want string }{
+		{"another's by its name", `printf ':mine:E::odd::/usr/bin/true:P' >/proc/sys/fs/binfmt_misc/register; $R add $DIR/one.odd`,
+			"the kernel executes another program in its place (binfmt_misc)"},
 		{"not root", `as 65534 $R enable --system $DIR/one`, "only root may enable a program for the whole system"},
 		{"not there", `$R enable --system $DIR/none`, "does not exist"},
 		{"not for all to read", `chmod 700 $DIR/one; $R enable --system $DIR/one`, "would show its path"},

@@ -173,7 +173,7 @@ func (t *tracer) runTo(b *breakpoint) error {
 		case unix.PTRACE_EVENT_EXEC:
 			return ErrStartedNormally
 		default:
-			return refusef("it starts another process before the stop point")
+			return anotherProcess()
 		}
 		done, err := t.atBreakpoint(b, ws)
 		if done || err != nil {

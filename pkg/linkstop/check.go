@@ -18,25 +18,13 @@ func (t *Template) arrive(s *side, b *breakpoint) (regs unix.PtraceRegs, err err
 	if err := b.remove(&regs); err != nil {
 		return regs, fmt.Errorf("remove the breakpoint: %w", err)
 	}
-	switch {
-	case regs.Rip != t.StopIP:
-		return regs, fmt.Errorf("stopped at %#x instead of %#x", regs.Rip, t.StopIP)
-	case regs.Rsp != s.stack.SP:
-		return regs, refusef("its stack pointer is %#x at the stop point, not the initial %#x", regs.Rsp, s.stack.SP)
-	case t.Point == StopLinked && regs.Rax != t.Auxv.Value(linux.ATEntry):
-		return regs, refusef("rax is %#x at the stop point, not the program's entry", regs.Rax)
-	}
 	status, err := readStatus(s.pid)
-	switch {
-	case err != nil:
+	if err != nil {
 		return regs, err
-	case status.threads != 1:
-		return regs, refusef("its dynamic linker starts threads")
-	case status.caught != 0:
-		return regs, refusef("its dynamic linker handles signals")
 	}
-	if state, found := debugState(s.pid, t.Auxv); found && state != 0 {
-		return regs, refusef("its dynamic linker has not finished: r_state is %d", state)
+	state, _ := debugState(s.pid, t.Auxv)
+	if err := t.arrived(&regs, s.stack.SP, status, state); err != nil {
+		return regs, err
 	}
 	if err := checkDescriptors(s.pid); err != nil {
 		return regs, err
@@ -47,6 +35,28 @@ func (t *Template) arrive(s *side, b *breakpoint) (regs unix.PtraceRegs, err err
 	m, _ := linux.FindMapping(s.maps, regs.Rsp)
 	s.stackLow = m.Start
 	return regs, nil
+}
+
+// arrived checks the state of a process at the stop point: its registers, with the
+// initial stack at sp, what /proc says of it, and r_state of its struct r_debug (0,
+// RT_CONSISTENT, if it has none). Code that runs before the stop point may have left
+// anything behind.
+func (t *Template) arrived(regs *unix.PtraceRegs, sp uint64, status status, state uint32) error {
+	switch {
+	case regs.Rip != t.StopIP:
+		return fmt.Errorf("stopped at %#x instead of %#x", regs.Rip, t.StopIP)
+	case regs.Rsp != sp:
+		return refusef("its stack pointer is %#x at the stop point, not the initial %#x", regs.Rsp, sp)
+	case t.Point == StopLinked && regs.Rax != t.Auxv.Value(linux.ATEntry):
+		return refusef("rax is %#x at the stop point, not the program's entry", regs.Rax)
+	case status.threads != 1:
+		return refusef("its dynamic linker starts threads")
+	case status.caught != 0:
+		return refusef("its dynamic linker handles signals")
+	case state != 0:
+		return refusef("its dynamic linker has not finished: r_state is %d", state)
+	}
+	return nil
 }
 
 // linkerRange is what the dynamic linker that holds the address entry covers:

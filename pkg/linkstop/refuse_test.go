@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/plan"
 )
 
 // resolving is a program that has body executed while it is linked, by an
@@ -72,6 +73,104 @@ func TestStopRefusesCalls(t *testing.T) {
 			var refusal *Refusal
 			if !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, tc.want) {
 				t.Errorf("got %q, want something about %q", err, tc.want)
+			}
+		})
+	}
+}
+
+// The twin has another canary, so what is mapped by it stands in one of the two only.
+func TestStopRefusesLayoutOfTheProcess(t *testing.T) {
+	noChildren(t)
+	tm, err := Stop(t.Context(), resolving(t, `unsigned long c; __asm__("mov %%fs:0x28,%0" : "=r"(c));
+		for (int i = 8; i < 64; i += 8) r(9, 0, ((c >> i & 63) + 1) << 12, 1, 0x22, -1);`), Options{})
+	if err == nil {
+		_ = tm.Kill()
+		t.Fatal("it was accepted")
+	}
+	var refusal *Refusal
+	if !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, "its layout depends on the process: ") {
+		t.Errorf("got %q", err)
+	}
+}
+
+// A start that has another process made comes to no good end for who waits for its
+// address.
+func TestStartAtRefusesAnotherProcess(t *testing.T) {
+	noChildren(t)
+	for _, soft := range []bool{false, true} {
+		p, err := StartAt(t.Context(), "/bin/sh", []string{"sh", "-c", "(exit 0); exit 0"}, nil, 0x10000, StartOptions{SoftBreakpoint: soft})
+		if err == nil {
+			_ = p.Kill()
+			t.Fatal("it was accepted")
+		}
+		var refusal *Refusal
+		if !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, "starts another process before the stop point") {
+			t.Errorf("soft %v: got %q", soft, err)
+		}
+	}
+}
+
+// What only code that runs before the stop point, past the record of its system
+// calls, could have done.
+func TestArrivedRefuses(t *testing.T) {
+	const ip, sp, entry = 0x1000, 0x7ffd0000, 0x2000
+	good := status{threads: 1}
+	for _, tc := range []struct {
+		name   string
+		point  StopPoint
+		regs   unix.PtraceRegs
+		status status
+		state  uint32
+		want   string
+	}{
+		{"linked", StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry}, good, 0, ""},
+		{"at the entry rax is anything", StopEntry, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: 7}, good, 0, ""},
+		{"elsewhere", StopLinked, unix.PtraceRegs{Rip: ip + 1, Rsp: sp, Rax: entry}, good, 0, "stopped at 0x1001 instead of 0x1000"},
+		{"another stack", StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp - 8, Rax: entry}, good, 0, "its stack pointer is 0x7ffcfff8"},
+		{"another entry", StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry + 8}, good, 0, "rax is 0x2008"},
+		{"a thread", StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry}, status{threads: 2}, 0, "starts threads"},
+		{"a handler", StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry}, status{threads: 1, caught: 1 << 9}, 0, "handles signals"},
+		{"half-way", StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry}, good, 1, "has not finished: r_state is 1"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tm := &Template{Point: tc.point, StopIP: ip, Auxv: linux.Auxv{{Type: linux.ATEntry, Value: entry}}}
+			err := tm.arrived(&tc.regs, sp, tc.status, tc.state)
+			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("%v, want something about %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestCheckFixupsRefuses(t *testing.T) {
+	const tid, robust = 0x5000, 0x5010
+	at := func(addrs ...uint64) (fixups []plan.Fixup) {
+		fixups = append(fixups, plan.Fixup{Addr: 0x6000, Kind: plan.FixCanary, Size: 8})
+		for _, addr := range addrs {
+			fixups = append(fixups, plan.Fixup{Addr: addr, Kind: plan.FixTID, Size: 4})
+		}
+		return fixups
+	}
+	for _, tc := range []struct {
+		name            string
+		fixups          []plan.Fixup
+		point           StopPoint
+		tidAddr, robust uint64
+		want            string
+	}{
+		{"glibc", at(tid), StopLinked, tid, robust, ""},
+		{"glibc without threads", at(), StopLinked, 0, 0, ""},
+		{"musl", at(tid), StopEntry, tid, 0, ""},
+		{"musl with large thread-local storage", at(tid, tid+0x100), StopEntry, tid, 0, ""},
+		{"nowhere", at(), StopLinked, tid, robust, "in 0 words instead of one"},
+		{"twice", at(tid, tid+0x100), StopLinked, tid, robust, "in 2 words instead of one"},
+		{"thrice", at(tid, tid+0x100, tid+0x200), StopEntry, tid, 0, "in 3 words instead of one"},
+		{"not in the thread", at(tid + 8), StopLinked, tid, robust, "stands at 0x5008, not 16 bytes before the robust list at 0x5010"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			err := checkFixups(tc.fixups, tc.point, tc.tidAddr, tc.robust)
+			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("%v, want something about %q", err, tc.want)
 			}
 		})
 	}

@@ -110,6 +110,10 @@ func (p *Process) start(path string, argv, env []string, ip uint64, opts StartOp
 	return b.remove(&p.Regs)
 }
 
+// anotherProcess refuses a process that has made another one, which is traced too, so
+// that they would wait for each other.
+func anotherProcess() error { return refusef("it starts another process before the stop point") }
+
 // whenMapped lets a process run from system call to system call until there is
 // code at addr, and sets an INT3 there.
 func (t *tracer) whenMapped(pid int, addr uint64) (*breakpoint, error) {
@@ -126,7 +130,9 @@ func (t *tracer) whenMapped(pid int, addr uint64) (*breakpoint, error) {
 		switch {
 		case event(ws) == unix.PTRACE_EVENT_EXEC:
 			return nil, ErrStartedNormally
-		case !isSyscall(ws) && event(ws) == 0:
+		case event(ws) != 0:
+			return nil, anotherProcess()
+		case !isSyscall(ws):
 			sig = int(ws.StopSignal())
 		}
 	}

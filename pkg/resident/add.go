@@ -225,7 +225,7 @@ func (a *adding) makeLayout(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = a.template.Kill() }()
-	if err := a.sameDomain(); err != nil {
+	if err := sameDomain("/proc/self/attr/current", fmt.Sprintf("/proc/%d/attr/current", a.template.PID)); err != nil {
 		return err
 	}
 
@@ -300,14 +300,15 @@ func newID() (string, error) {
 
 // sameDomain refuses a program that an exec moves into a security domain of its
 // own (a profile of AppArmor's, a type transition of SELinux's): it goes by the
-// path of what is executed, and that would be the launcher's. proc(5),
-// /proc/pid/attr/current; without such a module there is nothing to read.
-func (a *adding) sameDomain() error {
-	ours, err := os.ReadFile("/proc/self/attr/current")
+// path of what is executed, and that would be the launcher's. The files are
+// /proc/pid/attr/current (proc(5)) of both; without such a module there is nothing to
+// read.
+func sameDomain(oursFile, itsFile string) error {
+	ours, err := os.ReadFile(oursFile)
 	if err != nil {
 		return nil
 	}
-	its, err := os.ReadFile(fmt.Sprintf("/proc/%d/attr/current", a.template.PID))
+	its, err := os.ReadFile(itsFile)
 	if err == nil && !bytes.Equal(ours, its) {
 		return &linkstop.Refusal{
 			Reason: fmt.Sprintf("an exec moves it into the security domain %q", bytes.TrimRight(its, "\x00\n")),
