@@ -71,8 +71,8 @@ func lockInTurn(file *os.File, exclusive bool, timeout time.Duration) error {
 	return err
 }
 
-// gateSuffix makes the name of the gate from the registry's.
-const gateSuffix = ".gate"
+// GatePath is the path of the gate of the registry at path.
+func GatePath(path string) string { return path + ".gate" }
 
 // openGate opens the gate of the registry at path, and for a writer makes it.
 func openGate(path string, create bool) (*os.File, error) {
@@ -80,7 +80,7 @@ func openGate(path string, create bool) (*os.File, error) {
 	if create {
 		flag |= os.O_CREATE
 	}
-	return os.OpenFile(path+gateSuffix, flag, 0o600)
+	return os.OpenFile(GatePath(path), flag, 0o600)
 }
 
 // lock polls because flock(2) has no timeout; a transaction takes about as long

@@ -462,7 +462,7 @@ func TestFolderLocked(t *testing.T) {
 	if _, err := r.List(); err != nil {
 		t.Error(err)
 	}
-	if info, err := os.Stat(r.Path() + gateSuffix); err != nil || info.Mode().Perm() != 0o600 {
+	if info, err := os.Stat(GatePath(r.Path())); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("gate: %v, %v", info, err)
 	}
 }

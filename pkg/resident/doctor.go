@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/registry"
@@ -104,8 +106,39 @@ func (d *doctor) openStore() *Manager {
 		return nil
 	}
 	d.ok(AreaStore, d.dir, "it belongs to root or to you, and nobody else may write to it")
+	d.files(s)
 	d.boot(s)
 	return d.openRegistry(s)
+}
+
+// files looks who may write to the store's own small files. Starts take the boot
+// stamp's word for it that the CPU is the right one, and who can open the registry's
+// gate can keep its writers waiting. The registry looks at itself.
+func (d *doctor) files(s *store.Store) {
+	for _, file := range []struct {
+		path, what string
+		mode       uint32 // what others may not
+		right      string
+	}{
+		{s.BootPath(), "write", 0o022, "644"},
+		{registry.GatePath(s.RegistryPath()), "open", 0o077, "600"},
+	} {
+		var st unix.Stat_t
+		if err := unix.Lstat(file.path, &st); errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			d.fault(AreaStore, file.path, err.Error(), "")
+			continue
+		}
+		switch {
+		case st.Uid != 0 && int(st.Uid) != os.Geteuid():
+			d.fault(AreaStore, file.path, fmt.Sprintf("it belongs to user %d", st.Uid), "remove the file; the next `residentctl add` makes it")
+		case st.Mode&unix.S_IFMT != unix.S_IFREG:
+			d.fault(AreaStore, file.path, "it is no regular file", "remove it; the next `residentctl add` makes it")
+		case st.Mode&file.mode != 0:
+			d.fault(AreaStore, file.path, fmt.Sprintf("others may %s it (mode %03o)", file.what, st.Mode&0o777), "chmod "+file.right+" "+file.path)
+		}
+	}
 }
 
 // hintOf is the hint that an error has for people.

@@ -54,9 +54,13 @@ func (t *Temporary) Discard() error {
 }
 
 // AbandonedTemporary are the folders of StageTemporary in which nobody works:
-// the caller's own only, for anybody may put something into os.TempDir.
+// the caller's own only, for anybody may put something into os.TempDir. In one that
+// does not exist there are none.
 func AbandonedTemporary() ([]string, error) {
 	entries, err := os.ReadDir(os.TempDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, wrap("read", os.TempDir(), err)
 	}
