@@ -25,7 +25,9 @@ reads when it starts, or try it out:
    eval "$(residentctl env)"           in sh
    residentctl env fish | source       in fish
 
-The folders are those of your own store and of the system's, if they are there.`,
+The folders are those of your own store and of the system's, if they are there. One
+that is in PATH already stays where it is, so the line may be read for every script
+too (.zshenv, BASH_ENV, config.fish).`,
 		Flags:              []cli.Flag{g.storeFlag()},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitUsage, exitStore),
 		Action: func(c *cli.Context) error {

@@ -17,34 +17,48 @@ func Shell(path string) string {
 	switch filepath.Base(path) {
 	case "fish":
 		return "fish"
-	case "csh", "tcsh":
+	case "csh", "bsd-csh", "tcsh":
 		return "csh"
 	}
 	return "sh"
 }
 
-// PathLine is what makes a shell look into folders before those in PATH.
+// PathLine is what makes a shell look into folders before those in PATH. A folder that
+// is in PATH stays where it is: a shell that reads the line for each script would put
+// it in front of a wrapper again and again that calls the next of its name.
 func PathLine(shell string, dirs []string) (string, error) {
-	for _, dir := range dirs {
+	var parts []string
+	for _, dir := range slices.Backward(dirs) { // the last that is put in front is the first
 		if strings.ContainsAny(dir, ":\n") {
 			return "", fmt.Errorf("%q cannot stand in PATH", dir)
 		}
+		part, err := pathPart(shell, dir)
+		if err != nil {
+			return "", err
+		}
+		parts = append(parts, part)
 	}
+	return strings.Join(parts, "; "), nil
+}
+
+// pathPart is PathLine for one folder.
+func pathPart(shell, dir string) (string, error) {
 	switch shell {
 	case "sh":
-		return "export PATH=" + quote(strings.Join(dirs, ":"), `'\''`) + `:"$PATH"`, nil
+		q := quote(dir, `'\''`)
+		// An empty PATH would leave an empty folder, which is the current one.
+		return fmt.Sprintf(`case ":${PATH-}:" in *:%s:*) ;; *) export PATH=%s"${PATH:+:$PATH}" ;; esac`, q, q), nil
 	case "fish":
-		var words []string
-		for _, dir := range dirs {
-			// In fish's single quotes a backslash is one only before these two
-			// characters (fish-language, "Quotes").
-			words = append(words, quote(strings.ReplaceAll(dir, `\`, `\\`), `\'`))
-		}
-		return "set -gx PATH " + strings.Join(words, " ") + " $PATH", nil
+		// In fish's single quotes a backslash is one only before these two
+		// characters (fish-language, "Quotes").
+		q := quote(strings.ReplaceAll(dir, `\`, `\\`), `\'`)
+		return fmt.Sprintf("contains -- %s $PATH; or set -gx PATH %s $PATH", q, q), nil
 	case "csh":
-		// History is substituted in quotes too (csh(1), "History substitutions").
-		joined := strings.ReplaceAll(quote(strings.Join(dirs, ":"), `'\''`), "!", `\!`)
-		return "setenv PATH " + joined + `:"$PATH"`, nil
+		// History is substituted in quotes too (csh(1), "History substitutions"), and
+		// tcsh takes a bracket in them for a pattern's.
+		q := strings.ReplaceAll(quote(dir, `'\''`), "!", `\!`)
+		pattern := strings.ReplaceAll(q, "[", "'?'")
+		return fmt.Sprintf(`if (! (":${PATH}:" =~ *:%s:*)) setenv PATH %s:"$PATH"`, pattern, q), nil
 	}
 	return "", fmt.Errorf("the shell must be one of %s", strings.Join(Shells, ", "))
 }

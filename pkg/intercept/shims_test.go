@@ -9,18 +9,19 @@ import (
 )
 
 func TestPathLine(t *testing.T) {
-	plain, odd := []string{"/a/shims", "/b/shims"}, []string{`/it's a "$HOME" \ ! folder/shims`}
+	plain, odd := []string{"/a", "/b"}, []string{`/it's "$HOME" \ ! [x]`}
 	for _, tc := range []struct {
 		shell string
 		dirs  []string
 		want  string
 	}{
-		{"sh", plain, `export PATH='/a/shims:/b/shims':"$PATH"`},
-		{"fish", plain, `set -gx PATH '/a/shims' '/b/shims' $PATH`},
-		{"csh", plain, `setenv PATH '/a/shims:/b/shims':"$PATH"`},
-		{"sh", odd, `export PATH='/it'\''s a "$HOME" \ ! folder/shims':"$PATH"`},
-		{"fish", odd, `set -gx PATH '/it\'s a "$HOME" \\ ! folder/shims' $PATH`},
-		{"csh", odd, `setenv PATH '/it'\''s a "$HOME" \ \! folder/shims':"$PATH"`},
+		{"sh", plain, `case ":${PATH-}:" in *:'/b':*) ;; *) export PATH='/b'"${PATH:+:$PATH}" ;; esac; ` +
+			`case ":${PATH-}:" in *:'/a':*) ;; *) export PATH='/a'"${PATH:+:$PATH}" ;; esac`},
+		{"fish", plain, `contains -- '/b' $PATH; or set -gx PATH '/b' $PATH; contains -- '/a' $PATH; or set -gx PATH '/a' $PATH`},
+		{"csh", plain, `if (! (":${PATH}:" =~ *:'/b':*)) setenv PATH '/b':"$PATH"; if (! (":${PATH}:" =~ *:'/a':*)) setenv PATH '/a':"$PATH"`},
+		{"sh", odd, `case ":${PATH-}:" in *:'/it'\''s "$HOME" \ ! [x]':*) ;; *) export PATH='/it'\''s "$HOME" \ ! [x]'"${PATH:+:$PATH}" ;; esac`},
+		{"fish", odd, `contains -- '/it\'s "$HOME" \\ ! [x]' $PATH; or set -gx PATH '/it\'s "$HOME" \\ ! [x]' $PATH`},
+		{"csh", odd, `if (! (":${PATH}:" =~ *:'/it'\''s "$HOME" \ \! '?'x]':*)) setenv PATH '/it'\''s "$HOME" \ \! [x]':"$PATH"`},
 		{"sh", []string{"/a:b"}, ""},
 		{"sh", []string{"/a\nb"}, ""},
 		{"cmd.exe", plain, ""},
@@ -32,39 +33,65 @@ func TestPathLine(t *testing.T) {
 	}
 }
 
-// The shells that are there make of the line what was meant.
+// The shells that are there make of the line what was meant, however often they read it.
 func TestShellsReadTheLine(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), `it's a "$HOME" ! folder`)
-	if err := os.Mkdir(dir, 0o755); err != nil { // fish leaves out what is not there
-		t.Fatal(err)
+	base := t.TempDir()
+	own, system := filepath.Join(base, `it's a "$HOME" ! [f]*older%s\`), filepath.Join(base, "system")
+	for _, dir := range []string{own, system} {
+		if err := os.Mkdir(dir, 0o755); err != nil { // fish leaves out what is not there
+			t.Fatal(err)
+		}
 	}
-	for _, name := range []string{"sh", "dash", "bash", "zsh", "busybox", "fish", "csh", "tcsh"} {
+	for _, name := range []string{"sh", "dash", "bash", "zsh", "mksh", "busybox", "fish", "csh", "bsd-csh", "tcsh"} {
 		path, err := exec.LookPath(name)
 		if err != nil {
 			continue
 		}
-		t.Run(name, func(t *testing.T) {
-			line, err := PathLine(Shell(path), []string{dir})
-			if err != nil {
-				t.Fatal(err)
-			}
-			args := []string{"-c", line + "\nprintenv PATH"}
-			if name == "busybox" {
-				args = append([]string{"sh"}, args...)
-			}
-			cmd := exec.Command(path, args...)
-			cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=" + dir}
-			out, err := cmd.Output()
-			if want := dir + ":/usr/bin:/bin\n"; err != nil || string(out) != want {
-				t.Errorf("%s\ngives %q, %v", line, out, err)
-			}
-		})
+		for _, tc := range []struct{ before, after string }{
+			{"/usr/bin:/bin", own + ":" + system + ":/usr/bin:/bin"},
+			// Behind a folder of wrappers they stay there; the folder of another name is none.
+			{"/w:" + own + ":/usr/bin:" + system + "/x", system + ":/w:" + own + ":/usr/bin:" + system + "/x"},
+			{"/w:" + system + ":/usr/bin:" + own, "/w:" + system + ":/usr/bin:" + own},
+			{system + ":/usr/bin:" + own + "s", own + ":" + system + ":/usr/bin:" + own + "s"},
+		} {
+			t.Run(name+" "+strings.ReplaceAll(tc.before, base, ""), func(t *testing.T) {
+				line, err := PathLine(Shell(path), []string{own, system})
+				if err != nil {
+					t.Fatal(err)
+				}
+				args := []string{"-c", line + "\n" + line + "\n/usr/bin/printenv PATH"}
+				if name == "busybox" {
+					args = append([]string{"sh"}, args...)
+				}
+				cmd := exec.Command(path, args...)
+				cmd.Env = []string{"PATH=" + tc.before, "HOME=" + base}
+				out, err := cmd.CombinedOutput()
+				if err != nil || string(out) != tc.after+"\n" {
+					t.Errorf("%s\ngives %q, %v", line, out, err)
+				}
+			})
+		}
+	}
+}
+
+// An empty PATH gets no empty folder, which would be the current one, and a shell that
+// takes unset variables for errors has none.
+func TestLineWithoutPath(t *testing.T) {
+	line, err := PathLine("sh", []string{"/a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, script := range []string{"PATH=", "set -u; unset PATH"} {
+		out, err := exec.Command("/bin/sh", "-c", script+"\n"+line+"\n/usr/bin/printenv PATH").CombinedOutput()
+		if err != nil || string(out) != "/a\n" {
+			t.Errorf("%s: %q, %v", script, out, err)
+		}
 	}
 }
 
 func TestShell(t *testing.T) {
 	for path, want := range map[string]string{
-		"/usr/bin/fish": "fish", "/bin/tcsh": "csh", "/bin/csh": "csh", "/bin/bash": "sh", "/usr/bin/zsh": "sh", "": "sh",
+		"/usr/bin/fish": "fish", "/bin/tcsh": "csh", "/bin/csh": "csh", "/bin/bsd-csh": "csh", "/bin/bash": "sh", "/usr/bin/zsh": "sh", "": "sh",
 	} {
 		if got := Shell(path); got != want {
 			t.Errorf("%q: %s", path, got)
