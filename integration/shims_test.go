@@ -441,6 +441,38 @@ int main(int argc, char **argv)
 	}
 }
 
+// TestShimsAndWrappersByPath: a wrapper that is called by its path finds the shim as the
+// next of its name. If its folder stands behind the shims, the shim executes it once
+// more; in front of them, or in no folder of PATH, it runs as without shims.
+func TestShimsAndWrappersByPath(t *testing.T) {
+	w := newShimWorld(t)
+	w.build(t, filepath.Join(w.second, "speak"), "one")
+	w.enable(t, "speak")
+	elsewhere := folder(t)
+	for _, dir := range []string{w.first, elsewhere} {
+		if err := os.WriteFile(filepath.Join(dir, "speak"), []byte(wrapper+`exec -a speak "$(next)" "$@"`), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct {
+		dir, want string
+		path      []string
+	}{
+		{w.first, "wrapped one", []string{w.first, w.second}},
+		{w.first, "wrapped wrapped one", []string{w.shims(), w.first, w.second}},
+		{w.first, "wrapped one", []string{w.first, w.shims(), w.second}},
+		{elsewhere, "wrapped one", []string{w.shims(), w.second}},
+	} {
+		for _, u := range users {
+			r := w.start(t, plain, u, filepath.Join(tc.dir, "speak"), command{args: []string{"a", "b c"},
+				env: []string{"PATH=" + strings.Join(tc.path, ":") + ":/usr/bin:/bin"}})
+			if r.Stdout != tc.want+" speak a b c\n" {
+				t.Errorf("%s, %s: %+v, want %s", u.name, tc.path, r, tc.want)
+			}
+		}
+	}
+}
+
 // TestShimsPath: another program gets the folders of PATH in another order and is not
 // otherwise touched; the program itself gets all as it is.
 func TestShimsPath(t *testing.T) {
@@ -487,4 +519,39 @@ func TestShimsAndEnvironments(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestShimsMakeEnvironments: a python that was called by its shim finds itself there, so
+// a virtual environment that it makes links to the shim, and ends with it.
+func TestShimsMakeEnvironments(t *testing.T) {
+	w := newShimWorld(t)
+	python := installed(t, "python3")
+	w.enable(t, python)
+	shim := filepath.Join(w.shims(), "python3")
+	byShim, byPath := filepath.Join(folder(t), "venv"), filepath.Join(folder(t), "venv")
+	said := func(want, script string, args ...string) {
+		t.Helper()
+		r := w.start(t, plain, root, "/bin/sh", command{args: append([]string{"-c", script, "sh"}, args...),
+			env: []string{"PATH=" + w.shims() + ":/usr/bin:/bin"}})
+		if r.Stdout != want+"\n" {
+			t.Errorf("%s: %+v, want %s", script, r, want)
+		}
+	}
+	const show, where = ` -c 'import sys; print(sys.executable)'`, ` -c 'import sys; print(sys.prefix)'`
+	said(shim, "python3"+show)
+	said(python, python+show)
+	if r := w.start(t, plain, root, "/bin/sh", command{args: []string{"-c", python + ` -m venv --without-pip "$1" && python3 -m venv --without-pip "$2"`, "sh", byPath, byShim},
+		env: []string{"PATH=" + w.shims() + ":/usr/bin:/bin"}}); r.Status != "exit status 0" {
+		t.Skipf("there are no virtual environments here: %+v", r)
+	}
+	said(shim, `readlink "$1/bin/python3"`, byShim)
+	said(python, `readlink "$1/bin/python3"`, byPath)
+	said(byShim, `"$1/bin/python3"`+where, byShim)
+	said(byPath, `"$1/bin/python3"`+where, byPath)
+
+	w.do(t, "disable", "python3")
+	said("no", `"$1/bin/python3"`+where+" || echo no", byShim)
+	said(byPath, `"$1/bin/python3"`+where, byPath)
+	// As the help of enable has it.
+	said(byShim, `ln -sf `+python+` "$1/bin/python3" && "$1/bin/python3"`+where, byShim)
 }

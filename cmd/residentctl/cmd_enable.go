@@ -33,14 +33,24 @@ called by: when a program of the same name comes to stand before, when it is
 upgraded, moved or removed, the shim executes what your shell would. remove, and
 gc where the program is gone, take shims away.
 
+A program that looks for itself in PATH finds its shim. So python3 shows the shim in
+sys.executable, and a virtual environment that it makes links to the shim and works
+only as long as that is there. Make it by the full path, /usr/bin/python3 -m venv DIR;
+"ln -sf /usr/bin/python3 DIR/bin/python3" mends one that is made already.
+
+A wrapper of your own that calls the next program of its name in PATH is best put
+into a folder in front of the shims. Behind them it works too, but runs twice when it
+is called by its full path.
+
 With --system every exec of the program, by whatever path, user or container, is a
 resident start: root registers its launcher file with the kernel (binfmt_misc), and
 where there is /etc/binfmt.d for each boot. The kernel knows a program by its first
 256 bytes only. Others that share them go on as always, through the launcher file,
 which does the kernel's work for them (some 15% of a small program's start); so does
-the program itself when its image does not fit. A debugger that starts the program sees the launcher first: attach to it, or
-disable it meanwhile. An exec by a descriptor that is close-on-exec (fexecve)
-fails, as that of a script does, for the program and for others of its first bytes.`,
+the program itself when its image does not fit. A debugger that starts the program
+sees the launcher first: attach to it, or disable it meanwhile. An exec by a
+descriptor that is close-on-exec (fexecve) fails, as that of a script does, for the
+program and for others of its first bytes.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "shim", Usage: "by a link in a folder of PATH; this is the default", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "system", Usage: "for the whole system, by binfmt_misc; for root", Destination: &system, DisableDefaultText: true},
