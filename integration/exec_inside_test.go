@@ -70,6 +70,47 @@ func TestExecInside(t *testing.T) {
 	}
 }
 
+// TestExecInsideRootsStore: in an ordinary user's tree root's files look like nobody's,
+// as bob's do. The stores that the tree looks in were found to be root's before, so there
+// that is known; of another nobody knows whose it is.
+func TestExecInsideRootsStore(t *testing.T) {
+	alice, bob := newAccounts(t)
+	roots, other := newStore(t, folder(t)), newStore(t, folder(t))
+	for _, s := range []*store{roots, other} {
+		s.do(t, "enable", "--even-if-slower", installed(t, "true"))
+	}
+	const hidden, hint = "not safe to run programs from: this user namespace does not show whose it is", "hint: in the user namespace that `residentctl exec` makes"
+	inside := func(code int, words []string, args ...string) {
+		t.Helper()
+		r := finish(t, alice.command(t, append([]string{"--store", roots.dir, "exec", "-q", "--strict", "--", residentctl(t)}, args...)...))
+		if r.code != code {
+			t.Errorf("%q: want status %d: %v", args, code, r)
+		}
+		for _, w := range words {
+			if !strings.Contains(r.stdout+r.stderr, w) {
+				t.Errorf("%q: want %q: %v", args, w, r)
+			}
+		}
+	}
+	inside(0, []string{"/true  current"}, "--store", roots.dir, "list")
+	inside(0, []string{"shim  resident"}, "--store", roots.dir, "status")
+	inside(0, []string{roots.shims()}, "--store", roots.dir, "env", "sh")
+	inside(0, []string{"state:     current"}, "--store", roots.dir, "inspect", "true")
+	inside(3, []string{"only the owner of the store may do this"}, "--store", roots.dir, "add", "true")
+	inside(3, []string{hidden, hint}, "--store", other.dir, "list")
+	inside(3, []string{hidden, hint}, "--store", other.dir, "env", "sh")
+	inside(3, []string{hidden, hint[len("hint: "):]}, "--store", other.dir, "check")
+
+	// Where bob has got a folder of it, it is not looked in.
+	chown(t, filepath.Join(roots.dir, "images"), int(bob.uid))
+	alice.fails(t, 125, []string{fmt.Sprintf("belongs to user %d", bob.uid)}, "--store", roots.dir, "exec", "-q", "--strict", "true")
+	// Nor is it root's for another namespace than the tree's.
+	r := finish(t, alice.exec(t, "/usr/bin/unshare", "--user", "--map-current-user", residentctl(t), "--store", other.dir, "list"))
+	if r.code != 3 || !strings.Contains(r.stderr, hidden) {
+		t.Errorf("without exec: %v", r)
+	}
+}
+
 // Where the linker itself is out of sight nobody can say that an image is of no use.
 func TestExecInsideWithoutLinker(t *testing.T) {
 	e := newExecers(t)[0]

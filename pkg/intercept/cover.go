@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -127,7 +128,7 @@ func Prepare(s *store.Store, opts Options) (*Cover, error) {
 	}
 	var err error
 	if opts.InUserNamespace {
-		if o.Root, err = overflowUID(); err != nil {
+		if o.Root, err = linux.OverflowUID(); err != nil {
 			return nil, err
 		}
 	}
@@ -160,18 +161,6 @@ func Prepare(s *store.Store, opts Options) (*Cover, error) {
 		return nil, err
 	}
 	return &Cover{Mounts: []Mount{{linker, o.Original}, {path, linker}}}, nil
-}
-
-// overflowUID is whom stat(2) shows for users that a user namespace does not
-// know: user_namespaces(7), "Unmapped user and group IDs".
-func overflowUID() (uint32, error) {
-	text, err := os.ReadFile("/proc/sys/kernel/overflowuid")
-	if err != nil {
-		return 0, err
-	}
-	var uid uint32
-	_, err = fmt.Sscan(string(text), &uid)
-	return uid, err
 }
 
 // Unshare moves the calling thread, which must be locked and is to execute the

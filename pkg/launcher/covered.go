@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/residentctl/residentctl/internal/linux"
@@ -20,8 +22,9 @@ type Covered struct {
 	ID       linux.FileID // of the copy
 	Original string       // where the linker itself is to be found
 
-	linker linux.FileID
-	err    error
+	options CoverOptions // what Cover was given for the copy
+	linker  linux.FileID
+	err     error
 }
 
 // Inside gives what is covered here; nil is nothing, which is so outside of such a
@@ -39,7 +42,7 @@ func covered(path string) *Covered {
 		return nil
 	}
 	o, _ := coverOptions(copied)
-	c := &Covered{ID: id, Original: o.Original}
+	c := &Covered{ID: id, Original: o.Original, options: o}
 	if c.linker, c.err = linux.StatID(c.Original); c.err != nil {
 		return c
 	}
@@ -74,3 +77,18 @@ func (c *Covered) Linker() (linux.FileID, error) {
 // Covers tells what Cover was given for a dynamic linker; ok is false if it has made
 // none of this.
 func Covers(linker []byte) (o CoverOptions, ok bool) { return coverOptions(linker) }
+
+// ShownForRoot tells whether a file at this path that stat(2) shows as uid's is root's,
+// in the user namespace of a command tree, which does not know root. The number alone
+// stands for everybody whom it does not know. But the copy of the linker, through which
+// every dynamic program here runs, takes what is so in the tree's stores for root's
+// (launcher.c, trusted), since their folders were found to be root's alone before the
+// namespace was made; who believes it of those stores believes no one else.
+func ShownForRoot(path string, uid uint32) bool {
+	c := Inside()
+	return c != nil && c.options.Root == uid && linux.HidesOwner(uid) &&
+		slices.ContainsFunc(c.options.Stores, func(dir string) bool {
+			rest, err := filepath.Rel(dir, path)
+			return err == nil && filepath.IsLocal(rest)
+		})
+}

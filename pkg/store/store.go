@@ -9,6 +9,9 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/launcher"
 )
 
 // Store is an open store. It holds nothing open, and its methods may be called
@@ -97,13 +100,18 @@ func (s *Store) Holds(path string) bool {
 	return err == nil && filepath.IsLocal(rest)
 }
 
-var errNotFolder = fmt.Errorf("%w: not a folder", ErrUnsafe)
+var (
+	errNotFolder   = fmt.Errorf("%w: not a folder", ErrUnsafe)
+	errHiddenOwner = fmt.Errorf("%w: this user namespace does not show whose it is", ErrUnsafe)
+)
 
 func openError(path string, err error) error {
 	e := &Error{Doing: "open store", Path: path, Err: err}
 	switch {
 	case errors.Is(err, errNotFolder):
 		e.hint = fmt.Sprintf("move %s away, or name another store with --store", path)
+	case errors.Is(err, errHiddenOwner):
+		e.hint = "in the user namespace that `residentctl exec` makes for an ordinary user root's files look like nobody's: do it outside"
 	case errors.Is(err, ErrUnsafe):
 		e.hint = fmt.Sprintf("look who could have changed it; if it is to be trusted: chown it to yourself or root and chmod go-w %s", path)
 	case errors.Is(err, fs.ErrNotExist):
@@ -118,6 +126,9 @@ func checkFolder(path string) (fs.FileMode, error) {
 	if err := eintr(func() error { return syscall.Stat(path, &st) }); err != nil {
 		return 0, err
 	}
+	if launcher.ShownForRoot(path, st.Uid) {
+		st.Uid = 0
+	}
 	return fs.FileMode(st.Mode & 0o777), distrust(&st, os.Geteuid())
 }
 
@@ -129,6 +140,9 @@ func distrust(st *syscall.Stat_t, euid int) error {
 	case st.Mode&syscall.S_IFMT != syscall.S_IFDIR:
 		return errNotFolder
 	case st.Uid != 0 && int(st.Uid) != euid:
+		if linux.HidesOwner(st.Uid) {
+			return errHiddenOwner // root or nobody, which the number does not tell
+		}
 		return fmt.Errorf("%w: it belongs to user %d, not to root or user %d", ErrUnsafe, st.Uid, euid)
 	case st.Mode&0o022 != 0:
 		return fmt.Errorf("%w: others than its owner may write to it (mode %04o)", ErrUnsafe, st.Mode&0o7777)

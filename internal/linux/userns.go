@@ -1,0 +1,44 @@
+package linux
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"strings"
+)
+
+// OverflowUID is whom stat(2) shows for users that a user namespace does not know:
+// user_namespaces(7), "Unmapped user and group IDs".
+func OverflowUID() (uint32, error) {
+	text, err := os.ReadFile("/proc/sys/kernel/overflowuid")
+	if err != nil {
+		return 0, err
+	}
+	var uid uint32
+	_, err = fmt.Sscan(string(text), &uid)
+	return uid, err
+}
+
+// HidesOwner tells whether the owner that stat(2) shows may be another one, whom this
+// process's user namespace does not know.
+func HidesOwner(uid uint32) bool {
+	overflow, err := OverflowUID()
+	if err != nil || uid != overflow {
+		return false
+	}
+	ids, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && !mapsAll(string(ids))
+}
+
+// mapsAll tells whether a uid_map has all users: all numbers but the last, which
+// stands for none (user_namespaces(7), "User and group ID mappings").
+func mapsAll(ids string) bool {
+	var all uint64
+	for line := range strings.Lines(ids) {
+		var from, to, count uint64
+		if _, err := fmt.Sscan(line, &from, &to, &count); err == nil {
+			all += count
+		}
+	}
+	return all >= math.MaxUint32
+}
