@@ -15,7 +15,7 @@ import (
 )
 
 // Enough is how many a residentctl, with its children and CRIU's sockets, can do
-// its work with. For exec the front door asks for as many (pkg/launcher, ask_room).
+// its work with. For exec and run the front door asks for as many (pkg/launcher, ask_descriptors).
 const Enough = 32
 
 // Exit statuses, as cmd/residentctl has them.

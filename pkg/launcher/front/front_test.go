@@ -89,7 +89,8 @@ func TestDoor(t *testing.T) {
 	}
 }
 
-// Where a limit leaves Go's runtime no room exec executes the command normally.
+// Where a limit leaves Go's runtime no room exec and run execute the command normally,
+// and other commands say so.
 func TestNoRoom(t *testing.T) {
 	bin := build(t, "./testdata/gosays", ldflags(t))
 	echo := script(t, `echo "$# $* $A"; exit 7`)
@@ -118,6 +119,18 @@ func TestNoRoom(t *testing.T) {
 		{"strict", "ulimit -d 50000", []string{"exec", "--strict", echo},
 			strings.Replace(says(echo, data), "residentctl: ", "residentctl: error: ", 1), 125},
 		{"no such program", "ulimit -d 50000", []string{"exec", "/nonexistent"}, says("/nonexistent", data) + "residentctl: error: /nonexistent: ", 127},
+		{"run", "ulimit -v 700000", []string{"run", "--store", "/x", "--explain", "--", echo, "--strict", "b"},
+			fmt.Sprintf("residentctl: %s: started normally: residentctl needs %s\n2 --strict b 1\n", echo, space), 7},
+		{"run, silent", "ulimit -v 700000", []string{"--store=/x", "run", echo}, "0  1\n", 7},
+		{"run, strict", "ulimit -d 50000", []string{"run", "--store", "/x", "--strict", echo},
+			fmt.Sprintf("residentctl: error: %s: no resident start: residentctl needs %s\n", echo, data), 125},
+		{"run, before Go", "ulimit -v 700000", []string{"run", "--explain", echo},
+			fmt.Sprintf("residentctl: %s: started normally: it is not resident\n0  1\n", echo), 7},
+		{"list", "ulimit -v 700000", []string{"list", "-q"}, "residentctl: error: residentctl needs " + space + ": raise the limit\n", 4},
+		{"gc, data", "ulimit -d 50000", []string{"--store", "exec", "gc"}, "residentctl: error: residentctl needs " + data + ": raise the limit\n", 4},
+		{"no word", "ulimit -v 700000", nil, "residentctl: error: residentctl needs " + space + ": raise the limit\n", 4},
+		{"run, an option that is not known", "ulimit -v 700000", []string{"run", "--engine", "criu", echo},
+			"residentctl: error: residentctl needs " + space + ": raise the limit\n", 125},
 		// There is room for this much.
 		{"another option", "ulimit -n 20", []string{"exec", "--inside", "/x", echo}, `go ["exec" "--inside"`, 0},
 		{"another command", "ulimit -n 20", []string{"--store", "exec", "list"}, `go ["--store"`, 0},

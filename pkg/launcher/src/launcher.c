@@ -1632,18 +1632,24 @@ static int mappable(u64 len, int prot)
  * What the Go side of residentctl wants of the limits. The runtime reserves some 700
  * MiB for its tables (runtime/mpagealloc_64bit.go, sysInit), and more for the heap's
  * arenas, and ends with the stacks of all goroutines where it does not get them; some
- * 80 MiB of it are writable. Descriptors: internal/descriptors, Enough, of the limit
- * to which the runtime raises the soft one.
+ * 80 MiB of it are writable.
  */
-static struct reason ask_room(void)
+static struct reason ask_memory(void)
 {
-	struct rlimit files;
-	u64 fd, left = 0;
-
 	if (!mappable(2UL << 30, PROT_NONE))
 		NO("residentctl needs 2 GiB of address space (ulimit -v)");
 	if (!mappable(128UL << 20, PROT_READ | PROT_WRITE))
 		NO("residentctl needs 128 MiB of data (ulimit -d)");
+	return YES;
+}
+
+/* And descriptors: internal/descriptors, Enough, of the limit to which the runtime
+ * raises the soft one. */
+static struct reason ask_descriptors(void)
+{
+	struct rlimit files;
+	u64 fd, left = 0;
+
 	if (failed(sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, (u64)&files)))
 		return YES;
 	for (fd = 0; fd < files.max && left < 32; fd++)
@@ -1653,53 +1659,70 @@ static struct reason ask_room(void)
 	return YES;
 }
 
-/* How many words an option of exec takes; those before it are understood as well. 0
- * if it is another. */
-static u64 exec_option(const char *word)
+/* How many words an option of exec or run takes; those before it are understood as
+ * well. 0 if it is another. */
+static u64 option_words(const char *word)
 {
 	if (equal(word, "--store") || equal(word, "--after") || equal(word, "--format"))
 		return 2;
 	return equal(word, "--strict") || equal(word, "--auto") || equal(word, "--quiet") || equal(word, "-q") ||
-	       starts(word, "--store=") || starts(word, "--after=") || starts(word, "--format=");
+	       equal(word, "--explain") || starts(word, "--store=") || starts(word, "--after=") || starts(word, "--format=");
 }
 
 /*
- * residentctl exec [OPTION...] [--] COMMAND [ARG...] where Go's runtime has no room:
- * the command is executed normally. It returns where there is room, and for what is
- * not exactly that.
+ * Where limits leave Go's runtime no room: of
+ *
+ *	residentctl exec|run [OPTION...] [--] COMMAND [ARG...]
+ *
+ * the command is executed normally, and any other command line fails. It returns where
+ * there is room; package internal/descriptors looks for that of other command lines.
  */
-static __attribute__((noinline)) void exec_without_go(u64 *sp)
+static __attribute__((noinline)) void without_go(u64 *sp)
 {
 	struct caller c = { .given = -1 };
 	struct text *path;
-	struct reason no;
-	u64 i, n, seen = 0;
+	const char *command = 0;
+	struct reason no = ask_memory();
+	u64 i, n;
+	int whole;
 
 	look(&c, sp);
 	for (i = 1; i < *sp; i += n) {
-		n = exec_option(c.argv[i]);
+		n = option_words(c.argv[i]);
 		if (!n) {
-			if (seen || !equal(c.argv[i], "exec"))
+			if (command || !(equal(c.argv[i], "exec") || equal(c.argv[i], "run")))
 				break;
-			seen = n = 1;
+			command = c.argv[i];
+			n = 1;
 		}
-		if (equal(c.argv[i], "--strict"))
-			c.strict = 1;
+		c.strict |= equal(c.argv[i], "--strict");
+		c.explain |= equal(c.argv[i], "--explain");
 	}
-	if (seen && i < *sp && equal(c.argv[i], "--"))
-		i++;
-	else if (!seen || i >= *sp || c.argv[i][0] == '-')
+	whole = command && i < *sp;
+	if (whole && equal(c.argv[i], "--"))
+		whole = ++i < *sp;
+	else if (whole)
+		whole = c.argv[i][0] != '-';
+	if (whole && !no.why)
+		no = ask_descriptors();
+	if (!no.why)
 		return;
-	no = ask_room();
-	if (!no.why || i >= *sp || !(path = fresh(0, sizeof(*path))))
+	if (!whole) {
+		c.program = "error";
+		tell(&c, INFO, no.why, "raise the limit", 0, 0);
+		sys3(SYS_exit, command ? 125 : 4, 0, 0);
+	}
+	if (!(path = fresh(0, sizeof(*path))))
 		return;
 	c.argv += i;
 	c.program = c.argv[0];
-	if (c.strict) {
-		tell(&c, "residentctl: error: no resident starts in ", no.why, "raise the limit", 0, 0);
-		sys3(SYS_exit, 125, 0, 0);
+	if (equal(command, "run")) {
+		ask_environment(&c); /* whether to explain */
+	} else {
+		tell(&c, c.strict ? ERROR "no resident starts in " : INFO "no resident starts in ", no.why, "raise the limit", 0, 0);
+		if (c.strict)
+			sys3(SYS_exit, 125, 0, 0);
 	}
-	tell(&c, "residentctl: no resident starts in ", no.why, "raise the limit", 0, 0);
 	exec_by_name(&c, c.program, path, no);
 }
 
@@ -1714,7 +1737,7 @@ static __attribute__((noinline)) void exec_without_go(u64 *sp)
  * becomes the program, at the price of a second exec. The same goes for a
  * program whose path does not fit on the stack that residentctl was given.
  */
-void launcher_front(u64 *sp, const struct config *cfg)
+static void run_before_go(u64 *sp, const struct config *cfg)
 {
 	struct caller c = { .given = -1 };
 	struct text *program, *path;
@@ -1724,8 +1747,6 @@ void launcher_front(u64 *sp, const struct config *cfg)
 	u64 i;
 	int which, found, said = 0, touched = 0;
 
-	if (!cfg)
-		exec_without_go(sp);
 	if (*sp < 3 || !equal(((char **)sp)[2], "run"))
 		return;
 	look(&c, sp);
@@ -1778,6 +1799,14 @@ void launcher_front(u64 *sp, const struct config *cfg)
 	if (no.what == path->buf)
 		name_in_store(&c, cfg, said, "/index/", &id, path);
 	exec_program(&c, no);
+}
+
+/* Residentctl's entry, and that of a front file, which comes from the Go side. */
+void launcher_front(u64 *sp, const struct config *cfg)
+{
+	run_before_go(sp, cfg);
+	if (!cfg)
+		without_go(sp);
 }
 
 /*
