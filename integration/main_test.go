@@ -10,9 +10,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -25,6 +27,11 @@ func TestMain(m *testing.M) {
 }
 
 func runTests(m *testing.M) int {
+	// Under nohup(1) it is ignored, and what is started here would inherit that. A
+	// signal that is caught is the default again after an exec.
+	if signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
 	var err error
 	if temporary, err = os.MkdirTemp("", "residentctl-integration-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
