@@ -252,7 +252,7 @@ func TestNotLinked(t *testing.T) {
 		{"static", "c-main.c", []string{"-static"}},
 		{"static, position-independent", "c-main.c", []string{"-static-pie"}},
 		{"executable stack", "c-main.c", []string{"-Wl,-z,execstack"}},
-		{"in residentctl's place", "c-main.c", []string{"-no-pie", "-fno-pie", "-Wl,-Ttext-segment=0x70000000"}},
+		{"in residentctl's place", "c-main.c", []string{"-no-pie", "-fno-pie", "-Wl,-Ttext-segment=0x70100000"}},
 		{"in the launcher's place", "bare.c", []string{"-nostartfiles", "-no-pie", "-fno-pie", "-mcmodel=large", "-Wl,-Ttext-segment=0x200000000000"}},
 	}
 	s := sharedStore(t)

@@ -465,7 +465,7 @@ func TestWhenNotInItsPlace(t *testing.T) {
 	// refused, or started in a way that works.
 	for name, flags := range map[string][]string{
 		"not position-independent": {"-no-pie"},
-		"at residentctl's place":   {"-no-pie", "-Wl,-Ttext-segment=0x70000000"},
+		"at residentctl's place":   {"-no-pie", "-Wl,-Ttext-segment=0x70100000"},
 		"below residentctl":        {"-no-pie", "-Wl,-Ttext-segment=0x6ffff000"},
 	} {
 		t.Run(name, func(t *testing.T) {

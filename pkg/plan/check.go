@@ -26,8 +26,9 @@ const (
 
 // FrontDoorBase is where residentctl itself is linked (scripts/build): above
 // the programs that are not position-independent and below 2 GiB, as Go's
-// linker needs it.
-const FrontDoorBase = 0x70000000
+// linker needs it; and 1 MiB above where a page table begins, which then describes
+// the plan below it too.
+const FrontDoorBase = 0x70100000
 
 // check finds what would make a plan impossible or dangerous to carry out.
 func (p *Plan) check() error {

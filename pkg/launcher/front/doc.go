@@ -4,7 +4,7 @@
 //
 // It takes effect when the program is linked with
 //
-//	-E _residentctl_start -T 0x70001000
+//	-E _residentctl_start -T 0x70101000
 //
 // (scripts/build). Linked otherwise, the code is left out and `run` takes the
 // way through Go, which works the same and is slower. The text address keeps
