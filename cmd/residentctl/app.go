@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -147,11 +148,14 @@ var optionWords = strings.NewReplacer(
 	" for flag -", " for --",
 )
 
-// arguments are a command's arguments. An option among them is a usage error:
+// arguments are a command's arguments, none of which is empty. An option among them is a usage error:
 // options come first, so it would be taken for a name. Behind "--", which package
 // flag takes away, all are names.
 func arguments(c *cli.Context) ([]string, error) {
 	args := c.Args().Slice()
+	if slices.Contains(args, "") {
+		return nil, usagef(c.Command.Name, "an argument is empty")
+	}
 	if line, _ := c.App.Metadata[wholeLine].([]string); len(line) > len(args) && line[len(line)-len(args)-1] == "--" {
 		return args, nil
 	}

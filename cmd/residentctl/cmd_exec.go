@@ -148,7 +148,9 @@ func parseExec(args []string) (o execOptions, err error) {
 			}
 			switch option {
 			case "--store":
-				o.store = value
+				if o.store = value; value == "" {
+					return o, errors.New("option --store needs a folder")
+				}
 			case "--after":
 				if o.after, err = strconv.Atoi(value); err != nil || o.after < 1 {
 					return o, fmt.Errorf("--after must be a number from 1 on, not %q", value)

@@ -90,7 +90,7 @@ func parseRun(args []string) (o runOptions, err error) {
 		case args[i] == "--help", args[i] == "-h":
 			o.help = true
 			return o, nil
-		case name == "--store" && !hasValue && i+1 < len(args):
+		case name == "--store" && !hasValue && i+1 < len(args) && args[i+1] != "":
 			i++
 			o.store = args[i]
 		case name == "--store" && value != "":

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/residentctl/residentctl/pkg/store"
 )
 
 // Shells whose line PathLine knows.
@@ -29,8 +31,8 @@ func Shell(path string) string {
 func PathLine(shell string, dirs []string) (string, error) {
 	var parts []string
 	for _, dir := range slices.Backward(dirs) { // the last that is put in front is the first
-		if strings.ContainsAny(dir, ":\n") {
-			return "", fmt.Errorf("%q cannot stand in PATH", dir)
+		if err := store.FitsPath(dir); err != nil {
+			return "", err
 		}
 		part, err := pathPart(shell, dir)
 		if err != nil {

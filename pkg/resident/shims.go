@@ -61,6 +61,9 @@ func (m *Manager) Enable(ctx context.Context, name string, opts AddOptions) (*En
 	if err != nil {
 		return nil, err
 	}
+	if err := store.FitsPath(m.store.ShimsDir()); err != nil {
+		return nil, err
+	}
 	if err := m.mayHaveShim(path); err != nil {
 		return nil, err
 	}
@@ -89,7 +92,7 @@ func (m *Manager) Enable(ctx context.Context, name string, opts AddOptions) (*En
 		if e.Was = s.Program == path && s.Binary == binaryOf(rec); e.Was {
 			return e, nil
 		}
-		if s.Program != path {
+		if !sameFile(s.Program, path) {
 			e.Instead = s.Program
 		}
 	}

@@ -42,6 +42,8 @@ func (e *Error) Hint() string {
 // make every exec fail.
 var ErrNoExec = errors.New("its file system is mounted noexec")
 
+var errNotInPath = errors.New("there is a colon or a line break in it")
+
 var hints = []struct {
 	is  error
 	say string
@@ -50,6 +52,7 @@ var hints = []struct {
 	{syscall.EDQUOT, "the disk quota is used up; free some space, or use another store with --store"},
 	{ErrBusy, "try again when it is done; `fuser -v` on the store's staging folder shows which process it is"},
 	{ErrNoExec, "use another store with --store, on a file system from which programs may be executed"},
+	{errNotInPath, "use a store whose path has none, with --store; `residentctl enable --system` needs no PATH"},
 	{syscall.EXDEV, "all of a store must be on one file system; use another store with --store"},
 	{syscall.EROFS, "the file system is mounted read-only; use another store with --store"},
 	{fs.ErrPermission, "this store is somebody else's: set HOME to your own home folder, name a store of your own with --store, or be root"},

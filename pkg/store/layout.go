@@ -64,6 +64,15 @@ func (s *Store) ShimsDir() string { return ShimsDirOf(s.dir) }
 // ShimsDirOf is the same of a store in dir that may not be there yet.
 func ShimsDirOf(dir string) string { return filepath.Join(dir, shimsName) }
 
+// FitsPath says why a folder cannot stand in PATH: a colon would end it there, and a
+// line break the line with which a shell puts it there.
+func FitsPath(dir string) error {
+	if strings.ContainsAny(dir, ":\n") {
+		return wrap("put into PATH", dir, errNotInPath)
+	}
+	return nil
+}
+
 // HasRegistry tells whether there is a registry in a folder. It is made last, so
 // without one a store whose folders are not complete was never finished.
 func HasRegistry(dir string) bool {
