@@ -65,12 +65,13 @@ With --auto programs that the tree has executed normally for the third time (see
 residentctl stays beside the command as its parent, and at the end says in one
 line on standard error what that saved, and in one before it why nothing can be
 made resident, if so (without CRIU, for example; with --strict that fails with 125
-before the command); -q silences both. It counts starts of programs that are linked
-with glibc, also those that could not be resident (LD_PRELOAD). While a program is made
-resident its file cannot be written to ("Text file busy"). So those are left out
-that the command might write to: which the caller may write, if they were changed,
-or anything was in their folder, since the command began, or if they lie below the
-current folder.
+before the command); -q silences both. It counts what comes to the covered linker:
+starts of programs that are linked with glibc, also those that could not be resident
+(LD_PRELOAD), but not those that a shim, a launcher file, run or enable --system makes
+from an image before. While a program is made resident its file cannot be written to
+("Text file busy"). So those are left out that the command might write to: which the
+caller may write, if they were changed, or anything was in their folder, since the
+command began, or if they lie below the current folder.
 
 Inside of another exec the images stay those of the outer one. One line says so if
 other stores, or --auto, are asked for; with --strict that fails with 125.
