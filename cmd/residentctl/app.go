@@ -148,9 +148,9 @@ var optionWords = strings.NewReplacer(
 	" for flag -", " for --",
 )
 
-// arguments are a command's arguments, none of which is empty. An option among them is a usage error:
-// options come first, so it would be taken for a name. Behind "--", which package
-// flag takes away, all are names.
+// arguments are a command's arguments. An empty one is a usage error, and so is an option
+// among them: options come first, so it would be taken for a name. Behind "--", which
+// package flag takes away, all are names.
 func arguments(c *cli.Context) ([]string, error) {
 	args := c.Args().Slice()
 	if slices.Contains(args, "") {
