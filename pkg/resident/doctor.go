@@ -100,7 +100,7 @@ func (d *doctor) openStore() *Manager {
 	if err != nil {
 		advice := hintOf(err)
 		if errors.Is(err, fs.ErrNotExist) {
-			advice = (*brokenStoreError)(nil).Hint()
+			advice = "a folder of it is missing: `residentctl add PROGRAM` makes it again"
 		}
 		d.fault(AreaStore, d.dir, err.Error(), advice)
 		return nil

@@ -32,39 +32,18 @@ func Open(dir string, create bool) (*Manager, error) {
 		r, err := registry.Open(s.RegistryPath(), registry.Options{})
 		return &Manager{store: s, registry: r}, err
 	}
-	s, err := openStore(dir)
-	if s == nil {
-		return &Manager{}, err
+	s, err := store.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Manager{}, nil
+	}
+	if err != nil {
+		return nil, err
 	}
 	r, err := registry.Open(s.RegistryPath(), registry.Options{Existing: true})
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
 		r, err = registry.Open(s.RegistryPath(), registry.Options{Existing: true, ReadOnly: true})
 	}
 	return &Manager{store: s, registry: r}, err
-}
-
-// openStore is store.Open. Of a store that is not there it gives nil; it is completed by
-// its registry.
-func openStore(dir string) (*store.Store, error) {
-	s, err := store.Open(dir)
-	switch {
-	case err == nil:
-		return s, nil
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, err
-	case store.HasRegistry(dir):
-		return nil, &brokenStoreError{err}
-	}
-	return nil, nil
-}
-
-// brokenStoreError is of a store of which a folder is missing beside its registry, which
-// is made last.
-type brokenStoreError struct{ error }
-
-func (e *brokenStoreError) Unwrap() error { return e.error }
-func (*brokenStoreError) Hint() string {
-	return "a folder of the store is missing: `residentctl add PROGRAM` makes it again"
 }
 
 // Entry is a resident program and whether a start would use its image.

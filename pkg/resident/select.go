@@ -19,9 +19,12 @@ import (
 // registry is another's, what the caller may know of the store is read from its
 // images. A store that is not there yet is an empty one.
 func OpenToRead(dir string) (*Manager, error) {
-	s, err := openStore(dir)
-	if s == nil {
-		return &Manager{}, err
+	s, err := store.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Manager{}, nil
+	}
+	if err != nil {
+		return nil, err
 	}
 	r, err := registry.Open(s.RegistryPath(), registry.Options{Existing: true, ReadOnly: true})
 	switch {
