@@ -98,12 +98,11 @@ func (d *doctor) openStore() *Manager {
 		return nil
 	}
 	if err != nil {
-		advice := hintOf(err)
-		if errors.Is(err, fs.ErrNotExist) {
-			advice = "a folder of it is missing: `residentctl add PROGRAM` makes it again"
-		}
-		d.fault(AreaStore, d.dir, err.Error(), advice)
+		d.fault(AreaStore, d.dir, err.Error(), hintOf(err))
 		return nil
+	}
+	for _, folder := range s.Missing() {
+		d.fault(AreaStore, folder, "it is missing", "`residentctl add PROGRAM` makes it again")
 	}
 	d.ok(AreaStore, d.dir, "it belongs to root or to you, and nobody else may write to it")
 	d.files(s)

@@ -24,7 +24,8 @@ type Store struct {
 
 // Open checks an existing store: it and its folders belong to root or to the
 // caller, and nobody else may write to them, else ErrUnsafe. One that is not
-// there is fs.ErrNotExist.
+// there, or whose making was not finished, is fs.ErrNotExist; one that was finished and
+// has lost a folder is opened, and what was in there is missing (Missing).
 func Open(dir string) (*Store, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -35,11 +36,26 @@ func Open(dir string) (*Store, error) {
 		return nil, openError(dir, err)
 	}
 	for _, name := range folders {
-		if _, err := checkFolder(s.in(name)); err != nil {
+		_, err := checkFolder(s.in(name))
+		if errors.Is(err, fs.ErrNotExist) && HasRegistry(dir) {
+			continue
+		}
+		if err != nil {
 			return nil, openError(s.in(name), err)
 		}
 	}
 	return s, nil
+}
+
+// Missing are the folders that the store has lost.
+func (s *Store) Missing() []string {
+	var missing []string
+	for _, name := range folders {
+		if _, err := os.Lstat(s.in(name)); errors.Is(err, fs.ErrNotExist) {
+			missing = append(missing, s.in(name))
+		}
+	}
+	return missing
 }
 
 // Create makes a store, or opens one that is there and completes it.
