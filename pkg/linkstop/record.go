@@ -155,6 +155,9 @@ func (r *recorder) run(t *tracer, b *breakpoint) error {
 func (r *recorder) onEntry(info syscallInfo) error {
 	r.entry, r.probe = info, nil
 	nr := info.nr()
+	if info.arch != unix.AUDIT_ARCH_X86_64 { // int $0x80, whose numbers are others
+		return refusef("its dynamic linker makes 32-bit system calls")
+	}
 	if call, ok := pathCalls[nr]; ok {
 		return r.onPath(call.name, call.path)
 	}

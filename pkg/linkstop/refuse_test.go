@@ -78,6 +78,24 @@ func TestStopRefusesCalls(t *testing.T) {
 	}
 }
 
+// Calls whose numbers mean something else than a 64-bit program's.
+func TestRecorderRefuses(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		info syscallInfo
+		want string
+	}{
+		// mprotect(2) by its number here, unlink(2) there.
+		{"32-bit", syscallInfo{arch: unix.AUDIT_ARCH_I386, data: [8]uint64{unix.SYS_MPROTECT}}, "32-bit system calls"},
+		{"x32", syscallInfo{arch: unix.AUDIT_ARCH_X86_64, data: [8]uint64{0x40000000 | unix.SYS_MPROTECT}}, "system call number 1073741834,"},
+	} {
+		var refusal *Refusal
+		if err := new(recorder).onEntry(tc.info); !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, tc.want) {
+			t.Errorf("%s: %v, want something about %q", tc.name, err, tc.want)
+		}
+	}
+}
+
 // The twin has another canary, so what is mapped by it stands in one of the two only.
 func TestStopRefusesLayoutOfTheProcess(t *testing.T) {
 	noChildren(t)
