@@ -36,6 +36,7 @@ const (
 	ExecStack                     // wants an executable stack
 	SearchesHere                  // its libraries are searched relative to the current folder
 	OddName                       // its path cannot be kept, or is not what /proc shows
+	Uncheckable                   // its dynamic linker used what no start can check
 	kinds
 )
 
@@ -60,6 +61,7 @@ var kindNames = [kinds]string{
 	ExecStack:     "execstack",
 	SearchesHere:  "searches-here",
 	OddName:       "odd-name",
+	Uncheckable:   "uncheckable",
 }
 
 // String is the kind's name in tables and JSON.

@@ -48,7 +48,9 @@ func FromProbes(program, linker string, probes []Probe, mapped []string) (*Depen
 		}
 	}
 	for _, path := range s.mapped {
-		return nil, fmt.Errorf("%s is mapped, but was not seen to be opened", path)
+		return nil, &elfinfo.Refusal{Path: path, Kind: elfinfo.Uncheckable,
+			Reason: "is mapped, but was opened by no path that can be checked later (/proc, /sys and /dev are none)",
+			Hint:   "put the library into an ordinary folder"}
 	}
 	if err := s.folders(); err != nil {
 		return nil, err
@@ -108,8 +110,9 @@ func (s *sorter) add(p Probe) error {
 	case underKernel(p.Path):
 		return nil
 	case p.Errno == 0 && strings.HasPrefix(p.Call, "readlink"):
-		return &elfinfo.Refusal{Path: p.Path, Kind: elfinfo.SearchesHere,
-			Reason: "is a link that the dynamic linker reads, which cannot be checked later"}
+		return &elfinfo.Refusal{Path: p.Path, Kind: elfinfo.Uncheckable,
+			Reason: "is a link that the dynamic linker reads, which cannot be checked later",
+			Hint:   "the program starts normally, as before; there is nothing to be done"}
 	case p.Errno == 0:
 		return s.hit(p)
 	case missing(p.Errno):

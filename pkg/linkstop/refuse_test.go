@@ -78,6 +78,19 @@ func TestStopRefusesCalls(t *testing.T) {
 	}
 }
 
+func TestStopTakesTooLong(t *testing.T) {
+	noChildren(t)
+	tm, err := Stop(t.Context(), resolving(t, "for (;;);"), Options{Timeout: 500 * time.Millisecond})
+	if err == nil {
+		_ = tm.Kill()
+		t.Fatal("it was accepted")
+	}
+	var refusal *Refusal
+	if !errors.As(err, &refusal) || refusal.Reason != "it is not linked after 500ms" || refusal.Hint == "" {
+		t.Errorf("got %q", err)
+	}
+}
+
 // Calls whose numbers mean something else than a 64-bit program's.
 func TestRecorderRefuses(t *testing.T) {
 	for _, tc := range []struct {

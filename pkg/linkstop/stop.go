@@ -31,7 +31,10 @@ func Stop(ctx context.Context, path string, opts Options) (*Template, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("stop %s after linking: the path is not absolute", path)
 	}
-	ctx, cancel := context.WithTimeout(ctx, opts.Timeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, opts.Timeout, &Refusal{
+		Reason: fmt.Sprintf("it is not linked after %v", opts.Timeout),
+		Hint:   "if the machine is busy just now, try again later",
+	})
 	defer cancel()
 	t := &Template{tracer: newTracer()}
 	unwatch := context.AfterFunc(ctx, t.tracer.kill)
