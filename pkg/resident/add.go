@@ -374,6 +374,9 @@ func (a *adding) compile() error {
 	if err != nil {
 		return err
 	}
+	if slowFaults() {
+		src.Flags |= plan.FlagSlowFaults
+	}
 	pages, err := os.Open(a.image.PagesPath)
 	if err != nil {
 		return err

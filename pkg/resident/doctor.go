@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/registry"
@@ -116,26 +114,24 @@ func (d *doctor) openStore() *Manager {
 func (d *doctor) files(s *store.Store) {
 	for _, file := range []struct {
 		path, what string
-		mode       uint32 // what others may not
+		mode       fs.FileMode // what others may not
 		right      string
 	}{
 		{s.BootPath(), "write", 0o022, "644"},
 		{registry.GatePath(s.RegistryPath()), "open", 0o077, "600"},
 	} {
-		var st unix.Stat_t
-		if err := unix.Lstat(file.path, &st); errors.Is(err, fs.ErrNotExist) {
-			continue
-		} else if err != nil {
-			d.fault(AreaStore, file.path, err.Error(), "")
+		info, err := os.Lstat(file.path)
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		switch {
-		case st.Uid != 0 && int(st.Uid) != os.Geteuid():
-			d.fault(AreaStore, file.path, fmt.Sprintf("it belongs to user %d", st.Uid), "remove the file; the next `residentctl add` makes it")
-		case st.Mode&unix.S_IFMT != unix.S_IFREG:
-			d.fault(AreaStore, file.path, "it is no regular file", "remove it; the next `residentctl add` makes it")
-		case st.Mode&file.mode != 0:
-			d.fault(AreaStore, file.path, fmt.Sprintf("others may %s it (mode %03o)", file.what, st.Mode&0o777), "chmod "+file.right+" "+file.path)
+		if err != nil {
+			d.fault(AreaStore, file.path, err.Error(), hintOf(err))
+			continue
+		}
+		if mode := info.Mode(); mode.IsRegular() && mode&file.mode != 0 {
+			d.fault(AreaStore, file.path, fmt.Sprintf("others may %s it (mode %03o)", file.what, mode.Perm()), "chmod "+file.right+" "+file.path)
+		} else if why := mistrust(file.path, info); why != "" {
+			d.fault(AreaStore, file.path, why, "remove it; the next `residentctl add` makes it")
 		}
 	}
 }

@@ -80,9 +80,6 @@ func (a *adding) source() (*plan.Source, error) {
 	if (needs || looks) && intercept.MayMakeUserNamespaces() {
 		src.Flags |= plan.FlagSetExe
 	}
-	if slowFaults() {
-		src.Flags |= plan.FlagSlowFaults
-	}
 	if src.Real, err = filepath.EvalSymlinks(a.program.Path); err != nil {
 		return nil, err
 	}

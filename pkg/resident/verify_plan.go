@@ -66,7 +66,7 @@ func (v *verifying) compileAgain() (*plan.Plan, error) {
 		return nil, err
 	}
 	src.Caller.BootID = v.plan.Caller.BootID
-	src.Flags = src.Flags&^plan.FlagSlowFaults | v.plan.Flags&plan.FlagSlowFaults
+	src.Flags |= v.plan.Flags & plan.FlagSlowFaults
 	pages, err := os.Open(v.image.PagesPath)
 	if err != nil {
 		return nil, err
