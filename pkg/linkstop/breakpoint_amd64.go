@@ -184,7 +184,7 @@ func (t *tracer) runTo(b *breakpoint) error {
 }
 
 // atBreakpoint tells whether a signal's stop is that of the breakpoint. Another
-// SIGTRAP than that is an error, another signal is the process's own.
+// SIGTRAP than that is refused, another signal is the process's own.
 func (t *tracer) atBreakpoint(b *breakpoint, ws unix.WaitStatus) (bool, error) {
 	sig := ws.StopSignal()
 	if sig != unix.SIGTRAP && b.kind != byFault {
@@ -198,7 +198,10 @@ func (t *tracer) atBreakpoint(b *breakpoint, ws unix.WaitStatus) (bool, error) {
 		return true, nil
 	}
 	if sig == unix.SIGTRAP {
-		return false, fmt.Errorf("stopped at %#x instead of %#x", regs.Rip, b.addr)
+		return false, &Refusal{
+			Reason: fmt.Sprintf("a SIGTRAP of its own stops it at %#x, before the stop point", regs.Rip),
+			Hint:   "without a debugger it ends there; if somebody sent it the signal, try again",
+		}
 	}
 	return false, nil
 }

@@ -59,20 +59,41 @@ type LinkError struct {
 }
 
 func (e *LinkError) Error() string {
-	s := fmt.Sprintf("the dynamic linker gave up on %s (%s)", e.Path, statusText(e.Status))
-	if e.Message != "" {
-		s += ": " + e.Message
+	if e.Message == "" {
+		return fmt.Sprintf("%s ended before it was linked (%s)", e.Path, statusText(e.Status))
 	}
-	return s
+	return fmt.Sprintf("the dynamic linker gave up on %s (%s): %s", e.Path, statusText(e.Status), e.Message)
 }
 
+// Hint says what a person can do about it.
+func (e *LinkError) Hint() string { return "it does not start without residentctl either" }
+
 // linkError is err, or if the process ended in it a LinkError with what the
-// dynamic linker had to say.
-func linkError(path string, r *recorder, err error) error {
-	if ended, ok := err.(*EndedError); ok {
-		return &LinkError{Path: path, Status: ended.Status, Message: strings.TrimSpace(string(r.message))}
+// dynamic linker had to say. SIGKILL is others' doing: no process comes to send it
+// to itself (plainCalls).
+func linkError(path string, message []byte, err error) error {
+	var ended *EndedError
+	if errors.As(err, &ended) && ended.Status.Signal() != unix.SIGKILL {
+		return &LinkError{Path: path, Status: ended.Status, Message: strings.TrimSpace(string(message))}
 	}
 	return err
+}
+
+// twinError is the error of a twin, whose template came to its stop point.
+func twinError(err error) error {
+	var refusal *Refusal
+	var ended *EndedError
+	what := err.Error()
+	switch {
+	case errors.Is(err, ErrStartedNormally):
+		what = "it executed another program"
+	case !errors.As(err, &refusal) && !errors.As(err, &ended):
+		return fmt.Errorf("the twin: %w", err)
+	}
+	return &Refusal{
+		Reason: "it is not linked alike in each process; of the second one: " + what,
+		Hint:   "try again; if that does not help there is nothing to be done: it starts normally, as before",
+	}
 }
 
 // statusText says how a process ended.
@@ -87,3 +108,8 @@ func statusText(ws unix.WaitStatus) string {
 type EndedError struct{ Status unix.WaitStatus }
 
 func (e *EndedError) Error() string { return "it ended (" + statusText(e.Status) + ")" }
+
+// Hint says what a person can do about it.
+func (e *EndedError) Hint() string {
+	return "somebody may have killed it, or the kernel for want of memory (see dmesg); try again"
+}

@@ -338,7 +338,7 @@ func (r *recorder) onRandom(size uint64) error {
 // check compares what was recorded with what the kernel says.
 func (r *recorder) check(regs *unix.PtraceRegs) error {
 	if r.fsBase != 0 && regs.Fs_base != r.fsBase {
-		return fmt.Errorf("the FS base is %#x, but arch_prctl set %#x", regs.Fs_base, r.fsBase)
+		return refusef("its FS base is %#x at the stop point, but arch_prctl set %#x", regs.Fs_base, r.fsBase)
 	}
 	mask, err := signalMask(r.pid)
 	if err != nil {

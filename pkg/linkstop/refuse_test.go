@@ -3,6 +3,7 @@ package linkstop
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -81,6 +82,37 @@ func TestStopRefusesCalls(t *testing.T) {
 	}
 }
 
+// What a process does that its twin, or a start without a debugger, does not.
+func TestStopRefusesDifferences(t *testing.T) {
+	twinOnly := func(body string) string { // it has one argument more
+		return "extern long *__libc_stack_end; if (*__libc_stack_end > 1) { " + body + " }"
+	}
+	for _, tc := range []struct{ name, body, want string }{
+		{"ends in the twin", twinOnly("r(231, 3, 0, 0, 0, 0);"), "of the second one: it ended (exit status 3)"},
+		{"crashes in the twin", twinOnly("__builtin_trap();"), "of the second one: it ended (killed by SIGILL)"},
+		{"executes in the twin", twinOnly(`r(59, (long)"/bin/true", (long)zeros, (long)zeros, 0, 0);`), "of the second one: it executed another program"},
+		{"forks in the twin", twinOnly("r(57, 0, 0, 0, 0, 0);"), "of the second one: it starts another process"},
+		{"leaves a file open in the twin", twinOnly(`r(2, (long)"/etc/passwd", 0, 0, 0, 0);`), "of the second one: its dynamic linker leaves descriptor 3 open"},
+		{"stops itself in the twin", twinOnly(`__asm__("int3");`), "of the second one: a SIGTRAP of its own"},
+		{"stops itself", `__asm__("int3");`, "a SIGTRAP of its own stops it at 0x"},
+	} {
+		for _, soft := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s soft=%v", tc.name, soft), func(t *testing.T) {
+				noChildren(t)
+				tm, err := Stop(t.Context(), resolving(t, tc.body), Options{SoftBreakpoint: soft})
+				if err == nil {
+					_ = tm.Kill()
+					t.Fatal("it was accepted")
+				}
+				var refusal *Refusal
+				if !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, tc.want) || refusal.Hint == "" {
+					t.Errorf("got %q, want something about %q and a hint", err, tc.want)
+				}
+			})
+		}
+	}
+}
+
 func TestStopTakesTooLong(t *testing.T) {
 	noChildren(t)
 	tm, err := Stop(t.Context(), resolving(t, "for (;;);"), Options{Timeout: 500 * time.Millisecond})
@@ -109,6 +141,11 @@ func TestRecorderRefuses(t *testing.T) {
 		if err := new(recorder).onEntry(tc.info); !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, tc.want) {
 			t.Errorf("%s: %v, want something about %q", tc.name, err, tc.want)
 		}
+	}
+	// WRFSBASE is no system call.
+	var refusal *Refusal
+	if err := (&recorder{fsBase: 0x1000}).check(&unix.PtraceRegs{Fs_base: 0x2000}); !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, "FS base") {
+		t.Errorf("another FS base: %v", err)
 	}
 }
 

@@ -47,7 +47,7 @@ type Relinked struct {
 // that is not what the kernel did, because it aligned for huge pages, say, the
 // layouts differ, and whoever compares sees it.
 func Relink(ctx context.Context, path string, l Layout) (*Relinked, error) {
-	ctx, cancel := context.WithTimeout(ctx, DefaultTimeout)
+	ctx, cancel := withTimeout(ctx, DefaultTimeout, "it is not linked")
 	defer cancel()
 	r := &Relinked{Process: &Process{tracer: newTracer()}}
 	unwatch := context.AfterFunc(ctx, r.tracer.kill)
@@ -92,7 +92,7 @@ func (r *Relinked) relink(path string, l Layout) error {
 		return fmt.Errorf("set a breakpoint: %w", err)
 	}
 	if err := rec.run(tr, b); err != nil {
-		return linkError(path, rec, err)
+		return linkError(path, rec.message, err)
 	}
 	if err := unix.PtraceGetRegs(pid, &r.Regs); err != nil {
 		return tr.gone(pid, err)

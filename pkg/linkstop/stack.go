@@ -181,7 +181,10 @@ func stackLimits(hard uint64) (template, twin uint64, err error) {
 		template = (pages - 1) | 1
 		twin = (pages / 2) | 1
 		if pages < 64 {
-			return 0, 0, fmt.Errorf("the hard limit of the stack is %d bytes only", hard)
+			return 0, 0, &Refusal{
+				Reason: fmt.Sprintf("the hard limit of its stack is %d KiB only", hard>>10),
+				Hint:   "raise the hard limit (`ulimit -Hs` shows it), which only root can do",
+			}
 		}
 		template, twin = template*linux.PageSize, twin*linux.PageSize
 	}

@@ -3,6 +3,8 @@ package linkstop
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"strings"
 	"testing"
 
 	"github.com/residentctl/residentctl/internal/linux"
@@ -92,7 +94,8 @@ func TestStackLimits(t *testing.T) {
 			t.Errorf("hard limit %d: %d, %d, %v", hard, a, b, err)
 		}
 	}
-	if _, _, err := stackLimits(4096); err == nil {
-		t.Error("a stack of one page was accepted")
+	var refusal *Refusal
+	if _, _, err := stackLimits(4096); !errors.As(err, &refusal) || !strings.Contains(refusal.Hint, "ulimit -Hs") {
+		t.Errorf("a stack of one page: %v", err)
 	}
 }

@@ -37,12 +37,12 @@ type Process struct {
 // StartAt executes path with argv and env and lets it run until it is about to
 // execute the instruction at ip, an address that need not be mapped yet. It is
 // for trial starts. The errors are ErrStartedNormally if the process executes
-// another program before, and *EndedError if it ends.
+// another program before, *EndedError if it ends, and *Refusal.
 func StartAt(ctx context.Context, path string, argv, env []string, ip uint64, opts StartOptions) (*Process, error) {
 	if opts.Timeout == 0 {
 		opts.Timeout = DefaultTimeout
 	}
-	ctx, cancel := context.WithTimeout(ctx, opts.Timeout)
+	ctx, cancel := withTimeout(ctx, opts.Timeout, "it is not started")
 	defer cancel()
 	p := &Process{tracer: newTracer()}
 	unwatch := context.AfterFunc(ctx, p.tracer.kill)

@@ -31,10 +31,7 @@ func Stop(ctx context.Context, path string, opts Options) (*Template, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("stop %s after linking: the path is not absolute", path)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, opts.Timeout, &Refusal{
-		Reason: fmt.Sprintf("it is not linked after %v", opts.Timeout),
-		Hint:   "if the machine is busy just now, try again later",
-	})
+	ctx, cancel := withTimeout(ctx, opts.Timeout, "it is not linked")
 	defer cancel()
 	t := &Template{tracer: newTracer()}
 	unwatch := context.AfterFunc(ctx, t.tracer.kill)
@@ -51,6 +48,15 @@ func Stop(ctx context.Context, path string, opts Options) (*Template, error) {
 	return t, nil
 }
 
+// withTimeout is context.WithTimeout with what has not been reached then as the
+// reason.
+func withTimeout(ctx context.Context, timeout time.Duration, what string) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, timeout, &Refusal{
+		Reason: fmt.Sprintf("%s after %v", what, timeout),
+		Hint:   "if the machine is busy just now, try again later",
+	})
+}
+
 // stop is the whole flow, on the tracer's thread.
 func (t *Template) stop(path string, opts Options) error {
 	tr := t.tracer
@@ -60,7 +66,7 @@ func (t *Template) stop(path string, opts Options) error {
 	// injected: what they set is in force when it executes the program again.
 	first, err := tr.startClean(path)
 	if err != nil {
-		return err
+		return linkError(path, nil, err)
 	}
 	limit, twinLimit, err := tr.prepare(first)
 	if err != nil {
@@ -113,14 +119,14 @@ func (t *Template) stop(path string, opts Options) error {
 		return fmt.Errorf("set a breakpoint: %w", err)
 	}
 	if err := r.run(tr, b); err != nil {
-		return linkError(path, r, err)
+		return linkError(path, r.message, err)
 	}
 	twinBreak, err := setBreakpoint(twin, t.StopIP, soft)
 	if err != nil {
 		return fmt.Errorf("set a breakpoint: %w", err)
 	}
 	if err := tr.runTo(twinBreak); err != nil {
-		return fmt.Errorf("the twin: %w", err)
+		return twinError(err)
 	}
 
 	// Both must be where and what they are believed to be.
@@ -133,7 +139,7 @@ func (t *Template) stop(path string, opts Options) error {
 		return err
 	}
 	if _, err = t.arrive(&c.twin, twinBreak); err != nil {
-		return fmt.Errorf("the twin: %w", err)
+		return twinError(err)
 	}
 	if m, same := sameMaps(c.template.maps, c.twin.maps); !same {
 		return refusef("its layout depends on the process: %s", m)

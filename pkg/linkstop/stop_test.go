@@ -288,6 +288,7 @@ int main(void) { return f(); }
 		{"leaves a file open", resolver(`r(2, (long)"/etc/passwd", 0, 0);`), "leaves descriptor 3 open"},
 		{"kills itself", resolver("__builtin_trap();"), "SIGILL"},
 		{"hangs", resolver("for (;;);"), "deadline"},
+		{"cannot be loaded", build(t, "char large[1L << 46];\nint main(void) { return large[7]; }\n", "-mcmodel=large"), "ended before it was linked (killed by SIG"},
 		{"does not exist", "/nonexistent", "no such file"},
 		{"relative", "bin/true", "not absolute"},
 	}
@@ -331,6 +332,19 @@ func TestReap(t *testing.T) {
 	}
 	if err := tm.Detach(); err == nil {
 		t.Error("detached from nothing")
+	}
+}
+
+// A template that is killed before it is dumped.
+func TestDetachKilled(t *testing.T) {
+	noChildren(t)
+	tm := stop(t, build(t, hello), Options{})
+	if err := unix.Kill(tm.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	var ended *EndedError
+	if err := tm.Detach(); !errors.As(err, &ended) || ended.Status.Signal() != unix.SIGKILL || ended.Hint() == "" {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -55,7 +55,7 @@ func (t *Template) Detach() error {
 		// It stands in the delivery of the breakpoint's SIGTRAP, in the place
 		// of which SIGSTOP is delivered (ptrace(2), PTRACE_DETACH).
 		if _, err := ptrace(unix.PTRACE_DETACH, t.PID, 0, uintptr(unix.SIGSTOP)); err != nil {
-			return err
+			return t.tracer.gone(t.PID, err)
 		}
 		_, err := t.tracer.wait(t.PID)
 		return err

@@ -46,9 +46,9 @@ type TimeOptions struct {
 // A start is resumed and stopped twice, in execve and at its end. That costs
 // some microseconds of the tracer's, the same for all.
 //
-// The errors are ErrStartedNormally and *EndedError.
+// The errors are ErrStartedNormally, *EndedError and *Refusal.
 func TimeStarts(ctx context.Context, donor string, starts []TimedStart, opts TimeOptions) ([][]time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, DefaultTimeout)
+	ctx, cancel := withTimeout(ctx, DefaultTimeout, "its starts have not been timed")
 	defer cancel()
 	t := newTracer()
 	defer t.end()

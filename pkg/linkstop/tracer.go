@@ -108,8 +108,14 @@ func (t *tracer) start(path string, argv, env []string, dir string, files [3]uin
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
 	t.mu.Unlock()
-	if _, err := t.wait(pid); err != nil {
+	ws, err := t.wait(pid)
+	if err != nil {
 		return 0, err
+	}
+	if sig := ws.StopSignal(); sig != unix.SIGTRAP {
+		// The kernel could not load it, and had nothing left to go back to
+		// (fs/binfmt_elf.c, load_elf_binary; fs/exec.c, bprm_execve).
+		return 0, &EndedError{unix.WaitStatus(sig)}
 	}
 	if err := unix.PtraceSetOptions(pid, traceOptions); err != nil {
 		return 0, fmt.Errorf("trace %s: %w", path, err)
