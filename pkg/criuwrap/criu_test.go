@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -271,19 +272,29 @@ func TestDumpRefuses(t *testing.T) {
 	defer running.Wait()
 	defer running.Process.Kill()
 
+	traced := exec.Command("/bin/sleep", "1000")
+	traced.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
+	runtime.LockOSThread() // it is this thread's tracee
+	defer runtime.UnlockOSThread()
+	if err := traced.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer traced.Wait()
+	defer traced.Process.Kill()
+
 	for _, tc := range []struct {
-		name, want string
-		pid        int
+		name, want, hint string
+		pid              int
 	}{
-		{"ended", "there is no process", ended.Process.Pid},
-		{"running", "is not stopped", running.Process.Pid},
+		{"ended", "there is no process", "the process ended", ended.Process.Pid},
+		{"running", "is not stopped", "SIGCONT", running.Process.Pid},
+		{"traced", "is being traced", "something else is tracing it", traced.Process.Pid},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			err := Dump(t.Context(), DumpOptions{PID: tc.pid, ImagesDir: t.TempDir(), WorkDir: t.TempDir()})
-			if err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("err = %v, want %q", err, tc.want)
-			}
-		})
+		err := Dump(t.Context(), DumpOptions{PID: tc.pid, ImagesDir: t.TempDir(), WorkDir: t.TempDir()})
+		var failed *Error
+		if !errors.As(err, &failed) || !strings.Contains(err.Error(), tc.want) || !strings.Contains(failed.Hint(), tc.hint) {
+			t.Errorf("%s: err = %v, want an *Error with %q and a hint with %q", tc.name, err, tc.want, tc.hint)
+		}
 	}
 }
 

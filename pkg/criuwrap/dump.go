@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 	"time"
 
 	criu "github.com/checkpoint-restore/go-criu/v7"
@@ -42,7 +43,7 @@ type DumpOptions struct {
 // unprivileged mode shows in the time: 14 ms without it, because of iptables.
 func Dump(ctx context.Context, o DumpOptions) error {
 	if err := waitStopped(ctx, o.PID); err != nil {
-		return fmt.Errorf("criu dump: %w", err)
+		return err
 	}
 	r := request{
 		op:        "dump",
@@ -71,10 +72,10 @@ func waitStopped(ctx context.Context, pid int) error {
 	for {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("there is no process %d", pid)
+			return &Error{Op: "dump", Errno: syscall.ESRCH, Lines: []string{fmt.Sprintf("there is no process %d", pid)}}
 		}
 		if err != nil {
-			return err
+			return &Error{Op: "dump", err: err}
 		}
 		stopped := bytes.Contains(status, []byte("\nState:\tT "))
 		traced := !bytes.Contains(status, []byte("\nTracerPid:\t0\n"))
@@ -82,11 +83,11 @@ func waitStopped(ctx context.Context, pid int) error {
 		case stopped && !traced:
 			return nil
 		case ctx.Err() != nil:
-			return context.Cause(ctx)
+			return fmt.Errorf("criu dump: %w", context.Cause(ctx))
 		case time.Now().After(deadline) && traced:
-			return fmt.Errorf("process %d is being traced", pid)
+			return &Error{Op: "dump", Lines: []string{fmt.Sprintf("process %d is being traced", pid)}}
 		case time.Now().After(deadline):
-			return fmt.Errorf("process %d is not stopped", pid)
+			return &Error{Op: "dump", Lines: []string{fmt.Sprintf("process %d is not stopped", pid)}}
 		}
 		time.Sleep(200 * time.Microsecond)
 	}

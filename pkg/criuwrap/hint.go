@@ -41,8 +41,8 @@ var hints = []struct {
 		regexp.MustCompile(`Can't fork for \d+: File exists|Pid \d+ do not match expected|^process \d+ exists`), syscall.EEXIST,
 		"another process has the image's pid: CRIU can only restore under the pid that was dumped",
 	},
-	{ // compel/src/lib/infect.c; PTRACE_SEIZE's EPERM
-		regexp.MustCompile(`Unable to interrupt task`), 0,
+	{ // compel/src/lib/infect.c; PTRACE_SEIZE's EPERM; Dump
+		regexp.MustCompile(`Unable to interrupt task|^process \d+ is being traced`), 0,
 		"CRIU may not trace the process: something else is tracing it, or kernel.yama.ptrace_scope forbids it",
 	},
 	{ // util.c, check_caps; strerror(EPERM) and strerror(EACCES). It looks for
@@ -50,9 +50,13 @@ var hints = []struct {
 		regexp.MustCompile(`Effective capability (?:21|40) missing|CAP_CHECKPOINT_RESTORE|Operation not permitted|Permission denied`), syscall.EPERM,
 		"CRIU may not dump for this user: be root, or have an administrator let every user dump (`scripts/setup --users`, which does `" + Setcap("criu") + "`); a mount with nosuid, or no_new_privs, takes that away",
 	},
-	{ // compel, when the process has gone
+	{ // compel, when the process has gone; Dump
 		regexp.MustCompile(`No such process`), syscall.ESRCH,
-		"the process ended while it was being dumped",
+		"the process ended while it was being dumped: somebody may have killed it, or the kernel for want of memory (see dmesg); try again",
+	},
+	{ // Dump
+		regexp.MustCompile(`^process \d+ is not stopped`), 0,
+		"somebody may have let the process go on (SIGCONT); try again",
 	},
 }
 

@@ -1,6 +1,7 @@
 package criuwrap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,7 +116,7 @@ func start(path string) (_ *criu.Criu, pid int, _ error) {
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, 0, fmt.Errorf("%w (looked for %s)", ErrNoCRIU, path)
 		}
-		return nil, 0, fmt.Errorf("start criu: %w", err)
+		return nil, 0, &Error{Op: "start", err: err}
 	}
 	after, err := children()
 	if err != nil {
@@ -127,8 +128,8 @@ func start(path string) (_ *criu.Criu, pid int, _ error) {
 			return c, pid, nil
 		}
 	}
-	err = c.Cleanup()
-	return nil, 0, fmt.Errorf("criu ended as soon as it was started: %w", err)
+	err = cmp.Or(c.Cleanup(), io.ErrUnexpectedEOF)
+	return nil, 0, &Error{Op: "start", err: fmt.Errorf("it ended at once: %w", err)}
 }
 
 // breakpointFault is the number of CRIU's "fault" in which it does without hardware
@@ -162,7 +163,7 @@ func withoutBreakpoints(start func() error) error {
 func children() ([]int, error) {
 	pids, err := readChildren("/proc/thread-self/children")
 	if err != nil {
-		return nil, fmt.Errorf("find the criu process: %w", err)
+		return nil, &Error{Op: "start", err: fmt.Errorf("find its process: %w", err)}
 	}
 	return pids, nil
 }
