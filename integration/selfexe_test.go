@@ -256,6 +256,30 @@ func TestReadsItself(t *testing.T) {
 	}
 }
 
+// TestDamagedSections: a program whose section headers are cut off is taken for one
+// that reads its own file, and starts resident where /proc/self/exe can be set.
+func TestDamagedSections(t *testing.T) {
+	s := newStore(t, folder(t))
+	program := filepath.Join(folder(t), "cut")
+	copyFile(t, fixture(t, "args"), program)
+	info, err := os.Stat(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(program, info.Size()-100); err != nil {
+		t.Fatal(err)
+	}
+	s.do(t, "add", "--even-if-slower", program)
+	s.requireResident(t, byRun, root, program, command{})
+	if r := s.verify(t, program, "link"); !r.OK {
+		t.Errorf("verify: %v", r.Failures)
+	}
+	c := command{shell: "ulimit -u 1", env: []string{"RESIDENTCTL_EXPLAIN=1"}}
+	if got := s.start(t, byLauncher, nobody, program, c); got.Status != "exit status 0" || !strings.Contains(got.Stderr, "started normally: it reads its own file") {
+		t.Errorf("without a child: %v", got)
+	}
+}
+
 // TestOwnFile: what runs cannot be written (ETXTBSY), and goes on knowing its path
 // when its entry is gone.
 func TestOwnFile(t *testing.T) {

@@ -66,11 +66,9 @@ func (a *adding) source() (*plan.Source, error) {
 	if usesOrigin(a.program) {
 		src.Flags |= plan.FlagOwnPath
 	}
+	// Where damaged headers keep that from being told, it may read anything.
 	needs, err := needsExe(a.program.Path)
-	if err != nil {
-		return nil, err
-	}
-	if needs {
+	if needs = needs || err != nil; needs {
 		src.Flags |= plan.FlagNeedsExe
 	}
 	looks, err := a.looksAtItself()
