@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/residentctl/residentctl/pkg/criuwrap"
 )
 
 // Exit statuses, as `residentctl help` documents them.
@@ -98,6 +100,13 @@ func TestBadStates(t *testing.T) {
 		{name: "CRIU that is killed", want: noCRIU, spoil: func(t *testing.T, _ *store) (_, env []string) {
 			return nil, []string{"RESIDENTCTL_CRIU=" + script(t, `[ "$1" = --version ] && exec echo Version: 4.1.1; kill -9 $$`)}
 		}},
+		{name: "CRIU whose images cannot be read", want: noCRIU, spoil: func(t *testing.T, s *store) (_, env []string) {
+			return nil, []string{"RESIDENTCTL_CRIU=" + afterCRIU(t, `find "`+s.dir+`/staging" "$TMPDIR" -name pstree.img -exec truncate -s 8 {} +`)}
+		}},
+		{name: "small stack", want: map[string]int{"add": statusFailed, "list": statusDone, "gc": statusDone, "check": statusSystem, "remove": statusDone},
+			spoil: func(*testing.T, *store) (wrapper, _ []string) {
+				return []string{"bash", "-c", `ulimit -Ss 100; ulimit -Hs 200; exec "$0" "$@"`}, nil
+			}},
 		// Under any filter of system calls a launcher starts programs normally.
 		{name: "no ptrace, EPERM", doubtful: true, want: noCRIU, spoil: withoutPtrace(syscall.EPERM)},
 		{name: "no ptrace, ENOSYS", doubtful: true, want: noCRIU, spoil: withoutPtrace(syscall.ENOSYS)},
@@ -137,6 +146,17 @@ func script(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// afterCRIU is CRIU, with something that happens at the end of each dump.
+func afterCRIU(t *testing.T, does string) string {
+	t.Helper()
+	requireCRIU(t)
+	criu, err := criuwrap.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return script(t, `"`+criu+`" "$@"; status=$?; if [ "$1" = swrk ]; then `+does+`; fi; exit $status`)
 }
 
 // withoutPtrace is a sandbox, such as a container's, in which ptrace(2) fails.

@@ -185,6 +185,27 @@ func TestChangedFiles(t *testing.T) {
 	}
 }
 
+// TestChangesWhileAdded: a program that is written to behind its dump is added once
+// more, and one that always is, is refused for that.
+func TestChangesWhileAdded(t *testing.T) {
+	t.Setenv("TMPDIR", folder(t))
+	s := newStore(t, folder(t))
+	program := filepath.Join(folder(t), "args")
+	copyFile(t, fixture(t, "args"), program)
+	chmod(t, program, 0o755)
+	always := []string{"RESIDENTCTL_CRIU=" + afterCRIU(t, `touch "`+program+`"`)}
+	cmd, stderr := s.wrapped(nil, always, s.residentctl, "--store", s.dir, "add", "--even-if-slower", program)
+	stdout, _ := cmd.Output()
+	if status := cmd.ProcessState.ExitCode(); status != statusFailed || !strings.Contains(stderr.String(), "changed while it was being recorded") ||
+		!strings.Contains(stderr.String(), "try again") {
+		t.Errorf("status %d\n%s%s", status, stdout, stderr)
+	}
+	mark := filepath.Join(folder(t), "mark")
+	once := []string{"RESIDENTCTL_CRIU=" + afterCRIU(t, `[ -e "`+mark+`" ] || touch "`+mark+`" "`+program+`"`)}
+	s.wantStatus(t, statusDone, nil, once, "add", "--even-if-slower", program)
+	s.wantResident(t, program)
+}
+
 // TestFullDisk: an add that runs out of space says so and leaves a store that works.
 func TestFullDisk(t *testing.T) {
 	s := newStore(t, folder(t))
@@ -227,8 +248,8 @@ func TestFullDisk(t *testing.T) {
 			if left == 0 && added == "add 0" {
 				t.Errorf("add had no space and succeeded\n%s", stderr.String())
 			}
-			if added != "add 0" && !strings.Contains(stderr.String(), "residentctl: error: ") {
-				t.Errorf("add failed without a reason:\n%s", stderr.String())
+			if added != "add 0" && (!strings.Contains(stderr.String(), "residentctl: error: ") || !strings.Contains(stderr.String(), "residentctl: hint: ")) {
+				t.Errorf("add failed without a reason and a hint:\n%s", stderr.String())
 			}
 			if want := "list 0\nfirst 0\nsecond 0\nagain 0\nresident 0\n"; rest != want {
 				t.Errorf("after %q:\n%swant:\n%s%s", added, rest, want, stderr.String())

@@ -74,6 +74,7 @@ func diagnose(err error) (code int, hint string) {
 		process   *linkstop.Refusal
 		link      *linkstop.LinkError
 		inside    *resident.InsideError
+		unread    *resident.FormatError
 		tooOld    *criuwrap.ErrTooOld
 		criu      *criuwrap.Error
 		noCap     *criuwrap.ErrNoCapability
@@ -101,15 +102,16 @@ func diagnose(err error) (code int, hint string) {
 		return exitFailed, program.Hint
 	case errors.As(err, &process):
 		return exitFailed, process.Hint
-	case errors.As(err, &inside):
+	case errors.As(err, &inside), errors.As(err, &unread):
 		return exitSystem, hint
-	case errors.As(err, &link):
-		return exitFailed, "it does not start without residentctl either"
-	case errors.Is(err, fingerprint.ErrChanged):
-		return exitFailed, "something was being installed or upgraded; try again"
+	case errors.As(err, &link), errors.Is(err, fingerprint.ErrChanged):
+		return exitFailed, hint
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return exitSystem, "the limit of open files is too low: raise it (ulimit -n 1024)"
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EROFS):
+		if hint == "" {
+			hint = "there has to be room for an image: free some space, or use another store with --store"
+		}
 		return exitStore, hint
 	case errors.Is(err, criuwrap.ErrNoCRIU), errors.As(err, &tooOld):
 		return exitSystem, fmt.Sprintf("install CRIU %v or newer (scripts/setup does), or name one in %s", criuwrap.Minimum, criuwrap.PathVariable)
@@ -125,7 +127,16 @@ func diagnose(err error) (code int, hint string) {
 	case errors.As(err, &storeFail), isStoreError(err):
 		return exitStore, hint
 	case errors.As(err, &path):
+		if hint == "" && strings.HasPrefix(path.Path, "/proc/") && errors.Is(path, fs.ErrNotExist) {
+			hint = "is /proc mounted?"
+		}
 		return exitFailed, hint
+	case errors.Is(err, syscall.EAGAIN):
+		return exitSystem, "no process more can be made: raise the limit (ulimit -u, a control group's pids.max), or try again"
+	case errors.Is(err, syscall.ENOMEM):
+		return exitSystem, "the memory, or the address space that the limits allow (ulimit -v), is used up"
+	case errors.Is(err, syscall.ETXTBSY):
+		return exitFailed, "something has the program open for writing: try again when that is done"
 	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.ENOSYS):
 		return exitSystem, "the kernel, a container or a sandbox forbids it: ptrace must be allowed (kernel.yama.ptrace_scope, seccomp)"
 	}

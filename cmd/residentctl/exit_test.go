@@ -15,6 +15,7 @@ import (
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/resident"
 	"github.com/residentctl/residentctl/pkg/store"
 )
 
@@ -35,6 +36,7 @@ var diagnoses = []struct {
 	{"ambiguous name", registryError(&registry.AmbiguousError{Query: "a"}), exitFailed, "more digits"},
 	{"some failed", &someFailed{failures: make([]*report, 1), total: 2}, exitFailed, ""},
 	{"a file", &fs.PathError{Op: "open", Path: "/p", Err: syscall.EPERM}, exitFailed, ""},
+	{"/proc is missing", &fs.PathError{Op: "open", Path: "/proc/7/maps", Err: syscall.ENOENT}, exitFailed, "is /proc mounted?"},
 	{"usage", usagef("add", "odd"), exitUsage, "`residentctl help add`"},
 	{"store cannot be opened", &storeError{errors.New("odd")}, exitStore, ""},
 	{"store is unsafe", &storeError{&store.Error{Err: store.ErrUnsafe}}, exitStore, ""},
@@ -46,6 +48,13 @@ var diagnoses = []struct {
 	{"no CRIU", fmt.Errorf("%w (looked for criu)", criuwrap.ErrNoCRIU), exitSystem, "install CRIU"},
 	{"old CRIU", &criuwrap.ErrTooOld{Path: "criu"}, exitSystem, "install CRIU"},
 	{"CRIU may not", &criuwrap.Error{Op: "dump", Errno: syscall.EPERM}, exitSystem, "CRIU"},
+	{"CRIU's images are other ones", &resident.FormatError{Err: criuwrap.ErrUnsupported}, exitSystem, "another version"},
+	{"the template is gone", &criuwrap.Error{Op: "dump", Errno: syscall.ESRCH}, exitSystem, "try again"},
+	{"killed meanwhile", fmt.Errorf("detach: %w", &linkstop.EndedError{}), exitFailed, "try again"},
+	{"no more processes", fmt.Errorf("execute /p: %w", syscall.EAGAIN), exitSystem, "ulimit -u"},
+	{"no memory", fmt.Errorf("execute /p: %w", syscall.ENOMEM), exitSystem, "ulimit -v"},
+	{"open for writing", fmt.Errorf("execute /p: %w", syscall.ETXTBSY), exitFailed, "for writing"},
+	{"disk is full for a plan", &fs.PathError{Op: "write", Path: "/s/plan", Err: syscall.ENOSPC}, exitStore, "--store"},
 	{"ptrace is forbidden", fmt.Errorf("trace /p: %w", syscall.EPERM), exitSystem, "ptrace"},
 	{"old kernel", fmt.Errorf("call: %w", syscall.ENOSYS), exitSystem, "kernel"},
 	{"interrupted", fmt.Errorf("dump: %w", context.Canceled), exitInterrupted, ""},

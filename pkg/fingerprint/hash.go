@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,7 +15,14 @@ import (
 
 // ErrChanged says that a file changed while it was being recorded. Trying
 // again may well succeed.
-var ErrChanged = errors.New("changed while it was being recorded")
+var ErrChanged error = changedError{}
+
+type changedError struct{}
+
+func (changedError) Error() string { return "changed while it was being recorded" }
+
+// Hint says what a person can do about it.
+func (changedError) Hint() string { return "something was being installed or upgraded; try again" }
 
 // hashed remembers the hashes of this process, FileID to hexadecimal string:
 // programs share most of their libraries.

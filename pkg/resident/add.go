@@ -44,9 +44,9 @@ type Added struct {
 
 // Add makes a program resident. The name is looked up as LookPath does. Its
 // errors are *elfinfo.Refusal and *linkstop.Refusal for what cannot be made
-// resident, *plan.ImageError and *TrialError for an image that would not do,
-// *SlowerError for one that would not pay, fingerprint.ErrChanged if something
-// keeps changing, criuwrap's, and those of the store and the registry.
+// resident, *FormatError, *plan.ImageError and *TrialError for an image that would
+// not do, *SlowerError for one that would not pay, fingerprint.ErrChanged if
+// something keeps changing, criuwrap's, and those of the store and the registry.
 func (m *Manager) Add(ctx context.Context, name string, opts AddOptions) (*Added, error) {
 	if opts.Step == nil {
 		opts.Step = func(string) {}
@@ -202,8 +202,8 @@ func (a *adding) makeResident(ctx context.Context, path string) (*registry.Recor
 			return nil, err
 		}
 	}
-	if reasons := a.deps.Stale(); len(reasons) > 0 {
-		return nil, fmt.Errorf("%w: %s", fingerprint.ErrChanged, reasons[0])
+	if err := a.unchanged(); err != nil {
+		return nil, err
 	}
 	store.Fault("after-trial")
 
@@ -239,6 +239,24 @@ func (a *adding) makeLayout(ctx context.Context) error {
 		return fmt.Errorf("%s %w", changed[0], fingerprint.ErrChanged)
 	}
 
+	if err = a.makeImage(ctx); err != nil && ctx.Err() == nil {
+		if changed := a.unchanged(); changed != nil {
+			return changed // which explains whatever it was
+		}
+	}
+	return err
+}
+
+// unchanged is ErrChanged where a start would no longer find what was linked.
+func (a *adding) unchanged() error {
+	if reasons := a.deps.Stale(); len(reasons) > 0 {
+		return fmt.Errorf("%w: %s", fingerprint.ErrChanged, reasons[0])
+	}
+	return nil
+}
+
+// makeImage makes the image of the template.
+func (a *adding) makeImage(ctx context.Context) error {
 	a.step("dump")
 	if err := a.dump(ctx); err != nil {
 		return err
@@ -354,9 +372,28 @@ func (a *adding) dump(ctx context.Context) error {
 	if err := a.expose(); err != nil {
 		return err
 	}
-	a.image, err = criuwrap.Open(a.dir)
-	return err
+	if a.image, err = criuwrap.Open(a.dir); err != nil {
+		return &FormatError{Path: a.path, CRIU: a.criu, Err: err}
+	}
+	return nil
 }
+
+// FormatError is an image that CRIU has just made and that cannot be read.
+type FormatError struct {
+	Path string // of CRIU
+	CRIU criuwrap.Release
+	Err  error
+}
+
+func (e *FormatError) Error() string {
+	return fmt.Sprintf("an image that CRIU %v (%s) has made: %v", e.CRIU, e.Path, e.Err)
+}
+func (e *FormatError) Unwrap() error { return e.Err }
+
+// Hint says what a person can do about it.
+func (e *FormatError) Hint() string { return otherCRIU }
+
+const otherCRIU = "this CRIU writes images that this residentctl cannot read: use another version of either"
 
 // keepLog keeps the log that an error of CRIU's names, and says where it is then.
 func keepLog(work *store.Temporary, err error) error {

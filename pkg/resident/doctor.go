@@ -12,7 +12,9 @@ import (
 	"strings"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/elfinfo"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -138,8 +140,17 @@ func (d *doctor) files(s *store.Store) {
 
 // hintOf is the hint that an error has for people.
 func hintOf(err error) string {
-	var hinter interface{ Hint() string }
-	if errors.As(err, &hinter) {
+	var (
+		program *elfinfo.Refusal
+		process *linkstop.Refusal
+		hinter  interface{ Hint() string }
+	)
+	switch {
+	case errors.As(err, &program):
+		return program.Hint
+	case errors.As(err, &process):
+		return process.Hint
+	case errors.As(err, &hinter):
 		return hinter.Hint()
 	}
 	return ""

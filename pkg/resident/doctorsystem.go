@@ -149,12 +149,12 @@ func trialAdvice(err error) string {
 	var criu *criuwrap.Error
 	var trial *TrialError
 	switch hint := hintOf(err); {
+	case errors.As(err, &trial) && hint == trial.Hint(): // which leads here
+		return "resident starts do not work on this kernel; please report it with the output of `residentctl version`"
 	case hint != "":
 		return hint
 	case errors.As(err, &criu):
 		return "CRIU's log tells more"
-	case errors.As(err, &trial):
-		return "resident starts do not work on this kernel; please report it with the output of `residentctl version`"
 	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.ENOSYS):
 		return "the kernel, a container or a sandbox forbids it"
 	}
@@ -168,7 +168,7 @@ func (d *doctor) imageFormat(dir string) {
 	const what = "format of images"
 	im, err := criuwrap.Open(dir)
 	if err != nil {
-		d.fault(AreaTrial, what, err.Error(), "this CRIU writes images that this residentctl cannot read: use another version of either")
+		d.fault(AreaTrial, what, err.Error(), otherCRIU)
 		return
 	}
 	var pages uint64
@@ -181,8 +181,7 @@ func (d *doctor) imageFormat(dir string) {
 		return
 	}
 	if pages == 0 || pages*criuwrap.PageSize != uint64(info.Size()) {
-		d.fault(AreaTrial, what, fmt.Sprintf("the page map tells of %d pages, the pages' file has %d bytes", pages, info.Size()),
-			"this CRIU writes images that this residentctl cannot read: use another version of either")
+		d.fault(AreaTrial, what, fmt.Sprintf("the page map tells of %d pages, the pages' file has %d bytes", pages, info.Size()), otherCRIU)
 		return
 	}
 	d.ok(AreaTrial, what, fmt.Sprintf("%d pages in %d runs, as many as in the file", pages, len(im.Pages)))

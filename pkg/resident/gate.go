@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
 	"github.com/residentctl/residentctl/pkg/registry"
@@ -78,9 +77,6 @@ func (a *adding) gate(ctx context.Context, launcherFile string) error {
 	}
 	switch {
 	case errors.Is(err, linkstop.ErrStartedNormally):
-		if reasons := a.deps.Stale(); len(reasons) > 0 {
-			return fmt.Errorf("%w: %s", fingerprint.ErrChanged, reasons[0])
-		}
 		return &TrialError{What: "the launcher did not come to its end", Err: err}
 	case err != nil:
 		return err

@@ -3,6 +3,7 @@ package resident
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/criuwrap"
+	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
@@ -40,6 +43,27 @@ func TestTrialStartsNormally(t *testing.T) {
 		_ = proc.Kill()
 	}
 	wantWrong(t, err, "residentctl: /bin/true: started normally: its plan is damaged")
+}
+
+// TestTrialAdvice: what `residentctl check` says does not lead to it.
+func TestTrialAdvice(t *testing.T) {
+	for _, tc := range []struct {
+		err  error
+		want string
+	}{
+		{wrong("rsp is 0"), "please report it"},
+		{&TrialError{Err: &linkstop.Refusal{Hint: "try later"}}, "try later"},
+		{&FormatError{Err: criuwrap.ErrUnsupported}, "another version"},
+		{&criuwrap.Error{Op: "dump"}, "CRIU's log"},
+		{&linkstop.Refusal{Reason: "odd", Hint: "do this"}, "do this"},
+		{fmt.Errorf("/lib/a %w", fingerprint.ErrChanged), "try again"},
+		{unix.EPERM, "forbids it"},
+		{errors.New("odd"), ""},
+	} {
+		if got := trialAdvice(tc.err); !strings.Contains(got, tc.want) || (got == "") != (tc.want == "") || strings.Contains(got, "residentctl check") {
+			t.Errorf("%v: %q, want something about %q", tc.err, got, tc.want)
+		}
+	}
 }
 
 func TestCompareRegisters(t *testing.T) {
