@@ -15,8 +15,7 @@ const defaultPath = "/bin:/usr/bin"
 // LookPath finds the program that execvp(3) would execute for the caller, as
 // an absolute path in which no link is resolved. A name with a slash is not
 // searched for and need not exist. Otherwise each folder of PATH is tried, an
-// empty one being the current folder. Its error is a *Refusal,
-// or that of finding the current folder.
+// empty one being the current folder. Its error is a *Refusal.
 func LookPath(name string) (string, error) { return LookPathPast(name, nil) }
 
 // LookPathPast is LookPath for a PATH in which some files stand for others that
@@ -84,7 +83,8 @@ func absolute(path string) (string, error) {
 	if !strings.HasPrefix(path, "/") {
 		wd, err := os.Getwd()
 		if err != nil {
-			return "", fmt.Errorf("find the current folder: %w", err)
+			return "", &Refusal{Path: path, Kind: NotFound, Reason: fmt.Sprintf("is relative to the current folder, which cannot be found (%v)", errnoOf(err)),
+				Hint: "give its absolute path, or go to a folder that exists"}
 		}
 		path = wd + "/" + path
 	}

@@ -75,6 +75,22 @@ func TestLookPathHints(t *testing.T) {
 	}
 }
 
+func TestLookPathFromNowhere(t *testing.T) {
+	here := t.TempDir() + "/gone"
+	if err := os.Mkdir(here, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(here)
+	if err := os.Remove(here); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PWD", "")
+	var r *Refusal
+	if _, err := LookPath("./p"); !errors.As(err, &r) || r.Kind != NotFound || !strings.Contains(r.Reason, "current folder") || r.Hint == "" {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestLookPathWithoutPATH(t *testing.T) {
 	t.Setenv("PATH", "") // restores it afterwards
 	os.Unsetenv("PATH")

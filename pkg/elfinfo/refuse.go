@@ -119,6 +119,8 @@ func cannotOpen(path string, err error) error {
 			r.Reason = fmt.Sprintf("is a link to %s, which does not exist", target)
 		}
 		return r
+	case errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ENAMETOOLONG):
+		return &Refusal{Path: path, Kind: NotFound, Reason: fmt.Sprintf("cannot be looked for: %v", errnoOf(err)), Hint: "check the path"}
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		return &Refusal{Path: path, Kind: Unreadable, Reason: "may not be read by you",
 			Hint: "a resident program is mapped, for which its file must be readable"}

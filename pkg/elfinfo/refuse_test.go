@@ -93,6 +93,14 @@ func TestRefusals(t *testing.T) {
 			}
 			return path
 		}, NotFound, "a link to nowhere", "check the path"},
+		{"link to itself", func(t *testing.T) string {
+			path := t.TempDir() + "/link"
+			if err := os.Symlink("link", path); err != nil {
+				t.Fatal(err)
+			}
+			return path
+		}, NotFound, "too many levels of symbolic links", "check the path"},
+		{"long name", func(*testing.T) string { return "/" + strings.Repeat("x", 256) }, NotFound, "file name too long", "check the path"},
 		{"folder", func(t *testing.T) string { return t.TempDir() }, NotRegular, "a directory", "name a program"},
 		{"device", func(*testing.T) string { return "/dev/null" }, NotRegular, "a device", "name a program"},
 		{"pipe", func(t *testing.T) string {
