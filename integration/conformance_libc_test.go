@@ -73,6 +73,17 @@ func buildDL(t *testing.T) string {
 		part{"dl", "dl.c", []string{"-Wl,--no-as-needed", "-ldl-needed"}})
 }
 
+// buildLazy is a program that is bound lazily; nowhere says that a function which it
+// may call is nowhere.
+func buildLazy(t *testing.T, nowhere bool) string {
+	name, library := "lazy", []string{"-Wl,-z,lazy"}
+	if nowhere {
+		name, library = "lazy-nowhere", append(library, "-DNOWHERE")
+	}
+	return build(t, name, part{"liblazy-plugin.so", "liblazy-plugin.c", nil}, part{"liblazy.so", "liblazy.c", library},
+		part{"lazy", "lazy.c", []string{"-Wl,-z,lazy", "-Wl,--allow-shlib-undefined", "-llazy"}})
+}
+
 func buildOrder(t *testing.T) string {
 	library := func(name string, args ...string) part {
 		return part{"liborder-" + name + ".so", "liborder.c",
@@ -137,6 +148,8 @@ func TestCLibrary(t *testing.T) {
 			return build(t, "ifunc-fixed", part{"libifunc.so", "libifunc.c", nil},
 				part{"ifunc", "ifunc.c", []string{"-no-pie", "-fno-pie", "-Wl,-z,lazy", "-lifunc"}})
 		}, once},
+		{"lazy", func(t *testing.T) string { return buildLazy(t, false) }, arguments("never")},
+		{"lazy, a function is nowhere", func(t *testing.T) string { return buildLazy(t, true) }, arguments("never")},
 		{"clocks", of("clocks"), []command{
 			{name: "plain"},
 			// For an ordinary user it ends before the program starts.

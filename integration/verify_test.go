@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"debug/elf"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -52,7 +54,7 @@ var knownDifferences = map[string][]string{
 	"link": {
 		"the dynamic linker's time stamps", "the rseq area, which the kernel writes",
 		"the number of the CPU that the dynamic linker ran on", "random numbers from the kernel",
-		"addresses in dead stack frames",
+		"addresses in dead stack frames", "functions that were looked up ahead of their first call",
 	},
 	"criu": {"the rseq area, which the kernel writes"},
 }
@@ -255,6 +257,98 @@ func hex(n uint64) string {
 		s = string(digits[n%16]) + s
 	}
 	return "0x" + s
+}
+
+// TestVerifyBoundCalls has an image in which calls are bound ahead of their first time:
+// verify knows them, and finds one that leads elsewhere.
+func TestVerifyBoundCalls(t *testing.T) {
+	requireCRIU(t)
+	s := newStore(t, folder(t))
+	program := buildLazy(t, false)
+	s.do(t, "add", program)
+	words := 0
+	r := s.verify(t, program, "link")
+	for _, d := range r.Differences {
+		if d.Class == "functions that were looked up ahead of their first call" {
+			words = d.Words
+		}
+	}
+	if !r.OK || words < 5 {
+		t.Errorf("ok %v, %d calls are bound ahead; failures %q", r.OK, words, r.Failures)
+	}
+
+	file := s.plan(t, program)
+	p, err := plan.Read(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages := p.Files[len(p.Files)-1]
+	at := func(name string) int64 {
+		addr := lazySlot(t, program, name) + p.Entry.ProgramEntry
+		for _, m := range pages.Maps {
+			if addr >= m.Addr && addr < m.Addr+m.Len {
+				return int64(m.Off + addr - m.Addr)
+			}
+		}
+		t.Fatalf("the slot of %s is not in CRIU's pages", name)
+		return 0
+	}
+	var one, other [8]byte
+	f, err := os.OpenFile(pages.Path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	a, b := at("library_plain"), at("library_interposed")
+	for _, err := range []error{readAt(f, one[:], a), readAt(f, other[:], b), writeAt(f, other[:], a), writeAt(f, one[:], b)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	writePlan(t, file, p)
+	if r := s.verify(t, program, "link"); r.OK || len(r.Failures) != 2 {
+		t.Errorf("two calls lead to each other's function: ok %v, failures %q", r.OK, r.Failures)
+	}
+}
+
+func readAt(f *os.File, b []byte, off int64) error {
+	_, err := f.ReadAt(b, off)
+	return err
+}
+
+func writeAt(f *os.File, b []byte, off int64) error {
+	_, err := f.WriteAt(b, off)
+	return err
+}
+
+// lazySlot is where a position-independent program has the slot of a function, as a
+// distance from its entry.
+func lazySlot(t *testing.T, program, name string) uint64 {
+	t.Helper()
+	f, err := elf.Open(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	symbols, err := f.DynamicSymbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := f.Section(".rela.plt").Data()
+	if err != nil {
+		t.Fatal(err)
+	}
+	relocations := make([]elf.Rela64, len(raw)/24)
+	if _, err := binary.Decode(raw, binary.LittleEndian, relocations); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range relocations {
+		if n := elf.R_SYM64(r.Info); n > 0 && symbols[n-1].Name == name {
+			return r.Off - f.Entry
+		}
+	}
+	t.Fatalf("%s has no slot of %s", program, name)
+	return 0
 }
 
 // flip turns over a byte of a file in place.

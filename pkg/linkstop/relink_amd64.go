@@ -31,6 +31,7 @@ type Relinked struct {
 	Stack   InitialStack
 	Auxv    linux.Auxv
 	TIDAddr uint64 // set_tid_address(2)
+	Bound   []Call // that a Template would have bound; it has not
 
 	known comparison
 }
@@ -86,6 +87,10 @@ func (r *Relinked) relink(path string, l Layout) error {
 	if err := p.move(tr); err != nil {
 		return err
 	}
+	binder, binderPlacer, err := r.makeBinder(p)
+	if err != nil {
+		return err
+	}
 	rec := &recorder{pid: pid, placer: p}
 	b, err := setBreakpoint(pid, l.StopIP, first.soft)
 	if err != nil {
@@ -123,7 +128,41 @@ func (r *Relinked) relink(path string, l Layout) error {
 	}
 	m, _ := linux.FindMapping(maps, r.Regs.Rsp)
 	r.known.template.stackLow = m.Start
-	return nil
+	if binder == 0 {
+		return nil
+	}
+	r.Bound, err = tr.runBinder(pid, binder, maps, func() error {
+		b, err := setBreakpoint(binder, l.StopIP, first.soft)
+		if err != nil {
+			return err
+		}
+		return binderPlacer.run(tr, b)
+	})
+	return err
+}
+
+// makeBinder makes a binder that is given the same places; 0 if nothing is bound
+// lazily.
+func (r *Relinked) makeBinder(p *placer) (binder int, its *placer, err error) {
+	regs, err := r.tracer.regs64(p.pid)
+	if err != nil {
+		return 0, nil, err
+	}
+	maps, err := linux.ReadMaps(p.pid)
+	if err != nil {
+		return 0, nil, err
+	}
+	stack, auxv, block, err := readStack(p.pid, regs.Rsp, maps)
+	if err != nil || p.layout.StopIP == auxv.Value(linux.ATEntry) {
+		return 0, nil, err
+	}
+	var limit unix.Rlimit
+	if err := unix.Prlimit(p.pid, unix.RLIMIT_STACK, nil, &limit); err != nil {
+		return 0, nil, fmt.Errorf("read the limit of the stack: %w", err)
+	}
+	its = &placer{layout: p.layout, top: p.top, used: slices.Clone(p.used), linkerEntry: p.linkerEntry}
+	its.pid, err = r.tracer.makeBinder(p.pid, p.insn, stack, auxv, block, limit.Cur)
+	return its.pid, its, err
 }
 
 // A placer gives a process that is being linked the addresses of a layout.
@@ -133,6 +172,7 @@ type placer struct {
 	top         uint64            // nothing is placed above
 	used        []linux.PageRange // what is mapped below top, in order, joined
 	linkerEntry uint64
+	insn        uint64 // the address of a SYSCALL instruction
 }
 
 // move puts what the kernel has mapped for the exec to its place: the program,
@@ -151,7 +191,7 @@ func (p *placer) move(t *tracer) error {
 	if err != nil {
 		return err
 	}
-	insn, err := findSyscall(p.pid, maps)
+	p.insn, err = findSyscall(p.pid, maps)
 	if err != nil {
 		return err
 	}
@@ -173,13 +213,13 @@ func (p *placer) move(t *tracer) error {
 			if m.Kernel() != kernel || away[i] == 0 {
 				continue
 			}
-			_, err := t.inject(p.pid, insn, unix.SYS_MREMAP, m.Start, m.Len(), m.Len(),
+			_, err := t.inject(p.pid, p.insn, unix.SYS_MREMAP, m.Start, m.Len(), m.Len(),
 				unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, m.Start+away[i])
 			if err != nil {
 				return fmt.Errorf("move %s to %#x: %w", m, m.Start+away[i], err)
 			}
-			if m.Contains(insn) {
-				insn += away[i]
+			if m.Contains(p.insn) {
+				p.insn += away[i]
 			}
 		}
 	}
@@ -192,7 +232,7 @@ func (p *placer) move(t *tracer) error {
 			}
 		}
 	}
-	if err := p.describe(t, insn, stack); err != nil {
+	if err := p.describe(t, stack); err != nil {
 		return err
 	}
 	p.linkerEntry = moved(regs.Rip)
@@ -243,7 +283,7 @@ func (p *placer) place(path string) (uint64, bool) {
 // describe tells the kernel where the program's data and break are now
 // (include/uapi/linux/prctl.h, struct prctl_mm_map). The argument stands below
 // the stack pointer, where all is zeros before and after.
-func (p *placer) describe(t *tracer, insn uint64, stack InitialStack) error {
+func (p *placer) describe(t *tracer, stack InitialStack) error {
 	l := p.layout
 	fields := []uint64{l.StartCode, l.EndCode, l.StartData, l.EndData, l.StartBrk, l.Brk, stack.SP,
 		stack.AuxvEnd, stack.Execfn, stack.Execfn, stack.Execfn, 0, 0xffffffff << 32} // no auxv, no exe_fd
@@ -255,7 +295,7 @@ func (p *placer) describe(t *tracer, insn uint64, stack InitialStack) error {
 	if err := linux.WriteMem(p.pid, at, arg); err != nil {
 		return err
 	}
-	_, err := t.inject(p.pid, insn, unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, at, uint64(len(arg)), 0)
+	_, err := t.inject(p.pid, p.insn, unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, at, uint64(len(arg)), 0)
 	if err != nil {
 		return fmt.Errorf("describe the memory map: %w", err)
 	}
@@ -315,6 +355,17 @@ func (p *placer) remove(r linux.PageRange) {
 		}
 	}
 	p.used = left
+}
+
+// run lets the process run to the breakpoint, whatever it calls.
+func (p *placer) run(t *tracer, b *breakpoint) error {
+	var entry syscallInfo
+	return t.runWatching(b, func(info syscallInfo) error {
+		if info.entry() {
+			entry = info
+		}
+		return p.at(&entry, info)
+	})
 }
 
 // at looks at either end of a system call; entry is the call's beginning.

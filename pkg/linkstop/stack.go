@@ -87,13 +87,19 @@ func readStack(pid int, sp uint64, maps []linux.Mapping) (InitialStack, linux.Au
 // size, so that no address agrees even in its lowest bits.
 const twinShift = 0x3450
 
-// twinStack makes another initial stack out of block, which is that of s: all
-// strings twinShift lower, one more argument and variable, other AT_RANDOM
-// bytes. It returns the new stack's bytes, which end at s.End-twinShift, and
-// its description.
+// twinStack is the twin's initial stack.
 func twinStack(s InitialStack, auxv linux.Auxv, block []byte) ([]byte, InitialStack, error) {
-	extra := []byte("--twin\x00\x00RESIDENTCTL_TWIN=1\x00\x00\x00\x00\x00\x00")
-	const variable = 8 // where in extra the second string begins
+	return anotherStack(s, auxv, block, "--twin", "RESIDENTCTL_TWIN=1")
+}
+
+// anotherStack makes another initial stack out of block, which is that of s: all
+// strings twinShift lower, one more variable and, unless it is "", one more argument,
+// other AT_RANDOM bytes. It returns the new stack's bytes, which end at
+// s.End-twinShift, and its description.
+func anotherStack(s InitialStack, auxv linux.Auxv, block []byte, arg, variable string) ([]byte, InitialStack, error) {
+	extra := []byte(arg + "\x00" + variable + "\x00")
+	extra = append(extra, make([]byte, -len(extra)&7)...)
+	variableAt := uint64(len(arg) + 1)
 	word := func(addr uint64) uint64 { return binary.LittleEndian.Uint64(block[addr-s.SP:]) }
 	moved := func(addr uint64) uint64 {
 		if s.contains(addr) {
@@ -108,15 +114,19 @@ func twinStack(s InitialStack, auxv linux.Auxv, block []byte) ([]byte, InitialSt
 		strings[s.Random-s.AuxvEnd+uint64(i)] ^= byte(0x5a + 7*i)
 	}
 	extraAt := s.AuxvEnd - twinShift - uint64(len(extra))
-	vectors := []uint64{s.Argc + 1}
+	vectors := []uint64{s.Argc}
 	for p := s.Argv; p < s.Envp-8; p += 8 {
 		vectors = append(vectors, moved(word(p)))
 	}
-	vectors = append(vectors, extraAt, 0)
+	if arg != "" {
+		vectors[0]++
+		vectors = append(vectors, extraAt)
+	}
+	vectors = append(vectors, 0)
 	for p := s.Envp; p < s.Auxv-8; p += 8 {
 		vectors = append(vectors, moved(word(p)))
 	}
-	vectors = append(vectors, extraAt+variable, 0)
+	vectors = append(vectors, extraAt+variableAt, 0)
 	for _, e := range auxv {
 		vectors = append(vectors, e.Type, moved(e.Value))
 	}
@@ -132,7 +142,7 @@ func twinStack(s InitialStack, auxv linux.Auxv, block []byte) ([]byte, InitialSt
 	stack = append(stack, strings...)
 	twin, _, err := parseStack(sp, stack)
 	if err != nil {
-		return nil, twin, fmt.Errorf("make the twin's stack: %w", err)
+		return nil, twin, fmt.Errorf("make another initial stack: %w", err)
 	}
 	return stack, twin, nil
 }

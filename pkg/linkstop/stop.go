@@ -110,6 +110,13 @@ func (t *Template) stop(path string, opts Options) error {
 		return err
 	}
 
+	binder := 0
+	if t.Point == StopLinked { // musl binds nothing lazily
+		if binder, err = tr.makeBinder(pid, insn, stack, auxv, block, limit); err != nil {
+			return err
+		}
+	}
+
 	// Run both. The template's calls are recorded; the twin only has to get
 	// there.
 	r := &recorder{pid: pid}
@@ -169,6 +176,27 @@ func (t *Template) stop(path string, opts Options) error {
 		return err
 	}
 	tr.discard(twin)
+	if binder != 0 {
+		if err := t.bind(binder, soft); err != nil {
+			return err
+		}
+	}
 	t.stopped = true
 	return nil
+}
+
+// bind fills in the addresses of functions that each process would look up anew at
+// their first call.
+func (t *Template) bind(binder int, soft bool) (err error) {
+	t.Bound, err = t.tracer.runBinder(t.PID, binder, t.Maps, func() error {
+		b, err := setBreakpoint(binder, t.StopIP, soft)
+		if err != nil {
+			return err
+		}
+		return t.tracer.runTo(b)
+	})
+	if err != nil {
+		return err
+	}
+	return writeCalls(t.PID, t.Bound)
 }

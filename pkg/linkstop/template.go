@@ -31,6 +31,7 @@ type Template struct {
 	RseqLen, RseqSig                                 uint32
 
 	Fixups []plan.Fixup        // by address
+	Bound  []Call              // that the template has bound although it would do so later
 	Probes []fingerprint.Probe // in the order in which the linker made them
 	Anon   []linux.PageRange   // pages that are no file's (any more), without stack and vDSO
 

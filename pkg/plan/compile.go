@@ -168,16 +168,23 @@ func (c *compiler) base(a Area, from, to uint64) {
 // calls that are made in any case.
 //
 // Written pages are copies: an image has at most populateCopies bytes of them, since
-// of a program of many libraries a good part is written only at its end.
+// of a program of many libraries a good part is written only at its end. Where page
+// faults are slow (FlagSlowFaults) it has three times as many: a page that is read
+// first and written then takes two of them.
 const (
-	populateWritten = 4 * pageSize
-	populateRead    = 16 * pageSize
-	populateCopies  = 128 * pageSize
+	populateWritten    = 4 * pageSize
+	populateRead       = 16 * pageSize
+	populateCopies     = 128 * pageSize
+	populateCopiesSlow = 3 * populateCopies
 )
 
 // populateText is how many bytes of files are there from the start where page faults
-// are slow (FlagSlowFaults).
+// are slow.
 const populateText = 2048 * pageSize
+
+// faultAround is the memory around a page fault that the kernel maps with it, if the
+// file is in the page cache (mm/memory.c, fault_around_pages; aligned).
+const faultAround = 64 << 10
 
 // image maps a run from CRIU's pages. Where a word in it has to be corrected
 // it is writable until that is done.
@@ -189,8 +196,12 @@ func (c *compiler) image(a Area, r Run) {
 		m.Prot |= unix.PROT_READ | unix.PROT_WRITE
 		c.protects = append(c.protects, Protect{Addr: r.Addr, Len: r.Len, Prot: a.Prot})
 	}
+	copies := uint64(populateCopies)
+	if c.src.Flags&FlagSlowFaults != 0 {
+		copies = populateCopiesSlow
+	}
 	switch writable := m.Prot&unix.PROT_WRITE != 0; {
-	case writable && m.Len <= populateWritten && c.copies+m.Len <= populateCopies:
+	case writable && m.Len <= populateWritten && c.copies+m.Len <= copies:
 		c.copies += m.Len
 		m.Flags |= unix.MAP_POPULATE
 	case !writable && m.Len <= populateRead:
@@ -200,7 +211,10 @@ func (c *compiler) image(a Area, r Run) {
 }
 
 // populateFiles lets the libraries' text and constants be there from the start as far
-// as populateText goes, the smallest mappings first.
+// as populateText goes, the smallest mappings first; of text that is larger, the two
+// ends, where the code stands that each library executes when it is initialised and at
+// the program's end (.init and the PLT, .fini). Of ffmpeg's 340 faults in such text 247
+// were there.
 func (c *compiler) populateFiles() {
 	var maps []*Map
 	for i := range c.mapped {
@@ -211,13 +225,34 @@ func (c *compiler) populateFiles() {
 		}
 	}
 	slices.SortStableFunc(maps, func(a, b *Map) int { return cmp.Compare(a.Len, b.Len) })
-	var total uint64
+	total := uint64(0)
 	for _, m := range maps {
 		if total += m.Len; total > populateText {
-			return
+			break
 		}
 		m.Flags |= unix.MAP_POPULATE
 	}
+	for i := range c.mapped {
+		var cut []Map
+		for _, m := range c.mapped[i].Maps {
+			cut = append(cut, populateEnds(m)...)
+		}
+		c.mapped[i].Maps = cut
+	}
+}
+
+// populateEnds cuts a text that is not there from the start into its ends, which are,
+// and the rest. The kernel joins the three again.
+func populateEnds(m Map) []Map {
+	head := m.Addr/faultAround*faultAround + faultAround
+	tail := (m.Addr + m.Len - 1) / faultAround * faultAround
+	if m.Prot&unix.PROT_EXEC == 0 || m.Flags&unix.MAP_POPULATE != 0 || head >= tail {
+		return []Map{m}
+	}
+	part := func(from, to uint64, flags uint32) Map {
+		return Map{Addr: from, Len: to - from, Off: m.Off + (from - m.Addr), Prot: m.Prot, Flags: m.Flags | flags}
+	}
+	return []Map{part(m.Addr, head, unix.MAP_POPULATE), part(head, tail, 0), part(tail, m.Addr+m.Len, unix.MAP_POPULATE)}
 }
 
 // sameAsFile compares dumped text with the file that it was mapped from.

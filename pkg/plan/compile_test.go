@@ -67,26 +67,62 @@ var prots = map[uint32]string{r: "r", rw: "rw", rx: "rx"}
 
 // TestCompilePopulatesLittle: an image has no more than so many copies from the start.
 func TestCompilePopulatesLittle(t *testing.T) {
-	s := template(t)
-	const runs = 100
-	s.Areas[3] = Area{Start: bss, End: bss + runs*0x5000, Prot: rw}
-	s.Pages = bytes.NewReader(make([]byte, runs*0x5000))
-	s.Runs = nil
-	for i := range uint64(runs) {
-		s.Runs = append(s.Runs, Run{bss + i*0x5000, 0x4000, i * 0x5000})
-	}
-	p, err := Compile(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var bytes uint64
-	for _, m := range p.Files[len(p.Files)-1].Maps {
-		if m.Flags&unix.MAP_POPULATE != 0 {
-			bytes += m.Len
+	for flags, want := range map[uint32]uint64{0: populateCopies, FlagSlowFaults: populateCopiesSlow} {
+		s := template(t)
+		s.Flags = flags
+		const runs = 100
+		s.Areas[3] = Area{Start: bss, End: bss + runs*0x5000, Prot: rw}
+		s.Pages = bytes.NewReader(make([]byte, runs*0x5000))
+		s.Runs = nil
+		for i := range uint64(runs) {
+			s.Runs = append(s.Runs, Run{bss + i*0x5000, 0x4000, i * 0x5000})
+		}
+		p, err := Compile(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var bytes uint64
+		for _, m := range p.Files[len(p.Files)-1].Maps {
+			if m.Flags&unix.MAP_POPULATE != 0 {
+				bytes += m.Len
+			}
+		}
+		if bytes != want {
+			t.Errorf("flags %#x: %d bytes are populated", flags, bytes)
 		}
 	}
-	if bytes != populateCopies {
-		t.Errorf("%d bytes are populated", bytes)
+}
+
+// TestPopulateEnds: of large text the two ends are there from the start, as much of them
+// as a page fault there would have mapped.
+func TestPopulateEnds(t *testing.T) {
+	const off = 0x3000
+	for _, tc := range []struct {
+		name  string
+		m     Map
+		parts []uint64 // lengths
+	}{
+		{"large", Map{Addr: 0x1234000, Len: 0x40000, Prot: rx}, []uint64{0xc000, 0x30000, 0x4000}},
+		{"aligned", Map{Addr: 0x1230000, Len: 0x40000, Prot: rx}, []uint64{0x10000, 0x20000, 0x10000}},
+		{"no middle", Map{Addr: 0x1234000, Len: 0x1c000, Prot: rx}, []uint64{0x1c000}},
+		{"one block", Map{Addr: 0x1234000, Len: 0x1000, Prot: rx}, []uint64{0x1000}},
+		{"there from the start", Map{Addr: 0x1234000, Len: 0x40000, Prot: rx, Flags: unix.MAP_POPULATE}, []uint64{0x40000}},
+		{"constants", Map{Addr: 0x1234000, Len: 0x40000, Prot: r}, []uint64{0x40000}},
+	} {
+		tc.m.Off = off
+		parts := populateEnds(tc.m)
+		at := tc.m.Addr
+		for i, p := range parts {
+			populated := len(parts) == 3 && i != 1 || tc.m.Flags != 0
+			if i >= len(tc.parts) || p.Len != tc.parts[i] || p.Addr != at || p.Off != off+(at-tc.m.Addr) || p.Prot != tc.m.Prot ||
+				(p.Flags&unix.MAP_POPULATE != 0) != populated {
+				t.Errorf("%s: part %d is %+v", tc.name, i, p)
+			}
+			at += p.Len
+		}
+		if at != tc.m.Addr+tc.m.Len || len(parts) != len(tc.parts) {
+			t.Errorf("%s: %d parts, up to %#x", tc.name, len(parts), at)
+		}
 	}
 }
 

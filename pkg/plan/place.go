@@ -20,9 +20,9 @@ const (
 	// LauncherSpan is what a launcher file may take, from where it is linked. Above
 	// it another mapping may stand.
 	LauncherSpan = 64 << 10
-	// scratch is kept free below the launcher, and below that is the plan
-	// (src/launcher.c, SCRATCH).
-	scratch = 16 << 10
+	// planGap is kept free below the launcher, and below that is the plan
+	// (src/launcher.c, PLAN_GAP).
+	planGap = 144 << 10
 )
 
 // LauncherPlace is where a launcher file is linked best, if its image has these
@@ -35,7 +35,7 @@ const (
 // The kernel maps an executable at its place or kills the process, so it is none
 // where a stack can be, the only mapping that is there before.
 func LauncherPlace(planSize int, layouts ...*Plan) uint64 {
-	below := scratch + roundUp(uint64(planSize), pageSize)
+	below := planGap + roundUp(uint64(planSize), pageSize)
 	need := below + LauncherSpan
 	free := func(from uint64) bool {
 		for _, p := range layouts[1:] {

@@ -11,7 +11,7 @@ func TestLauncherPlace(t *testing.T) {
 		program = 0x555555400000 // a table begins here
 		library = 0x7f0000000000
 		planLen = 3*pageSize + 8
-		below   = scratch + 4*pageSize
+		below   = planGap + 4*pageSize
 	)
 	image := func(maps ...Map) *Plan { return &Plan{Files: []MappedFile{{Maps: maps}}} }
 	text := func(at, length uint64) Map { return Map{Addr: at, Len: length, Prot: unix.PROT_READ | unix.PROT_EXEC} }

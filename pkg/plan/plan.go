@@ -61,8 +61,8 @@ func (p *Plan) Mappings() int {
 }
 
 // maxSize bounds a plan, in bytes: the launcher keeps 16 MiB below itself for it,
-// and 16 KiB of that for paths. A program with 10,000 mappings has half a MiB.
-const maxSize = 16<<20 - 16384
+// of which a part is a gap. A program with 10,000 mappings has half a MiB.
+const maxSize = 16<<20 - planGap
 
 // DamagedError says that bytes are not a plan.
 type DamagedError struct {

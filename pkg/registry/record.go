@@ -38,6 +38,7 @@ type Record struct {
 	Mappings   int       `json:"mappings"`
 	ImageBytes int64     `json:"image_bytes"`
 	Layouts    int       `json:"layouts,omitempty"` // of the image; 0 is 1
+	Bound      int       `json:"bound,omitempty"`   // calls that are bound in the image ahead of their first time
 	Mirror     bool      `json:"mirror,omitempty"`  // its launcher file stands in a mirror of its folders
 	Timing     *Timing   `json:"timing,omitempty"`
 	// LauncherPlace is where its launcher files are linked (plan.LauncherPlace), 0

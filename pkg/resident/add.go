@@ -515,6 +515,7 @@ func (a *adding) record() (*registry.Record, error) {
 		ID: a.id, Program: a.program.Path, Binary: a.deps.Program.ID, Digest: a.deps.Digest(), Deps: deps,
 		Kind: "linked", Created: time.Now(), CRIU: a.criu.String(), Kernel: a.deps.Kernel,
 		Libraries: len(a.deps.Libraries), Mappings: a.plan.Mappings(), Timing: a.timing, Layouts: a.layouts,
+		Bound:         len(a.template.Bound),
 		LauncherPlace: plan.LauncherPlace(a.planSize, append([]*plan.Plan{a.plan}, a.others...)...),
 	}
 	for _, l := range append([]fingerprint.File{a.deps.Linker}, a.deps.Libraries...) {

@@ -249,7 +249,11 @@ func (v *verifying) withLink(ctx context.Context, proc *linkstop.Process) error 
 	if ref.TIDAddr != v.plan.Kernel.TIDAddr {
 		v.result.failf("the thread id's address is %#x instead of %#x", v.plan.Kernel.TIDAddr, ref.TIDAddr)
 	}
-	return v.compare(proc, ref.Process, ref.Noise)
+	bound := map[uint64]uint64{}
+	for _, call := range ref.Bound {
+		bound[call.Slot] = call.Function
+	}
+	return v.compare(proc, ref.Process, bound, ref.Noise)
 }
 
 // comparison prepares the comparison of the trial start with another process.
@@ -346,12 +350,12 @@ func (v *verifying) withCRIU(ctx context.Context, proc *linkstop.Process) error 
 		v.result.failf("CRIU restores rip %#x and rsp %#x instead of %#x and %#x",
 			ref.Regs.Rip, ref.Regs.Rsp, v.image.Regs.IP, v.image.Regs.SP)
 	}
-	return v.compare(proc, ref, nil)
+	return v.compare(proc, ref, nil, nil)
 }
 
 // compare compares the resident start with the reference: registers,
 // registrations, mappings and memory.
-func (v *verifying) compare(proc, ref *linkstop.Process, noise func(addr, word uint64) string) error {
+func (v *verifying) compare(proc, ref *linkstop.Process, bound map[uint64]uint64, noise func(addr, word uint64) string) error {
 	stack, auxv, err := ref.Stack()
 	if err != nil {
 		return err
@@ -360,7 +364,7 @@ func (v *verifying) compare(proc, ref *linkstop.Process, noise func(addr, word u
 	if err != nil {
 		return err
 	}
-	c.noise = noise
+	c.bound, c.noise = bound, noise
 	if err := c.run(); err != nil {
 		return err
 	}

@@ -32,6 +32,8 @@ const (
 	// CPUID leaf 1, EBX bits 31 to 24, which glibc keeps with the rest of the
 	// leaf and reads nowhere (sysdeps/x86/cpu-features.c).
 	classAPIC = "the number of the CPU that the dynamic linker ran on"
+	// What a start would write there at the first call.
+	classBound = "functions that were looked up ahead of their first call"
 )
 
 // errLayout says that two processes cannot be compared word by word.
@@ -141,6 +143,7 @@ type comparison struct {
 	plan        *plan.Plan
 	image       []stretch
 	trial, ref  side
+	bound       map[uint64]uint64              // the addresses of functions that the other process has yet to bind, by slot
 	noise       func(addr, word uint64) string // names words of the other process of which any value will do; may be nil
 	differences map[string]int
 	corrected   [plan.FixKinds]int
@@ -338,6 +341,9 @@ func (c *comparison) classify(addr, trial, ref uint64) string {
 	}
 	if c.apic(trial, ref) {
 		return classAPIC
+	}
+	if function, ok := c.bound[addr]; ok && trial == function {
+		return classBound
 	}
 	if c.noise != nil {
 		return c.noise(addr, ref)
