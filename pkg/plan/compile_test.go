@@ -126,28 +126,35 @@ func TestPopulateEnds(t *testing.T) {
 	}
 }
 
-// TestCompilePopulatesText: where page faults are slow the smallest mappings of files
-// are there from the start, and no others.
+// TestCompilePopulatesText: where page faults are slow the smallest texts are there
+// from the start, of a larger one the two ends, and nothing else of the files.
 func TestCompilePopulatesText(t *testing.T) {
 	for _, flags := range []uint32{0, FlagSlowFaults} {
 		s := template(t)
 		s.Flags = flags
 		const large = 1 << 34
-		last := s.Areas[len(s.Areas)-1]
 		s.Areas = append(s.Areas,
-			Area{Start: large, End: large + populateText, Prot: r, Path: "/lib/large.so", ID: last.ID},
-			Area{Start: large << 1, End: large<<1 + 0x1000, Prot: rw, Path: "/lib/large.so", ID: last.ID, Off: populateText})
+			Area{Start: large, End: large + populateText, Prot: rx, Path: "/lib/large.so"},
+			Area{Start: large << 1, End: large<<1 + 0x1000, Prot: r, Path: "/lib/large.so", Off: populateText},
+			Area{Start: large << 2, End: large<<2 + 0x1000, Prot: rw, Path: "/lib/large.so", Off: populateText})
 		p, err := Compile(s)
 		if err != nil {
 			t.Fatal(err)
 		}
+		texts := 0
 		for _, f := range p.Files[:len(p.Files)-1] {
 			for _, m := range f.Maps {
-				want := flags != 0 && m.Prot&unix.PROT_WRITE == 0 && m.Len < populateText
+				want := flags != 0 && m.Prot == rx && (f.Path != "/lib/large.so" || m.Addr == large || m.Addr+m.Len == large+populateText)
 				if (m.Flags&unix.MAP_POPULATE != 0) != want {
 					t.Errorf("flags %#x, %s: %+v", flags, f.Path, m)
 				}
+				if m.Prot == rx {
+					texts++
+				}
 			}
+		}
+		if want := 3 + 2*int(flags/FlagSlowFaults); texts != want {
+			t.Errorf("flags %#x: %d mappings of text, not %d", flags, texts, want)
 		}
 	}
 }
