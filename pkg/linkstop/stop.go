@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
@@ -18,7 +20,17 @@ const DefaultTimeout = 30 * time.Second
 type Options struct {
 	SoftBreakpoint bool          // INT3 even where there are debug registers
 	Timeout        time.Duration // DefaultTimeout if 0
+	// NearStack has the libraries at addresses that share page tables with the stack,
+	// which is in the last 512 GiB of the address space: half of all layouts are so.
+	NearStack bool
 }
+
+// tableReach is how much of the address space the page tables below one entry of the
+// fourth level describe (arch/x86/include/asm/pgtable_64_types.h, PGDIR_SIZE).
+const tableReach = 512 << 30
+
+// layoutTries is how often a layout is tried until it is near the stack.
+const layoutTries = 8
 
 // Stop starts the program at path, an absolute path, and stops it just after
 // dynamic linking. When ctx ends before Stop returns, all processes are killed;
@@ -73,20 +85,34 @@ func (t *Template) stop(path string, opts Options) error {
 		return err
 	}
 
-	// From here on the addresses are those of the image.
-	regs, err := tr.execAgain(first)
-	if err != nil {
-		return err
-	}
 	pid := first.pid
 	t.PID, t.Kind = pid, plan.KindLinked
-	if t.Maps, err = linux.ReadMaps(pid); err != nil {
-		return err
+	var (
+		regs  unix.PtraceRegs
+		stack InitialStack
+		auxv  linux.Auxv
+		block []byte
+	)
+	for try := 1; ; try++ {
+		if regs, err = tr.execAgain(first); err != nil {
+			return err
+		}
+		if t.Maps, err = linux.ReadMaps(pid); err != nil {
+			return err
+		}
+		if stack, auxv, block, err = readStack(pid, regs.Rsp, t.Maps); err != nil {
+			return err
+		}
+		if !opts.NearStack || try == layoutTries || auxv.Value(linux.ATBase)/tableReach == stack.SP/tableReach {
+			break
+		}
+		first.stack = stack
+		if first.insn, err = findSyscall(pid, t.Maps); err != nil {
+			return err
+		}
 	}
-	stack, auxv, block, err := readStack(pid, regs.Rsp, t.Maps)
-	if err != nil {
-		return err
-	}
+
+	// From here on the addresses are those of the image.
 	t.Stack, t.Auxv = stack, auxv
 	if t.StopIP, t.Point, err = findStop(pid, regs.Rip, auxv); err != nil {
 		return err

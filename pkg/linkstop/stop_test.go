@@ -335,6 +335,25 @@ func TestReap(t *testing.T) {
 	}
 }
 
+// TestStopNearStack: the libraries are in the stack's 512 GiB. Half of all layouts are
+// so, and one of eight tries is not, once in 256 times.
+func TestStopNearStack(t *testing.T) {
+	noChildren(t)
+	program, far := build(t, hello), 0
+	for range 6 {
+		tm := stop(t, program, Options{NearStack: true})
+		if tm.Auxv.Value(linux.ATBase)/tableReach != tm.Stack.SP/tableReach {
+			far++
+		}
+		if err := tm.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if far > 1 {
+		t.Errorf("%d of 6 layouts are not", far)
+	}
+}
+
 // A template that is killed before it is dumped.
 func TestDetachKilled(t *testing.T) {
 	noChildren(t)

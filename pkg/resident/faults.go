@@ -10,10 +10,10 @@ import (
 )
 
 // slowFaults tells whether it pays to have the kernel map text before it is touched
-// (MAP_POPULATE): where a page fault is so slow that half of the faults take longer
+// (MAP_POPULATE): where a page fault is so slow that two of three faults take longer
 // than mapping all. That is so under hypervisors which keep shadow page tables (13 µs
-// a fault, 3 µs to map the 64 KiB around it; elsewhere about 1 µs either way). It is
-// measured once, in a few milliseconds, with residentctl's own text. False if it cannot
+// a fault, 3 µs to map the 64 KiB around it; elsewhere about 1 µs either way), and
+// there each page of a page table has its price too. It is measured once, in a few milliseconds, with residentctl's own text. False if it cannot
 // be.
 var slowFaults = sync.OnceValue(func() bool {
 	const (
@@ -68,5 +68,5 @@ var slowFaults = sync.OnceValue(func() bool {
 	}
 	// What a touch still takes where the page is mapped, a hypervisor's own fault for
 	// instance, is in both.
-	return faulted-(populated-untouched) > 2*untouched
+	return 2*(faulted-(populated-untouched)) > 3*untouched
 })
