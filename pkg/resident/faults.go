@@ -13,8 +13,8 @@ import (
 // (MAP_POPULATE): where a page fault is so slow that two of three faults take longer
 // than mapping all. That is so under hypervisors which keep shadow page tables (13 µs
 // a fault, 3 µs to map the 64 KiB around it; elsewhere about 1 µs either way), and
-// there each page of a page table has its price too. It is measured once, in a few milliseconds, with residentctl's own text. False if it cannot
-// be.
+// there each page of a page table has its price too. It is measured once, in a few
+// milliseconds, with residentctl's own text. False if it cannot be.
 var slowFaults = sync.OnceValue(func() bool {
 	const (
 		// The kernel maps so much around a fault (mm/memory.c, fault_around_pages).
