@@ -215,7 +215,8 @@ func (c *compiler) image(a Area, r Run) {
 // code stands that each library executes when it is initialised and at the program's
 // end (.init and the PLT, .fini). Of ffmpeg's 340 faults in such text 247 were there.
 // Of constants too few are read to pay for it, and of what is in front of the text,
-// symbols and relocations, nothing, since the image is linked.
+// symbols and relocations, only what every program's own dynamic linker reads of its
+// beginning, since the image is linked.
 func (c *compiler) populateFiles() {
 	var maps []*Map
 	for i := range c.mapped {
@@ -236,24 +237,40 @@ func (c *compiler) populateFiles() {
 	for i := range c.mapped {
 		var cut []Map
 		for _, m := range c.mapped[i].Maps {
-			cut = append(cut, populateEnds(m)...)
+			switch {
+			case m.Flags&unix.MAP_POPULATE != 0:
+				cut = append(cut, m)
+			case m.Prot&unix.PROT_EXEC != 0:
+				cut = append(cut, populateEnds(m, true)...)
+			case c.mapped[i].Path == c.src.Program && m.Off == 0:
+				cut = append(cut, populateEnds(m, false)...)
+			default:
+				cut = append(cut, m)
+			}
 		}
 		c.mapped[i].Maps = cut
 	}
 }
 
-// populateEnds cuts a text that is not there from the start into its ends, which are,
-// and the rest. The kernel joins the three again.
-func populateEnds(m Map) []Map {
-	head := m.Addr/faultAround*faultAround + faultAround
-	tail := (m.Addr + m.Len - 1) / faultAround * faultAround
-	if m.Prot&unix.PROT_EXEC == 0 || m.Flags&unix.MAP_POPULATE != 0 || head >= tail {
-		return []Map{m}
+// populateEnds cuts a mapping into its beginning and its end, which are there from the
+// start, as much of them as a page fault would map, and the rest. The kernel joins them
+// again.
+func populateEnds(m Map, both bool) []Map {
+	end := m.Addr + m.Len
+	head, tail := min(m.Addr/faultAround*faultAround+faultAround, end), end
+	if both {
+		tail = max(head, (end-1)/faultAround*faultAround)
 	}
-	part := func(from, to uint64, flags uint32) Map {
-		return Map{Addr: from, Len: to - from, Off: m.Off + (from - m.Addr), Prot: m.Prot, Flags: m.Flags | flags}
+	var parts []Map
+	for _, p := range []struct {
+		from, to uint64
+		flags    uint32
+	}{{m.Addr, head, unix.MAP_POPULATE}, {head, tail, 0}, {tail, end, unix.MAP_POPULATE}} {
+		if p.from < p.to {
+			parts = append(parts, Map{Addr: p.from, Len: p.to - p.from, Off: m.Off + (p.from - m.Addr), Prot: m.Prot, Flags: m.Flags | p.flags})
+		}
 	}
-	return []Map{part(m.Addr, head, unix.MAP_POPULATE), part(head, tail, 0), part(tail, m.Addr+m.Len, unix.MAP_POPULATE)}
+	return parts
 }
 
 // sameAsFile compares dumped text with the file that it was mapped from.

@@ -93,35 +93,38 @@ func TestCompilePopulatesLittle(t *testing.T) {
 	}
 }
 
-// TestPopulateEnds: of large text the two ends are there from the start, as much of them
-// as a page fault there would have mapped.
+// TestPopulateEnds: the ends of a mapping are there from the start, as much of them as a
+// page fault there would have mapped.
 func TestPopulateEnds(t *testing.T) {
-	const off = 0x3000
+	const off, y = 0x3000, unix.MAP_POPULATE
+	type part struct {
+		pages uint64
+		flags uint32
+	}
 	for _, tc := range []struct {
-		name  string
-		m     Map
-		parts []uint64 // lengths
+		name       string
+		addr, size uint64
+		both       bool
+		want       []part
 	}{
-		{"large", Map{Addr: 0x1234000, Len: 0x40000, Prot: rx}, []uint64{0xc000, 0x30000, 0x4000}},
-		{"aligned", Map{Addr: 0x1230000, Len: 0x40000, Prot: rx}, []uint64{0x10000, 0x20000, 0x10000}},
-		{"no middle", Map{Addr: 0x1234000, Len: 0x1c000, Prot: rx}, []uint64{0x1c000}},
-		{"one block", Map{Addr: 0x1234000, Len: 0x1000, Prot: rx}, []uint64{0x1000}},
-		{"there from the start", Map{Addr: 0x1234000, Len: 0x40000, Prot: rx, Flags: unix.MAP_POPULATE}, []uint64{0x40000}},
-		{"constants", Map{Addr: 0x1234000, Len: 0x40000, Prot: r}, []uint64{0x40000}},
+		{"large", 0x1234000, 0x40000, true, []part{{12, y}, {48, 0}, {4, y}}},
+		{"aligned", 0x1230000, 0x40000, true, []part{{16, y}, {32, 0}, {16, y}}},
+		{"no middle", 0x1234000, 0x1c000, true, []part{{12, y}, {16, y}}},
+		{"one block", 0x1234000, 0x1000, true, []part{{1, y}}},
+		{"only the beginning", 0x1234000, 0x40000, false, []part{{12, y}, {52, 0}}},
+		{"a beginning that is all", 0x1234000, 0x1000, false, []part{{1, y}}},
 	} {
-		tc.m.Off = off
-		parts := populateEnds(tc.m)
-		at := tc.m.Addr
-		for i, p := range parts {
-			populated := len(parts) == 3 && i != 1 || tc.m.Flags != 0
-			if i >= len(tc.parts) || p.Len != tc.parts[i] || p.Addr != at || p.Off != off+(at-tc.m.Addr) || p.Prot != tc.m.Prot ||
-				(p.Flags&unix.MAP_POPULATE != 0) != populated {
-				t.Errorf("%s: part %d is %+v", tc.name, i, p)
+		at := tc.addr
+		var got []part
+		for _, p := range populateEnds(Map{Addr: tc.addr, Len: tc.size, Off: off, Prot: rx}, tc.both) {
+			if p.Addr != at || p.Off != off+(at-tc.addr) || p.Prot != rx {
+				t.Errorf("%s: %+v at %#x", tc.name, p, at)
 			}
+			got = append(got, part{p.Len / pageSize, p.Flags})
 			at += p.Len
 		}
-		if at != tc.m.Addr+tc.m.Len || len(parts) != len(tc.parts) {
-			t.Errorf("%s: %d parts, up to %#x", tc.name, len(parts), at)
+		if at != tc.addr+tc.size || !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
 		}
 	}
 }
@@ -133,6 +136,8 @@ func TestCompilePopulatesText(t *testing.T) {
 		s := template(t)
 		s.Flags = flags
 		const large = 1 << 34
+		s.Areas[0], s.Areas[1] = Area{Start: prog, End: prog + 0x1000, Prot: r, Path: s.Program},
+			Area{Start: prog + 0x1000, End: prog + 0x2000, Prot: rx, Path: s.Program, Off: 0x1000}
 		s.Areas = append(s.Areas,
 			Area{Start: large, End: large + populateText, Prot: rx, Path: "/lib/large.so"},
 			Area{Start: large << 1, End: large<<1 + 0x1000, Prot: r, Path: "/lib/large.so", Off: populateText},
@@ -144,7 +149,7 @@ func TestCompilePopulatesText(t *testing.T) {
 		texts := 0
 		for _, f := range p.Files[:len(p.Files)-1] {
 			for _, m := range f.Maps {
-				want := flags != 0 && m.Prot == rx && (f.Path != "/lib/large.so" || m.Addr == large || m.Addr+m.Len == large+populateText)
+				want := flags != 0 && f.Path == s.Program || flags != 0 && m.Prot == rx && (f.Path != "/lib/large.so" || m.Addr == large || m.Addr+m.Len == large+populateText)
 				if (m.Flags&unix.MAP_POPULATE != 0) != want {
 					t.Errorf("flags %#x, %s: %+v", flags, f.Path, m)
 				}
