@@ -97,16 +97,18 @@ func TestKilled(t *testing.T) {
 	reached := map[string]bool{}
 	for _, c := range changes {
 		t.Run(c.name, func(t *testing.T) {
-			for _, point := range points {
-				s, program := crashStore(t)
-				c.before(t, s, program)
-				cmd := s.command(c.args(program)...)
-				cmd.Env = append(os.Environ(), stores.FaultEnv+"="+point)
-				if !killed(t, cmd) {
-					continue // it does not come there
-				}
+			for _, point := range c.points(t) {
 				reached[point] = true
-				t.Run(point, func(t *testing.T) { s.wantSound(t, program) })
+				t.Run(point, func(t *testing.T) {
+					s, program := crashStore(t)
+					c.before(t, s, program)
+					cmd := s.command(c.args(program)...)
+					cmd.Env = append(os.Environ(), stores.FaultEnv+"="+point)
+					if !killed(t, cmd) {
+						t.Fatal("it was not killed")
+					}
+					s.wantSound(t, program)
+				})
 			}
 		})
 	}
@@ -115,6 +117,26 @@ func TestKilled(t *testing.T) {
 			t.Errorf("no change came to %s", point)
 		}
 	}
+}
+
+// points are the fault points that the change comes to, each once.
+func (c change) points(t *testing.T) []string {
+	t.Helper()
+	s, program := crashStore(t)
+	c.before(t, s, program)
+	cmd := s.command(c.args(program)...)
+	cmd.Env = append(os.Environ(), stores.FaultEnv+"="+stores.FaultList)
+	output, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, output)
+	}
+	var points []string
+	for line := range strings.Lines(string(output)) {
+		if point, ok := strings.CutPrefix(strings.TrimSpace(line), stores.FaultEnv+"="); ok && !slices.Contains(points, point) {
+			points = append(points, point)
+		}
+	}
+	return points
 }
 
 // killed runs a command and tells whether it was killed; else it must succeed.

@@ -18,24 +18,17 @@ import (
 )
 
 // bindSeconds is how long a binder may take. ffmpeg's needs 0.1.
-const bindSeconds = 10
+var bindSeconds uint64 = 10
 
 // makeBinder clones a process that has not executed an instruction yet, as
 // makeTwin does, with LD_BIND_NOW in the clone's environment: its dynamic linker
-// looks up at once what it otherwise binds lazily, at the first call
-// (ld.so(8)). SIGALRM ends one that takes too long, which calls a library's
-// IFUNC resolvers.
+// looks up at once what it otherwise binds lazily, at the first call (ld.so(8)).
 func (t *tracer) makeBinder(pid int, insn uint64, s InitialStack, auxv linux.Auxv, block []byte, limit uint64) (int, error) {
 	stack, moved, err := anotherStack(s, auxv, block, "", "LD_BIND_NOW=1")
 	if err != nil {
 		return 0, err
 	}
-	binder, err := t.makeTwin(pid, insn, moved.SP, stack, limit)
-	if err != nil {
-		return 0, err
-	}
-	_, err = t.inject(binder, insn, unix.SYS_ALARM, bindSeconds)
-	return binder, err
+	return t.makeTwin(pid, insn, moved.SP, stack, limit)
 }
 
 // A Call is the slot of a function that is bound lazily (a word of .got.plt that
@@ -47,11 +40,15 @@ type Call struct {
 // runBinder lets the binder of a process at its stop point run there too, by run, and
 // tells which calls can be bound ahead. One that does not get there, or has other
 // mappings, tells of none: with LD_BIND_NOW a function that is nowhere ends a program,
-// though it may never be called.
-func (t *tracer) runBinder(pid, binder int, maps []linux.Mapping, run func() error) ([]Call, error) {
+// though it may never be called. SIGALRM ends a binder that takes too long, since it
+// calls resolvers of any library's; insn is the address of a SYSCALL instruction.
+func (t *tracer) runBinder(pid, binder int, insn uint64, maps []linux.Mapping, run func() error) ([]Call, error) {
 	b := newBinding(maps)
 	if len(b.tables) > 0 {
-		err := run()
+		_, err := t.inject(binder, insn, unix.SYS_ALARM, bindSeconds)
+		if err == nil {
+			err = run()
+		}
 		var ended *EndedError
 		if errors.As(err, &ended) {
 			return nil, nil // and reaped

@@ -18,10 +18,12 @@ int nobody(void);
 int never(void) { return NEVER; }
 int interposed(void) { return 3; }
 static int answer(void) { return 4; }
-static int (*choose(void))(void) { return answer; }
+static int (*choose(void))(void) { RESOLVE; return answer; }
 int chosen(void) __attribute__((ifunc("choose")));
 int calls(void) { return interposed() + plain(); }
 `
+
+var sound = []string{"-DNEVER=2", "-DRESOLVE="}
 
 const lazyProgram = `
 #include <stdio.h>
@@ -39,11 +41,11 @@ int main(int argc, char **argv)
 `
 
 // buildLazy compiles the program and the library, in its folder.
-func buildLazy(t *testing.T, never string, flags ...string) string {
+func buildLazy(t *testing.T, library []string, flags ...string) string {
 	t.Helper()
-	library := build(t, lazyLibrary, "-DNEVER="+never, "-shared", "-fPIC", "-fno-builtin", "-Wl,-z,lazy", "-Wl,-soname,liblazy.so")
-	dir := filepath.Dir(library)
-	if err := os.Rename(library, filepath.Join(dir, "liblazy.so")); err != nil {
+	so := build(t, lazyLibrary, append(library, "-shared", "-fPIC", "-fno-builtin", "-Wl,-z,lazy", "-Wl,-soname,liblazy.so")...)
+	dir := filepath.Dir(so)
+	if err := os.Rename(so, filepath.Join(dir, "liblazy.so")); err != nil {
 		t.Fatal(err)
 	}
 	return build(t, lazyProgram, append([]string{"-fno-builtin", "-fPIE", "-pie", "-Wl,-z,lazy",
@@ -63,7 +65,7 @@ func slotsByName(tm *Template) map[string]uint64 {
 
 func TestBindsCalls(t *testing.T) {
 	noChildren(t)
-	tm := stop(t, buildLazy(t, "2"), Options{})
+	tm := stop(t, buildLazy(t, sound), Options{})
 	bound := map[uint64]uint64{}
 	for _, c := range tm.Bound {
 		bound[c.Slot] = c.Function
@@ -103,15 +105,24 @@ func TestBindsCalls(t *testing.T) {
 // TestBindsNothing has programs of which nothing may be bound ahead: they become
 // images all the same.
 func TestBindsNothing(t *testing.T) {
-	for _, tc := range []struct{ name, never, flag string }{
-		{"bound at once", "2", "-Wl,-z,now"},
-		{"a call of a function that is nowhere", "nobody()", "-Wl,-z,lazy"}, // LD_BIND_NOW ends it
+	defer func(was uint64) { bindSeconds = was }(bindSeconds)
+	bindSeconds = 1
+	for _, tc := range []struct {
+		name    string
+		library []string
+		flag    string
+	}{
+		{"bound at once", sound, "-Wl,-z,now"},
+		// With LD_BIND_NOW these do not get to the stop point.
+		{"a call of a function that is nowhere", []string{"-DNEVER=nobody()", "-DRESOLVE="}, "-Wl,-z,lazy"},
+		{"a resolver that does not end", []string{"-DNEVER=2", "-DRESOLVE=for (;;)"}, "-Wl,-z,lazy"},
+		{"a resolver that crashes", []string{"-DNEVER=2", "-DRESOLVE=__builtin_trap()"}, "-Wl,-z,lazy"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			noChildren(t)
-			tm := stop(t, buildLazy(t, tc.never, tc.flag), Options{})
+			tm := stop(t, buildLazy(t, tc.library, tc.flag), Options{})
 			for _, c := range tm.Bound {
-				if m, _ := linux.FindMapping(tm.Maps, c.Slot); tc.never != "2" || filepath.Base(m.Path) == "prog" {
+				if m, _ := linux.FindMapping(tm.Maps, c.Slot); &tc.library[0] != &sound[0] || filepath.Base(m.Path) == "prog" {
 					t.Errorf("bound: %#x in %s", c.Slot, m)
 				}
 			}

@@ -6,8 +6,9 @@
 // addresses, but another pid, initial stack, AT_RANDOM and stack limit. A word
 // that differs between the two when both have been linked belongs to the
 // process, not to the program: it becomes a plan.Fixup if what it is can be
-// told by its value, and else the program is refused. A probe is a path that
-// the dynamic linker looked at.
+// told by its value, and else the program is refused. The binder is a third such
+// process, in which everything is bound at once: its addresses of functions are
+// put into the template. A probe is a path that the dynamic linker looked at.
 //
 // Two stop points are known. StopLinked is the return address of the first
 // call in glibc's entry code (sysdeps/x86_64/dl-machine.h, RTLD_START): there
@@ -18,10 +19,10 @@
 //
 // The flow is Template.stop, one list. Every ptrace call is made by one OS
 // thread (tracer), which outlives the template, and every error path kills and
-// reaps both processes.
+// reaps all processes.
 //
-// The template runs with an empty environment: of an environment glibc's
-// dynamic linker reads LD_*, GLIBC_TUNABLES and MALLOC_*, musl's LD_*, and with
+// The template runs with an empty environment (the binder with LD_BIND_NOW): of an
+// environment glibc's dynamic linker reads LD_*, GLIBC_TUNABLES and MALLOC_*, musl's LD_*, and with
 // any of those set a program is not started from an image anyway.
 //
 // It needs Linux 5.9 (close_range; PTRACE_GET_SYSCALL_INFO is 5.3).

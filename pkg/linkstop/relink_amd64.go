@@ -131,7 +131,7 @@ func (r *Relinked) relink(path string, l Layout) error {
 	if binder == 0 {
 		return nil
 	}
-	r.Bound, err = tr.runBinder(pid, binder, maps, func() error {
+	r.Bound, err = tr.runBinder(pid, binder, p.insn, maps, func() error {
 		b, err := setBreakpoint(binder, l.StopIP, first.soft)
 		if err != nil {
 			return err

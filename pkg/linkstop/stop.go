@@ -203,7 +203,7 @@ func (t *Template) stop(path string, opts Options) error {
 	}
 	tr.discard(twin)
 	if binder != 0 {
-		if err := t.bind(binder, soft); err != nil {
+		if err := t.bind(binder, insn, soft); err != nil {
 			return err
 		}
 	}
@@ -213,8 +213,8 @@ func (t *Template) stop(path string, opts Options) error {
 
 // bind fills in the addresses of functions that each process would look up anew at
 // their first call.
-func (t *Template) bind(binder int, soft bool) (err error) {
-	t.Bound, err = t.tracer.runBinder(t.PID, binder, t.Maps, func() error {
+func (t *Template) bind(binder int, insn uint64, soft bool) (err error) {
+	t.Bound, err = t.tracer.runBinder(t.PID, binder, insn, t.Maps, func() error {
 		b, err := setBreakpoint(binder, t.StopIP, soft)
 		if err != nil {
 			return err

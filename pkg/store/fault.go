@@ -1,12 +1,17 @@
 package store
 
 import (
+	"fmt"
 	"os"
 	"syscall"
 )
 
 // FaultEnv names the environment variable that Fault looks at.
 const FaultEnv = "RESIDENTCTL_FAULT"
+
+// FaultList is a value of FaultEnv with which Fault writes each point that the process
+// comes to, as a line of its own behind FaultEnv and "=", to standard error.
+const FaultList = "list"
 
 // FaultPoints are the steps of this package at which Fault is called. Each
 // leaves a store in which nothing is wrong but garbage in staging/.
@@ -40,8 +45,11 @@ var FaultPoints = []string{
 // to end at the point name. It is how tests, of other packages too, see to it
 // that a process may die anywhere.
 func Fault(name string) {
-	if os.Getenv(FaultEnv) == name {
+	switch os.Getenv(FaultEnv) {
+	case name:
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {} // the signal may find another thread first
+	case FaultList:
+		fmt.Fprintf(os.Stderr, "%s=%s\n", FaultEnv, name)
 	}
 }
