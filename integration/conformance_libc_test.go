@@ -80,7 +80,8 @@ func buildLazy(t *testing.T, nowhere bool) string {
 	if nowhere {
 		name, library = "lazy-nowhere", append(library, "-DNOWHERE")
 	}
-	return build(t, name, part{"liblazy-plugin.so", "liblazy-plugin.c", nil}, part{"liblazy.so", "liblazy.c", library},
+	return build(t, name, part{"liblazy-plugin.so", "liblazy-plugin.c", nil}, part{"liblazy-other.so", "liblazy-other.c", nil},
+		part{"liblazy.so", "liblazy.c", append(library, "-llazy-other")},
 		part{"lazy", "lazy.c", []string{"-Wl,-z,lazy", "-Wl,--allow-shlib-undefined", "-llazy"}})
 }
 
@@ -148,7 +149,7 @@ func TestCLibrary(t *testing.T) {
 			return build(t, "ifunc-fixed", part{"libifunc.so", "libifunc.c", nil},
 				part{"ifunc", "ifunc.c", []string{"-no-pie", "-fno-pie", "-Wl,-z,lazy", "-lifunc"}})
 		}, once},
-		{"lazy", func(t *testing.T) string { return buildLazy(t, false) }, arguments("never")},
+		{"lazy", func(t *testing.T) string { return buildLazy(t, false) }, append(arguments("never"), command{name: "fast", env: []string{"FAST=1"}})},
 		{"lazy, a function is nowhere", func(t *testing.T) string { return buildLazy(t, true) }, arguments("never")},
 		{"clocks", of("clocks"), []command{
 			{name: "plain"},

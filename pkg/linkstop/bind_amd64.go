@@ -11,24 +11,32 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// bindSeconds is how long a binder may take. ffmpeg's needs 0.1.
-var bindSeconds uint64 = 10
+// bindTimeout is how long a binder may take. ffmpeg's needs 0.2 s. It is a variable
+// for the tests.
+var bindTimeout = 5 * time.Second
 
 // makeBinder clones a process that has not executed an instruction yet, as
 // makeTwin does, with LD_BIND_NOW in the clone's environment: its dynamic linker
 // looks up at once what it otherwise binds lazily, at the first call (ld.so(8)).
+// Where there can be no such process it is 0.
 func (t *tracer) makeBinder(pid int, insn uint64, s InitialStack, auxv linux.Auxv, block []byte, limit uint64) (int, error) {
 	stack, moved, err := anotherStack(s, auxv, block, "", "LD_BIND_NOW=1")
 	if err != nil {
 		return 0, err
 	}
-	return t.makeTwin(pid, insn, moved.SP, stack, limit)
+	binder, err := t.makeTwin(pid, insn, moved.SP, stack, limit)
+	var ended *EndedError
+	if err != nil && !errors.As(err, &ended) {
+		return 0, nil
+	}
+	return binder, err
 }
 
 // A Call is the slot of a function that is bound lazily (a word of .got.plt that
@@ -37,36 +45,40 @@ type Call struct {
 	Slot, Function uint64
 }
 
-// runBinder lets the binder of a process at its stop point run there too, by run, and
-// tells which calls can be bound ahead. One that does not get there, or has other
-// mappings, tells of none: with LD_BIND_NOW a function that is nowhere ends a program,
-// though it may never be called. SIGALRM ends a binder that takes too long, since it
-// calls resolvers of any library's; insn is the address of a SYSCALL instruction.
-func (t *tracer) runBinder(pid, binder int, insn uint64, maps []linux.Mapping, run func() error) ([]Call, error) {
+// runBinder lets the binder of a process at its stop point run there too and tells
+// which calls can be bound ahead. One that does not get there, or has other mappings,
+// tells of none: with LD_BIND_NOW a function that is nowhere ends a program, though it
+// may never be called. The recorder sees to it that a resolver of a library's, which
+// the program itself may never call, does nothing that lasts: at the first call of the
+// kernel that is not a dynamic linker's the binder is given up.
+func (t *tracer) runBinder(pid, binder int, stop uint64, soft bool, maps []linux.Mapping, p *placer) []Call {
 	b := newBinding(maps)
-	if len(b.tables) > 0 {
-		_, err := t.inject(binder, insn, unix.SYS_ALARM, bindSeconds)
-		if err == nil {
-			err = run()
-		}
-		var ended *EndedError
-		if errors.As(err, &ended) {
-			return nil, nil // and reaped
-		}
-		if err != nil {
-			b.tables = nil
-		}
+	if len(b.tables) == 0 {
+		t.discard(binder)
+		return nil
+	}
+	// A crash of it is nobody's business (core(5): with 1 neither a file nor a pipe gets
+	// a dump).
+	_ = unix.Prlimit(binder, unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1, Max: 1}, nil)
+	defer t.killAfter(binder, bindTimeout)()
+	at, err := setBreakpoint(binder, stop, soft)
+	if err == nil {
+		err = (&recorder{pid: binder, placer: p}).run(t, at)
+	}
+	var ended *EndedError
+	if errors.As(err, &ended) {
+		return nil // and reaped
 	}
 	defer t.discard(binder)
-	if len(b.tables) == 0 {
-		return nil, nil
+	if err != nil {
+		return nil
 	}
 	theirs, err := linux.ReadMaps(binder)
 	if err != nil {
-		return nil, err
+		return nil
 	}
 	if _, same := sameMaps(maps, theirs); !same {
-		return nil, nil
+		return nil
 	}
 	return b.calls(pid, binder)
 }
@@ -77,6 +89,9 @@ type binding struct {
 	maps    []linux.Mapping
 	objects map[string]*object
 	tables  []table
+	// chosen are the functions that a resolver of an object's other than the C
+	// library's chooses.
+	chosen map[string]bool
 }
 
 // A table is the slots of one object (.got.plt), all of which stand in [low, high).
@@ -92,14 +107,24 @@ type slot struct {
 	name string
 }
 
-// newBinding reads the files that are mapped. What cannot be read stays lazily bound.
+// newBinding reads the files that are mapped. If one cannot be read nothing is bound
+// ahead, since it may have resolvers.
 func newBinding(maps []linux.Mapping) *binding {
-	b := &binding{objects: map[string]*object{}, maps: maps}
+	b := &binding{objects: map[string]*object{}, maps: maps, chosen: map[string]bool{}}
 	for _, m := range maps {
 		if !filepath.IsAbs(m.Path) || b.objects[m.Path] != nil {
 			continue
 		}
-		t := table{path: m.Path, slots: b.object(m.Path).slots()}
+		o := &object{}
+		if err := o.open(m.Path, maps); err != nil {
+			b.tables = nil
+			return b
+		}
+		b.objects[m.Path] = o
+		for _, name := range o.resolvers {
+			b.chosen[name] = b.chosen[name] || !o.glibc
+		}
+		t := table{path: m.Path, slots: o.slots()}
 		if len(t.slots) == 0 {
 			continue
 		}
@@ -119,19 +144,16 @@ func bySlot(x, y slot) int { return cmp.Compare(x.addr, y.addr) }
 // call without anybody seeing more of it than that the search does not take place.
 // They lead from a stub of the object's own to a function that the object which holds
 // it defines by that very name. What is not taken: a function that was not found,
-// since dlopen(3) may bring it yet, and one that a library's IFUNC resolver chose,
-// since what that does it is to do when it would have been called. glibc's own
-// resolvers only look at the CPU features, which are in the image already
-// (sysdeps/x86_64/multiarch/ifunc-*.h).
-func (b *binding) calls(pid, binder int) ([]Call, error) {
+// since dlopen(3) may bring it yet, and one that a library's IFUNC resolver chooses,
+// since what that does it is to do when it would have been called. The C library's own
+// resolvers only look at the CPU features, which are in the image already (glibc,
+// sysdeps/x86_64/multiarch/ifunc-*.h).
+func (b *binding) calls(pid, binder int) []Call {
 	var calls []Call
 	for _, t := range b.tables {
 		lazy, bound := make([]byte, t.high-t.low), make([]byte, t.high-t.low)
-		if err := linux.ReadMem(pid, t.low, lazy); err != nil {
-			return nil, err
-		}
-		if err := linux.ReadMem(binder, t.low, bound); err != nil {
-			return nil, err
+		if linux.ReadMem(pid, t.low, lazy) != nil || linux.ReadMem(binder, t.low, bound) != nil {
+			continue // not one table, or the binder has gone
 		}
 		for _, s := range t.slots {
 			stub, function := binary.LittleEndian.Uint64(lazy[s.addr-t.low:]), binary.LittleEndian.Uint64(bound[s.addr-t.low:])
@@ -141,7 +163,7 @@ func (b *binding) calls(pid, binder int) ([]Call, error) {
 		}
 	}
 	slices.SortFunc(calls, func(x, y Call) int { return cmp.Compare(x.Slot, y.Slot) })
-	return calls, nil
+	return calls
 }
 
 // writeCalls fills in the slots, neighbours at once.
@@ -177,35 +199,10 @@ func (b *binding) text(addr uint64) string {
 }
 
 // defines tells whether the object whose text addr is in defines the function so
-// named there, or is glibc's and chose that address for it.
+// named there, or is the C library and has a resolver for it.
 func (b *binding) defines(addr uint64, name string) bool {
-	path := b.text(addr)
-	return path != "" && b.object(path).defines(addr, name)
-}
-
-// object is what the file at path, which is mapped, tells; of one that cannot be
-// read, nothing.
-func (b *binding) object(path string) *object {
-	if o := b.objects[path]; o != nil {
-		return o
-	}
-	o := &object{}
-	i := slices.IndexFunc(b.maps, func(m linux.Mapping) bool { return m.Path == path && m.Offset == 0 })
-	if i >= 0 && o.open(path, b.maps[i].Start) != nil {
-		o = &object{}
-	}
-	b.objects[path] = o
-	return o
-}
-
-// open reads the file at path.
-func (o *object) open(path string, start uint64) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return o.read(f, start)
+	o := b.objects[b.text(addr)]
+	return o != nil && !b.chosen[name] && (o.defines(addr, name) || o.glibc && slices.Contains(o.resolvers, name))
 }
 
 // An object is the part of an ELF file that dynamic linking goes by.
@@ -216,8 +213,8 @@ type object struct {
 	lazy    []byte // DT_JMPREL: Elf64_Rela; none if all is bound at once
 	glibc   bool
 
-	defined   []uint32        // the numbers of the functions that it defines, by value
-	resolvers map[string]bool // IFUNCs
+	defined   []uint32 // the numbers of the functions that it defines, by value
+	resolvers []string // the names of its IFUNCs
 }
 
 const (
@@ -225,9 +222,30 @@ const (
 	relaSize = 24 // sizeof(Elf64_Rela)
 )
 
+// open reads the file at path, which is mapped.
+func (o *object) open(path string, maps []linux.Mapping) error {
+	i := slices.IndexFunc(maps, func(m linux.Mapping) bool { return m.Path == path && m.Offset == 0 })
+	if i < 0 {
+		return errors.New("its beginning is not mapped")
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return errors.New("no regular file any more")
+	}
+	return o.read(f, maps[i].Start)
+}
+
 // read reads a file whose first byte is mapped at start. Package elf is not made for
 // files that are not sound, but the dynamic linker has taken this one; should it be so
-// bad all the same, it is left alone.
+// bad all the same, that is an error.
 func (o *object) read(r io.ReaderAt, start uint64) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -241,14 +259,14 @@ func (o *object) read(r io.ReaderAt, start uint64) (err error) {
 	if f.Class != elf.ELFCLASS64 || f.Machine != elf.EM_X86_64 {
 		return errors.New("not of this machine")
 	}
-	first := slices.IndexFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_LOAD })
+	first := slices.IndexFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_LOAD && p.Off < linux.PageSize })
 	if first < 0 {
-		return errors.New("nothing is loaded")
+		return errors.New("its beginning is not loaded")
 	}
 	o.bias = start - f.Progs[first].Vaddr&^(linux.PageSize-1)
 	table := f.SectionByType(elf.SHT_DYNSYM)
 	if table == nil || int(table.Link) >= len(f.Sections) {
-		return nil // nothing to look up, nothing to find
+		return errors.New("it has no symbols")
 	}
 	if o.symbols, err = loaded(table); err != nil {
 		return err
@@ -259,13 +277,17 @@ func (o *object) read(r io.ReaderAt, start uint64) (err error) {
 	if sonames, err := f.DynString(elf.DT_SONAME); err == nil && len(sonames) == 1 {
 		o.glibc = sonames[0] == "libc.so.6" || sonames[0] == "libm.so.6"
 	}
+	o.index()
 	return o.readLazy(f)
 }
+
+// maxSymbols bounds a symbol table or its strings, in bytes. Chromium's have 1 MiB.
+const maxSymbols = 64 << 20
 
 // loaded is the content of a section that the dynamic linker reads, which is never a
 // compressed one.
 func loaded(s *elf.Section) ([]byte, error) {
-	if s.ReaderAt == nil || s.Type == elf.SHT_NOBITS {
+	if s.ReaderAt == nil || s.Type == elf.SHT_NOBITS || s.FileSize > maxSymbols {
 		return nil, errors.New("a symbol table is not in the file")
 	}
 	return io.ReadAll(io.NewSectionReader(s.ReaderAt, 0, int64(s.FileSize)))
@@ -332,17 +354,14 @@ func (o *object) value(n uint32) uint64 {
 
 // index sorts what the object defines.
 func (o *object) index() {
-	o.resolvers = map[string]bool{}
 	for n := range uint32(len(o.symbols) / symSize) {
-		info, section := o.symbols[n*symSize+4], binary.LittleEndian.Uint16(o.symbols[n*symSize+6:])
-		if elf.SectionIndex(section) == elf.SHN_UNDEF {
+		at := uint64(n) * symSize
+		if elf.SectionIndex(binary.LittleEndian.Uint16(o.symbols[at+6:])) == elf.SHN_UNDEF {
 			continue
 		}
-		switch elf.ST_TYPE(info) {
+		switch elf.ST_TYPE(o.symbols[at+4]) {
 		case elf.STT_GNU_IFUNC:
-			if o.glibc {
-				o.resolvers[o.name(n)] = true
-			}
+			o.resolvers = append(o.resolvers, o.name(n))
 		case elf.STT_FUNC, elf.STT_NOTYPE:
 			o.defined = append(o.defined, n)
 		}
@@ -352,9 +371,6 @@ func (o *object) index() {
 
 // defines tells whether the object has the function so named at addr.
 func (o *object) defines(addr uint64, name string) bool {
-	if o.resolvers == nil {
-		o.index()
-	}
 	i, _ := slices.BinarySearchFunc(o.defined, addr-o.bias, func(n uint32, value uint64) int {
 		return cmp.Compare(o.value(n), value)
 	})
@@ -363,5 +379,5 @@ func (o *object) defines(addr uint64, name string) bool {
 			return true
 		}
 	}
-	return o.resolvers[name]
+	return false
 }

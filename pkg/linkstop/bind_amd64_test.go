@@ -7,12 +7,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // lazyLibrary has functions of every kind that can be bound lazily.
 const lazyLibrary = `
+int fork(void);
+long write(int, const void *, unsigned long);
 int plain(void) { return 1; }
 int nobody(void);
 int never(void) { return NEVER; }
@@ -105,8 +108,8 @@ func TestBindsCalls(t *testing.T) {
 // TestBindsNothing has programs of which nothing may be bound ahead: they become
 // images all the same.
 func TestBindsNothing(t *testing.T) {
-	defer func(was uint64) { bindSeconds = was }(bindSeconds)
-	bindSeconds = 1
+	defer func(was time.Duration) { bindTimeout = was }(bindTimeout)
+	bindTimeout = time.Second
 	for _, tc := range []struct {
 		name    string
 		library []string
@@ -117,6 +120,8 @@ func TestBindsNothing(t *testing.T) {
 		{"a call of a function that is nowhere", []string{"-DNEVER=nobody()", "-DRESOLVE="}, "-Wl,-z,lazy"},
 		{"a resolver that does not end", []string{"-DNEVER=2", "-DRESOLVE=for (;;)"}, "-Wl,-z,lazy"},
 		{"a resolver that crashes", []string{"-DNEVER=2", "-DRESOLVE=__builtin_trap()"}, "-Wl,-z,lazy"},
+		{"a resolver that makes a process", []string{"-DNEVER=2", "-DRESOLVE=fork()"}, "-Wl,-z,lazy"},
+		{"a resolver that writes", []string{"-DNEVER=2", "-DRESOLVE=write(1, \"x\", 1)"}, "-Wl,-z,lazy"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			noChildren(t)

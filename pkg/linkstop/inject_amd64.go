@@ -71,15 +71,17 @@ func (t *tracer) inject(pid int, insn uint64, nr uint64, args ...uint64) (uint64
 	if err := unix.PtraceGetRegs(pid, &regs); err != nil {
 		return 0, t.gone(pid, err)
 	}
-	if ret := int64(regs.Rax); ret < 0 && ret > -4096 {
-		return 0, unix.Errno(-ret)
-	}
-	if nr == unix.SYS_EXECVE {
+	ret := int64(regs.Rax)
+	failed := ret < 0 && ret > -4096
+	if nr == unix.SYS_EXECVE && !failed {
 		return 0, nil
 	}
 	saved.Orig_rax = ^uint64(0)
 	if err := unix.PtraceSetRegs(pid, &saved); err != nil {
 		return 0, t.gone(pid, err)
+	}
+	if failed {
+		return 0, unix.Errno(-ret)
 	}
 	return regs.Rax, nil
 }

@@ -131,14 +131,8 @@ func (r *Relinked) relink(path string, l Layout) error {
 	if binder == 0 {
 		return nil
 	}
-	r.Bound, err = tr.runBinder(pid, binder, p.insn, maps, func() error {
-		b, err := setBreakpoint(binder, l.StopIP, first.soft)
-		if err != nil {
-			return err
-		}
-		return binderPlacer.run(tr, b)
-	})
-	return err
+	r.Bound = tr.runBinder(pid, binder, l.StopIP, first.soft, maps, binderPlacer)
+	return nil
 }
 
 // makeBinder makes a binder that is given the same places; 0 if nothing is bound
@@ -355,17 +349,6 @@ func (p *placer) remove(r linux.PageRange) {
 		}
 	}
 	p.used = left
-}
-
-// run lets the process run to the breakpoint, whatever it calls.
-func (p *placer) run(t *tracer, b *breakpoint) error {
-	var entry syscallInfo
-	return t.runWatching(b, func(info syscallInfo) error {
-		if info.entry() {
-			entry = info
-		}
-		return p.at(&entry, info)
-	})
 }
 
 // at looks at either end of a system call; entry is the call's beginning.

@@ -148,7 +148,7 @@ func anotherStack(s InitialStack, auxv linux.Auxv, block []byte, arg, variable s
 }
 
 // makeTwin clones the template, which has not executed an instruction yet, and
-// gives the clone another initial stack and stack limit. CLONE_PARENT makes it
+// gives the clone, twin or binder, another initial stack and stack limit. CLONE_PARENT makes it
 // our child, so that the template never has one, and we reap it.
 func (t *tracer) makeTwin(pid int, insn uint64, sp uint64, stack []byte, limit uint64) (twin int, err error) {
 	var regs unix.PtraceRegs
@@ -162,7 +162,7 @@ func (t *tracer) makeTwin(pid int, insn uint64, sp uint64, stack []byte, limit u
 	twin = int(ret)
 	// A new tracee begins with SIGSTOP (ptrace(2), PTRACE_O_TRACEFORK).
 	if _, err := t.wait(twin); err != nil {
-		return 0, fmt.Errorf("start the twin: %w", err)
+		return 0, fmt.Errorf("start a copy of the template: %w", err)
 	}
 	if err := setStackLimit(twin, limit); err != nil {
 		return 0, err

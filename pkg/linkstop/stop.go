@@ -21,7 +21,8 @@ type Options struct {
 	SoftBreakpoint bool          // INT3 even where there are debug registers
 	Timeout        time.Duration // DefaultTimeout if 0
 	// NearStack has the libraries at addresses that share page tables with the stack,
-	// which is in the last 512 GiB of the address space: half of all layouts are so.
+	// which is in the last 512 GiB of the address space: half of all layouts are so
+	// with the usual 28 random bits (vm.mmap_rnd_bits).
 	NearStack bool
 }
 
@@ -203,7 +204,7 @@ func (t *Template) stop(path string, opts Options) error {
 	}
 	tr.discard(twin)
 	if binder != 0 {
-		if err := t.bind(binder, insn, soft); err != nil {
+		if err := t.bind(binder, soft); err != nil {
 			return err
 		}
 	}
@@ -213,16 +214,7 @@ func (t *Template) stop(path string, opts Options) error {
 
 // bind fills in the addresses of functions that each process would look up anew at
 // their first call.
-func (t *Template) bind(binder int, insn uint64, soft bool) (err error) {
-	t.Bound, err = t.tracer.runBinder(t.PID, binder, insn, t.Maps, func() error {
-		b, err := setBreakpoint(binder, t.StopIP, soft)
-		if err != nil {
-			return err
-		}
-		return t.tracer.runTo(b)
-	})
-	if err != nil {
-		return err
-	}
+func (t *Template) bind(binder int, soft bool) error {
+	t.Bound = t.tracer.runBinder(t.PID, binder, t.StopIP, soft, t.Maps, nil)
 	return writeCalls(t.PID, t.Bound)
 }

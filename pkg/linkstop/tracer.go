@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,7 @@ type tracer struct {
 	mu     sync.Mutex
 	group  int  // the process group, 0 when there is none (any more)
 	killed bool // kill was called
+	timed  int  // the process that killAfter may kill, 0 when it is reaped
 }
 
 func newTracer() *tracer {
@@ -87,7 +89,23 @@ func (t *tracer) reap() {
 			break // ECHILD
 		}
 	}
-	t.group = 0
+	t.group, t.timed = 0, 0
+}
+
+// killAfter kills one process if that has not ended before; to be called off with what
+// it returns. There is one such at a time.
+func (t *tracer) killAfter(pid int, after time.Duration) (callOff func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.timed = pid
+	timer := time.AfterFunc(after, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.timed == pid {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	})
+	return func() { timer.Stop() }
 }
 
 // start executes path in a session of its own, traced, and returns at its exec
@@ -154,8 +172,13 @@ func (t *tracer) collect(pid int) (ws unix.WaitStatus, ok bool) {
 	if err != nil || got != pid {
 		return 0, false
 	}
-	if !ws.Stopped() && !groupAlive(t.group) {
-		t.group = 0
+	if !ws.Stopped() {
+		if pid == t.timed {
+			t.timed = 0
+		}
+		if !groupAlive(t.group) {
+			t.group = 0
+		}
 	}
 	return ws, true
 }

@@ -214,9 +214,9 @@ func (c *compiler) image(a Area, r Run) {
 // goes, the smallest mappings first; of text that is larger, the two ends, where the
 // code stands that each library executes when it is initialised and at the program's
 // end (.init and the PLT, .fini). Of ffmpeg's 340 faults in such text 247 were there.
-// Of constants too few are read to pay for it, and of what is in front of the text,
-// symbols and relocations, only what every program's own dynamic linker reads of its
-// beginning, since the image is linked.
+// Of constants too few are read to pay for it, and symbols and relocations are not
+// needed any more; only the beginning of the program, its headers, is read in each
+// start, by the dynamic linker behind the stop point.
 func (c *compiler) populateFiles() {
 	var maps []*Map
 	for i := range c.mapped {
@@ -242,7 +242,7 @@ func (c *compiler) populateFiles() {
 				cut = append(cut, m)
 			case m.Prot&unix.PROT_EXEC != 0:
 				cut = append(cut, populateEnds(m, true)...)
-			case c.mapped[i].Path == c.src.Program && m.Off == 0:
+			case c.mapped[i].Path == c.src.Program && m.Off == 0 && m.Prot&unix.PROT_WRITE == 0:
 				cut = append(cut, populateEnds(m, false)...)
 			default:
 				cut = append(cut, m)

@@ -1,6 +1,9 @@
 package plan
 
 import (
+	"os"
+	"regexp"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -53,5 +56,17 @@ func TestLauncherPlace(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestPlanGap: the launcher's own number.
+func TestPlanGap(t *testing.T) {
+	source, err := os.ReadFile("../launcher/src/launcher.c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?m)^#define PLAN_GAP\s+(\d+)UL$`).FindSubmatch(source)
+	if found == nil || string(found[1]) != strconv.Itoa(planGap) {
+		t.Errorf("PLAN_GAP is %q, planGap %d", found, planGap)
 	}
 }

@@ -221,7 +221,7 @@ func (a *adding) makeLayout(ctx context.Context) error {
 	// The template stands just after linking, and which of its words belong
 	// to the process is known.
 	a.step("link")
-	if a.template, err = linkstop.Stop(ctx, a.program.Path, linkstop.Options{NearStack: slowFaults()}); err != nil {
+	if a.template, err = linkstop.Stop(ctx, a.program.Path, linkstop.Options{NearStack: nearStack()}); err != nil {
 		return err
 	}
 	defer func() { _ = a.template.Kill() }()

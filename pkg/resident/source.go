@@ -68,7 +68,10 @@ func (a *adding) source() (*plan.Source, error) {
 	}
 	// Where damaged headers keep that from being told, it may read anything.
 	needs, err := needsExe(a.program.Path)
-	if needs = needs || err != nil; needs {
+	if err != nil {
+		needs = true
+	}
+	if needs {
 		src.Flags |= plan.FlagNeedsExe
 	}
 	looks, err := a.looksAtItself()

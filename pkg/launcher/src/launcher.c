@@ -81,7 +81,7 @@ struct caller {
 	u32 root;		/* root's uid as this process sees it */
 	int may_set_exe;	/* may it say which file it executes? */
 	const char *plan;	/* the mapped plan, or NULL */
-	u64 plan_size;
+	u64 plan_size;		/* with the room up to the launcher's texts, which is mapped with it */
 };
 
 /* Why the program is not started from its image. */
@@ -466,7 +466,7 @@ static int trusted(const struct caller *c, const struct stat *st)
 static struct reason read_plan(struct caller *c, const char *path, struct image *im)
 {
 	struct stat st;
-	u64 at = 0;
+	u64 at = 0, room = 0;
 	long fd = open_file(path), ret = -1;
 	char target;
 
@@ -484,22 +484,24 @@ static struct reason read_plan(struct caller *c, const char *path, struct image 
 		NO_FOR("its plan is not safe: it must belong to root or to you, and nobody else may write it", path);
 	}
 	if (st.size >= (s64)sizeof(*im->head) && st.size <= (s64)PLAN_MAX && st.size % 8 == 0) {
+		/* What is behind the file's end is never touched: nothing else may come there. */
 		at = plan_place(c, st.size);
-		ret = sys6(SYS_mmap, at, st.size, PROT_READ, MAP_PRIVATE | MAP_FIXED_NOREPLACE | MAP_POPULATE, fd, 0);
+		room = c->below - SCRATCH - at;
+		ret = sys6(SYS_mmap, at, room, PROT_READ, MAP_PRIVATE | MAP_FIXED_NOREPLACE | MAP_POPULATE, fd, 0);
 	}
 	sys3(SYS_close, fd, 0, 0);
 	if ((u64)ret != at)
 		NO_FOR("its plan is damaged or cannot be mapped", path);
 	c->plan = im->base = (const char *)at;
-	c->plan_size = st.size;
+	c->plan_size = room;
 	im->head = (const struct plan_header *)at;
 
 	if (*(u64 *)im->head->magic != PLAN_MAGIC)
 		NO_FOR("its plan is damaged", path);
 	if (im->head->version != PLAN_VERSION || im->head->kind != PLAN_KIND_LINKED)
 		NO_FOR("its plan is of another version of residentctl", path);
-	if (im->head->size != c->plan_size ||
-	    im->head->sum != checksum((const u64 *)at + SUMMED, c->plan_size / 8 - SUMMED))
+	if (im->head->size != (u64)st.size ||
+	    im->head->sum != checksum((const u64 *)at + SUMMED, st.size / 8 - SUMMED))
 		NO_FOR("its plan is damaged", path);
 	return YES;
 }
