@@ -178,8 +178,8 @@ const (
 	populateCopiesSlow = 3 * populateCopies
 )
 
-// populateText is how many bytes of files are there from the start where page faults
-// are slow.
+// populateText is how many bytes of text are wholly there from the start where page
+// faults are slow.
 const populateText = 2048 * pageSize
 
 // faultAround is the memory around a page fault that the kernel maps with it, if the
@@ -210,16 +210,19 @@ func (c *compiler) image(a Area, r Run) {
 	c.pages = append(c.pages, m)
 }
 
-// populateFiles lets the libraries' text be there from the start as far as populateText
-// goes, the smallest mappings first; of text that is larger, the two ends, where the
-// code stands that each library executes when it is initialised and at the program's
-// end (.init and the PLT, .fini). Of ffmpeg's 340 faults in such text 247 were there.
-// Of constants too few are read to pay for it, and symbols and relocations are not
-// needed any more; only the beginning of the program, its headers, is read in each
+// populateFiles lets the text of the program and of the C library be there from the
+// start, the smaller first, as far as populateText goes; of all other text the two ends,
+// where the code stands that each library executes when it is initialised and at the
+// program's end (.init and the PLT, .fini). Of ffmpeg's 340 faults in such text 247 were
+// there. Of constants too few are read to pay for it, and symbols and relocations are
+// not needed any more; only the beginning of the program, its headers, is read in each
 // start, by the dynamic linker behind the stop point.
 func (c *compiler) populateFiles() {
 	var maps []*Map
 	for i := range c.mapped {
+		if path := c.mapped[i].Path; path != c.src.Program && !isLibC(path) {
+			continue
+		}
 		for k := range c.mapped[i].Maps {
 			if m := &c.mapped[i].Maps[k]; m.Prot&unix.PROT_EXEC != 0 {
 				maps = append(maps, m)
@@ -354,7 +357,7 @@ func findGadgets(e *Entry, areas []Area) error {
 		switch {
 		case a.Start <= e.RIP && e.RIP < a.End:
 			return 0
-		case strings.HasPrefix(filepath.Base(a.Path), "libc."), strings.HasPrefix(filepath.Base(a.Path), "ld-musl"):
+		case isLibC(a.Path):
 			return 1
 		}
 		return 2
@@ -379,6 +382,12 @@ func findGadgets(e *Entry, areas []Area) error {
 		return unusable("no text in it has a system call that returns")
 	}
 	return nil
+}
+
+// isLibC tells by its name whether a library is the C library.
+func isLibC(path string) bool {
+	name := filepath.Base(path)
+	return strings.HasPrefix(name, "libc.") || strings.HasPrefix(name, "ld-musl")
 }
 
 // readText reads what the area shows of its file, from skip bytes behind its

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -129,37 +130,48 @@ func TestPopulateEnds(t *testing.T) {
 	}
 }
 
-// TestCompilePopulatesText: where page faults are slow the smallest texts are there
-// from the start, of a larger one the two ends, and nothing else of the files.
+// TestCompilePopulatesText: where page faults are slow the text of the program and of
+// the C library is there from the start, of other text the two ends, and nothing else
+// of the files but the program's beginning.
 func TestCompilePopulatesText(t *testing.T) {
 	for _, flags := range []uint32{0, FlagSlowFaults} {
 		s := template(t)
 		s.Flags = flags
-		const large = 1 << 34
+		const libc, other, large = 1 << 34, 2 << 34, 3 << 34
 		s.Areas[0], s.Areas[1] = Area{Start: prog, End: prog + 0x1000, Prot: r, Path: s.Program},
 			Area{Start: prog + 0x1000, End: prog + 0x2000, Prot: rx, Path: s.Program, Off: 0x1000}
-		s.Areas = append(s.Areas,
-			Area{Start: large, End: large + populateText, Prot: rx, Path: "/lib/large.so"},
-			Area{Start: large << 1, End: large<<1 + 0x1000, Prot: r, Path: "/lib/large.so", Off: populateText},
-			Area{Start: large << 2, End: large<<2 + 0x1000, Prot: rw, Path: "/lib/large.so", Off: populateText})
+		for _, l := range []struct {
+			at, size uint64
+			path     string
+		}{{libc, 0x100000, "/lib/libc.so.6"}, {other, 0x100000, "/lib/other.so"}, {large, populateText, "/lib/libc.large"}} {
+			at, size, path := l.at, l.size, l.path
+			s.Areas = append(s.Areas,
+				Area{Start: at, End: at + size, Prot: rx, Path: path},
+				Area{Start: at + size, End: at + size + 0x1000, Prot: r, Path: path, Off: size},
+				Area{Start: at + size + 0x1000, End: at + size + 0x2000, Prot: rw, Path: path, Off: size + 0x1000})
+		}
 		p, err := Compile(s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		texts := 0
+		populated := map[string]uint64{}
 		for _, f := range p.Files[:len(p.Files)-1] {
 			for _, m := range f.Maps {
-				want := flags != 0 && f.Path == s.Program || flags != 0 && m.Prot == rx && (f.Path != "/lib/large.so" || m.Addr == large || m.Addr+m.Len == large+populateText)
-				if (m.Flags&unix.MAP_POPULATE != 0) != want {
-					t.Errorf("flags %#x, %s: %+v", flags, f.Path, m)
+				if m.Flags&unix.MAP_POPULATE == 0 {
+					continue
 				}
-				if m.Prot == rx {
-					texts++
+				populated[filepath.Base(f.Path)] += m.Len
+				if m.Prot != rx && f.Path != s.Program {
+					t.Errorf("flags %#x, %s: %+v", flags, f.Path, m)
 				}
 			}
 		}
-		if want := 3 + 2*int(flags/FlagSlowFaults); texts != want {
-			t.Errorf("flags %#x: %d mappings of text, not %d", flags, texts, want)
+		want := map[string]uint64{}
+		if flags != 0 {
+			want = map[string]uint64{"program": 0x2000, "ld.so": 0x1000, "libc.so.6": 0x100000, "other.so": 2 * faultAround, "libc.large": 2 * faultAround}
+		}
+		if !maps.Equal(populated, want) {
+			t.Errorf("flags %#x: populated are %v, want %v", flags, populated, want)
 		}
 	}
 }
