@@ -183,36 +183,6 @@ func (t *tracer) runTo(b *breakpoint) error {
 	}
 }
 
-// runWatching is runTo that also shows both ends of each system call.
-func (t *tracer) runWatching(b *breakpoint, at func(syscallInfo) error) error {
-	sig := 0
-	for {
-		ws, err := t.toSyscall(b.pid, sig)
-		if err != nil {
-			return err
-		}
-		sig = 0
-		switch {
-		case isSyscall(ws):
-			info, err := getSyscallInfo(b.pid)
-			if err != nil {
-				return t.gone(b.pid, err)
-			}
-			if err := at(info); err != nil {
-				return err
-			}
-		case event(ws) != 0:
-			return anotherProcess()
-		default:
-			done, err := t.atBreakpoint(b, ws)
-			if done || err != nil {
-				return err
-			}
-			sig = int(ws.StopSignal())
-		}
-	}
-}
-
 // atBreakpoint tells whether a signal's stop is that of the breakpoint. Another
 // SIGTRAP than that is refused, another signal is the process's own.
 func (t *tracer) atBreakpoint(b *breakpoint, ws unix.WaitStatus) (bool, error) {

@@ -115,18 +115,40 @@ func (r *recorder) run(t *tracer, b *breakpoint) error {
 	if r.mask, err = signalMask(r.pid); err != nil {
 		return err
 	}
-	return t.runWatching(b, func(info syscallInfo) error {
-		var err error
-		if info.entry() {
-			err = r.onEntry(info)
-		} else {
-			err = r.onExit(info.result())
+	sig := 0
+	for {
+		ws, err := t.toSyscall(r.pid, sig)
+		if err != nil {
+			return err
 		}
-		if err == nil && r.placer != nil {
-			err = r.placer.at(&r.entry, info)
+		sig = 0
+		switch {
+		case isSyscall(ws):
+			info, err := getSyscallInfo(r.pid)
+			if err != nil {
+				return t.gone(r.pid, err)
+			}
+			if info.entry() {
+				err = r.onEntry(info)
+			} else {
+				err = r.onExit(info.result())
+			}
+			if err == nil && r.placer != nil {
+				err = r.placer.at(&r.entry, info)
+			}
+			if err != nil {
+				return err
+			}
+		case event(ws) != 0:
+			return anotherProcess()
+		default:
+			done, err := t.atBreakpoint(b, ws)
+			if done || err != nil {
+				return err
+			}
+			sig = int(ws.StopSignal())
 		}
-		return err
-	})
+	}
 }
 
 // onEntry looks at a call that is about to be made.

@@ -72,7 +72,8 @@ func (r *Relinked) relink(path string, l Layout) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := tr.prepare(first); err != nil {
+	limit, _, err := tr.prepare(first)
+	if err != nil {
 		return err
 	}
 	if _, err := tr.execAgain(first); err != nil {
@@ -87,7 +88,7 @@ func (r *Relinked) relink(path string, l Layout) error {
 	if err := p.move(tr); err != nil {
 		return err
 	}
-	binder, binderPlacer, err := r.makeBinder(p)
+	binder, binderPlacer, err := r.makeBinder(p, limit)
 	if err != nil {
 		return err
 	}
@@ -117,7 +118,6 @@ func (r *Relinked) relink(path string, l Layout) error {
 	if r.Stack, r.Auxv, block, err = readStack(pid, r.Regs.Rsp, maps); err != nil {
 		return err
 	}
-	limit := uint64(0) // Noise does not ask for it
 	r.known = comparison{
 		template: newSide(pid, r.Stack, block[r.Stack.Random-r.Stack.SP:], limit),
 		point:    StopLinked, tscStart: tscStart, tscEnd: linux.TSC(), random: rec.random,
@@ -137,7 +137,7 @@ func (r *Relinked) relink(path string, l Layout) error {
 
 // makeBinder makes a binder that is given the same places; 0 if nothing is bound
 // lazily.
-func (r *Relinked) makeBinder(p *placer) (binder int, its *placer, err error) {
+func (r *Relinked) makeBinder(p *placer, limit uint64) (binder int, its *placer, err error) {
 	regs, err := r.tracer.regs64(p.pid)
 	if err != nil {
 		return 0, nil, err
@@ -150,12 +150,8 @@ func (r *Relinked) makeBinder(p *placer) (binder int, its *placer, err error) {
 	if err != nil || p.layout.StopIP == auxv.Value(linux.ATEntry) {
 		return 0, nil, err
 	}
-	var limit unix.Rlimit
-	if err := unix.Prlimit(p.pid, unix.RLIMIT_STACK, nil, &limit); err != nil {
-		return 0, nil, fmt.Errorf("read the limit of the stack: %w", err)
-	}
 	its = &placer{layout: p.layout, top: p.top, used: slices.Clone(p.used), linkerEntry: p.linkerEntry}
-	its.pid, err = r.tracer.makeBinder(p.pid, p.insn, stack, auxv, block, limit.Cur)
+	its.pid, err = r.tracer.makeBinder(p.pid, p.insn, stack, auxv, block, limit)
 	return its.pid, its, err
 }
 
