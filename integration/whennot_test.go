@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/residentctl/residentctl/pkg/plan"
+	stores "github.com/residentctl/residentctl/pkg/store"
 )
 
 // The rule of these tests: where a resident start would not be right, the start
@@ -285,8 +286,17 @@ func TestWhenNotThisMachine(t *testing.T) {
 		otherKernel = "the kernel is another one (vDSO)"
 		anotherBoot = "00000000-0000-4000-8000-000000000000"
 	)
-	forgetBoot := func(p *plan.Plan) { copy(p.Caller.BootID[:], anotherBoot) }
-	stamp := func(id string, sum uint64) string { return fmt.Sprintf("%s\n%016x\n", id, sum) }
+	p, err := plan.Decode(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mark := p.Caller.BootMark
+	if mark == 0 {
+		t.Error("the boot has no mark: is /dev not in memory here?")
+	}
+	forgetBoot := func(p *plan.Plan) { copy(p.Caller.BootID[:], anotherBoot); p.Caller.BootMark ^= 1 }
+	stamp := func(id string, sum uint64) string { return stores.Boot{ID: id, MachineSum: sum}.String() }
+	marked := func(id string, sum uint64) string { return stores.Boot{ID: id, MachineSum: sum, Mark: mark}.String() }
 	var sum uint64
 	tests := []struct {
 		name   string
@@ -320,7 +330,15 @@ func TestWhenNotThisMachine(t *testing.T) {
 				p.Caller.MachineSum ^= 1
 			},
 			stamp: func(*plan.Plan) string { return stamp(boot, sum) }},
-		{name: "CPUID, in this boot", change: func(p *plan.Plan) { p.CPUID[1].Value[0]++ }},
+		{name: "CPUID, in this boot", change: changeCPU},
+		{name: "CPUID, in this boot by its mark", change: func(p *plan.Plan) { copy(p.Caller.BootID[:], anotherBoot); changeCPU(p) }},
+		{name: "CPUID, in this boot by its id", change: func(p *plan.Plan) { p.Caller.BootMark ^= 1; changeCPU(p) }},
+		{name: "CPUID, in this boot, which has no mark", change: func(p *plan.Plan) { p.Caller.BootMark = 0; changeCPU(p) }},
+		{name: "boot, with this mark's stamp of that CPU", change: func(p *plan.Plan) { forgetBoot(p); changeCPU(p) },
+			stamp: func(p *plan.Plan) string { return marked(anotherBoot, p.Caller.MachineSum) }},
+		{name: "boot and CPUID, with this mark's stamp of this CPU", normal: otherCPU,
+			change: func(p *plan.Plan) { forgetBoot(p); sum = p.Caller.MachineSum; changeCPU(p); p.Caller.MachineSum ^= 1 },
+			stamp:  func(*plan.Plan) string { return marked(boot, sum) }},
 		{name: "boot, without a stamp", change: forgetBoot},
 		{name: "boot, with this boot's stamp", change: forgetBoot,
 			stamp: func(p *plan.Plan) string { return stamp(boot, p.Caller.MachineSum) }},
@@ -336,7 +354,7 @@ func TestWhenNotThisMachine(t *testing.T) {
 			stamp:  func(p *plan.Plan) string { return stamp(anotherBoot, p.Caller.MachineSum) }},
 		{name: "boot and CPUID, with half a stamp", normal: otherCPU,
 			change: func(p *plan.Plan) { forgetBoot(p); changeCPU(p) },
-			stamp:  func(p *plan.Plan) string { return stamp(boot, p.Caller.MachineSum)[:45] }},
+			stamp:  func(p *plan.Plan) string { return marked(boot, p.Caller.MachineSum)[:60] }},
 		{name: "boot and CPUID, with an empty stamp", normal: otherCPU,
 			change: func(p *plan.Plan) { forgetBoot(p); changeCPU(p) }, stamp: func(*plan.Plan) string { return "" }},
 

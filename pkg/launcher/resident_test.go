@@ -184,11 +184,11 @@ func TestDoubts(t *testing.T) {
 	}{
 		{"other CPU flags", func(p *plan.Plan) { p.Caller.HWCap ^= 1 }, "describes the machine otherwise"},
 		{"other boot, other kernel", func(p *plan.Plan) {
-			p.Caller.BootID[0] ^= 1
+			p.Caller.BootID[0] ^= 1 // and it has no mark
 			p.VDSO.BuildID[0], p.VDSO.BuildLen = 1, 1
 		}, "the kernel is another one"},
 		{"other boot, other CPU", func(p *plan.Plan) {
-			p.Caller.BootID[0] ^= 1
+			p.Caller.BootID[0] ^= 1 // and it has no mark
 			p.CPUID = []plan.CPUID{{Mask: [4]uint32{0, 1}, Value: [4]uint32{0, ^vendor}}}
 		}, "the CPU is another one"},
 		{"other XCR0", func(p *plan.Plan) { p.Caller.XCR0 = 1 << 63 }, "the CPU is another one"},

@@ -20,18 +20,8 @@ const DefaultTimeout = 30 * time.Second
 type Options struct {
 	SoftBreakpoint bool          // INT3 even where there are debug registers
 	Timeout        time.Duration // DefaultTimeout if 0
-	// NearStack has the libraries at addresses that share page tables with the stack,
-	// which is in the last 512 GiB of the address space: half of all layouts are so
-	// with the usual 28 random bits (vm.mmap_rnd_bits).
-	NearStack bool
+	FewTables      bool          // layouts are taken that need few page tables: see layoutWish
 }
-
-// tableReach is how much of the address space the page tables below one entry of the
-// fourth level describe (arch/x86/include/asm/pgtable_64_types.h, PGDIR_SIZE).
-const tableReach = 512 << 30
-
-// layoutTries is how often a layout is tried until it is near the stack.
-const layoutTries = 8
 
 // Stop starts the program at path, an absolute path, and stops it just after
 // dynamic linking. When ctx ends before Stop returns, all processes are killed;
@@ -46,9 +36,25 @@ func Stop(ctx context.Context, path string, opts Options) (*Template, error) {
 	}
 	ctx, cancel := withTimeout(ctx, opts.Timeout, "it is not linked")
 	defer cancel()
+	wish := layoutWish{nearStack: opts.FewTables}
+	t, err := stopOnce(ctx, path, opts, wish)
+	if err != nil || !opts.FewTables {
+		return t, err
+	}
+	if wish.span = t.librarySpan(); !wish.mayBeDenser(t.Maps, t.Stack.SP) {
+		return t, nil
+	}
+	if denser, err := stopOnce(ctx, path, opts, wish); err == nil {
+		_ = t.Kill()
+		t = denser
+	}
+	return t, nil
+}
+
+func stopOnce(ctx context.Context, path string, opts Options, wish layoutWish) (*Template, error) {
 	t := &Template{tracer: newTracer()}
 	unwatch := context.AfterFunc(ctx, t.tracer.kill)
-	err := t.tracer.do(func() error { return t.stop(path, opts) })
+	err := t.tracer.do(func() error { return t.stop(path, opts, wish) })
 	unwatch()
 	// Killed processes make for odd errors: the reason is the better answer.
 	if ctx.Err() != nil {
@@ -71,7 +77,7 @@ func withTimeout(ctx context.Context, timeout time.Duration, what string) (conte
 }
 
 // stop is the whole flow, on the tracer's thread.
-func (t *Template) stop(path string, opts Options) error {
+func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	tr := t.tracer
 	tscStart := linux.TSC()
 
@@ -104,7 +110,7 @@ func (t *Template) stop(path string, opts Options) error {
 		if stack, auxv, block, err = readStack(pid, regs.Rsp, t.Maps); err != nil {
 			return err
 		}
-		if !opts.NearStack || try == layoutTries || auxv.Value(linux.ATBase)/tableReach == stack.SP/tableReach {
+		if try == layoutTries || wish.fulfilled(t.Maps, stack.SP) {
 			break
 		}
 		first.stack = stack

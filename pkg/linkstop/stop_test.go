@@ -335,25 +335,32 @@ func TestReap(t *testing.T) {
 	}
 }
 
-// TestStopNearStack: the libraries are in the stack's 512 GiB. Half of all layouts are
-// so, and one of eight tries is not, once in 256 times.
-func TestStopNearStack(t *testing.T) {
+// TestStopFewTables: the libraries are in the stack's 512 GiB, which half of all layouts
+// are, and in as few page tables as can be, which of hello's nine of ten are.
+func TestStopFewTables(t *testing.T) {
 	if bits, err := os.ReadFile("/proc/sys/vm/mmap_rnd_bits"); err != nil || strings.TrimSpace(string(bits)) != "28" {
 		t.Skipf("another share of layouts is near here: vm.mmap_rnd_bits %s %v", bits, err)
 	}
 	noChildren(t)
-	program, far := build(t, hello), 0
+	program, far, spread := build(t, hello), 0, 0
 	for range 6 {
-		tm := stop(t, program, Options{NearStack: true})
-		if tm.Auxv.Value(linux.ATBase)/tableReach != tm.Stack.SP/tableReach {
+		tm := stop(t, program, Options{FewTables: true})
+		from, end := libraries(tm.Maps, tm.Stack.SP)
+		if base := tm.Auxv.Value(linux.ATBase); base < from || base >= end {
+			t.Errorf("the libraries are at %#x to %#x, the dynamic linker at %#x", from, end, base)
+		}
+		if end/tableReach != tm.Stack.SP/tableReach {
 			far++
+		}
+		if tables(from, end) > fewestTables(end-from) {
+			spread++
 		}
 		if err := tm.Kill(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if far > 1 {
-		t.Errorf("%d of 6 layouts are not", far)
+	if far > 0 || spread > 0 {
+		t.Errorf("of 6 layouts %d are far from the stack, %d in more tables than they need", far, spread)
 	}
 }
 

@@ -94,6 +94,40 @@ func TestCompilePopulatesLittle(t *testing.T) {
 	}
 }
 
+// TestCompilePopulatesBSS: what is fresh behind the program's data, if it is short.
+func TestCompilePopulatesBSS(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		start uint64
+		pages uint64
+		runs  []Run
+		want  uint64
+	}{
+		{"behind the data", prog + 0x4000, 8, nil, 8},
+		{"behind pages of CRIU's", prog + 0x4000, 9, []Run{{prog + 0x4000, 0x1000, 0}}, 8},
+		{"around pages of CRIU's", prog + 0x4000, 4, []Run{{prog + 0x5000, 0x1000, 0}}, 3},
+		{"long", prog + 0x4000, 9, nil, 0},
+		{"elsewhere", bss, 1, nil, 0},
+	} {
+		s := template(t)
+		s.Areas = slices.Insert(s.Areas[:3], 2, Area{Start: tc.start, End: tc.start + tc.pages*0x1000, Prot: rw})
+		s.Runs = tc.runs
+		p, err := Compile(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got uint64
+		for _, m := range p.Anon {
+			if m.Flags&unix.MAP_POPULATE != 0 {
+				got += m.Len / pageSize
+			}
+		}
+		if got != tc.want {
+			t.Errorf("%s: %d pages, want %d", tc.name, got, tc.want)
+		}
+	}
+}
+
 // TestPopulateEnds: the ends of a mapping are there from the start, as much of them as a
 // page fault there would have mapped.
 func TestPopulateEnds(t *testing.T) {
@@ -109,8 +143,9 @@ func TestPopulateEnds(t *testing.T) {
 		want       []part
 	}{
 		{"large", 0x1234000, 0x40000, true, []part{{12, y}, {48, 0}, {4, y}}},
-		{"aligned", 0x1230000, 0x40000, true, []part{{16, y}, {32, 0}, {16, y}}},
-		{"no middle", 0x1234000, 0x1c000, true, []part{{12, y}, {16, y}}},
+		{"aligned", 0x1230000, 0x50000, true, []part{{16, y}, {48, 0}, {16, y}}},
+		{"short middle", 0x1230000, 0x40000, true, []part{{64, y}}},
+		{"no middle", 0x1234000, 0x1c000, true, []part{{28, y}}},
 		{"one block", 0x1234000, 0x1000, true, []part{{1, y}}},
 		{"only the beginning", 0x1234000, 0x40000, false, []part{{12, y}, {52, 0}}},
 		{"a beginning that is all", 0x1234000, 0x1000, false, []part{{1, y}}},
@@ -130,13 +165,15 @@ func TestPopulateEnds(t *testing.T) {
 	}
 }
 
-// TestCompilePopulatesText: where page faults are slow the text of the program and of
-// the C library is there from the start, of other text the two ends, and nothing else
+// TestCompilePopulatesText: where page faults are slow the text of the program, of the
+// dynamic linker and of the C library is there from the start, of other text the two ends, and nothing else
 // of the files but the program's beginning.
 func TestCompilePopulatesText(t *testing.T) {
 	for _, flags := range []uint32{0, FlagSlowFaults} {
 		s := template(t)
-		s.Flags = flags
+		s.Flags, s.Linker = flags, s.Areas[2].Path
+		s.Areas[2].End = text + 0x100000
+		s.Areas = s.Areas[:3]
 		const libc, other, large = 1 << 34, 2 << 34, 3 << 34
 		s.Areas[0], s.Areas[1] = Area{Start: prog, End: prog + 0x1000, Prot: r, Path: s.Program},
 			Area{Start: prog + 0x1000, End: prog + 0x2000, Prot: rx, Path: s.Program, Off: 0x1000}
@@ -168,7 +205,7 @@ func TestCompilePopulatesText(t *testing.T) {
 		}
 		want := map[string]uint64{}
 		if flags != 0 {
-			want = map[string]uint64{"program": 0x2000, "ld.so": 0x1000, "libc.so.6": 0x100000, "other.so": 2 * faultAround, "libc.large": 2 * faultAround}
+			want = map[string]uint64{"program": 0x2000, "ld.so": 0x100000, "libc.so.6": 0x100000, "other.so": 2 * faultAround, "libc.large": 2 * faultAround}
 		}
 		if !maps.Equal(populated, want) {
 			t.Errorf("flags %#x: populated are %v, want %v", flags, populated, want)

@@ -24,7 +24,7 @@ const Magic = "RESPLAN\x00"
 
 // Version is the format's version. A launcher that finds another one starts
 // the program normally.
-const Version = 1
+const Version = 2
 
 // Kinds of image: at which stop point the template was dumped.
 const (
@@ -118,6 +118,7 @@ type Caller struct {
 	// MachineSum stands for the CPU and the vDSO (fingerprint.MachineSum). It is
 	// compared with the store's boot stamp.
 	MachineSum uint64
+	BootMark   uint64 // linux.BootMark at the same time as BootID, or 0
 }
 
 // VDSO is where the image expects the kernel's vDSO and its data pages.

@@ -23,6 +23,10 @@ const (
 	// planGap is kept free below the launcher, and below that is the plan
 	// (src/launcher.c, PLAN_GAP).
 	planGap = 144 << 10
+	// shadowed is how much memory a hypervisor that keeps shadow page tables maps at
+	// a fault, if all of it from its aligned beginning can be read and is in the
+	// guest's page table (arch/x86/kvm/mmu/mmu.c, PTE_PREFETCH_NUM, 8 pages).
+	shadowed = 32 << 10
 )
 
 // LauncherPlace is where a launcher file is linked best, if its image has these
@@ -68,9 +72,9 @@ func LauncherPlace(planSize int, layouts ...*Plan) uint64 {
 			{max(from, m.Addr/tableSpan*tableSpan), m.Addr},
 			{end, min(to, roundUp(end, tableSpan))},
 		} {
-			at := gap[1] - need
+			at := (gap[1]-LauncherSpan)/shadowed*shadowed - below
 			switch {
-			case gap[1] < gap[0] || gap[1]-gap[0] < need || gap[1] > stacksFrom || gap[0] == 0 || !free(at):
+			case gap[1] < gap[0] || gap[1]-gap[0] < need || at < gap[0] || gap[1] > stacksFrom || gap[0] == 0 || !free(at):
 			case written[at/tableSpan]:
 				return at + below
 			case second == 0:

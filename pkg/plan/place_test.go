@@ -15,6 +15,8 @@ func TestLauncherPlace(t *testing.T) {
 		library = 0x7f0000000000
 		planLen = 3*pageSize + 8
 		below   = planGap + 4*pageSize
+		// The first aligned place behind a program of one page and the plan.
+		between = program + (0x1000+below+shadowed-1)/shadowed*shadowed
 	)
 	image := func(maps ...Map) *Plan { return &Plan{Files: []MappedFile{{Maps: maps}}} }
 	text := func(at, length uint64) Map { return Map{Addr: at, Len: length, Prot: unix.PROT_READ | unix.PROT_EXEC} }
@@ -30,9 +32,9 @@ func TestLauncherPlace(t *testing.T) {
 			[]*Plan{image(text(program+0x100000, 0x1000), data(library, 0x1000))}, library + tableSpan - LauncherSpan},
 		{"beside text, where nothing is written", []*Plan{image(text(program+0x100000, 0x1000))}, program + 0x100000 - LauncherSpan},
 		{"between two mappings",
-			[]*Plan{image(data(program, 0x1000), data(program+0x1000+below+LauncherSpan, tableSpan))}, program + 0x1000 + below},
+			[]*Plan{image(data(program, 0x1000), data(between+LauncherSpan, tableSpan))}, between},
 		{"the gap is a page too narrow",
-			[]*Plan{image(data(program, 0x1000), data(program+below+LauncherSpan, tableSpan))},
+			[]*Plan{image(data(program, 0x1000), data(between+LauncherSpan-0x1000, tableSpan))},
 			program + 2*tableSpan - LauncherSpan},
 		{"not over another layout", []*Plan{image(data(program+0x100000, 0x1000)), image(text(program+0xf0000, 0x1000))},
 			program + tableSpan - LauncherSpan},

@@ -221,7 +221,7 @@ func (a *adding) makeLayout(ctx context.Context) error {
 	// The template stands just after linking, and which of its words belong
 	// to the process is known.
 	a.step("link")
-	if a.template, err = linkstop.Stop(ctx, a.program.Path, linkstop.Options{NearStack: nearStack()}); err != nil {
+	if a.template, err = linkstop.Stop(ctx, a.program.Path, linkstop.Options{FewTables: fewTables()}); err != nil {
 		return err
 	}
 	defer func() { _ = a.template.Kill() }()
@@ -542,8 +542,12 @@ func (a *adding) stampBoot() error {
 	if err != nil {
 		return err
 	}
-	if was, sum, err := a.store.ReadBoot(); err == nil && was == boot && sum == a.deps.MachineSum() {
+	now := store.Boot{ID: boot, MachineSum: a.deps.MachineSum(), Mark: a.bootMark()}
+	if was, err := a.store.ReadBoot(); err == nil && was == now {
 		return nil
 	}
-	return a.store.StampBoot(boot, a.deps.MachineSum())
+	return a.store.StampBoot(now)
 }
+
+// bootMark takes the dynamic linker's for a file that was built long ago.
+func (a *adding) bootMark() uint64 { return linux.BootMark(a.deps.Linker.ID.Mtime) }

@@ -165,12 +165,12 @@ func (d *doctor) boot(s *store.Store) {
 		d.fault(AreaKernel, "boot id", err.Error(), "is /proc mounted?")
 		return
 	}
-	switch was, _, err := s.ReadBoot(); {
+	switch was, err := s.ReadBoot(); {
 	case errors.Is(err, fs.ErrNotExist):
 		d.note(AreaStore, "boot stamp", "there is none", again)
 	case err != nil:
 		d.fault(AreaStore, "boot stamp", err.Error(), "remove the file; "+again)
-	case was != boot:
+	case was.ID != boot:
 		d.note(AreaStore, "boot stamp", "it is from another boot of this machine", again)
 	default:
 		d.ok(AreaStore, "boot stamp", "of this boot")

@@ -72,9 +72,10 @@ var slowFaults = sync.OnceValue(func() bool {
 	return 2*(faulted-(populated-untouched)) > 3*untouched
 })
 
-// nearStack tells whether layouts near the stack are to be taken: where page faults are
-// slow, and so many are near that one is found soon and little randomness is lost.
-func nearStack() bool {
+// fewTables tells whether layouts that need few page tables are to be taken: where page
+// faults are slow, and so many layouts are near the stack that one is found soon and
+// little randomness is lost.
+func fewTables() bool {
 	bits, err := os.ReadFile("/proc/sys/vm/mmap_rnd_bits") // Documentation/admin-guide/sysctl/vm.rst
 	return err == nil && strings.TrimSpace(string(bits)) == "28" && slowFaults()
 }

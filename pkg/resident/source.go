@@ -39,7 +39,7 @@ func (a *adding) source() (*plan.Source, error) {
 				PageSize: t.Auxv.Value(linux.ATPageSize), ClockTick: t.Auxv.Value(linux.ATClockTick),
 				Flags: t.Auxv.Value(linux.ATFlags), MinSigStack: t.Auxv.Value(linux.ATMinSigStackSize),
 				RseqSize: t.Auxv.Value(linux.ATRseqFeatureSize), RseqAlign: t.Auxv.Value(linux.ATRseqAlign),
-				XCR0: a.deps.XCR0, MachineSum: a.deps.MachineSum(),
+				XCR0: a.deps.XCR0, MachineSum: a.deps.MachineSum(), BootMark: a.bootMark(),
 			},
 			MM: plan.MM{
 				StartCode: im.MM.StartCode, EndCode: im.MM.EndCode,

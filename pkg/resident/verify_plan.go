@@ -65,7 +65,7 @@ func (v *verifying) compileAgain() (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	src.Caller.BootID = v.plan.Caller.BootID
+	src.Caller.BootID, src.Caller.BootMark = v.plan.Caller.BootID, v.plan.Caller.BootMark
 	src.Flags |= v.plan.Flags & plan.FlagSlowFaults
 	pages, err := os.Open(v.image.PagesPath)
 	if err != nil {

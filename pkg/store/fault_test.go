@@ -51,7 +51,7 @@ func life(dir string) error {
 		func() error { return s.MirrorFolder(1, 2, "/", []string{"bin", "etc"}, nil) },
 		func() error { return s.WriteLauncher(1, 2, "/usr/bin/perl", []byte("launcher"), nil) },
 		func() error { return s.LinkLauncher(1, 2, "/bin", "/usr/bin") },
-		func() error { return s.StampBoot(testBoot, 1) },
+		func() error { return s.StampBoot(Boot{ID: testBoot}) },
 		func() error { return s.Link(1, 2, idA) },
 		func() error { return s.WriteShim(1, 2, "/usr/bin/perl") },
 		func() error { return s.WriteSystemLink(1, 2, "/usr/bin/perl") },
@@ -154,7 +154,7 @@ func mustBeConsistent(t *testing.T, dir string) {
 	if !errors.Is(err, fs.ErrNotExist) && (err != nil || string(data) != "launcher") {
 		t.Errorf("launcher: %q, %v", data, err)
 	}
-	if _, _, err := s.ReadBoot(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.ReadBoot(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 	left, err := s.Abandoned()
@@ -209,7 +209,7 @@ func fullDisk(dir string) error {
 	}
 	_, errStage := s.Stage()
 	_, errCreate := Create(filepath.Join(dir, "other"))
-	for _, err := range []error{errStage, errCreate, s.Link(1, 2, idA), s.RemoveImage(idA), s.StampBoot(testBoot, 1)} {
+	for _, err := range []error{errStage, errCreate, s.Link(1, 2, idA), s.RemoveImage(idA), s.StampBoot(Boot{ID: testBoot})} {
 		if err := wantErrno(err, syscall.EROFS); err != nil {
 			return err
 		}

@@ -369,25 +369,27 @@ func TestLauncherAccess(t *testing.T) {
 
 func TestBoot(t *testing.T) {
 	s := newStore(t)
-	if _, _, err := s.ReadBoot(); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.ReadBoot(); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("before: %v", err)
 	}
 	const id = "01234567-89ab-cdef-0123-456789abcdef"
-	must(t, s.StampBoot(id, 0))
-	must(t, s.StampBoot(id, 0xfedcba9876543210))
+	want := Boot{ID: id, MachineSum: 0xfedcba9876543210, Mark: 0x12345678}
+	must(t, s.StampBoot(Boot{ID: id}))
+	must(t, s.StampBoot(want))
 	data, err := os.ReadFile(s.in(bootName))
-	if string(data) != id+"\nfedcba9876543210\n" {
+	if string(data) != id+"\nfedcba9876543210\n0000000012345678\n" {
 		t.Errorf("%q, %v", data, err)
 	}
-	if gotID, sum, err := s.ReadBoot(); gotID != id || sum != 0xfedcba9876543210 || err != nil {
-		t.Error(gotID, sum, err)
+	if got, err := s.ReadBoot(); got != want || err != nil {
+		t.Error(got, err)
 	}
-	if err := s.StampBoot(id+"\n", 0); err == nil {
+	if err := s.StampBoot(Boot{ID: id + "\n"}); err == nil {
 		t.Error("a boot id with a newline")
 	}
-	for _, bad := range []string{"", id, id + "\n", id + "\n12\n", string(data) + "x", id + "\nFEDCBA9876543210\n", id + "\n  fedcba98765432\n"} {
+	for _, bad := range []string{"", id, id + "\n", id + "\n12\n", string(data) + "x",
+		id + "\nfedcba9876543210\n", id + "\nFEDCBA9876543210\n0000000012345678\n", id + "\n  fedcba98765432\n0000000012345678\n"} {
 		must(t, os.WriteFile(s.in(bootName), []byte(bad), 0o644))
-		if _, _, err := s.ReadBoot(); err == nil {
+		if _, err := s.ReadBoot(); err == nil {
 			t.Errorf("taken: %q", bad)
 		}
 	}

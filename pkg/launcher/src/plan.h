@@ -1,5 +1,5 @@
 /* Written by planheader from pkg/plan/format.go, where the words are explained. */
-#define PLAN_VERSION 1
+#define PLAN_VERSION 2
 #define PLAN_KIND_LINKED 1
 #define PLAN_FLAG_CHECK_EXEC 1
 #define PLAN_FLAG_KEEP_BRK 2
@@ -59,8 +59,9 @@ struct plan_caller {
 	u64 maps_end;
 	unsigned char boot_id[40];
 	u64 machine_sum;
+	u64 boot_mark;
 };
-_Static_assert(sizeof(struct plan_caller) == 128, "size");
+_Static_assert(sizeof(struct plan_caller) == 136, "size");
 _Static_assert(__builtin_offsetof(struct plan_caller, hw_cap) == 0, "HWCap");
 _Static_assert(__builtin_offsetof(struct plan_caller, hw_cap2) == 8, "HWCap2");
 _Static_assert(__builtin_offsetof(struct plan_caller, page_size) == 16, "PageSize");
@@ -73,6 +74,7 @@ _Static_assert(__builtin_offsetof(struct plan_caller, xcr0) == 64, "XCR0");
 _Static_assert(__builtin_offsetof(struct plan_caller, maps_end) == 72, "MapsEnd");
 _Static_assert(__builtin_offsetof(struct plan_caller, boot_id) == 80, "BootID");
 _Static_assert(__builtin_offsetof(struct plan_caller, machine_sum) == 120, "MachineSum");
+_Static_assert(__builtin_offsetof(struct plan_caller, boot_mark) == 128, "BootMark");
 
 struct plan_vdso {
 	u64 addr;
@@ -187,7 +189,7 @@ struct plan_header {
 	struct plan_kernel kernel;
 	struct plan_entry entry;
 };
-_Static_assert(sizeof(struct plan_header) == 576, "size");
+_Static_assert(sizeof(struct plan_header) == 584, "size");
 _Static_assert(__builtin_offsetof(struct plan_header, magic) == 0, "Magic");
 _Static_assert(__builtin_offsetof(struct plan_header, version) == 8, "Version");
 _Static_assert(__builtin_offsetof(struct plan_header, kind) == 12, "Kind");
@@ -210,10 +212,10 @@ _Static_assert(__builtin_offsetof(struct plan_header, layouts) == 120, "Layouts"
 _Static_assert(__builtin_offsetof(struct plan_header, cpuid) == 128, "CPUID");
 _Static_assert(__builtin_offsetof(struct plan_header, strings) == 136, "Strings");
 _Static_assert(__builtin_offsetof(struct plan_header, caller) == 144, "Caller");
-_Static_assert(__builtin_offsetof(struct plan_header, vdso) == 272, "VDSO");
-_Static_assert(__builtin_offsetof(struct plan_header, mm) == 368, "MM");
-_Static_assert(__builtin_offsetof(struct plan_header, kernel) == 416, "Kernel");
-_Static_assert(__builtin_offsetof(struct plan_header, entry) == 464, "Entry");
+_Static_assert(__builtin_offsetof(struct plan_header, vdso) == 280, "VDSO");
+_Static_assert(__builtin_offsetof(struct plan_header, mm) == 376, "MM");
+_Static_assert(__builtin_offsetof(struct plan_header, kernel) == 424, "Kernel");
+_Static_assert(__builtin_offsetof(struct plan_header, entry) == 472, "Entry");
 
 struct plan_file {
 	u32 path;

@@ -166,7 +166,8 @@ struct mm_map {			/* linux/prctl.h, struct prctl_mm_map */
 };
 
 /* What rt_sigreturn(2) takes its registers from: asm/sigframe.h and
- * asm/sigcontext.h, struct rt_sigframe. */
+ * asm/sigcontext.h, struct rt_sigframe without the siginfo behind, which it does not
+ * read (arch/x86/kernel/signal_64.c). */
 struct sigframe {
 	u64 pretcode;
 	u64 uc_flags, uc_link, ss_sp, ss_flags, ss_size;
@@ -175,7 +176,6 @@ struct sigframe {
 	u64 segments;		/* cs, gs, fs, ss: 16 bits each */
 	u64 err, trapno, oldmask, cr2, fpstate, reserved[8];
 	u64 sigmask;
-	u64 siginfo[16];
 };
 #define UC_SIGCONTEXT_SS	2
 #define UC_STRICT_RESTORE_SS	4

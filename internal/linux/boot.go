@@ -1,0 +1,61 @@
+package linux
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/cespare/xxhash/v2"
+	"golang.org/x/sys/unix"
+)
+
+// bootIDLen is the length of a UUID in text, RFC 9562 section 4.
+const bootIDLen = 36
+
+// BootID is the kernel's name for the time since the machine was started, 36
+// characters (random(4), "boot_id").
+func BootID() (string, error) {
+	const path = "/proc/sys/kernel/random/boot_id"
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read the boot id: %w", err)
+	}
+	id := strings.TrimSuffix(string(b), "\n")
+	if len(id) != bootIDLen {
+		return "", fmt.Errorf("read the boot id: %s holds %d characters instead of %d", path, len(id), bootIDLen)
+	}
+	return id, nil
+}
+
+// bootNode is a file that each boot makes anew, if it is in memory.
+const bootNode = "/dev/null"
+
+// BootMark tells this boot from others as BootID does, but by one stat(2): the XXH64
+// (seed 0) of what it says of bootNode, the device, the inode, mtime and ctime in
+// nanoseconds, each as eight bytes, little-endian. It is 0 where that would not tell:
+// where /dev is kept over a boot, since it is no tmpfs (drivers/base/devtmpfs.c,
+// fs_kind: devtmpfs says that it is one too), or where the clock may have stood at the
+// same time in two boots, since it was not later than builtAt then, nanoseconds since
+// the epoch, the time of a file that is older than any boot of interest.
+func BootMark(builtAt int64) uint64 {
+	var fs unix.Statfs_t
+	var st syscall.Stat_t
+	if EINTR(func() error { return syscall.Stat(bootNode, &st) }) != nil || st.Mode&syscall.S_IFMT != syscall.S_IFCHR ||
+		EINTR(func() error { return unix.Statfs(bootNode, &fs) }) != nil || fs.Type != unix.TMPFS_MAGIC {
+		return 0
+	}
+	return markOf(IDOf(&st), builtAt)
+}
+
+func markOf(id FileID, builtAt int64) uint64 {
+	if min(id.Mtime, id.Ctime) <= builtAt {
+		return 0
+	}
+	var b []byte
+	for _, word := range []uint64{id.Dev, id.Ino, uint64(id.Mtime), uint64(id.Ctime)} {
+		b = binary.LittleEndian.AppendUint64(b, word)
+	}
+	return xxhash.Sum64(b)
+}
