@@ -30,10 +30,13 @@ func (m Mapping) Len() uint64 { return m.End - m.Start }
 // Contains tells whether addr lies in m.
 func (m Mapping) Contains(addr uint64) bool { return addr >= m.Start && addr < m.End }
 
+// VDSO is the path of the vDSO's code (vdso(7)) in /proc/PID/maps.
+const VDSO = "[vdso]"
+
 // Kernel tells whether the kernel itself made m, as every process has it:
 // the vDSO, its data pages and [vsyscall].
 func (m Mapping) Kernel() bool {
-	return m.Path == "[vdso]" || m.Path == "[vsyscall]" ||
+	return m.Path == VDSO || m.Path == "[vsyscall]" ||
 		m.Path == "[vvar]" || strings.HasPrefix(m.Path, "[vvar_")
 }
 

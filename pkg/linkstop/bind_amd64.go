@@ -89,8 +89,8 @@ type binding struct {
 	maps    []linux.Mapping
 	objects map[string]*object
 	tables  []table
-	// chosen are the functions that a resolver of an object's other than the C
-	// library's chooses.
+	// chosen are the functions that a resolver chooses, and whether any object other
+	// than the C library has one.
 	chosen map[string]bool
 }
 
@@ -146,8 +146,9 @@ func bySlot(x, y slot) int { return cmp.Compare(x.addr, y.addr) }
 // it defines by that very name. What is not taken: a function that was not found,
 // since dlopen(3) may bring it yet, and one that a library's IFUNC resolver chooses,
 // since what that does it is to do when it would have been called. The C library's own
-// resolvers only look at the CPU features, which are in the image already (glibc,
-// sysdeps/x86_64/multiarch/ifunc-*.h).
+// resolvers look at the CPU features, which are in the image already (glibc,
+// sysdeps/x86_64/multiarch/ifunc-*.h), or for time and gettimeofday in the vDSO, which
+// is the image's too (sysdeps/unix/sysv/linux/x86/time.c).
 func (b *binding) calls(pid, binder int) []Call {
 	var calls []Call
 	for _, t := range b.tables {
@@ -184,7 +185,7 @@ func writeCalls(pid int, calls []Call) error {
 // maxTable bounds a table of slots, in bytes. LibreOffice's largest has 100 KiB.
 const maxTable = 4 << 20
 
-// text is the path of the file whose text addr is in, or "".
+// text is the path of the file whose text addr is in, or linux.VDSO, or "".
 func (b *binding) text(addr uint64) string {
 	i, _ := slices.BinarySearchFunc(b.maps, addr, func(m linux.Mapping, addr uint64) int {
 		if m.End <= addr {
@@ -192,17 +193,26 @@ func (b *binding) text(addr uint64) string {
 		}
 		return 1
 	})
-	if i < len(b.maps) && b.maps[i].Contains(addr) && executable(b.maps[i]) && filepath.IsAbs(b.maps[i].Path) {
+	if i < len(b.maps) && b.maps[i].Contains(addr) && executable(b.maps[i]) && (filepath.IsAbs(b.maps[i].Path) || b.maps[i].Path == linux.VDSO) {
 		return b.maps[i].Path
 	}
 	return ""
 }
 
 // defines tells whether the object whose text addr is in defines the function so
-// named there, or is the C library and has a resolver for it.
+// named there, or is the C library and has a resolver for it; it may have led to the
+// vDSO.
 func (b *binding) defines(addr uint64, name string) bool {
-	o := b.objects[b.text(addr)]
-	return o != nil && !b.chosen[name] && (o.defines(addr, name) || o.glibc && slices.Contains(o.resolvers, name))
+	elsewhere, chosen := b.chosen[name]
+	if elsewhere {
+		return false
+	}
+	path := b.text(addr)
+	if path == linux.VDSO {
+		return chosen
+	}
+	o := b.objects[path]
+	return o != nil && (o.defines(addr, name) || o.glibc && chosen && slices.Contains(o.resolvers, name))
 }
 
 // An object is the part of an ELF file that dynamic linking goes by.

@@ -17,7 +17,7 @@ var syscallInsn = []byte{0x0f, 0x05}
 func findSyscall(pid int, maps []linux.Mapping) (uint64, error) {
 	for _, vdso := range []bool{true, false} {
 		for _, m := range maps {
-			if m.Prot&unix.PROT_EXEC == 0 || m.Path == "[vsyscall]" || (m.Path == "[vdso]") != vdso {
+			if m.Prot&unix.PROT_EXEC == 0 || m.Path == "[vsyscall]" || (m.Path == linux.VDSO) != vdso {
 				continue
 			}
 			text := make([]byte, m.Len())

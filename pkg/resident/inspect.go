@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/plan"
@@ -288,7 +289,7 @@ func (i *inspecting) objects() {
 	}
 	add(i.DependsOn.Linker.Path, "dynamic linker")
 	i.Objects = append(i.Objects, Object{
-		Path: "[vdso]", SOName: "linux-vdso.so.1", Role: "vdso", Address: Address(i.plan.VDSO.Code),
+		Path: linux.VDSO, SOName: "linux-vdso.so.1", Role: "vdso", Address: Address(i.plan.VDSO.Code),
 		Length: i.plan.VDSO.Addr + i.plan.VDSO.Len - i.plan.VDSO.Code,
 	})
 }

@@ -311,7 +311,7 @@ func (v *verifying) sameAreas(proc, ref *linkstop.Process) error {
 
 func vdsoCode(s side) ([]byte, error) {
 	for _, m := range s.maps {
-		if m.Path == "[vdso]" {
+		if m.Path == linux.VDSO {
 			code := make([]byte, m.Len())
 			return code, linux.ReadMem(s.pid, m.Start, code)
 		}

@@ -84,7 +84,7 @@ func stretches(maps []linux.Mapping) []stretch {
 		case m.Path == "[stack]" || m.Path == "[vsyscall]":
 			continue
 		case m.Kernel():
-			s = stretch{start: m.Start, end: m.End, path: "[vdso]", off: m.Start}
+			s = stretch{start: m.Start, end: m.End, path: linux.VDSO, off: m.Start}
 		case !filepath.IsAbs(m.Path): // a heap is memory like any other
 			s.path, s.off = "", 0
 		}
@@ -95,7 +95,7 @@ func stretches(maps []linux.Mapping) []stretch {
 
 // imageStretches are the mappings that CRIU dumped.
 func imageStretches(im *criuwrap.Image, vdso plan.VDSO) []stretch {
-	all := []stretch{{start: vdso.Addr, end: vdso.Addr + vdso.Len, path: "[vdso]", off: vdso.Addr}}
+	all := []stretch{{start: vdso.Addr, end: vdso.Addr + vdso.Len, path: linux.VDSO, off: vdso.Addr}}
 	for _, v := range im.VMAs {
 		if !kernels(im.VMAs, v.Start) {
 			all = append(all, stretch{v.Start, v.End, v.Prot, v.Path, v.Offset})
