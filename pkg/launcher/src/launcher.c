@@ -1175,10 +1175,27 @@ static void frame(struct sigframe *f, const struct plan_entry *e, const struct l
 	f->r15 = l->r15;
 }
 
-/* The plan and the launcher, in one call where nothing stands between. */
-static void take_away(const struct caller *c, struct leave *l)
+static int holds(const struct plan_map *m, u32 count, u64 from, u64 to)
 {
-	if (c->below == c->start) {
+	for (; count; count--, m++)
+		if (m->addr < to && m->addr + m->len > from)
+			return 1;
+	return 0;
+}
+
+/* Is anything of the image in this range, where the vDSO stood before? */
+static int image_in(const struct image *im, u64 from, u64 to)
+{
+	const struct plan_vdso *v = &im->head->vdso;
+
+	return (v->addr < to && v->addr + v->len > from) || holds(TABLE(im, maps, plan_map), im->head->maps.count, from, to) ||
+	       holds(TABLE(im, anon, plan_map), im->head->anon.count, from, to);
+}
+
+/* The plan and the launcher, in one call where nothing stands between. */
+static void take_away(const struct caller *c, const struct image *im, struct leave *l)
+{
+	if (c->below == c->start || (im && !image_in(im, c->below, c->start))) {
 		l->unmap = lowest(c);
 	} else {
 		sys3(SYS_munmap, lowest(c), c->below - lowest(c), 0);
@@ -1206,7 +1223,7 @@ static struct reason enter(const struct caller *c, const struct image *im, struc
 	if (program >= 0 && (!c->may_set_exe || !e->sig_return)) {
 		struct stage s = { .leave = l, .mm = mm, .file = program, .must = must };
 
-		take_away(c, &s.leave);
+		take_away(c, im, &s.leave);
 		return leave_by_stage(c, &s);
 	}
 	if (program >= 0) {
@@ -1223,7 +1240,7 @@ static struct reason enter(const struct caller *c, const struct image *im, struc
 		close_file.rdi = program;
 		l.rsp = (u64)&set_exe;
 	}
-	take_away(c, &l);
+	take_away(c, im, &l);
 	leave(&l);
 }
 
@@ -2202,7 +2219,7 @@ static _Noreturn void load(struct caller *c, const struct stat *st, struct reaso
 	sys6(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, (u64)&mm, sizeof(mm), 0, 0);
 	*slot = l.entry;
 	s.leave.gadget = l.gadget;
-	take_away(c, &s.leave);
+	take_away(c, 0, &s.leave);
 	leave_by_stage(c, &s);
 	__builtin_unreachable();
 }
