@@ -107,6 +107,12 @@ func TestBadStates(t *testing.T) {
 			spoil: func(*testing.T, *store) (wrapper, _ []string) {
 				return []string{"bash", "-c", `ulimit -Ss 100; ulimit -Hs 200; exec "$0" "$@"`}, nil
 			}},
+		{name: "small files", want: noCRIU, spoil: func(*testing.T, *store) (wrapper, _ []string) {
+			return []string{"bash", "-c", `ulimit -f 64; exec "$0" "$@"`}, nil
+		}},
+		{name: "no null device", want: noCRIU, spoil: func(*testing.T, *store) (wrapper, _ []string) {
+			return []string{"unshare", "-m", "sh", "-c", `mount -t tmpfs tmpfs /dev && exec "$0" "$@"`}, nil
+		}},
 		// Under any filter of system calls a launcher starts programs normally.
 		{name: "no ptrace, EPERM", doubtful: true, want: noCRIU, spoil: withoutPtrace(syscall.EPERM)},
 		{name: "no ptrace, ENOSYS", doubtful: true, want: noCRIU, spoil: withoutPtrace(syscall.ENOSYS)},

@@ -108,6 +108,8 @@ func diagnose(err error) (code int, hint string) {
 		return exitFailed, hint
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return exitSystem, "the limit of open files is too low: raise it (ulimit -n 1024)"
+	case errors.Is(err, syscall.EFBIG):
+		return exitSystem, criuwrap.TooLarge
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EROFS):
 		if hint == "" {
 			hint = "there has to be room for an image: free some space, or use another store with --store"

@@ -54,6 +54,8 @@ var diagnoses = []struct {
 	{"no more processes", fmt.Errorf("execute /p: %w", syscall.EAGAIN), exitSystem, "ulimit -u"},
 	{"no memory", fmt.Errorf("execute /p: %w", syscall.ENOMEM), exitSystem, "ulimit -v"},
 	{"open for writing", fmt.Errorf("execute /p: %w", syscall.ETXTBSY), exitFailed, "for writing"},
+	{"file size limit", &store.Error{Err: syscall.EFBIG}, exitSystem, "ulimit -f"},
+	{"file size limit for CRIU", &criuwrap.Error{Op: "dump", Errno: syscall.EFBIG}, exitSystem, "ulimit -f"},
 	{"disk is full for a plan", &fs.PathError{Op: "write", Path: "/s/plan", Err: syscall.ENOSPC}, exitStore, "--store"},
 	{"ptrace is forbidden", fmt.Errorf("trace /p: %w", syscall.EPERM), exitSystem, "ptrace"},
 	{"old kernel", fmt.Errorf("call: %w", syscall.ENOSYS), exitSystem, "kernel"},

@@ -94,7 +94,7 @@ func Version(path string) (Release, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, path, "--version").Output()
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {
+	if notThere(err) {
 		return Release{}, fmt.Errorf("%w (looked for %s)", ErrNoCRIU, path)
 	}
 	if err != nil {
@@ -111,6 +111,14 @@ func Version(path string) (Release, error) {
 	return Release{number(1), number(2), number(3)}, nil
 }
 
+// notThere tells whether a command did not start for want of its program; os/exec
+// opens the null device for it too.
+func notThere(err error) bool {
+	var path *os.PathError
+	return errors.Is(err, exec.ErrNotFound) ||
+		errors.Is(err, os.ErrNotExist) && !(errors.As(err, &path) && path.Path == os.DevNull)
+}
+
 // Check has the criu at path try out what it needs of the kernel. Its error is
 // an *Error with CRIU's complaints and no log.
 func Check(ctx context.Context, path string) error {
@@ -120,7 +128,7 @@ func Check(ctx context.Context, path string) error {
 		return nil
 	case ctx.Err() != nil:
 		return fmt.Errorf("criu check: %w", context.Cause(ctx))
-	case errors.Is(err, os.ErrNotExist) || errors.Is(err, exec.ErrNotFound):
+	case notThere(err):
 		return fmt.Errorf("%w (looked for %s)", ErrNoCRIU, path)
 	}
 	return &Error{Op: "check", Lines: errorLines(out), err: err}

@@ -5,6 +5,9 @@ import (
 	"syscall"
 )
 
+// TooLarge says what to do where a file cannot get as large as it has to be.
+const TooLarge = "the limit of file sizes is too low: raise it (ulimit -f unlimited)"
+
 // hints are the known causes, first match wins: what stands in the log, and what
 // to do about it. The texts come from CRIU's sources, named by file; logs that
 // hold them are in testdata.
@@ -16,6 +19,9 @@ var hints = []struct {
 	{ // strerror(ENOSPC), wherever a write failed
 		regexp.MustCompile(`No space left on device|Disk quota exceeded`), syscall.ENOSPC,
 		"the disk is full: an image takes as much room as the program's writable memory, usually 1 to 10 MB",
+	},
+	{ // strerror(EFBIG); request.run
+		regexp.MustCompile(`File too large`), syscall.EFBIG, TooLarge,
 	},
 	{ // servicefd.c; strerror(EMFILE)
 		regexp.MustCompile(`Can't chose service_fd_base|Too many open files`), syscall.EMFILE,

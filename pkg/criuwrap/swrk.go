@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
+	"syscall"
 
 	criu "github.com/checkpoint-restore/go-criu/v7"
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
@@ -93,10 +95,22 @@ func (r *request) run(ctx context.Context) error {
 		return nil
 	case ctx.Err() != nil:
 		return fmt.Errorf("criu %s: %w", r.op, context.Cause(ctx))
+	case killedBy(ended, syscall.SIGXFSZ): // setrlimit(2), RLIMIT_FSIZE
+		return &Error{Op: r.op, Errno: syscall.EFBIG, Log: filepath.Join(r.workDir, log), err: errors.New("a file has reached the limit of file sizes")}
 	case errors.Is(err, io.EOF):
 		err = fmt.Errorf("it ended without an answer: %w", errors.Join(ended, io.ErrUnexpectedEOF))
 	}
 	return newError(r.op, filepath.Join(r.workDir, log), err)
+}
+
+// killedBy tells whether a command's end, as Wait tells it, was this signal.
+func killedBy(ended error, sig syscall.Signal) bool {
+	var exit *exec.ExitError
+	if !errors.As(ended, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == sig
 }
 
 // start starts `criu swrk`. go-criu does not tell the child's pid, so the
@@ -113,7 +127,7 @@ func start(path string) (_ *criu.Criu, pid int, _ error) {
 	c := criu.MakeCriu()
 	c.SetCriuPath(path)
 	if err := withoutBreakpoints(c.Prepare); err != nil {
-		if errors.Is(err, os.ErrNotExist) {
+		if notThere(err) {
 			return nil, 0, fmt.Errorf("%w (looked for %s)", ErrNoCRIU, path)
 		}
 		return nil, 0, &Error{Op: "start", err: err}

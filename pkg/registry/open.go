@@ -2,9 +2,12 @@ package registry
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"runtime/debug"
+	"strings"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -127,6 +130,10 @@ func (r *Registry) update(fn func(*bolt.Tx) error) error {
 func (r *Registry) wrap(doing string, err error) error {
 	if err == nil {
 		return nil
+	}
+	// bbolt hands this one on as text only (db.grow).
+	if !errors.Is(err, syscall.EFBIG) && strings.HasSuffix(err.Error(), syscall.EFBIG.Error()) {
+		err = fmt.Errorf("grow the file: %w", syscall.EFBIG)
 	}
 	return &Error{Doing: doing, Path: r.path, Err: err}
 }
