@@ -69,7 +69,7 @@ func TestFixtures(t *testing.T) {
 		{"stack", []command{
 			{name: "plain"},
 			{name: "small", shell: "ulimit -s 512"},
-			{name: "large", shell: "ulimit -s 50000"},
+			{name: "large", shell: "ulimit -s 20000"},
 			{name: "no limit", shell: "ulimit -s unlimited", normal: noRoom},
 		}},
 		{"vdso", once},

@@ -50,7 +50,6 @@ func TestMorePrograms(t *testing.T) {
 		{"sqlite3", sqliteTasks},
 		{"node", nodeTasks},
 		{"java", javaTasks},
-		{"javac", javacTasks},
 		{"ruby", rubyTasks},
 		{"vim", vimTasks},
 	} {
@@ -383,13 +382,6 @@ func javaTasks(t *testing.T) []task {
 		{command: command{name: "no such class", args: []string{"Nowhere"}}},
 		{command: command{name: "usage", args: []string{"--no-such-option"}}},
 		{command: command{name: "its own path", args: []string{"-Xint", "Where"}, inputs: inputs}, ordinary: exeIsLauncher},
-	}
-}
-
-func javacTasks(*testing.T) []task {
-	return []task{
-		{command: command{name: "version", args: []string{"-version"}}},
-		{command: command{name: "compile", args: []string{"-Xlint", "Where.java"}, inputs: map[string]string{"Where.java": javaWhere}, outputs: []string{"Where.class"}}},
 	}
 }
 

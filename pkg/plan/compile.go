@@ -230,12 +230,12 @@ func (c *compiler) image(a Area, r Run) {
 }
 
 // populateFiles lets the text of the program, of the dynamic linker and of the C library
-// be there from the start, the smaller first, as far as populateText goes; of all other text the two ends,
-// where the code stands that each library executes when it is initialised and at the
-// program's end (.init and the PLT, .fini). Of ffmpeg's 340 faults in such text 247 were
-// there. Of constants too few are read to pay for it, and symbols and relocations are
-// not needed any more; only the beginning of the program, its headers, is read in each
-// start, by the dynamic linker behind the stop point.
+// be there from the start, the smaller first, as far as populateText goes; of all other
+// text the two ends, where the code stands that each library executes when it is
+// initialised and at the program's end (.init and the PLT, .fini). Of ffmpeg's 340 faults
+// in such text 247 were there. Of constants too few are read to pay for it, and symbols
+// and relocations are not needed any more; only the beginning of the program, its
+// headers, is read in each start, by the dynamic linker behind the stop point.
 func (c *compiler) populateFiles() {
 	var maps []*Map
 	for i := range c.mapped {
