@@ -201,7 +201,7 @@ func (s *store) wantStarts(t *testing.T, program string) {
 // wantClean fails unless check finds no fault, nor any stale entry.
 func (s *store) wantClean(t *testing.T) {
 	t.Helper()
-	cmd := s.command("--format", "json", "check")
+	cmd := s.command("--format", "json", "check", "--no-trial")
 	output, err := cmd.Output()
 	var findings []resident.Finding
 	if jsonErr := json.Unmarshal(output, &findings); jsonErr != nil {

@@ -32,13 +32,18 @@ func BootID() (string, error) {
 // bootNode is a file that each boot makes anew, if it is in memory.
 const bootNode = "/dev/null"
 
+// clockFloor is 2025-01-01, in nanoseconds since the epoch: a clock that is set back by
+// a power failure, or that no battery keeps, begins earlier.
+const clockFloor = 1735689600e9
+
 // BootMark tells this boot from others as BootID does, but by one stat(2): the XXH64
 // (seed 0) of what it says of bootNode, the device, the inode, mtime and ctime in
-// nanoseconds, each as eight bytes, little-endian. It is 0 where that would not tell:
-// where /dev is kept over a boot, since it is no tmpfs (drivers/base/devtmpfs.c,
-// fs_kind: devtmpfs says that it is one too), or where the clock may have stood at the
-// same time in two boots, since it was not later than builtAt then, nanoseconds since
-// the epoch, the time of a file that is older than any boot of interest.
+// nanoseconds, each as eight bytes, little-endian. It is 0 where that may not tell:
+// where /dev is kept over a boot, since it is no tmpfs (devtmpfs is one to statfs(2) too:
+// drivers/base/devtmpfs.c has shmem's super block), or where the clock may have stood at
+// the same time in two boots, since it was not right: earlier than clockFloor, or than
+// builtAt, nanoseconds since the epoch, the time of a file that was built before this
+// boot.
 func BootMark(builtAt int64) uint64 {
 	var fs unix.Statfs_t
 	var st syscall.Stat_t
@@ -50,7 +55,7 @@ func BootMark(builtAt int64) uint64 {
 }
 
 func markOf(id FileID, builtAt int64) uint64 {
-	if min(id.Mtime, id.Ctime) <= builtAt {
+	if min(id.Mtime, id.Ctime) <= max(builtAt, clockFloor) {
 		return 0
 	}
 	var b []byte

@@ -11,8 +11,8 @@ const (
 
 	// layoutTries is how often the kernel is asked for another layout.
 	layoutTries = 16
-	// denseTables is how many tables the libraries have at most for one more to be
-	// worth another start of the template.
+	// denseTables: libraries that need this many tables or more are left where they
+	// are, since one more makes little difference to them.
 	denseTables = 4
 )
 

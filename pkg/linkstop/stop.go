@@ -34,19 +34,25 @@ func Stop(ctx context.Context, path string, opts Options) (*Template, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("stop %s after linking: the path is not absolute", path)
 	}
-	ctx, cancel := withTimeout(ctx, opts.Timeout, "it is not linked")
+	linking, cancel := withTimeout(ctx, opts.Timeout, "it is not linked")
 	defer cancel()
 	wish := layoutWish{nearStack: opts.FewTables}
-	t, err := stopOnce(ctx, path, opts, wish)
+	t, err := stopOnce(linking, path, opts, wish)
 	if err != nil || !opts.FewTables {
 		return t, err
 	}
 	if wish.span = t.librarySpan(); !wish.mayBeDenser(t.Maps, t.Stack.SP) {
 		return t, nil
 	}
-	if denser, err := stopOnce(ctx, path, opts, wish); err == nil {
+	if denser, err := stopOnce(linking, path, opts, wish); err == nil {
+		if wish.fulfilled(denser.Maps, denser.Stack.SP) {
+			t, denser = denser, t
+		}
+		_ = denser.Kill()
+	}
+	if ctx.Err() != nil {
 		_ = t.Kill()
-		t = denser
+		return nil, fmt.Errorf("stop %s after linking: %w", path, context.Cause(ctx))
 	}
 	return t, nil
 }

@@ -143,7 +143,7 @@ func (c *compiler) base(a Area, from, to uint64) {
 	m := Map{Addr: from, Len: to - from, Prot: a.Prot, Flags: unix.MAP_PRIVATE | unix.MAP_FIXED_NOREPLACE}
 	if a.Path == "" {
 		m.Flags |= unix.MAP_ANONYMOUS
-		if m.Len <= populateFresh && c.isProgramBSS(a) {
+		if a.End-a.Start <= populateFresh && c.isProgramBSS(a) {
 			m.Flags |= unix.MAP_POPULATE
 		}
 		c.anon = append(c.anon, m)
@@ -189,8 +189,8 @@ const (
 	populateCopiesSlow = 3 * populateCopies
 )
 
-// populateFresh is how long the program's own fresh memory (.bss) may be to be there from
-// the start: perl, gcc, make, ls, tar, find and ssh have 18 such pages, of which they
+// populateFresh is how long the program's .bss may be for its fresh memory to be there
+// from the start: perl, gcc, make, ls, tar, find and ssh have 18 such pages, of which they
 // write 16. Of longer ones, and of the libraries', fewer than half are written.
 const populateFresh = 8 * pageSize
 

@@ -104,9 +104,10 @@ func TestCompilePopulatesBSS(t *testing.T) {
 		want  uint64
 	}{
 		{"behind the data", prog + 0x4000, 8, nil, 8},
-		{"behind pages of CRIU's", prog + 0x4000, 9, []Run{{prog + 0x4000, 0x1000, 0}}, 8},
+		{"behind pages of CRIU's", prog + 0x4000, 8, []Run{{prog + 0x4000, 0x1000, 0}}, 7},
 		{"around pages of CRIU's", prog + 0x4000, 4, []Run{{prog + 0x5000, 0x1000, 0}}, 3},
 		{"long", prog + 0x4000, 9, nil, 0},
+		{"long, in pieces", prog + 0x4000, 9, []Run{{prog + 0x8000, 0x1000, 0}}, 0},
 		{"elsewhere", bss, 1, nil, 0},
 	} {
 		s := template(t)

@@ -548,3 +548,11 @@ func TestMigrate(t *testing.T) {
 		return setSchema(tx, schemaVersion)
 	})
 }
+
+// bbolt hands the errno on as text only.
+func TestFileSizeLimit(t *testing.T) {
+	err := At("x", Options{}).wrap("write registry", errors.New("file resize error: truncate x: file too large"))
+	if !errors.Is(err, syscall.EFBIG) || err.Error() != "write registry x: grow the file: file too large" {
+		t.Errorf("%v", err)
+	}
+}

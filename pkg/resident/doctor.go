@@ -65,24 +65,27 @@ func (d *doctor) fault(a Area, what, detail, advice string) {
 	d.found(Finding{a, what, StatusFault, detail, advice})
 }
 
-// Check looks at everything that residentctl needs of the machine and at all
-// that is in the store in dir, and changes nothing in it. Found is told each
-// finding as it is made. The error is the context's.
-func Check(ctx context.Context, dir string, found func(Finding)) error {
-	d := &doctor{dir: dir, found: found}
+// CheckMachine tries out everything that residentctl needs of the machine. Found is
+// told each finding as it is made. The error is the context's.
+func CheckMachine(ctx context.Context, found func(Finding)) error {
+	d := &doctor{found: found}
 	d.kernel(ctx)
 	if err := notInside(); err != nil {
 		d.note(AreaTrial, "program", err.Error(), "what CRIU needs, and adding, is tried out outside only")
 	} else if path, ok := d.criu(ctx); ok {
 		d.trial(ctx, path)
 	}
+	return context.Cause(ctx)
+}
+
+// CheckStore looks at all that is in the store in dir, and changes nothing in it.
+// Found and the error are as CheckMachine's.
+func CheckStore(ctx context.Context, dir string, found func(Finding)) error {
+	d := &doctor{dir: dir, found: found}
 	if m := d.openStore(); m != nil {
 		d.contents(ctx, m)
 	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return nil
+	return context.Cause(ctx)
 }
 
 // openStore opens the store and the registry as they are. Unlike Open it makes
@@ -172,6 +175,9 @@ func (d *doctor) boot(s *store.Store) {
 		d.fault(AreaStore, "boot stamp", err.Error(), "remove the file; "+again)
 	case was.ID != boot:
 		d.note(AreaStore, "boot stamp", "it is from another boot of this machine", again)
+	case was.Mark != 0 && was.Mark != linux.BootMark(0):
+		d.note(AreaStore, "boot stamp", "it is of this boot, and /dev/null has been changed since",
+			"the next `residentctl add` writes it; until then each start reads the boot id too, up to 20 µs in a virtual machine")
 	default:
 		d.ok(AreaStore, "boot stamp", "of this boot")
 	}

@@ -45,12 +45,14 @@ func (d *doctor) kernel(ctx context.Context) {
 func (d *doctor) criu(ctx context.Context) (path string, ok bool) {
 	get := fmt.Sprintf("install CRIU %v or newer (scripts/setup does), or name one in %s", criuwrap.Minimum, criuwrap.PathVariable)
 	path, err := criuwrap.Find()
-	if err != nil {
-		d.fault(AreaCRIU, "program", err.Error(), get)
-		return "", false
+	var v criuwrap.Release
+	if err == nil {
+		v, err = criuwrap.Version(path)
 	}
-	v, err := criuwrap.Version(path)
 	if err != nil {
+		if _, missing := os.Stat(os.DevNull); missing != nil {
+			get = os.DevNull + " is missing: mount /dev, or make it with mknod(1)"
+		}
 		d.fault(AreaCRIU, "program", err.Error(), get)
 		return "", false
 	}
