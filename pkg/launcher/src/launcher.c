@@ -1195,7 +1195,7 @@ static int image_in(const struct image *im, u64 from, u64 to)
 /* The plan and the launcher, in one call where nothing stands between. */
 static void take_away(const struct caller *c, const struct image *im, struct leave *l)
 {
-	if (c->below == c->start || !image_in(im, c->below, c->start)) {
+	if (c->below == c->start || (im && !image_in(im, c->below, c->start))) {
 		l->unmap = lowest(c);
 	} else {
 		sys3(SYS_munmap, lowest(c), c->below - lowest(c), 0);
