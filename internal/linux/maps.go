@@ -30,6 +30,10 @@ func (m Mapping) Len() uint64 { return m.End - m.Start }
 // Contains tells whether addr lies in m.
 func (m Mapping) Contains(addr uint64) bool { return addr >= m.Start && addr < m.End }
 
+// TableSpan is how much of the address space one page of a page table of the last level
+// describes, in bytes (arch/x86/include/asm/pgtable_64_types.h, PMD_SIZE).
+const TableSpan = 2 << 20
+
 // VDSO is the path of the vDSO's code (vdso(7)) in /proc/PID/maps.
 const VDSO = "[vdso]"
 

@@ -4,10 +4,8 @@ import "github.com/residentctl/residentctl/internal/linux"
 
 const (
 	// tableReach is how much of the address space the page tables below one entry of
-	// the fourth level describe, tableSpan one page of the last level
-	// (arch/x86/include/asm/pgtable_64_types.h, PGDIR_SIZE and PMD_SIZE).
+	// the fourth level describe (arch/x86/include/asm/pgtable_64_types.h, PGDIR_SIZE).
 	tableReach = 512 << 30
-	tableSpan  = 2 << 20
 
 	// layoutTries is how often the kernel is asked for another layout.
 	layoutTries = 16
@@ -34,42 +32,39 @@ func (w layoutWish) fulfilled(maps []linux.Mapping, sp uint64) bool {
 	return (!w.nearStack || (end-1)/tableReach == sp/tableReach) && tables(end-w.span, end) == fewestTables(w.span)
 }
 
-// mayBeDenser tells whether it is worth it to ask for another layout than that of a
-// template that is linked.
-func (w layoutWish) mayBeDenser(maps []linux.Mapping, sp uint64) bool {
+// denserSpan is how much the libraries of a linked template take, if it is worth it to
+// ask for another layout, in which they are in fewer tables; else 0.
+func denserSpan(maps []linux.Mapping, sp uint64) uint64 {
 	from, end := libraries(maps, sp)
-	return fewestTables(w.span) < min(tables(from, end), denseTables)
+	if span := end - from; fewestTables(span) < min(tables(from, end), denseTables) {
+		return span
+	}
+	return 0
 }
 
 func tables(from, to uint64) uint64 {
 	if from == to {
 		return 0
 	}
-	return (to-1)/tableSpan - from/tableSpan + 1
+	return (to-1)/linux.TableSpan - from/linux.TableSpan + 1
 }
 
-func fewestTables(span uint64) uint64 { return (span + tableSpan - 1) / tableSpan }
+func fewestTables(span uint64) uint64 { return (span + linux.TableSpan - 1) / linux.TableSpan }
 
 // libraries is where everything is that the kernel places by itself, below the stack:
 // the dynamic linker, the vDSO and, when it is linked, the libraries. Nothing of them is
-// as far as tableSpan from the next, and nothing else is so near.
+// as far as linux.TableSpan from the next, and nothing else is so near.
 func libraries(maps []linux.Mapping, sp uint64) (from, end uint64) {
 	for i := len(maps) - 1; i >= 0; i-- {
 		switch m := maps[i]; {
 		case m.End > sp: // the stack, and what is above it
 		case end == 0:
 			from, end = m.Start, m.End
-		case from-m.End < tableSpan:
+		case from-m.End < linux.TableSpan:
 			from = m.Start
 		default:
 			return from, end
 		}
 	}
 	return from, end
-}
-
-// librarySpan is how much the libraries take.
-func (t *Template) librarySpan() uint64 {
-	from, end := libraries(t.Maps, t.Stack.SP)
-	return end - from
 }

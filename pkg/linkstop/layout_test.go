@@ -29,17 +29,17 @@ func TestLayoutWish(t *testing.T) {
 		{name: "nothing is wished", maps: at(far, far+0x1000), fulfilled: true},
 		{name: "far", maps: at(far, far+0x1000), wish: layoutWish{nearStack: true}},
 		{name: "near", maps: at(near, near+0x1000), wish: layoutWish{nearStack: true}, fulfilled: true},
-		{name: "in one table", maps: at(program, program+0x1000, near+0x100000, near+tableSpan), wish: layoutWish{true, 0x100000}, fulfilled: true},
+		{name: "in one table", maps: at(program, program+0x1000, near+0x100000, near+linux.TableSpan), wish: layoutWish{true, 0x100000}, fulfilled: true},
 		{name: "in two tables instead of one", maps: at(program, program+0x1000, near-0x80000, near, near+0x10000, near+0x80000), wish: layoutWish{true, 0x100000}, denser: true},
-		{name: "in two tables, and they are needed", maps: at(near-tableSpan, near, near, near+0x1000), wish: layoutWish{true, tableSpan + 0x1000}, fulfilled: true},
-		{name: "of many tables one more", maps: at(near-8*tableSpan+0x1000, near+0x1000), wish: layoutWish{true, 8 * tableSpan}},
+		{name: "in two tables, and they are needed", maps: at(near-linux.TableSpan, near, near, near+0x1000), wish: layoutWish{true, linux.TableSpan + 0x1000}, fulfilled: true},
+		{name: "of many tables one more", maps: at(near-8*linux.TableSpan+0x1000, near+0x1000), wish: layoutWish{true, 8 * linux.TableSpan}},
 		{name: "dense, but far", maps: at(far, far+0x1000), wish: layoutWish{true, 0x1000}},
 		{name: "nothing there", maps: at(), fulfilled: true},
 	} {
 		if got := tc.wish.fulfilled(tc.maps, stack+0x20000); got != tc.fulfilled {
 			t.Errorf("%s: fulfilled: %v", tc.name, got)
 		}
-		if got := tc.wish.span != 0 && tc.wish.mayBeDenser(tc.maps, stack+0x20000); got != tc.denser {
+		if got := denserSpan(tc.maps, stack+0x20000) != 0; got != tc.denser {
 			t.Errorf("%s: could be denser: %v", tc.name, got)
 		}
 	}

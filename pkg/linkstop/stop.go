@@ -41,7 +41,7 @@ func Stop(ctx context.Context, path string, opts Options) (*Template, error) {
 	if err != nil || !opts.FewTables {
 		return t, err
 	}
-	if wish.span = t.librarySpan(); !wish.mayBeDenser(t.Maps, t.Stack.SP) {
+	if wish.span = denserSpan(t.Maps, t.Stack.SP); wish.span == 0 {
 		return t, nil
 	}
 	if denser, err := stopOnce(linking, path, opts, wish); err == nil {

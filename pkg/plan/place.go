@@ -4,13 +4,11 @@ import (
 	"sort"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 const (
-	// tableSpan is how much of the address space one page of a page table
-	// describes, one of the last level (arch/x86/include/asm/pgtable_64_types.h,
-	// PMD_SIZE).
-	tableSpan = 2 << 20
 	// stacksFrom is the lowest address at which a new process can have its stack:
 	// below the end of the address space by the randomisation, 16 GiB, the most that
 	// arguments take, 6 MiB, and something to spare (arch/x86/mm/mmap.c,
@@ -55,7 +53,7 @@ func LauncherPlace(planSize int, layouts ...*Plan) uint64 {
 	written := map[uint64]bool{} // the tables that a start needs for certain
 	for _, m := range maps {
 		if m.Prot&unix.PROT_WRITE != 0 {
-			written[m.Addr/tableSpan] = true
+			written[m.Addr/linux.TableSpan] = true
 		}
 	}
 	var second uint64
@@ -69,13 +67,13 @@ func LauncherPlace(planSize int, layouts ...*Plan) uint64 {
 		}
 		end := m.Addr + m.Len
 		for _, gap := range [][2]uint64{
-			{max(from, m.Addr/tableSpan*tableSpan), m.Addr},
-			{end, min(to, roundUp(end, tableSpan))},
+			{max(from, m.Addr/linux.TableSpan*linux.TableSpan), m.Addr},
+			{end, min(to, roundUp(end, linux.TableSpan))},
 		} {
 			at := (gap[1]-LauncherSpan)/shadowed*shadowed - below
 			switch {
 			case gap[1] < gap[0] || gap[1]-gap[0] < need || at < gap[0] || gap[1] > stacksFrom || gap[0] == 0 || !free(at):
-			case written[at/tableSpan]:
+			case written[at/linux.TableSpan]:
 				return at + below
 			case second == 0:
 				second = at + below

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 func TestLauncherPlace(t *testing.T) {
@@ -27,22 +29,22 @@ func TestLauncherPlace(t *testing.T) {
 		want    uint64
 	}{
 		{"below the program", []*Plan{image(data(program+0x100000, 0x1000))}, program + 0x100000 - LauncherSpan},
-		{"behind it, for want of room below", []*Plan{image(data(program+0x1000, 0x1000))}, program + tableSpan - LauncherSpan},
+		{"behind it, for want of room below", []*Plan{image(data(program+0x1000, 0x1000))}, program + linux.TableSpan - LauncherSpan},
 		{"where the tables are needed for certain",
-			[]*Plan{image(text(program+0x100000, 0x1000), data(library, 0x1000))}, library + tableSpan - LauncherSpan},
+			[]*Plan{image(text(program+0x100000, 0x1000), data(library, 0x1000))}, library + linux.TableSpan - LauncherSpan},
 		{"beside text, where nothing is written", []*Plan{image(text(program+0x100000, 0x1000))}, program + 0x100000 - LauncherSpan},
 		{"between two mappings",
-			[]*Plan{image(data(program, 0x1000), data(between+LauncherSpan, tableSpan))}, between},
+			[]*Plan{image(data(program, 0x1000), data(between+LauncherSpan, linux.TableSpan))}, between},
 		{"the gap is a page too narrow",
-			[]*Plan{image(data(program, 0x1000), data(between+LauncherSpan-0x1000, tableSpan))},
-			program + 2*tableSpan - LauncherSpan},
+			[]*Plan{image(data(program, 0x1000), data(between+LauncherSpan-0x1000, linux.TableSpan))},
+			program + 2*linux.TableSpan - LauncherSpan},
 		{"not over another layout", []*Plan{image(data(program+0x100000, 0x1000)), image(text(program+0xf0000, 0x1000))},
-			program + tableSpan - LauncherSpan},
+			program + linux.TableSpan - LauncherSpan},
 		{"beside the vDSO's place",
 			[]*Plan{{Files: []MappedFile{{Maps: []Map{data(program+0x100000, 0x1000)}}}, VDSO: VDSO{Addr: program + 0xf0000, Len: 0x6000}}},
 			program + 0xf0000 - LauncherSpan},
 		{"not where a stack can be", []*Plan{image(data(stacksFrom+0x100000, 0x1000))}, LauncherBase},
-		{"nowhere", []*Plan{image(data(program, tableSpan))}, LauncherBase},
+		{"nowhere", []*Plan{image(data(program, linux.TableSpan))}, LauncherBase},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
