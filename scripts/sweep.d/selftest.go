@@ -10,12 +10,13 @@ import (
 	"time"
 )
 
-// The self-test's program, and something that it prints which is noise.
-const (
-	selfTestProgram = "/usr/bin/cat"
-	noisyFile       = "/proc/uptime"
-	quietFile       = "/proc/self/comm"
-)
+// The self-test's program, and arguments with which it prints noise and more beside
+// it, on both outputs: a cell has a /proc of its own, so the time at which a file there
+// came to be is another in each. (What the kernel counts, such as the idle time in
+// /proc/uptime, may stand still.)
+const selfTestProgram = "/usr/bin/stat"
+
+var noisyArgs = []string{"--format=%.X beside", "/proc/self", "/nowhere"}
 
 // check is one part of the self-test.
 type check struct {
@@ -68,7 +69,7 @@ func (s *sweeper) checks() ([]check, error) {
 		return nil, err
 	}
 	// In the store, which cells show as it is.
-	changed := filepath.Join(s.store, "changed", "cat")
+	changed := filepath.Join(s.store, "changed", "stat")
 	if err := copyProgram(selfTestProgram, changed, oneByte); err != nil {
 		return nil, err
 	}
@@ -76,7 +77,7 @@ func (s *sweeper) checks() ([]check, error) {
 	if err != nil {
 		return nil, err
 	}
-	stale := filepath.Join(s.store, "stale", "cat")
+	stale := filepath.Join(s.store, "stale", "stat")
 	if err := copyProgram(selfTestProgram, stale, nothing); err != nil {
 		return nil, err
 	}
@@ -88,12 +89,12 @@ func (s *sweeper) checks() ([]check, error) {
 		return nil, err
 	}
 
-	help, noise := []string{"--help"}, []string{noisyFile, quietFile, "/nowhere"}
+	help := []string{"--help"}
 	first := func(text string) string { return flip(text, 0) }
 	last := func(text string) string { return flip(text, len(text)-1) }
 	checks := []check{
 		{what: "nothing planted", launcher: launcher, args: help, want: equal},
-		{what: "nothing planted, and noise", launcher: launcher, args: noise, want: equal},
+		{what: "nothing planted, and noise", launcher: launcher, args: noisyArgs, want: equal},
 		{what: "the first byte of stdout", launcher: launcher, args: help, want: different,
 			alter: func(_ int, o *outcome) { o.Stdout = first(o.Stdout) }},
 		{what: "the last byte of stdout", launcher: launcher, args: help, want: different,
@@ -102,9 +103,9 @@ func (s *sweeper) checks() ([]check, error) {
 			alter: func(_ int, o *outcome) { o.Stdout = o.Stdout[:len(o.Stdout)-1] }},
 		{what: "a byte too many", launcher: launcher, args: help, want: different,
 			alter: func(_ int, o *outcome) { o.Stdout += "\n" }},
-		{what: "a byte beside noise", launcher: launcher, args: noise, want: different,
+		{what: "a byte beside noise", launcher: launcher, args: noisyArgs, want: different,
 			alter: func(_ int, o *outcome) { o.Stdout = last(o.Stdout) }},
-		{what: "a byte of stderr beside noise", launcher: launcher, args: noise, want: different,
+		{what: "a byte of stderr beside noise", launcher: launcher, args: noisyArgs, want: different,
 			alter: func(_ int, o *outcome) { o.Stderr = first(o.Stderr) }},
 		{what: "another exit status", launcher: launcher, args: help, want: different,
 			alter: func(_ int, o *outcome) { o.Status = "exit status 7" }},
