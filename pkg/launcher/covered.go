@@ -82,7 +82,7 @@ func Covers(linker []byte) (o CoverOptions, ok bool) { return coverOptions(linke
 // in the user namespace of a command tree, which does not know root. The number alone
 // stands for everybody whom it does not know. But the copy of the linker, through which
 // every dynamic program here runs, takes what is so in the tree's stores for root's
-// (launcher.c, trusted), since their folders were found to be root's alone before the
+// (src/ask.c, trusted), since their folders were found to be root's alone before the
 // namespace was made; who believes it of those stores believes no one else.
 func ShownForRoot(path string, uid uint32) bool {
 	c := Inside()

@@ -34,7 +34,7 @@ const (
 	configMagic = "RESCONF1"
 )
 
-// config stands behind the code in a launcher file (src/launcher.c, struct
+// config stands behind the code in a launcher file (src/caller.c, struct
 // config). The offsets count from its own start.
 type config struct {
 	Magic         [8]byte

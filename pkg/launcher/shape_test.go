@@ -126,7 +126,7 @@ func TestFileIsLinkedAtItsPlace(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	if binary.Size(config{}) != int(unsafe.Sizeof(config{})) || binary.Size(config{}) != 72 {
-		t.Errorf("struct config has %d bytes here, 72 in launcher.c", binary.Size(config{}))
+		t.Errorf("struct config has %d bytes here, 72 in caller.c", binary.Size(config{}))
 	}
 	read := func(raw []byte, err error) (c config, str func(uint32) string) {
 		t.Helper()

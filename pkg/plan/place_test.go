@@ -65,7 +65,7 @@ func TestLauncherPlace(t *testing.T) {
 
 // TestPlanGap: the launcher's own number.
 func TestPlanGap(t *testing.T) {
-	source, err := os.ReadFile("../launcher/src/launcher.c")
+	source, err := os.ReadFile("../launcher/src/caller.c")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -101,7 +101,7 @@ func standsIn(path, dir string) bool {
 	return filepath.Dir(path) == dir || sameFile(filepath.Dir(path), dir)
 }
 
-// mistrust says why a start would not use a file of an image (launcher.c,
+// mistrust says why a start would not use a file of an image (src/ask.c,
 // trusted).
 func mistrust(path string, info fs.FileInfo) string {
 	if !info.Mode().IsRegular() {

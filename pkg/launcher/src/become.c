@@ -1,0 +1,132 @@
+/* Part of launcher.c: the flow of a resident start. */
+
+/*
+ * An image may be there in several layouts, of which a start takes one at random.
+ * The kernel has placed the stack at random; that neither the stack protector's
+ * nor any other secret is made from it makes it good enough, and free.
+ */
+static struct reason choose_layout(struct caller *c, struct image *im)
+{
+	const u32 *layouts = (const u32 *)(im->base + im->head->layouts.off);
+	u32 pick = ((u64)c->sp >> 4 ^ (u64)c->sp >> 13) % (im->head->layouts.count + 1);
+	struct reason no;
+
+	if (!pick)
+		return YES;
+	no = read_plan(c, string(im, layouts[pick - 1]), im);
+	if (no.why)
+		NO("a layout of its image is missing or damaged");
+	return YES;
+}
+
+/* Is there a way to set /proc/self/exe? The plan says whether a child may be tried. */
+static int may_try(const struct caller *c, const struct image *im)
+{
+	return c->may_set_exe || im->head->flags & PLAN_FLAG_SET_EXE;
+}
+
+/* Everything that must be true; nothing is touched. */
+static struct reason ask(struct caller *c, const char *path, const struct plan_file_id *id, struct image *im,
+			 struct rlimit *stack)
+{
+	struct reason no = read_plan(c, path, im);
+
+	if (!no.why && im->head->layouts.count)
+		no = choose_layout(c, im);
+	if (!no.why)
+		no = ask_machine(c, im);
+	if (!no.why)
+		no = ask_files(im);
+	if (!no.why)
+		no = ask_stack(c, im, stack);
+	if (!no.why && im->head->flags & PLAN_FLAG_CHECK_EXEC && !opened(c) &&
+	    failed(sys4(SYS_faccessat2, AT_FDCWD, (u64)c->program, X_OK, AT_EACCESS)))
+		no = (struct reason){ "you may not execute it", c->program };
+	if (!no.why && im->head->flags & PLAN_FLAG_NEEDS_EXE && !c->linker && !may_try(c, im))
+		no = (struct reason){ EXE_UNSET, 0 };
+	if (!no.why)
+		no = ask_program(c, im, id);
+	return no;
+}
+
+/* Take the image away again, so that the dynamic linker finds everything as the
+ * kernel made it. */
+static void undo(struct caller *c, const struct image *im)
+{
+	const struct plan_kernel *k = &im->head->kernel;
+	const struct plan_map *maps = TABLE(im, maps, plan_map), *anon = TABLE(im, anon, plan_map);
+	const struct plan_vdso *v = &im->head->vdso;
+	u64 *a;
+	u32 i;
+
+	for (a = c->auxv; *a != AT_NULL; a += 2)
+		if (*a < AT_COUNT)
+			a[1] = c->aux[*a];
+	if (k->rseq_addr)
+		sys4(SYS_rseq, k->rseq_addr, k->rseq_len, RSEQ_FLAG_UNREGISTER, k->rseq_sig);
+	sys3(SYS_arch_prctl, ARCH_SET_FS, 0, 0);
+	for (i = 0; c->mapped; i++) {
+		const struct plan_map *m = i < im->head->maps.count ? &maps[i] : &anon[i - im->head->maps.count];
+
+		if (held(c, m, 1))
+			continue;
+		sys3(SYS_munmap, m->addr, m->len, 0);
+		c->mapped--;
+	}
+	while (c->keeps)
+		sys3(SYS_close, c->kept[--c->keeps], 0, 0);
+	move_vdso(v, v->addr, vdso_start(c, v));
+}
+
+/*
+ * Put the program in this process's place. It comes back only with the reason
+ * why it could not; then nothing but the address space has changed, which an
+ * exec discards, and *touched tells whether even that is untouched. Where there is
+ * no exec, nothing has changed at all.
+ */
+static struct reason become(struct caller *c, const char *path, const struct plan_file_id *id, int *touched)
+{
+	struct image im;
+	struct rlimit stack;
+	struct mm_map mm;
+	struct reason no;
+	long program = -1;
+	u32 must = EXE_NEED_NOT;
+	u64 tid;
+
+	no = ask(c, path, id, &im, &stack);
+	if (no.why)
+		return no;
+
+	*touched = 1;
+	no = move_vdso(&im.head->vdso, vdso_start(c, &im.head->vdso), im.head->vdso.addr);
+	if (no.why)
+		return no;
+	no = map_image(c, &im, &program);
+	if (!no.why)
+		no = register_thread(&im, &tid);
+	if (!no.why) {
+		if (c->given < 0)
+			name_program(c);
+		no = correct(c, &im, &stack, tid);
+	}
+	if (!no.why) {
+		write_auxv(c, &im);
+		no = describe(c, &im, &mm);
+	}
+	if (program >= 0 && c->given < 0 && !may_try(c, &im)) {
+		sys3(SYS_close, program, 0, 0);
+		program = -1;
+	}
+	if (im.head->flags & PLAN_FLAG_NEEDS_EXE && !c->may_set_exe)
+		must = EXE_MUST;
+	if (!no.why && must && c->explain)
+		no = enter(c, &im, &mm, program, EXE_ASK);
+	if (!no.why && c->explain)
+		tell(c, INFO, "resident start", "image", string(&im, im.head->id), 0);
+	if (!no.why)
+		no = enter(c, &im, &mm, program, must);
+	if (c->given >= 0)
+		undo(c, &im);
+	return no;
+}

@@ -1,0 +1,188 @@
+/* Part of launcher.c: as a part of a dynamic linker. */
+
+/* Note the start for whoever makes what is often started resident: a sign (+ from an
+ * image, - normal, = normal whatever there is), the program's device and inode, and
+ * its path. */
+static void note(struct caller *c, char sign, const struct plan_file_id *id, struct text *t)
+{
+	long fd;
+
+	if (!c->log)
+		return;
+	fd = sys3(SYS_openat, AT_FDCWD, (u64)c->log, O_WRONLY | O_APPEND | O_CLOEXEC);
+	if (failed(fd))
+		return;
+	t->len = 1;
+	t->buf[0] = sign;
+	add_number(t, id->dev);
+	add(t, "-");
+	add_number(t, id->ino);
+	add(t, " ");
+	add(t, own_path(c));
+	add(t, "\n");
+	sys3(SYS_write, fd, (u64)t->buf, t->len);
+	sys3(SYS_close, fd, 0, 0);
+}
+
+/*
+ * The kernel has mapped the program and the dynamic linker that the launcher is
+ * a part of, so an exec is no way back: the image is put beside them, and only
+ * when all of it stands are they taken away. Up to there everything is undone on
+ * a doubt. comm, the command line and /proc/self/exe are right already.
+ */
+static struct reason become_beside(struct caller *c, struct text *path, const struct plan_file_id *id)
+{
+	const struct plan_vdso *v;
+	struct image im;
+	struct rlimit stack;
+	struct mm_map mm;
+	struct reason no;
+	u64 tid, away;
+
+	no = ask(c, path->buf, id, &im, &stack);
+	if (no.why)
+		return no;
+	v = &im.head->vdso;
+	/* The program stands somewhere else than in the image, all of it by the
+	 * same distance, or, not position-independent, at the same place. */
+	away = c->aux[AT_PHDR] - im.head->entry.phdr;
+	c->program_at = TABLE(&im, maps, plan_map)[TABLE(&im, files, plan_file)->first_map].addr + away;
+	c->program_end = im.head->mm.brk_base + away;
+	c->in_place = !away;
+	if (im.head->flags & PLAN_FLAG_KEEP_BRK || c->program_at >= c->program_end)
+		NO("its program break belongs to its image");
+	/* A debugger switches randomisation off, and has seen where the program
+	 * is. */
+	if (!c->in_place && sys3(SYS_personality, 0xffffffff, 0, 0) & ADDR_NO_RANDOMIZE)
+		NO("its addresses are not to be random");
+
+	no = move_vdso(v, vdso_start(c, v), v->addr);
+	if (no.why)
+		return no;
+	no = map_image(c, &im, 0);
+	if (!no.why)
+		no = register_thread(&im, &tid);
+	if (!no.why) {
+		write_auxv(c, &im);
+		no = describe(c, &im, &mm);
+	}
+	if (no.why) {
+		undo(c, &im);
+		return no;
+	}
+
+	/* From here on there is no way back, and nothing left that can fail but
+	 * for want of memory. */
+	if (!c->in_place)
+		sys3(SYS_munmap, c->program_at, c->program_end - c->program_at, 0);
+	else if (!map_over(c, &im))
+		no = (struct reason){ "there is no memory at the image's place", 0 };
+	if (!no.why)
+		no = correct(c, &im, &stack, tid);
+	if (no.why) {
+		tell(c, ERROR, "cannot be started", no.why, no.what, 0);
+		sys3(SYS_exit, 126, 0, 0);
+	}
+	if (c->explain)
+		tell(c, INFO, "resident start", "image", string(&im, im.head->id), 0);
+	note(c, '+', id, path);
+	enter(c, &im, &mm, -1, EXE_NEED_NOT);
+	__builtin_unreachable();
+}
+
+/* Do the index links' paths fit into short texts? */
+static int short_stores(const struct config *cfg)
+{
+	int which;
+
+	for (which = 0; which < 4 && cfg->stores[which]; which++)
+		if (length((const char *)cfg + cfg->stores[which]) + sizeof("/index/-") + 2 * DIGITS > SHORT)
+			return 0;
+	return 1;
+}
+
+/*
+ * Which program may this be? /proc/self/exe knows, but to look there for the first
+ * time makes the kernel set up what it shows of a process, 10 us with what it takes
+ * to throw it away. The path that was executed tells faster, if it is not a
+ * script's: that the kernel has put among the first arguments, two further for each
+ * interpreter, of which there are at most five (fs/binfmt_script.c, load_script;
+ * fs/binfmt_misc.c, load_misc_binary; fs/exec.c, exec_binprm). Another file may
+ * stand there by now, so what is found is only looked for in the stores, and
+ * ask_program asks /proc/self/exe.
+ */
+static int find_out(const struct caller *c, struct plan_file_id *id)
+{
+	u64 i;
+
+	for (i = 1; i <= 10 && i < *c->sp; i++)
+		if (equal(c->argv[i], c->program))
+			return identify(OWN, id);
+	return (!c->log && *c->sp && identify(c->program, id)) || identify(OWN, id);
+}
+
+/*
+ * The entry of a dynamic linker that the launcher was added to. It gives the
+ * linker's own entry for a normal start. `code` is the launcher's first byte.
+ */
+u64 launcher_interp(u64 *sp, const struct config *cfg, u64 code)
+{
+	struct caller c = { .given = -1 };
+	struct short_text here;
+	struct text *path = 0;
+	struct reason no, other;
+	struct plan_file_id id;
+	u64 entry = code + cfg->entry, *a;
+	int which;
+
+	look(&c, sp);
+	if (c.aux[AT_ENTRY] == code + INTERP_OFFSET) {
+		/* Executed as a program, with which it tells itself by its
+		 * entry (glibc elf/rtld.c, dl_main). */
+		for (a = c.auxv; *a != AT_NULL; a += 2)
+			if (*a == AT_ENTRY)
+				a[1] = entry;
+		return entry;
+	}
+	find_strings(&c);
+	c.program = (const char *)c.aux[AT_EXECFN];
+	c.start = code + cfg->base;
+	c.end = c.start + cfg->span;
+	/* The kernel has mapped the vDSO after the linker, so most likely right below. */
+	c.below = c.start;
+	if (c.aux[AT_SYSINFO_EHDR] < c.start && c.aux[AT_SYSINFO_EHDR] > VDSO_DATA)
+		c.below = c.aux[AT_SYSINFO_EHDR] - VDSO_DATA;
+	c.linker = (const char *)cfg + cfg->linker;
+	c.root = cfg->root;
+	c.log = cfg->log ? (const char *)cfg + cfg->log : 0;
+
+	no = ask_environment(&c);
+	if (!no.why)
+		no = ask_filter();
+	if (!no.why && !find_out(&c, &id))
+		no = (struct reason){ "this cannot be found", OWN };
+	if (!no.why) {
+		no = (struct reason){ NOT_RESIDENT, 0 };
+		path = (struct text *)&here;
+		if ((c.log || !short_stores(cfg)) && (path = scratch(&c)))
+			c.own = path + 1;
+	}
+	if (path) {
+		for (which = 0; store(&c, cfg, which, path) > 0; which++) {
+			name_in_store(&c, cfg, which, "/index/", &id, path);
+			other = become_beside(&c, path, &id);
+			if (other.why != NOT_RESIDENT)
+				no = other;
+		}
+		note(&c, '-', &id, path);
+	} else if (c.log && no.what && !c.aux[AT_SECURE] && !ask_filter().why && identify(OWN, &id) &&
+		   (path = scratch(&c))) {
+		c.own = path + 1;
+		note(&c, '=', &id, path); /* its environment speaks against it */
+	}
+	if (c.explain)
+		tell(&c, INFO, "started normally", no.why, no.what, 0);
+	if (c.plan || c.own)
+		sys3(SYS_munmap, lowest(&c), c.below - lowest(&c), 0);
+	return entry;
+}
