@@ -22,9 +22,7 @@ import (
 //
 // The Go runtime catches every signal, and what is caught becomes the default in
 // an exec; only SIGHUP and SIGINT it lets be ignored. It also unblocks some, such
-// as SIGCHLD. How it was before stands in two of its variables and nowhere else,
-// and they are found through the symbol table. In a residentctl without one
-// (linked with -s) the changes stay.
+// as SIGCHLD.
 //
 // Descriptors 0, 1 and 2 that were closed will be closed again. The front door is
 // without all this.
@@ -46,8 +44,21 @@ func restoreSignals() {
 }
 
 // inheritedSignals are the signals that this process was started to ignore, and its
-// first thread's mask then, nil if it is not known.
+// first thread's mask then, nil if it is not known. It is the front door that has noted
+// them down. Without it they stand in two variables of the Go runtime, which are found
+// through the symbol table, at ten times the cost; in a residentctl without one (linked
+// with -s) nobody knows them.
 func inheritedSignals() (ignored []int, mask *unix.Sigset_t, err error) {
+	if ignoring, blocked, ok := front.Signals(); ok {
+		for sig := 1; sig <= 64; sig++ {
+			if ignoring>>(sig-1)&1 != 0 {
+				ignored = append(ignored, sig)
+			}
+		}
+		mask = &unix.Sigset_t{}
+		mask.Val[0] = blocked
+		return ignored, mask, nil
+	}
 	vars, err := runtimeVariables("runtime.fwdSig", "runtime.initSigmask")
 	if err != nil {
 		return nil, nil, err

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -61,14 +62,20 @@ func (e *Error) Unwrap() []error {
 	return errs
 }
 
+// lazily gives a pattern that is compiled when it is first asked for: most commands
+// need none, and all of them together took each a millisecond.
+func lazily(pattern string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(pattern) })
+}
+
 // consequence matches the lines that CRIU's callers write when something below
 // them failed: they end every log and tell nothing.
-var consequence = regexp.MustCompile(`FAILED\.$|failed with -?\d+$|failed when initializing kerndat|^Could not initialize kernel|^Unable to detach from`)
+var consequence = lazily(`FAILED\.$|failed with -?\d+$|failed when initializing kerndat|^Could not initialize kernel|^Unable to detach from`)
 
 // cause is the last line that is no mere consequence of another.
 func (e *Error) cause() string {
 	for i := len(e.Lines) - 1; i >= 0; i-- {
-		if !consequence.MatchString(e.Lines[i]) {
+		if !consequence().MatchString(e.Lines[i]) {
 			return e.Lines[i]
 		}
 	}
@@ -101,13 +108,13 @@ func newError(op, log string, err error) *Error {
 }
 
 // go-criu hands CRIU's cr_errno on as text only.
-var rpcErrno = regexp.MustCompile(`err:(\d{1,4})\)`)
+var rpcErrno = lazily(`err:(\d{1,4})\)`)
 
 func errnoOf(err error) syscall.Errno {
 	if err == nil {
 		return 0
 	}
-	m := rpcErrno.FindStringSubmatch(err.Error())
+	m := rpcErrno().FindStringSubmatch(err.Error())
 	if m == nil {
 		return 0
 	}
@@ -147,13 +154,13 @@ func readTail(path string, limit int64) ([]byte, error) {
 // blob already, the source file. Two causes are only to be had at
 // another level: a tracer (compel/src/lib/infect.c) and a missing capability
 // (criu/util.c, check_caps), which is all that CRIU then says.
-var errorLine = regexp.MustCompile(`^(?:\(\d+\.\d+\))?\s*(?:pie: )?(?:\d+: )?\s*(?:` +
+var errorLine = lazily(`^(?:\(\d+\.\d+\))?\s*(?:pie: )?(?:\d+: )?\s*(?:` +
 	`Error +\([^)]*:\d+\): (.*)|Warn +\([^)]*:\d+\): (Unable to interrupt task.*)|(Effective capability \d+ missing))$`)
 
 func errorLines(log []byte) []string {
 	var lines []string
 	for line := range bytes.Lines(log) {
-		m := errorLine.FindSubmatch(bytes.TrimRight(line, "\r\n"))
+		m := errorLine().FindSubmatch(bytes.TrimRight(line, "\r\n"))
 		if m == nil {
 			continue
 		}

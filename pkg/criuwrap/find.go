@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"time"
 )
@@ -86,7 +85,7 @@ func Find() (string, error) {
 
 // Source: print_version in CRIU's crtools.c. A build from git adds a line with
 // the commit.
-var versionLine = regexp.MustCompile(`(?m)^Version: (\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?`)
+var versionLine = lazily(`(?m)^Version: (\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?`)
 
 // Version asks the criu at path for its version. Its error wraps ErrNoCRIU if
 // there is no such program.
@@ -100,7 +99,7 @@ func Version(path string) (Release, error) {
 	if err != nil {
 		return Release{}, &Error{Op: "--version", err: fmt.Errorf("%s: %w", path, err)}
 	}
-	m := versionLine.FindSubmatch(out)
+	m := versionLine().FindSubmatch(out)
 	if m == nil {
 		return Release{}, &Error{Op: "--version", err: fmt.Errorf("%s does not name a version of CRIU", path)}
 	}

@@ -12,56 +12,56 @@ const TooLarge = "the limit of file sizes is too low: raise it (ulimit -f unlimi
 // to do about it. The texts come from CRIU's sources, named by file; logs that
 // hold them are in testdata.
 var hints = []struct {
-	log   *regexp.Regexp
+	log   func() *regexp.Regexp
 	errno syscall.Errno // matches as well, unless 0
 	hint  string
 }{
 	{ // strerror(ENOSPC), wherever a write failed
-		regexp.MustCompile(`No space left on device|Disk quota exceeded`), syscall.ENOSPC,
+		lazily(`No space left on device|Disk quota exceeded`), syscall.ENOSPC,
 		"the disk is full: an image takes as much room as the program's writable memory, usually 1 to 10 MB",
 	},
 	{ // strerror(EFBIG); request.run
-		regexp.MustCompile(`File too large`), syscall.EFBIG, TooLarge,
+		lazily(`File too large`), syscall.EFBIG, TooLarge,
 	},
 	{ // servicefd.c; strerror(EMFILE)
-		regexp.MustCompile(`Can't chose service_fd_base|Too many open files`), syscall.EMFILE,
+		lazily(`Can't chose service_fd_base|Too many open files`), syscall.EMFILE,
 		"the limit of open files is too low for CRIU: raise it (ulimit -n 1024)",
 	},
 	{ // vdso.c before 4.1 takes [vvar_vclock], new in Linux 6.13, for an error
-		regexp.MustCompile(`vdso: (?:Unexpected rt|Failed to fill)`), 0,
+		lazily(`vdso: (?:Unexpected rt|Failed to fill)`), 0,
 		"this CRIU does not know this kernel's vDSO: install CRIU 4.1 or newer",
 	},
 	{ // pie/util-vdso.c: a CRIU before 4.2 finds no pages where 4.2 counts them
-		regexp.MustCompile(`vdso: ELF header magic mismatch`), 0,
+		lazily(`vdso: ELF header magic mismatch`), 0,
 		"a newer CRIU than this one made the image: use CRIU 4.2 or newer, or remove the program and add it again",
 	},
 	{ // files-reg.c
-		regexp.MustCompile(`Can't lookup mount=|Can't dump .*mount|[Mm]ount .*(?:not found|unsupported|unreachable)`), 0,
+		lazily(`Can't lookup mount=|Can't dump .*mount|[Mm]ount .*(?:not found|unsupported|unreachable)`), 0,
 		"the program has a file open or mapped on a mount that CRIU cannot see: it was unmounted, is in another mount namespace, or is an overlay",
 	},
 	{ // compel/src/lib/ptrace.c, seccomp.c
-		regexp.MustCompile(`(?i)seccomp`), 0,
+		lazily(`(?i)seccomp`), 0,
 		"a seccomp filter is in the way: run residentctl outside of the sandbox or container, or as root",
 	},
 	{ // cr-restore.c, fork_with_pid; Restore
-		regexp.MustCompile(`Can't fork for \d+: File exists|Pid \d+ do not match expected|^process \d+ exists`), syscall.EEXIST,
+		lazily(`Can't fork for \d+: File exists|Pid \d+ do not match expected|^process \d+ exists`), syscall.EEXIST,
 		"another process has the image's pid: CRIU can only restore under the pid that was dumped",
 	},
 	{ // compel/src/lib/infect.c; PTRACE_SEIZE's EPERM; Dump
-		regexp.MustCompile(`Unable to interrupt task|^process \d+ is being traced`), 0,
+		lazily(`Unable to interrupt task|^process \d+ is being traced`), 0,
 		"CRIU may not trace the process: something else is tracing it, or kernel.yama.ptrace_scope forbids it",
 	},
 	{ // util.c, check_caps; strerror(EPERM) and strerror(EACCES). It looks for
 		// CAP_SYS_ADMIN and CAP_CHECKPOINT_RESTORE; others it can do without.
-		regexp.MustCompile(`Effective capability (?:21|40) missing|CAP_CHECKPOINT_RESTORE|Operation not permitted|Permission denied`), syscall.EPERM,
+		lazily(`Effective capability (?:21|40) missing|CAP_CHECKPOINT_RESTORE|Operation not permitted|Permission denied`), syscall.EPERM,
 		"CRIU may not dump for this user: be root, or have an administrator let every user dump (`scripts/setup --users`, which does `" + Setcap("criu") + "`); a mount with nosuid, or no_new_privs, takes that away",
 	},
 	{ // compel, when the process has gone; Dump
-		regexp.MustCompile(`No such process`), syscall.ESRCH,
+		lazily(`No such process`), syscall.ESRCH,
 		"the process ended while it was being dumped: somebody may have killed it, or the kernel for want of memory (see dmesg); try again",
 	},
 	{ // Dump
-		regexp.MustCompile(`^process \d+ is not stopped`), 0,
+		lazily(`^process \d+ is not stopped`), 0,
 		"somebody may have let the process go on (SIGCONT); try again",
 	},
 }
@@ -70,7 +70,7 @@ var hints = []struct {
 func (e *Error) Hint() string {
 	for _, h := range hints {
 		for _, line := range e.Lines {
-			if h.log.MatchString(line) {
+			if h.log().MatchString(line) {
 				return h.hint
 			}
 		}

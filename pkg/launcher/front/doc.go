@@ -12,9 +12,14 @@
 // stand; see plan.FrontDoorBase.
 package front
 
-// closed has bit n set if descriptor n was closed when the process began; only
-// for 0, 1 and 2, and written before there is a Go runtime.
-var closed uint32
+// What start_amd64.s has written before there was a Go runtime; all 0 without the
+// front door as the entry.
+var (
+	entered uint32
+	closed  uint32 // bit n: descriptor n was closed; only 0, 1 and 2
+	ignored uint64 // bit n-1: signal n was ignored
+	blocked uint64 // and blocked
+)
 
 // Closed tells which of the descriptors 0, 1 and 2 were closed when this process
 // was executed. By now the Go runtime has opened /dev/null in their place
@@ -27,3 +32,8 @@ func Closed() (fds []int) {
 	}
 	return fds
 }
+
+// Signals tells which signals this process was executed to ignore, and its mask then:
+// bit n-1 is for signal n. By now the Go runtime has changed both (runtime.initsig,
+// minitSignalMask). Without the front door as the entry ok is false.
+func Signals() (ignoring, mask uint64, ok bool) { return ignored, blocked, entered != 0 }

@@ -157,6 +157,29 @@ func TestWithoutDoor(t *testing.T) {
 	}
 }
 
+// What is executed finds the signals as residentctl did, with the front door or without.
+func TestSignals(t *testing.T) {
+	signals := func(command ...string) string {
+		t.Helper()
+		command = append([]string{"--ignore-signal=USR1,CHLD,64", "--block-signal=WINCH,CHLD,40"}, command...)
+		out, status := run(t, "/usr/bin/env", append(command, "/usr/bin/grep", "^Sig[BI]", "/proc/self/status")...)
+		if status != 0 {
+			t.Fatalf("status %d, %q", status, out)
+		}
+		return out
+	}
+	want := signals()
+	if n := strings.Count(want, "0000000000000000"); n > 0 || strings.Count(want, "\n") != 2 {
+		t.Fatalf("not two sets of signals: %q", want)
+	}
+	for name, flags := range map[string]string{"front door": ldflags(t), "none": ""} {
+		bin := build(t, "../../../cmd/residentctl", flags)
+		if got := signals(bin, "--store", filepath.Join(t.TempDir(), "none"), "run"); got != want {
+			t.Errorf("%s: want %q, got %q", name, want, got)
+		}
+	}
+}
+
 // keptFree tells whether plans leave the page at addr to residentctl.
 func keptFree(addr uint64) bool {
 	addr &^= 4095

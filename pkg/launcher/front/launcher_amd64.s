@@ -3,7 +3,7 @@
 #include "textflag.h"
 
 // The launcher, byte for byte as in launcher_amd64.bin.
-TEXT launcher<>(SB),NOSPLIT|NOFRAME,$0
+TEXT _residentctl_launcher(SB),NOSPLIT|NOFRAME,$0
 	QUAD $0x5e66358d48e78948
 	QUAD $0xf400003f05e80000
 	QUAD $0x6600003ed1e9f631
@@ -3026,31 +3026,3 @@ TEXT launcher<>(SB),NOSPLIT|NOFRAME,$0
 	QUAD $0x6564697365722074
 	QUAD $0x841f0f2e6600746e
 	QUAD $0x001f0f0000000000
-
-// The program's entry when it is linked with -E _residentctl_start: the
-// launcher looks whether this is a plain run, and does not come back if it is.
-// rsp is the initial stack; the Go runtime finds it as it was.
-TEXT _residentctl_start(SB),NOSPLIT|NOFRAME,$0
-	MOVQ SP, DI
-	LEAQ launcher<>(SB), AX
-	ADDQ $16, AX
-	CALL AX
-
-	// Which of the descriptors 0, 1 and 2 are closed: the runtime will open
-	// /dev/null in their place.
-	XORL DI, DI
-next:
-	MOVL $72, AX // fcntl
-	MOVL $1, SI  // F_GETFD
-	SYSCALL
-	TESTL AX, AX
-	JGE  open
-	MOVL DI, CX
-	MOVL $1, AX
-	SHLL CX, AX
-	ORL  AX, ·closed(SB)
-open:
-	INCL DI
-	CMPL DI, $3
-	JLT  next
-	JMP  _rt0_amd64_linux(SB)
