@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // Error is CRIU's own failure.
@@ -96,7 +97,7 @@ const maxLines = 50
 // log, if there is one.
 func newError(op, log string, err error) *Error {
 	e := &Error{Op: op, Errno: errnoOf(err), err: err}
-	text, readErr := readTail(log, maxLog)
+	text, readErr := linux.ReadTail(log, maxLog)
 	if readErr == nil {
 		e.Log = log
 		e.Lines = errorLines(text)
@@ -132,21 +133,6 @@ func errnoIn(line string) syscall.Errno {
 		}
 	}
 	return 0
-}
-
-// readTail reads the last limit bytes of a file.
-func readTail(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	off := max(0, st.Size()-limit)
-	return io.ReadAll(io.NewSectionReader(f, off, limit))
 }
 
 // errorLine is a line of CRIU's log at level Error: the time, the pid where the

@@ -28,14 +28,11 @@ type Within struct {
 
 // Around tells of the command tree around this process; nil is none.
 func Around() *Within {
-	linker, err := os.ReadFile(launcher.LinkerPath)
-	if err != nil {
+	covered := launcher.Inside()
+	if covered == nil {
 		return nil
 	}
-	o, ok := launcher.Covers(linker)
-	if !ok {
-		return nil
-	}
+	o := covered.Options()
 	return &Within{Stores: o.Stores, Auto: o.Log != ""}
 }
 

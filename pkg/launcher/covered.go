@@ -22,7 +22,7 @@ type Covered struct {
 	ID       linux.FileID // of the copy
 	Original string       // where the linker itself is to be found
 
-	options CoverOptions // what Cover was given for the copy
+	options CoverOptions
 	linker  linux.FileID
 	err     error
 }
@@ -32,12 +32,17 @@ type Covered struct {
 // threads), so that this is looked at once.
 var Inside = sync.OnceValue(func() *Covered { return covered(LinkerPath) })
 
+// coverTail is how much of the end of Cover's copy holds the launcher, its
+// configuration and the paths, of which there are at most six (PATH_MAX). Every
+// command looks there.
+const coverTail = 64 << 10
+
 func covered(path string) *Covered {
 	id, err := linux.StatID(path)
 	if err != nil {
 		return nil
 	}
-	copied, err := os.ReadFile(path)
+	copied, err := linux.ReadTail(path, coverTail)
 	if err != nil || !bytes.Contains(copied, []byte(configMagic)) {
 		return nil
 	}
@@ -74,9 +79,8 @@ func (c *Covered) Linker() (linux.FileID, error) {
 	return now, nil
 }
 
-// Covers tells what Cover was given for a dynamic linker; ok is false if it has made
-// none of this.
-func Covers(linker []byte) (o CoverOptions, ok bool) { return coverOptions(linker) }
+// Options are what Cover was given for the copy.
+func (c *Covered) Options() CoverOptions { return c.options }
 
 // ShownForRoot tells whether a file at this path that stat(2) shows as uid's is root's,
 // in the user namespace of a command tree, which does not know root. The number alone
@@ -85,6 +89,9 @@ func Covers(linker []byte) (o CoverOptions, ok bool) { return coverOptions(linke
 // (src/ask.c, trusted), since their folders were found to be root's alone before the
 // namespace was made; who believes it of those stores believes no one else.
 func ShownForRoot(path string, uid uint32) bool {
+	if uid == 0 {
+		return true // with nothing to read, which is so in most cases
+	}
 	c := Inside()
 	return c != nil && c.options.Root == uid && linux.HidesOwner(uid) &&
 		slices.ContainsFunc(c.options.Stores, func(dir string) bool {
