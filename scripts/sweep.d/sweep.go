@@ -94,16 +94,21 @@ func (s *sweeper) remake(n name, a *added) bool {
 	return a.image != was // by this add, or by that of another name
 }
 
+const mostPatience = 4
+
 // compare starts a program plainly and resident until a verdict is settled. The two
 // are started at the same time: what depends on the time of day is the same then.
+// Where the time limit has ended one of two that differ, that may be all the difference:
+// they are started anew, with twice the time, up to mostPatience times the limit.
 func (s *sweeper) compare(program, launcher string, args []string) (verdict, error) {
 	var plains, residents []outcome
+	limit := s.Timeout
 	for {
 		var p, r outcome
 		var failed, alsoFailed error
 		var both sync.WaitGroup
-		both.Go(func() { p, failed = s.plainly(program, args) })
-		both.Go(func() { r, alsoFailed = s.residently(program, launcher, args) })
+		both.Go(func() { p, failed = s.plainly(program, args, limit) })
+		both.Go(func() { r, alsoFailed = s.residently(program, launcher, args, limit) })
 		both.Wait()
 		if err := errors.Join(failed, alsoFailed); err != nil {
 			return verdict{}, err
@@ -111,6 +116,10 @@ func (s *sweeper) compare(program, launcher string, args []string) (verdict, err
 		plains, residents = append(plains, p), append(residents, r)
 		v, settled := judge(program, args, plains, residents)
 		if !settled {
+			if limit < mostPatience*s.Timeout && (p.Status == statusTimeout || r.Status == statusTimeout) {
+				limit *= 2
+				plains, residents = nil, nil
+			}
 			continue
 		}
 		if s.Keep != "" && v.Kind != equal {

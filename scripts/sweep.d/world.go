@@ -175,16 +175,16 @@ func (s *sweeper) do(args ...string) (stdout, stderr []byte, err error) {
 }
 
 // plainly starts a program as an exec does.
-func (s *sweeper) plainly(program string, args []string) (outcome, error) {
-	return s.start(program, program, args)
+func (s *sweeper) plainly(program string, args []string, limit time.Duration) (outcome, error) {
+	return s.start(program, program, args, limit)
 }
 
 // residently starts a program's launcher file in its place.
-func (s *sweeper) residently(program, launcher string, args []string) (outcome, error) {
+func (s *sweeper) residently(program, launcher string, args []string, limit time.Duration) (outcome, error) {
 	if s.Control {
-		return s.plainly(program, args)
+		return s.plainly(program, args, limit)
 	}
-	o, err := s.start(launcher, program, args)
+	o, err := s.start(launcher, program, args, limit)
 	if err != nil {
 		return o, err
 	}
@@ -209,14 +209,14 @@ func (o *outcome) takeExplanation() {
 }
 
 // start starts what is at path in a cell of its own and waits for its end.
-func (s *sweeper) start(path, argv0 string, args []string) (o outcome, err error) {
+func (s *sweeper) start(path, argv0 string, args []string, limit time.Duration) (o outcome, err error) {
 	for again := true; again && err == nil; {
-		o, again, err = s.startOnce(path, argv0, args)
+		o, again, err = s.startOnce(path, argv0, args, limit)
 	}
 	return o, err
 }
 
-func (s *sweeper) startOnce(path, argv0 string, args []string) (o outcome, again bool, err error) {
+func (s *sweeper) startOnce(path, argv0 string, args []string, limit time.Duration) (o outcome, again bool, err error) {
 	release := s.take()
 	defer release()
 	defer time.AfterFunc(waitsFor, release).Stop()
@@ -245,7 +245,7 @@ func (s *sweeper) startOnce(path, argv0 string, args []string) (o outcome, again
 		return o, false, fmt.Errorf("make a cell: %w", err)
 	}
 	var late atomic.Bool
-	defer time.AfterFunc(s.Timeout, func() { late.Store(true); _ = c.Process.Kill() }).Stop()
+	defer time.AfterFunc(limit, func() { late.Store(true); _ = c.Process.Kill() }).Stop()
 	for _, st := range []*stream{&stdout, &stderr, &result} {
 		st.read(func() { _ = c.Process.Kill() })
 	}
