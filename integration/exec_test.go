@@ -79,7 +79,7 @@ func TestExecPassesProcess(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			// Descriptors besides the first three, without one of those; a signal that is
 			// ignored; limits and a nice value that are not the default.
-			const before = `umask 027; ulimit -n 97 -c 0; trap '' USR1 PIPE CHLD TERM; cd /usr; exec 7</dev/null 19>&1 <&-; exec nice -n 3 "$@"`
+			const before = `umask 027; ulimit -n 97 -c 0; trap '' USR1 PIPE CHLD TERM TSTP TTIN CONT; cd /usr; exec 7</dev/null 19>&1 <&-; exec nice -n 3 "$@"`
 			start := func(argv ...string) result {
 				return finish(t, e.exec(t, "/bin/bash", append([]string{"-c", before, "bash"}, argv...)...))
 			}

@@ -24,8 +24,8 @@ import (
 // an exec; only SIGHUP and SIGINT it lets be ignored. It also unblocks some, such
 // as SIGCHLD.
 //
-// Descriptors 0, 1 and 2 that were closed will be closed again. The front door is
-// without all this.
+// Descriptors 0, 1 and 2 that were closed will be closed again. A `run` that the
+// front door carries out needs none of this.
 func restoreSignals() {
 	runtime.LockOSThread()
 	for _, fd := range front.Closed() {
@@ -44,10 +44,11 @@ func restoreSignals() {
 }
 
 // inheritedSignals are the signals that this process was started to ignore, and its
-// first thread's mask then, nil if it is not known. It is the front door that has noted
-// them down. Without it they stand in two variables of the Go runtime, which are found
-// through the symbol table, at ten times the cost; in a residentctl without one (linked
-// with -s) nobody knows them.
+// first thread's mask then, nil if it is not known. The front door has noted them down.
+// In a residentctl that is linked without it they stand in two variables of the Go
+// runtime, but for those that it leaves alone (runtime.sigtable, _SigDefault), and are
+// found through the symbol table, at ten times the cost; nobody knows them where there
+// is no symbol table either (-s).
 func inheritedSignals() (ignored []int, mask *unix.Sigset_t, err error) {
 	if ignoring, blocked, ok := front.Signals(); ok {
 		for sig := 1; sig <= 64; sig++ {

@@ -64,7 +64,7 @@ func (e *Error) Unwrap() []error {
 }
 
 // lazily gives a pattern that is compiled when it is first asked for: most commands
-// need none, and all of them together took each a millisecond.
+// need none, and to compile all of them cost each command a millisecond.
 func lazily(pattern string) func() *regexp.Regexp {
 	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(pattern) })
 }

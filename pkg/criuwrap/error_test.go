@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -66,6 +67,16 @@ func TestErrorWithoutLog(t *testing.T) {
 	}
 	if !strings.Contains(e.Hint(), "full") {
 		t.Errorf("Hint() = %q", e.Hint())
+	}
+}
+
+// Patterns are compiled at their first use, which no test need come to otherwise.
+func TestPatterns(t *testing.T) {
+	for _, h := range hints {
+		h.log()
+	}
+	for _, pattern := range []func() *regexp.Regexp{consequence, rpcErrno, errorLine, versionLine} {
+		pattern()
 	}
 }
 

@@ -67,7 +67,8 @@ func Cover(linker []byte, o CoverOptions) ([]byte, error) {
 		return nil, errors.New("it has no header whose place the launcher could take")
 	}
 
-	// With room for what is added, which is the launcher and what clearBSS moves.
+	// With room for what is usually added, so that it is not copied again and again: the
+	// launcher, its configuration, and what clearBSS moves.
 	raw := append(make([]byte, 0, len(linker)+len(Code)+64<<10), linker...)
 	for i := range progs {
 		if raw, err = clearBSS(raw, &head, &progs[i]); err != nil {

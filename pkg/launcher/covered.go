@@ -46,8 +46,12 @@ func covered(path string) *Covered {
 	if err != nil || !bytes.Contains(copied, []byte(configMagic)) {
 		return nil
 	}
-	o, _ := coverOptions(copied)
+	o, ok := coverOptions(copied)
 	c := &Covered{ID: id, Original: o.Original, options: o}
+	if !ok {
+		c.err = errors.New("the copy is damaged")
+		return c
+	}
 	if c.linker, c.err = linux.StatID(c.Original); c.err != nil {
 		return c
 	}
@@ -82,7 +86,8 @@ func (c *Covered) Linker() (linux.FileID, error) {
 // Options are what Cover was given for the copy.
 func (c *Covered) Options() CoverOptions { return c.options }
 
-// ShownForRoot tells whether a file at this path that stat(2) shows as uid's is root's,
+// ShownForRoot tells whether a file at this path that stat(2) shows as uid's is root's:
+// one that it shows as root's is, and so may be one that it shows as the overflow uid's
 // in the user namespace of a command tree, which does not know root. The number alone
 // stands for everybody whom it does not know. But the copy of the linker, through which
 // every dynamic program here runs, takes what is so in the tree's stores for root's

@@ -3,6 +3,8 @@ package launcher
 import (
 	"os"
 	"path/filepath"
+	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/residentctl/residentctl/internal/linux"
@@ -60,5 +62,33 @@ func TestCovered(t *testing.T) {
 	}
 	if c := covered(filepath.Join(dir, "nowhere")); c != nil {
 		t.Errorf("nothing is covered: %+v", c)
+	}
+}
+
+// The longest configuration that Cover can be given is read back from the file's end.
+func TestCoveredReadsAllOptions(t *testing.T) {
+	linker, err := os.ReadFile(LinkerPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := func(name string) string { return "/" + name + strings.Repeat("/"+strings.Repeat("x", 63), 63) }
+	want := CoverOptions{
+		Original: long("original"), Log: long("log"), Root: 65534,
+		Stores: []string{long("one"), long("two"), long("three"), long("four")},
+	}
+	copied, err := Cover(linker, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "covered")
+	if err := os.WriteFile(path, copied, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := covered(path)
+	if c == nil {
+		t.Fatal("it is not seen")
+	}
+	if got := c.Options(); !reflect.DeepEqual(got, want) {
+		t.Errorf("want %+v, got %+v", want, got)
 	}
 }

@@ -19,7 +19,7 @@ const (
 	// it another mapping may stand.
 	LauncherSpan = 64 << 10
 	// planGap is kept free below the launcher, and below that is the plan
-	// (src/caller.c, PLAN_GAP).
+	// (pkg/launcher/src/caller.c, PLAN_GAP).
 	planGap = 144 << 10
 	// shadowed is how much memory a hypervisor that keeps shadow page tables maps at
 	// a fault, if all of it from its aligned beginning can be read and is in the

@@ -61,7 +61,7 @@ func (p *Plan) Mappings() int {
 }
 
 // maxSize bounds a plan, in bytes: the launcher takes none that is larger than 16 MiB
-// (src/caller.c, PLAN_MAX), and with the gap it needs no more room than that. A program with 10,000 mappings has half a MiB.
+// (pkg/launcher/src/caller.c, PLAN_MAX), and with the gap it needs no more room than that. A program with 10,000 mappings has half a MiB.
 const maxSize = 16<<20 - planGap
 
 // DamagedError says that bytes are not a plan.

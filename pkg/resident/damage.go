@@ -101,7 +101,7 @@ func standsIn(path, dir string) bool {
 	return filepath.Dir(path) == dir || sameFile(filepath.Dir(path), dir)
 }
 
-// mistrust says why a start would not use a file of an image (src/ask.c,
+// mistrust says why a start would not use a file of an image (pkg/launcher/src/ask.c,
 // trusted).
 func mistrust(path string, info fs.FileInfo) string {
 	if !info.Mode().IsRegular() {
@@ -114,7 +114,7 @@ func mistrust(path string, info fs.FileInfo) string {
 func changeable(path string, info fs.FileInfo) string {
 	st := info.Sys().(*syscall.Stat_t)
 	switch {
-	case st.Uid != 0 && int(st.Uid) != os.Geteuid() && !launcher.ShownForRoot(path, st.Uid):
+	case int(st.Uid) != os.Geteuid() && !launcher.ShownForRoot(path, st.Uid):
 		return fmt.Sprintf("%s belongs to user %d, neither to root nor to user %d", path, st.Uid, os.Geteuid())
 	case st.Mode&0o022 != 0:
 		return fmt.Sprintf("others than its owner may write to %s (mode %04o)", path, st.Mode&0o7777)

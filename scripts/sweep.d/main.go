@@ -74,7 +74,8 @@ and with no argument and no input, and compares standard output, standard error
 and exit status. Needs root and CRIU; nothing of it reaches the machine's own files.
 
   --jobs N            make so many starts at once (2)
-  --timeout TIME      end a start after this time (10s)
+  --timeout TIME      end a start after this time (10s), or up to four times
+                      that where the time may be all that differs
   --programs LIST     only these programs: paths or names, with commas between them
   --match REGEX       only programs whose path matches
   --slice K/N         only every Nth program, from the Kth on

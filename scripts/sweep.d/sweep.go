@@ -98,8 +98,9 @@ const mostPatience = 4
 
 // compare starts a program plainly and resident until a verdict is settled. The two
 // are started at the same time: what depends on the time of day is the same then.
-// Where the time limit has ended one of two that differ, that may be all the difference:
-// they are started anew, with twice the time, up to mostPatience times the limit.
+// Where the time limit has ended the first two and they differ, that may be all the
+// difference: they are started anew, with twice the time, up to mostPatience times the
+// limit.
 func (s *sweeper) compare(program, launcher string, args []string) (verdict, error) {
 	var plains, residents []outcome
 	limit := s.Timeout
@@ -116,7 +117,7 @@ func (s *sweeper) compare(program, launcher string, args []string) (verdict, err
 		plains, residents = append(plains, p), append(residents, r)
 		v, settled := judge(program, args, plains, residents)
 		if !settled {
-			if limit < mostPatience*s.Timeout && (p.Status == statusTimeout || r.Status == statusTimeout) {
+			if limit < mostPatience*s.Timeout && len(plains) == 1 && p.Status == statusTimeout && r.Status == statusTimeout {
 				limit *= 2
 				plains, residents = nil, nil
 			}

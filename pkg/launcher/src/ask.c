@@ -1,4 +1,5 @@
-/* Part of launcher.c: the plan is found and read, and asked is all that must be true. */
+/* Part of launcher.c: finding and reading the plan, and asking whether all is true that
+ * must be, but for what the environment alone tells (caller.c). */
 
 /* ---- find the plan ------------------------------------------------------ */
 

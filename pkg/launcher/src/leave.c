@@ -1,4 +1,4 @@
-/* Part of launcher.c: the launcher is taken away, and the program goes on. */
+/* Part of launcher.c: taking the launcher away, and going on in the program. */
 
 struct leave {			/* start_amd64.S knows the order */
 	u64 rsp, rbx, rbp, r12, r13, r14, r15, unmap, unmap_len, gadget;

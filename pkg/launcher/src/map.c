@@ -1,4 +1,5 @@
-/* Part of launcher.c: the image is mapped, registered with the kernel and corrected. */
+/* Part of launcher.c: mapping the image, registering it with the kernel, correcting its
+ * words. */
 
 /* ---- map ---------------------------------------------------------------- */
 

@@ -1,0 +1,66 @@
+/* Part of launcher.c: as a launcher file. */
+
+/*
+ * Which of the program's names is meant, when a launcher file was executed by this
+ * path. In the store its path, or that of a link to it, ends with the name; of
+ * another link, in a folder for PATH, only the last part tells; else it is the
+ * first.
+ */
+static const char *meant(const char *names, const char *path)
+{
+	const char *best = names, *n;
+	u64 most = 0, whole = length(path), len;
+	int base = 0;
+
+	for (n = names; *n; n += len + 1) {
+		len = length(n);
+		if (len > most && len <= whole && equal(path + whole - len, n)) {
+			best = n;
+			most = len;
+		} else if (!most && !base && equal(base_name(n), base_name(path))) {
+			best = n;
+			base = 1;
+		}
+	}
+	return best;
+}
+
+/* An exec of a launcher file: its configuration says which program it is for. */
+_Noreturn void launcher_file(u64 *sp, const struct config *cfg)
+{
+	struct caller c = { .given = -1 };
+	struct short_text here;
+	struct text *t = 0;
+	const char *behind;
+	struct reason no;
+	int touched;
+
+	if (cfg->front) {
+		launcher_front(sp, cfg);
+		sys3(SYS_exit, 125, 0, 0);
+	}
+	look(&c, sp);
+	find_strings(&c);
+	find_self(&c);
+	if (c.aux[AT_FLAGS] & AT_FLAGS_PRESERVE_ARGV0)
+		launcher_given(&c, cfg);
+	c.program = (const char *)cfg + cfg->program;
+	if (c.aux[AT_EXECFN])
+		c.program = meant(c.program, (const char *)c.aux[AT_EXECFN]);
+	no = ask_environment(&c);
+	if (!no.why)
+		no = ask_filter();
+	behind = folders_behind(&c);
+	if (behind)
+		t = room_behind(&c, behind, &here);
+	if (t && t != (struct text *)&here)
+		c.own = t + 1;
+	if (t && !no.why)
+		no = ask_path(&c, behind, t);
+	c.may_set_exe = !no.why && may_set_exe();
+	if (!no.why)
+		no = become(&c, (const char *)cfg + cfg->plan, 0, &touched);
+	if (t)
+		exec_behind(&c, behind, t, no);
+	exec_program(&c, no);
+}
