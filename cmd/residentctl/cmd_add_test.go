@@ -21,7 +21,7 @@ type fakeAdder struct{ asked []string }
 func (f *fakeAdder) Add(ctx context.Context, name string, opts resident.AddOptions) (*resident.Added, error) {
 	f.asked = append(f.asked, name)
 	opts.Step("link")
-	rec := registry.Record{ID: "3f2a00000000beef", Libraries: 5, Mappings: 1, ImageBytes: 180 << 10}
+	rec := registry.Record{Image: registry.Image{ID: "3f2a00000000beef", Libraries: 5, Mappings: 1, ImageBytes: 180 << 10}}
 	switch name {
 	case "script":
 		return nil, &elfinfo.Refusal{Path: "/script", Reason: "is a script", Hint: "add sh"}

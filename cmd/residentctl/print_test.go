@@ -34,9 +34,15 @@ func TestCount(t *testing.T) {
 
 func TestPrintEntries(t *testing.T) {
 	created := time.Date(2026, 2, 3, 4, 5, 6, 0, time.Local)
+	record := func(id, program string, libraries int, size int64) registry.Record {
+		return registry.Record{
+			Wish:  registry.Wish{Program: program},
+			Image: registry.Image{ID: id, Libraries: libraries, ImageBytes: size, Created: created},
+		}
+	}
 	entries := []resident.Entry{
-		{Record: registry.Record{ID: "0123456789abcdef", Program: "/usr/bin/ffmpeg", Libraries: 214, ImageBytes: 9 << 20, Created: created}, Gain: 19.07, Current: true},
-		{Record: registry.Record{ID: "fedcba9876543210", Program: "/tmp/a\nb", Libraries: 1, ImageBytes: 4096, Created: created},
+		{Record: record("0123456789abcdef", "/usr/bin/ffmpeg", 214, 9<<20), Gain: 19.07, Current: true},
+		{Record: record("fedcba9876543210", "/tmp/a\nb", 1, 4096),
 			Stale: []string{"/tmp/a was replaced", "the kernel is another one"}},
 	}
 	one := []listed{{entries[0], "/own"}, {entries[1], "/own"}}

@@ -29,8 +29,8 @@ const (
 	FaultPage      FaultKind = "page"      // the file is damaged as a bbolt file
 	FaultBucket    FaultKind = "bucket"    // a bucket is missing, or none of ours
 	FaultSchema    FaultKind = "schema"    // no version, or not this program's
-	FaultRecord    FaultKind = "record"    // a record cannot be decoded
-	FaultKey       FaultKind = "key"       // a record stands under another's key
+	FaultOlder     FaultKind = "older"     // an older schema, in which nothing was looked at
+	FaultRecord    FaultKind = "record"    // a record is damaged (DamagedError)
 	FaultTwice     FaultKind = "twice"     // a binary or a path has two records
 	FaultDangling  FaultKind = "dangling"  // an index entry without its record
 	FaultUnindexed FaultKind = "unindexed" // a record without its index entry
@@ -94,7 +94,12 @@ func (c *checker) database(tx *bolt.Tx) {
 	for err := range tx.Check() {
 		c.fault(FaultPage, whereFile, "%v", err)
 	}
-	if err := requireSchema(tx); err != nil {
+	err := requireSchema(tx)
+	switch {
+	case errors.Is(err, ErrOlderSchema): // the next writer migrates it
+		c.fault(FaultOlder, whereMeta, "%v", err)
+		return
+	case err != nil:
 		c.fault(FaultSchema, whereMeta, "%v", err)
 		if errors.Is(err, ErrNewerSchema) {
 			return // what the rest should look like is not known
@@ -137,20 +142,19 @@ func (c *checker) records(tx *bolt.Tx) map[string]map[indexEntry]bool {
 	for _, kv := range pairs(tx, recordsBucket, "") {
 		key, where := kv[0], "records/"+kv[0]
 		known[key] = nil
-		rec, err := decodeRecord([]byte(kv[1]))
+		s, err := decodeStored(key, []byte(kv[1]))
 		if err != nil {
 			c.fault(FaultRecord, where, "%v", err)
 			continue
 		}
-		if rec.key() != key {
-			c.fault(FaultKey, where, "the record says that it is %s", rec.key())
+		if s.Image != nil {
+			binary := [2]uint64{s.Image.Binary.Dev, s.Image.Binary.Ino}
+			if other, ok := binaries[binary]; ok {
+				c.fault(FaultTwice, where, "the same binary as %s", other)
+			}
+			binaries[binary] = key
 		}
-		binary := [2]uint64{rec.Binary.Dev, rec.Binary.Ino}
-		if other, ok := binaries[binary]; ok {
-			c.fault(FaultTwice, where, "the same binary as %s", other)
-		}
-		binaries[binary] = key
-		known[key] = rec.entries()
+		known[key] = s.entries(key)
 		c.indexed(tx, where, key, known[key])
 	}
 	return known
@@ -168,7 +172,7 @@ func (c *checker) indexed(tx *bolt.Tx, where, key string, entries map[indexEntry
 }
 
 // index checks that each entry leads to a record that wants it. Of a record
-// that cannot be decoded (nil) nothing is known.
+// that is damaged (nil) nothing is known.
 func (c *checker) index(tx *bolt.Tx, bucket []byte, known map[string]map[indexEntry]bool) {
 	for _, kv := range pairs(tx, bucket, "") {
 		e := indexEntry{string(bucket), kv[0]}

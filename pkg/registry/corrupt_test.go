@@ -188,28 +188,35 @@ func bigRegistryForFuzz(f *testing.F) []byte {
 	return data
 }
 
-func FuzzDecodeRecord(f *testing.F) {
+// FuzzDecodeStored: what is decoded is encoded to the same again. The sum is made to
+// match, so that the object comes to be decoded.
+func FuzzDecodeStored(f *testing.F) {
+	const key = "record-1"
 	rec := record(1, "/usr/bin/perl", 10, "/lib/libc.so.6")
-	good, err := encodeRecord(&rec)
+	good, err := encodeStored(key, storedOf(&rec))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(good)
-	f.Add([]byte(`{"id":"123412341234","program":"/x"}`))
+	f.Add(good[len(storedHeader("", nil)):])
+	f.Add([]byte(`{"wish":{"program":"/x"}}`))
+	f.Add([]byte(`{"wish":{"program":"/x"},"image":{}}`))
 	f.Add([]byte("null"))
 	f.Add([]byte(""))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		rec, err := decodeRecord(data)
+	f.Fuzz(func(t *testing.T, object []byte) {
+		if _, err := decodeStored(key, object); err == nil {
+			t.Fatal("taken without a sum")
+		}
+		s, err := decodeStored(key, append(storedHeader(key, object), object...))
 		if err != nil {
 			return
 		}
-		again, err := encodeRecord(&rec)
+		again, err := encodeStored(key, s)
 		if err != nil {
 			t.Fatalf("what was decoded cannot be encoded: %v", err)
 		}
-		twice, err := decodeRecord(again)
-		if err != nil || twice.key() != rec.key() || len(twice.entries()) != len(rec.entries()) {
-			t.Fatalf("%s became %s: %v", data, again, err)
+		twice, err := decodeStored(key, again)
+		if err != nil || len(twice.entries(key)) != len(s.entries(key)) || (twice.Image == nil) != (s.Image == nil) {
+			t.Fatalf("%s became %s: %v", object, again, err)
 		}
 	})
 }

@@ -38,6 +38,10 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Hint says what a person can do about it, or nothing.
 func (e *Error) Hint() string {
+	var damaged *DamagedError
+	if errors.As(e.Err, &damaged) {
+		return damaged.Hint()
+	}
 	for _, h := range hints {
 		if errors.Is(e.Err, h.is) {
 			return h.say

@@ -16,20 +16,21 @@ import (
 // minPrefix is how many digits of an id are needed at least, as git(1) has it.
 const minPrefix = 4
 
-// List is every entry, by program and then by id. When some cannot be decoded,
-// the others are returned along with an ErrCorrupt.
+// List is every entry, by program and then by id. When some are damaged, the others
+// are returned along with an ErrCorrupt (see Damaged).
 func (r *Registry) List() (all []Record, err error) {
 	var bad []error
 	err = r.view(func(tx *bolt.Tx) error {
 		for _, kv := range pairs(tx, recordsBucket, "") {
-			rec, err := load(tx, kv[0])
-			if err != nil {
-				bad = append(bad, err)
-				continue
+			s, err := decodeStored(kv[0], []byte(kv[1]))
+			switch {
+			case err != nil:
+				bad = append(bad, damaged(tx, kv[0], err))
+			case s.Image != nil:
+				all = append(all, s.record())
 			}
-			all = append(all, rec)
 		}
-		return errors.Join(bad...)
+		return allFaults(bad)
 	})
 	sortRecords(all)
 	return all, err
@@ -43,62 +44,54 @@ func sortRecords(all []Record) {
 
 // Get is the entry whose id begins with prefix.
 func (r *Registry) Get(prefix string) (Record, error) {
-	return r.one(prefix, func(tx *bolt.Tx) []string { return keysOfID(tx, prefix) })
+	return r.one(prefix, func(tx *bolt.Tx) []match { return ofID(tx, prefix) })
 }
 
 // ByPath is the entry that has this absolute path among its names.
 func (r *Registry) ByPath(path string) (Record, error) {
-	return r.one(path, func(tx *bolt.Tx) []string { return values(pairs(tx, pathBucket, path+"\x00")) })
+	return r.one(path, func(tx *bolt.Tx) []match { return matches(tx, pathBucket, path+"\x00") })
 }
 
 // ByInode is the entry of a binary.
 func (r *Registry) ByInode(dev, ino uint64) (Record, error) {
-	prefix := inodePrefix(dev, ino)
-	return r.one(fmt.Sprintf("inode %d of device %d", ino, dev), func(tx *bolt.Tx) []string {
-		return keys(pairs(tx, recordsBucket, prefix))
+	return r.one(fmt.Sprintf("inode %d of device %d", ino, dev), func(tx *bolt.Tx) []match {
+		return matches(tx, inodeBucket, inodeName(dev, ino)+"\x00")
 	})
 }
 
 // ByLibrary is every entry that depends on one of the libraries that are meant, by
 // program: a library may have been opened by several paths, by each program by
-// another one. Each path is asked about once. When some entries cannot be decoded,
-// the others are returned along with an ErrCorrupt.
+// another one. Each path is asked about once. When some entries are damaged, the
+// others are returned along with an ErrCorrupt (see Damaged).
 func (r *Registry) ByLibrary(meant func(path string) bool) (all []Record, err error) {
 	var bad []error
 	err = r.view(func(tx *bolt.Tx) error {
-		var users []string
+		var users []match
 		last, is := "", false
-		for _, kv := range pairs(tx, libraryBucket, "") {
-			path, _, _ := strings.Cut(kv[0], "\x00")
+		for _, m := range matches(tx, libraryBucket, "") {
+			path := m.entry.name()
 			if path != last {
 				last, is = path, meant(path)
 			}
 			if is {
-				users = append(users, kv[1])
+				users = append(users, m)
 			}
 		}
-		slices.Sort(users)
-		for _, key := range slices.Compact(users) {
-			rec, err := load(tx, key)
-			if err != nil {
-				bad = append(bad, err)
-				continue
-			}
-			all = append(all, rec)
-		}
-		return errors.Join(bad...)
+		all, bad = loadAll(tx, users)
+		return allFaults(bad)
 	})
-	sortRecords(all)
 	return all, err
 }
 
 // Find is the entry that a person means: by the path of a program, absolute or
 // relative, also one that leads to a known binary under another name; or,
-// without a slash in it, by the beginning of an id or the program's base name.
+// without a slash in it, by the beginning of an id or the program's base name, or,
+// since a damaged one may be known by nothing else, by its key. If it is damaged the
+// error is a *DamagedError.
 func (r *Registry) Find(query string) (Record, error) {
 	if !strings.Contains(query, "/") {
-		return r.one(query, func(tx *bolt.Tx) []string {
-			return append(keysOfID(tx, query), keysOfName(tx, query)...)
+		return r.one(query, func(tx *bolt.Tx) []match {
+			return slices.Concat(ofID(tx, query), ofName(tx, query), ofKey(tx, query))
 		})
 	}
 	abs, err := filepath.Abs(query)
@@ -125,15 +118,18 @@ func (r *Registry) byFile(path string) (Record, bool) {
 	return found, err == nil && found.Binary.Size == id.Size && found.Binary.Mtime == id.Mtime
 }
 
-// one reads the single entry among keys, which are those that match query.
-func (r *Registry) one(query string, match func(*bolt.Tx) []string) (found Record, err error) {
+// one reads the single entry that match finds, which is what query means.
+func (r *Registry) one(query string, find func(*bolt.Tx) []match) (found Record, err error) {
 	err = r.view(func(tx *bolt.Tx) error {
-		all, err := loadAll(tx, match(tx))
+		all, bad := loadAll(tx, find(tx))
 		switch {
-		case err != nil:
-			return err
-		case len(all) > 1:
+		case len(all)+len(bad) > 1:
+			for _, err := range bad {
+				all = append(all, presumed(err))
+			}
 			return &AmbiguousError{Query: query, Candidates: all}
+		case len(bad) == 1:
+			return bad[0]
 		case len(all) == 1:
 			found = all[0]
 		}
@@ -145,46 +141,63 @@ func (r *Registry) one(query string, match func(*bolt.Tx) []string) (found Recor
 	return found, err
 }
 
-// loadAll reads the records under keys, each once, sorted.
-func loadAll(tx *bolt.Tx, keys []string) ([]Record, error) {
-	slices.Sort(keys)
-	var all []Record
-	for _, key := range slices.Compact(keys) {
-		rec, err := load(tx, key)
-		if err != nil {
-			return nil, err
+// presumed is how a record that cannot be read is named beside others.
+func presumed(err error) (r Record) {
+	r.Program = "damaged"
+	var d *DamagedError
+	if errors.As(err, &d) {
+		r.ID = d.Key
+		if len(d.Names) > 0 {
+			r.Program += ", " + d.Names[0]
 		}
-		all = append(all, rec)
 	}
-	sortRecords(all)
-	return all, nil
+	return r
 }
 
-func keysOfID(tx *bolt.Tx, prefix string) []string {
+// loadAll reads the records that matches lead to, each once, sorted, and says what is
+// wrong with the others.
+func loadAll(tx *bolt.Tx, found []match) (all []Record, bad []error) {
+	seen := make(map[string]bool)
+	for _, m := range found {
+		if seen[m.key] {
+			continue
+		}
+		seen[m.key] = true
+		s, err := loadMatch(tx, m)
+		switch {
+		case err != nil:
+			bad = append(bad, err)
+		case s.Image != nil:
+			all = append(all, s.record())
+		}
+	}
+	sortRecords(all)
+	return all, bad
+}
+
+func ofID(tx *bolt.Tx, prefix string) []match {
 	if len(prefix) < minPrefix {
 		return nil
 	}
-	return values(pairs(tx, idBucket, prefix))
+	return matches(tx, idBucket, prefix)
 }
 
-func keysOfName(tx *bolt.Tx, base string) []string {
-	var found []string
-	for _, kv := range pairs(tx, pathBucket, "") {
-		path, _, _ := strings.Cut(kv[0], "\x00")
-		if filepath.Base(path) == base {
-			found = append(found, kv[1])
+func ofName(tx *bolt.Tx, base string) (found []match) {
+	for _, m := range matches(tx, pathBucket, "") {
+		if filepath.Base(m.entry.name()) == base {
+			found = append(found, m)
 		}
 	}
 	return found
 }
 
-func keys(all [][2]string) []string   { return column(all, 0) }
-func values(all [][2]string) []string { return column(all, 1) }
-
-func column(all [][2]string, n int) []string {
-	var out []string
-	for _, kv := range all {
-		out = append(out, kv[n])
+// ofKey is the damaged record with a key, if there is one.
+func ofKey(tx *bolt.Tx, key string) []match {
+	if key == "" || tx.Bucket(recordsBucket).Get([]byte(key)) == nil {
+		return nil
 	}
-	return out
+	if _, err := load(tx, key); err == nil {
+		return nil
+	}
+	return []match{{key: key}}
 }

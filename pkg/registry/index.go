@@ -2,97 +2,142 @@ package registry
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	bolt "go.etcd.io/bbolt"
 )
 
-// The indexes. Every entry's value is a record's key. The id stands alone as a
-// key; paths and libraries are followed by a NUL and the id, so that a scan of
-// the prefix path\0 finds everybody that has this path. There is no index by
-// inode, since records are stored under it.
+// The indexes. Every entry's value is a record's key. An image's id is alone as a
+// key; paths, libraries and inodes are followed by a NUL and the record's key, so
+// that a scan of the prefix path\0 finds every record that has this path. What an
+// index leads to counts only if the record there has the entry (stored.has).
 var (
 	idBucket      = []byte("by-id")
 	pathBucket    = []byte("by-path")
 	libraryBucket = []byte("by-library")
+	inodeBucket   = []byte("by-inode")
 
-	indexBuckets = [][]byte{idBucket, pathBucket, libraryBucket}
+	indexBuckets = [][]byte{idBucket, pathBucket, libraryBucket, inodeBucket}
 )
 
 type indexEntry struct {
 	bucket, key string
 }
 
-// entries are the index entries that must exist for a record.
-func (r *Record) entries() map[indexEntry]bool {
-	all := map[indexEntry]bool{{string(idBucket), r.ID}: true}
-	for _, name := range r.Names() {
-		all[indexEntry{string(pathBucket), name + "\x00" + r.ID}] = true
+// name is what an entry is found by, without the record's key.
+func (e indexEntry) name() string {
+	name, _, _ := strings.Cut(e.key, "\x00")
+	return name
+}
+
+// inodeName is a binary's name in its index.
+func inodeName(dev, ino uint64) string { return fmt.Sprintf("%d-%d", dev, ino) }
+
+// entries are the index entries that must exist for what is stored under key.
+func (s *stored) entries(key string) map[indexEntry]bool {
+	all := make(map[indexEntry]bool)
+	suffix := "\x00" + key
+	for _, name := range s.Wish.Names() {
+		all[indexEntry{string(pathBucket), name + suffix}] = true
 	}
-	for _, lib := range r.LibraryPaths {
-		all[indexEntry{string(libraryBucket), lib + "\x00" + r.ID}] = true
+	if s.Image == nil {
+		return all
+	}
+	all[indexEntry{string(idBucket), s.Image.ID}] = true
+	all[indexEntry{string(inodeBucket), inodeName(s.Image.Binary.Dev, s.Image.Binary.Ino) + suffix}] = true
+	for _, lib := range s.Image.LibraryPaths {
+		all[indexEntry{string(libraryBucket), lib + suffix}] = true
 	}
 	return all
 }
 
+// has reports whether an index entry is one of those for what is stored under key.
+func (s *stored) has(key string, e indexEntry) bool {
+	if e.bucket == string(idBucket) {
+		return s.Image != nil && s.Image.ID == e.key
+	}
+	name, suffix, _ := strings.Cut(e.key, "\x00")
+	if suffix != key {
+		return false
+	}
+	switch e.bucket {
+	case string(pathBucket):
+		return slices.Contains(s.Wish.Names(), name)
+	case string(libraryBucket):
+		return s.Image != nil && slices.Contains(s.Image.LibraryPaths, name)
+	case string(inodeBucket):
+		return s.Image != nil && name == inodeName(s.Image.Binary.Dev, s.Image.Binary.Ino)
+	}
+	return false
+}
+
 // insert writes a record and its index entries.
-func insert(tx *bolt.Tx, r *Record) error {
-	value, err := encodeRecord(r)
+func insert(tx *bolt.Tx, key string, s *stored) error {
+	value, err := encodeStored(key, s)
 	if err != nil {
 		return err
 	}
-	key := []byte(r.key())
-	if err := tx.Bucket(recordsBucket).Put(key, value); err != nil {
+	if err := tx.Bucket(recordsBucket).Put([]byte(key), value); err != nil {
 		return err
 	}
-	for e := range r.entries() {
-		if err := tx.Bucket([]byte(e.bucket)).Put([]byte(e.key), key); err != nil {
+	for e := range s.entries(key) {
+		if err := tx.Bucket([]byte(e.bucket)).Put([]byte(e.key), []byte(key)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// drop deletes the record under key with its index entries. Of a record that
-// cannot be decoded it returns what the indexes know.
-func drop(tx *bolt.Tx, key string) (Record, error) {
-	records := tx.Bucket(recordsBucket)
-	old, err := decodeRecord(records.Get([]byte(key)))
-	entries := old.entries()
-	if err != nil || old.key() != key {
-		old, entries = entriesOf(tx, key)
+// drop deletes the record under key with its index entries: those that it has, or
+// of a damaged one those that lead to it.
+func drop(tx *bolt.Tx, key string) error {
+	var entries map[indexEntry]bool
+	if s, err := load(tx, key); err == nil {
+		entries = s.entries(key)
+	} else {
+		entries = entriesOf(tx, key, indexBuckets...)
 	}
 	for e := range entries {
-		if err := tx.Bucket([]byte(e.bucket)).Delete([]byte(e.key)); err != nil {
-			return Record{}, err
+		if err := deleteEntry(tx, e); err != nil {
+			return err
 		}
 	}
-	return old, records.Delete([]byte(key))
+	return tx.Bucket(recordsBucket).Delete([]byte(key))
 }
 
-// entriesOf searches all indexes for entries that lead to key.
-func entriesOf(tx *bolt.Tx, key string) (Record, map[indexEntry]bool) {
-	var known Record
-	_, _ = fmt.Sscanf(key, "%d-%d-%s", &known.Binary.Dev, &known.Binary.Ino, &known.Digest)
+func deleteEntry(tx *bolt.Tx, e indexEntry) error {
+	return tx.Bucket([]byte(e.bucket)).Delete([]byte(e.key))
+}
+
+// entriesOf searches indexes for entries that lead to key.
+func entriesOf(tx *bolt.Tx, key string, buckets ...[]byte) map[indexEntry]bool {
 	found := make(map[indexEntry]bool)
-	for _, name := range indexBuckets {
+	for _, name := range buckets {
 		c := tx.Bucket(name).Cursor()
 		for k, v := c.First(); k != nil; k, v = c.Next() {
-			if string(v) != key {
-				continue
-			}
-			found[indexEntry{string(name), string(k)}] = true
-			path, id, _ := strings.Cut(string(k), "\x00")
-			switch {
-			case bytes.Equal(name, idBucket):
-				known.ID = string(k)
-			case bytes.Equal(name, pathBucket):
-				known.Program, known.ID = path, id
+			if string(v) == key {
+				found[indexEntry{string(name), string(k)}] = true
 			}
 		}
 	}
-	return known, found
+	return found
+}
+
+// A match is an index entry with the key that it leads to.
+type match struct {
+	entry indexEntry
+	key   string
+}
+
+// matches are the entries of an index that begin with prefix.
+func matches(tx *bolt.Tx, bucket []byte, prefix string) (all []match) {
+	for _, kv := range pairs(tx, bucket, prefix) {
+		all = append(all, match{indexEntry{string(bucket), kv[0]}, kv[1]})
+	}
+	return all
 }
 
 // pairs are the keys that begin with prefix and their values, copied, so that
@@ -106,18 +151,26 @@ func pairs(tx *bolt.Tx, bucket []byte, prefix string) [][2]string {
 	return all
 }
 
-// load is the record under key, which an index gave.
-func load(tx *bolt.Tx, key string) (Record, error) {
+// load is what is stored under key. Its error is a *DamagedError, also where an
+// index leads to a record that is missing.
+func load(tx *bolt.Tx, key string) (*stored, error) {
 	value := tx.Bucket(recordsBucket).Get([]byte(key))
 	if value == nil {
-		return Record{}, corruptf("an index leads to %s, which is not there", key)
+		return nil, damaged(tx, key, errors.New("it is missing"))
 	}
-	r, err := decodeRecord(value)
+	s, err := decodeStored(key, value)
 	if err != nil {
-		return Record{}, corruptf("record %s: %v", key, err)
+		return nil, damaged(tx, key, err)
 	}
-	if r.key() != key {
-		return Record{}, corruptf("record %s says that it is %s", key, r.key())
+	return s, nil
+}
+
+// loadMatch is what is stored where an index entry leads to. The error is a
+// *DamagedError, or ErrCorrupt alone if it does not have that entry.
+func loadMatch(tx *bolt.Tx, m match) (*stored, error) {
+	s, err := load(tx, m.key)
+	if err == nil && !s.has(m.key, m.entry) {
+		return nil, corruptf("%s leads to %s, which does not have it", m.entry, m.key)
 	}
-	return r, nil
+	return s, err
 }

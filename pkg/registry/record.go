@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,16 +13,30 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// Record is what the registry knows about one resident program. Fields are
-// only ever added; anything else needs a new schema version.
+// Record is what the registry knows about one resident program: what its user
+// asked for, and the image that serves this. Its fields are those of both, and as
+// JSON they are in one object. Fields are only ever added, each to the part that it
+// belongs to; anything else needs a new schema version.
 type Record struct {
-	// ID is the image's id, 12 or more lower-case hex digits: images/<ID>.
-	ID string `json:"id"`
+	Wish
+	Image
+}
+
+// Wish is what the user asked to be resident, and how. It does not depend on the
+// image: that can be replaced, and the wish stays.
+type Wish struct {
 	// Program is the absolute path under which it was added, links not
 	// followed. Paths are the further names of the same binary.
-	Program string       `json:"program"`
-	Paths   []string     `json:"paths,omitempty"`
-	Binary  linux.FileID `json:"binary"`
+	Program string   `json:"program"`
+	Paths   []string `json:"paths,omitempty"`
+	Layouts int      `json:"layouts,omitempty"` // that an image of it has; 0 is 1
+}
+
+// Image is what serves a wish, and what it was made of.
+type Image struct {
+	// ID is the image's id, 12 or more lower-case hex digits: images/<ID>.
+	ID     string       `json:"id"`
+	Binary linux.FileID `json:"binary"`
 	// Digest is the hex SHA-256 over the content hashes of the binary, the
 	// dynamic linker and every library.
 	Digest string `json:"digest"`
@@ -37,9 +52,8 @@ type Record struct {
 	Libraries  int       `json:"libraries"`
 	Mappings   int       `json:"mappings"`
 	ImageBytes int64     `json:"image_bytes"`
-	Layouts    int       `json:"layouts,omitempty"` // of the image; 0 is 1
-	Bound      int       `json:"bound,omitempty"`   // calls that are bound in the image ahead of their first time
-	Mirror     bool      `json:"mirror,omitempty"`  // its launcher file stands in a mirror of its folders
+	Bound      int       `json:"bound,omitempty"`  // calls that are bound in the image ahead of their first time
+	Mirror     bool      `json:"mirror,omitempty"` // its launcher file stands in a mirror of its folders
 	Timing     *Timing   `json:"timing,omitempty"`
 	// LauncherPlace is where its launcher files are linked (plan.LauncherPlace), 0
 	// if nothing is known of a good place.
@@ -54,58 +68,20 @@ type Timing struct {
 }
 
 // Names are all the paths of the program, Program first.
-func (r *Record) Names() []string {
-	return append([]string{r.Program}, r.Paths...)
+func (w *Wish) Names() []string {
+	return append([]string{w.Program}, w.Paths...)
 }
 
-// key is the record's key in its bucket. It begins with the binary's identity,
-// so that the records of a binary are found by its prefix.
-func (r *Record) key() string {
-	return inodePrefix(r.Binary.Dev, r.Binary.Ino) + r.Digest
-}
-
-func inodePrefix(dev, ino uint64) string {
-	return fmt.Sprintf("%d-%d-", dev, ino)
-}
-
-func encodeRecord(r *Record) ([]byte, error) {
-	if err := r.validate(); err != nil {
-		return nil, err
-	}
-	c := *r
-	c.Created = c.Created.UTC()
-	return json.Marshal(&c)
-}
-
-func decodeRecord(data []byte) (Record, error) {
-	var r Record
-	if err := json.Unmarshal(data, &r); err != nil {
-		return Record{}, err
-	}
-	if err := r.validate(); err != nil {
-		return Record{}, err
-	}
-	return r, nil
-}
-
-// validate says what a record that is fit for the registry must be. Paths must
-// be UTF-8 because JSON cannot carry anything else, and their indexes are
-// computed from the decoded record.
+// validate says what a record that is fit for the registry must be.
 func (r *Record) validate() error {
-	if !validID(r.ID) {
-		return fmt.Errorf("image id %q is not 12 to 64 hex digits", r.ID)
-	}
-	if !isHex(r.Digest) || len(r.Digest) != 64 {
-		return fmt.Errorf("digest %q is not 64 hex digits", r.Digest)
-	}
-	if r.Binary.Ino == 0 {
-		return errors.New("the binary has no inode")
-	}
-	if r.Kind == "" {
-		return errors.New("the image has no kind")
-	}
+	return cmp.Or(r.Image.validate(), r.Wish.validate())
+}
+
+// validate demands UTF-8 of paths because JSON cannot carry anything else, and
+// their indexes are computed from the decoded record.
+func (w *Wish) validate() error {
 	seen := make(map[string]bool)
-	for _, name := range r.Names() {
+	for _, name := range w.Names() {
 		if err := validPath(name); err != nil {
 			return err
 		}
@@ -114,7 +90,23 @@ func (r *Record) validate() error {
 		}
 		seen[name] = true
 	}
-	for _, lib := range r.LibraryPaths {
+	return nil
+}
+
+func (i *Image) validate() error {
+	if !validID(i.ID) {
+		return fmt.Errorf("image id %q is not 12 to 64 hex digits", i.ID)
+	}
+	if !isHex(i.Digest) || len(i.Digest) != 64 {
+		return fmt.Errorf("digest %q is not 64 hex digits", i.Digest)
+	}
+	if i.Binary.Ino == 0 {
+		return errors.New("the binary has no inode")
+	}
+	if i.Kind == "" {
+		return errors.New("the image has no kind")
+	}
+	for _, lib := range i.LibraryPaths {
 		if err := validPath(lib); err != nil {
 			return err
 		}

@@ -48,15 +48,17 @@ func mustBeSound(t *testing.T, r *Registry) {
 func record(n int, program string, ino uint64, libraries ...string) Record {
 	sum := sha256.Sum256(fmt.Append(nil, n))
 	return Record{
-		ID:           hex.EncodeToString(sum[:8]),
-		Program:      program,
-		Binary:       linux.FileID{Dev: 7, Ino: ino, Size: 100, Mtime: 5, Ctime: 6},
-		Digest:       hex.EncodeToString(sum[:]),
-		LibraryPaths: libraries,
-		Deps:         json.RawMessage(`{"n":1}`),
-		Kind:         "linked",
-		Created:      time.Unix(int64(n), 0).UTC(),
-		Timing:       &Timing{ExecNS: 2, ResidentNS: 1, Starts: 30},
+		Wish: Wish{Program: program},
+		Image: Image{
+			ID:           hex.EncodeToString(sum[:8]),
+			Binary:       linux.FileID{Dev: 7, Ino: ino, Size: 100, Mtime: 5, Ctime: 6},
+			Digest:       hex.EncodeToString(sum[:]),
+			LibraryPaths: libraries,
+			Deps:         json.RawMessage(`{"n":1}`),
+			Kind:         "linked",
+			Created:      time.Unix(int64(n), 0).UTC(),
+			Timing:       &Timing{ExecNS: 2, ResidentNS: 1, Starts: 30},
+		},
 	}
 }
 
@@ -522,7 +524,7 @@ func TestMigrate(t *testing.T) {
 	broken := errors.New("broken")
 	err := r.session(os.O_RDWR, func(db *bolt.DB) error {
 		return db.Update(func(tx *bolt.Tx) error {
-			return migrate(tx, 3, map[int]func(*bolt.Tx) error{1: note(1, nil), 2: note(2, broken)})
+			return migrate(tx, schemaVersion+2, map[int]func(*bolt.Tx) error{schemaVersion: note(1, nil), schemaVersion + 1: note(2, broken)})
 		})
 	})
 	if !errors.Is(err, broken) {
@@ -533,16 +535,16 @@ func TestMigrate(t *testing.T) {
 	}
 	edit(t, r, func(tx *bolt.Tx) error {
 		ran = nil
-		return migrate(tx, 3, map[int]func(*bolt.Tx) error{1: note(1, nil), 2: note(2, nil)})
+		return migrate(tx, schemaVersion+2, map[int]func(*bolt.Tx) error{schemaVersion: note(1, nil), schemaVersion + 1: note(2, nil)})
 	})
 	if diff := cmp.Diff([]int{1, 2}, ran); diff != "" {
 		t.Error(diff)
 	}
 	edit(t, r, func(tx *bolt.Tx) error {
-		if v, err := schemaOf(tx); v != 3 || err != nil {
+		if v, err := schemaOf(tx); v != schemaVersion+2 || err != nil {
 			t.Errorf("schema %d, %v", v, err)
 		}
-		if err := migrate(tx, 4, nil); !errors.Is(err, ErrOlderSchema) {
+		if err := migrate(tx, schemaVersion+3, nil); !errors.Is(err, ErrOlderSchema) {
 			t.Errorf("without a step: %v", err)
 		}
 		return setSchema(tx, schemaVersion)

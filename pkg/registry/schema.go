@@ -7,9 +7,14 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// schemaVersion is what this program writes. Version 1: the buckets below,
-// records as JSON.
-const schemaVersion = 1
+// schemaVersion is what this program writes.
+//
+//   - Version 1: records as JSON without a checksum, under the binary's device and
+//     inode and the digest; indexes by id, path and library, of which the last two
+//     end in the image's id.
+//   - Version 2: records as in stored.go, under keys that say nothing; an index by
+//     inode, and indexes that end in the record's key.
+const schemaVersion = 2
 
 var (
 	metaBucket    = []byte("meta")
@@ -19,7 +24,7 @@ var (
 
 // migrations bring a registry of version n to version n+1, each in the
 // transaction that first writes to it.
-var migrations = map[int]func(*bolt.Tx) error{}
+var migrations = map[int]func(*bolt.Tx) error{1: migrateTo2}
 
 func initSchema(tx *bolt.Tx) error {
 	for _, name := range allBuckets() {

@@ -512,11 +512,14 @@ func (a *adding) record() (*registry.Record, error) {
 		return nil, err
 	}
 	rec := &registry.Record{
-		ID: a.id, Program: a.program.Path, Binary: a.deps.Program.ID, Digest: a.deps.Digest(), Deps: deps,
-		Kind: "linked", Created: time.Now(), CRIU: a.criu.String(), Kernel: a.deps.Kernel,
-		Libraries: len(a.deps.Libraries), Mappings: a.plan.Mappings(), Timing: a.timing, Layouts: a.layouts,
-		Bound:         len(a.template.Bound),
-		LauncherPlace: plan.LauncherPlace(a.planSize, append([]*plan.Plan{a.plan}, a.others...)...),
+		Wish: registry.Wish{Program: a.program.Path, Layouts: a.layouts},
+		Image: registry.Image{
+			ID: a.id, Binary: a.deps.Program.ID, Digest: a.deps.Digest(), Deps: deps,
+			Kind: "linked", Created: time.Now(), CRIU: a.criu.String(), Kernel: a.deps.Kernel,
+			Libraries: len(a.deps.Libraries), Mappings: a.plan.Mappings(), Timing: a.timing,
+			Bound:         len(a.template.Bound),
+			LauncherPlace: plan.LauncherPlace(a.planSize, append([]*plan.Plan{a.plan}, a.others...)...),
+		},
 	}
 	for _, l := range append([]fingerprint.File{a.deps.Linker}, a.deps.Libraries...) {
 		rec.LibraryPaths = append(rec.LibraryPaths, l.Path)

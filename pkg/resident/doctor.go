@@ -210,21 +210,31 @@ func (d *doctor) openRegistry(s *store.Store) *Manager {
 		d.fault(AreaRegistry, path, err.Error(), anew)
 		return nil
 	}
+	isDamaged := func(f registry.Fault) bool { return f.Kind == registry.FaultRecord }
+	damaged := slices.ContainsFunc(faults, isDamaged) // contents says which
 	for _, f := range faults {
-		advice := anew
-		if f.Kind == registry.FaultSchema {
+		switch advice := anew; f.Kind {
+		case registry.FaultRecord:
+		case registry.FaultOlder:
+			d.note(AreaRegistry, path, "an older residentctl has written it, and nothing in it was looked at",
+				"`residentctl list`, by its owner, brings it up to date")
+		case registry.FaultSchema:
 			advice = "it was written by another version of residentctl: use that one, or " + anew
+			fallthrough
+		default:
+			d.fault(AreaRegistry, path, f.String(), advice)
 		}
-		d.fault(AreaRegistry, path, f.String(), advice)
 	}
-	if len(faults) > 0 {
+	if !damaged && len(faults) > 0 {
 		return nil
 	}
 	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
 		d.fault(AreaRegistry, path, fmt.Sprintf("it names every program, and others may read it (mode %04o)", info.Mode().Perm()),
 			"chmod 600 it, as the next `residentctl add` does")
 	}
-	d.ok(AreaRegistry, path, "every page, record and index entry fits")
+	if !damaged {
+		d.ok(AreaRegistry, path, "every page, record and index entry fits")
+	}
 	return &Manager{store: s, registry: r}
 }
 
@@ -241,7 +251,8 @@ func (d *doctor) contents(ctx context.Context, m *Manager) {
 		return
 	}
 	records, err := m.registry.List()
-	if err != nil {
+	damaged := registry.Damaged(err)
+	if err != nil && len(damaged) == 0 {
 		d.fault(AreaRegistry, m.registry.Path(), err.Error(), hintOf(err))
 		return
 	}
@@ -255,9 +266,33 @@ func (d *doctor) contents(ctx context.Context, m *Manager) {
 		images[rec.ID] = true
 		d.entry(m, rec)
 	}
-	d.system(ctx, m)
-	d.garbage(m, records, known, images, mine)
+	if len(damaged) > 0 {
+		d.damaged(m, damaged, images)
+	} else {
+		d.system(ctx, m)
+		d.garbage(m, records, known, images, mine)
+	}
 	d.strays(m)
+}
+
+// damaged reports damaged records, and the images of which one may be theirs: those
+// that no whole record explains. While there is one, nothing is garbage.
+func (d *doctor) damaged(m *Manager, damaged []*registry.DamagedError, explained map[string]bool) {
+	for _, e := range damaged {
+		detail := e.Error()
+		if of := e.Of(); of != "" {
+			detail += "; the indexes say that it is of " + of
+		}
+		d.fault(AreaRegistry, m.registry.Path(), detail, e.Hint())
+	}
+	ids, _, err := m.store.Images()
+	if err != nil {
+		d.fault(AreaStore, d.dir, err.Error(), hintOf(err))
+	}
+	ids = slices.DeleteFunc(ids, func(id string) bool { return explained[id] })
+	for _, id := range ids {
+		d.note(AreaStore, m.store.ImageDir(id), "no record that can be read has this image; a damaged one may", "")
+	}
 }
 
 // entry checks one program's record, image, plan, index link and launcher files.

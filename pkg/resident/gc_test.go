@@ -34,7 +34,10 @@ func enter(t *testing.T, m *Manager, path string) registry.Record {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rec := registry.Record{ID: orphan, Program: path, Binary: id, Kind: "linked", Digest: strings.Repeat("a", 64), Deps: []byte("{}")}
+	rec := registry.Record{
+		Wish:  registry.Wish{Program: path},
+		Image: registry.Image{ID: orphan, Binary: id, Kind: "linked", Digest: strings.Repeat("a", 64), Deps: []byte("{}")},
+	}
 	if _, err := m.registry.Put(rec); err != nil {
 		t.Fatal(err)
 	}

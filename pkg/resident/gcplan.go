@@ -113,7 +113,8 @@ func (m *Manager) PlanGC(ctx context.Context) (*GCPlan, error) {
 
 // wholeRegistry gives every record of a registry without a fault. That there is none
 // is one, unless nothing was ever entered: an image is made before its record, but
-// the registry before the image.
+// the registry before the image. Where a record is damaged it is not known which
+// images and links are its own, so that none can be called garbage.
 func (m *Manager) wholeRegistry() ([]registry.Record, error) {
 	fail := func(why error, detail any) error {
 		return &registry.Error{Doing: "collect garbage by registry", Path: m.registry.Path(), Err: fmt.Errorf("%w: %v", why, detail)}
@@ -129,6 +130,9 @@ func (m *Manager) wholeRegistry() ([]registry.Record, error) {
 	case err != nil:
 		return nil, err
 	case len(faults) > 0:
+		if _, err := m.registry.List(); len(registry.Damaged(err)) > 0 {
+			return nil, fmt.Errorf("collect garbage: %w", err)
+		}
 		return nil, fail(registry.ErrCorrupt, faults[0])
 	}
 	return m.registry.List()

@@ -72,8 +72,9 @@ func (m *Manager) stale(rec registry.Record) []string {
 }
 
 // Remove forgets the entries that the queries name: an id or a unique prefix
-// of one, a path, or a program's name. It goes on after a query that names
-// nothing and gives what was removed beside the errors of all.
+// of one, a path, a program's name, or the key of a damaged record. It goes on
+// after a query that names nothing and gives what was removed beside the errors
+// of all. Of a damaged record the result has what the registry's indexes say of it.
 func (m *Manager) Remove(ctx context.Context, queries ...string) ([]registry.Record, error) {
 	var removed []registry.Record
 	var failed []error
@@ -85,7 +86,7 @@ func (m *Manager) Remove(ctx context.Context, queries ...string) ([]registry.Rec
 			failed = append(failed, fmt.Errorf("%s: %w", q, registry.ErrNotFound))
 			continue
 		}
-		rec, err := m.forgetOne(ctx, func() (registry.Record, error) { return m.registry.Find(q) })
+		rec, err := m.forgetOne(ctx, func() (registry.Record, error) { return m.registry.Find(q) }, true)
 		if errors.Is(err, registry.ErrNotFound) {
 			err = registry.ErrNotFound // where it was looked for says nothing
 		}
@@ -112,7 +113,7 @@ func (m *Manager) RemoveAll(ctx context.Context) ([]registry.Record, error) {
 		if err := ctx.Err(); err != nil {
 			return removed, err
 		}
-		_, err := m.forgetOne(ctx, func() (registry.Record, error) { return m.registry.Get(rec.ID) })
+		_, err := m.forgetOne(ctx, func() (registry.Record, error) { return m.registry.Get(rec.ID) }, false)
 		if errors.Is(err, registry.ErrNotFound) {
 			continue // somebody else was quicker
 		}
@@ -125,18 +126,54 @@ func (m *Manager) RemoveAll(ctx context.Context) ([]registry.Record, error) {
 }
 
 // forgetOne looks an entry up and forgets it, with the store locked: what was
-// looked up before might have been replaced by an add since.
-func (m *Manager) forgetOne(ctx context.Context, lookUp func() (registry.Record, error)) (registry.Record, error) {
+// looked up before might have been replaced by an add since. A damaged one is
+// forgotten only if the caller means it.
+func (m *Manager) forgetOne(ctx context.Context, lookUp func() (registry.Record, error), alsoDamaged bool) (registry.Record, error) {
 	unlock, err := m.store.Lock(ctx)
 	if err != nil {
 		return registry.Record{}, err
 	}
 	defer unlock()
 	rec, err := lookUp()
+	if damaged := registry.Damaged(err); len(damaged) == 1 && alsoDamaged {
+		return m.forgetDamaged(damaged[0])
+	}
 	if err != nil {
 		return registry.Record{}, err
 	}
 	return rec, m.forget(rec)
+}
+
+// forgetDamaged forgets a damaged record. What the indexes say of it is not what
+// decides about its image: that goes, with all that leads to it, if the registry is
+// whole now and has no record of it. Otherwise it is left to gc, which works by the
+// same rule. The store must be locked.
+func (m *Manager) forgetDamaged(d *registry.DamagedError) (registry.Record, error) {
+	rec := registry.Record{Wish: registry.Wish{Program: d.Key}}
+	if len(d.Names) > 0 {
+		rec.Program, rec.Paths = d.Names[0], d.Names[1:]
+	}
+	if len(d.IDs) > 0 {
+		rec.ID = d.IDs[0]
+	}
+	if err := m.registry.Forget(d.Key); err != nil {
+		return registry.Record{}, err
+	}
+	store.Fault("after-delete")
+	if _, err := m.wholeRegistry(); err != nil {
+		return rec, nil // another is damaged, and says so itself
+	}
+	for _, b := range d.Binaries {
+		if _, err := m.ifUnknown(store.Binary{Dev: b[0], Ino: b[1]}, func() error { return m.unpublish(b[0], b[1]) }); err != nil {
+			return rec, err
+		}
+	}
+	for _, id := range d.IDs {
+		if _, err := m.collectImage(id); err != nil {
+			return rec, err
+		}
+	}
+	return rec, nil
 }
 
 // forget removes an entry: first what leads to it, then its record, and the

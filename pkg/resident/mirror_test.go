@@ -73,7 +73,7 @@ func TestTreeOf(t *testing.T) {
 		{"gone", []string{"opt/nothing"}, map[string][]string{"opt/nothing": {"opt/nothing"}}, nil, []string{"opt"}, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			rec := registry.Record{Binary: id}
+			rec := registry.Record{Image: registry.Image{Binary: id}}
 			for _, name := range tc.names {
 				rec.Paths = append(rec.Paths, at(name))
 			}

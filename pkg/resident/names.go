@@ -28,8 +28,8 @@ func (m *Manager) current(path string) (rec registry.Record, ok bool, err error)
 	}
 	rec, err = m.registry.ByInode(id.Dev, id.Ino)
 	switch {
-	case errors.Is(err, registry.ErrNotFound):
-		return rec, false, nil
+	case errors.Is(err, registry.ErrNotFound), errors.Is(err, registry.ErrCorrupt):
+		return rec, false, nil // Put replaces a damaged record
 	case err != nil:
 		return rec, false, err
 	}
@@ -113,7 +113,8 @@ func usesOrigin(f *elfinfo.File) bool {
 }
 
 // otherNames are the further names that a new entry of the binary takes over
-// from the entries whose place it takes: those that lead to the binary.
+// from the entries whose place it takes: those that lead to the binary. Of a damaged
+// record the registry's indexes have the names.
 func (m *Manager) otherNames(program string, binary linux.FileID) []string {
 	var names []string
 	for _, find := range []func() (registry.Record, error){
@@ -121,10 +122,14 @@ func (m *Manager) otherNames(program string, binary linux.FileID) []string {
 		func() (registry.Record, error) { return m.registry.ByPath(program) },
 	} {
 		rec, err := find()
+		old := rec.Names()
 		if err != nil {
-			continue // Put says what is wrong with the registry
+			old = nil // Put says what is wrong with the registry
+			for _, d := range registry.Damaged(err) {
+				old = append(old, d.Names...)
+			}
 		}
-		for _, name := range rec.Names() {
+		for _, name := range old {
 			id, err := linux.StatID(name)
 			if err == nil && id == binary && name != program && !slices.Contains(names, name) &&
 				sameOrigin(program, name) == nil {

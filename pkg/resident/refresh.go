@@ -30,20 +30,18 @@ type Refreshed struct {
 // Refresh makes stale images anew, or with All every image, at other addresses.
 // Programs that are running go on; starts use the old image, or are normal ones,
 // until the new one has taken its place. It gives done one result for each
-// entry, and goes on after a failure. The names, the number of layouts and that
+// entry, and goes on after a failure; the error is of entries that could not be
+// read. The names, the number of layouts and that
 // an entry was wanted although it is slower stay.
 func (m *Manager) Refresh(ctx context.Context, opts RefreshOptions, done func(Refreshed)) error {
 	records, err := m.refreshable(opts.Queries)
-	if err != nil {
-		return err
-	}
 	for _, rec := range records {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		done(m.refresh(ctx, rec, opts))
 	}
-	return nil
+	return err
 }
 
 func (m *Manager) refreshable(queries []string) ([]registry.Record, error) {

@@ -1,0 +1,104 @@
+package registry
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/cespare/xxhash/v2"
+	bolt "go.etcd.io/bbolt"
+)
+
+// stored is what is under a key of the records bucket: a wish, and the image that
+// serves it. In bytes it is a line and a JSON object:
+//
+//	RREC2 <XXH64 of key, newline and object, 16 lower-case hex digits>
+//	{"wish":{…},"image":{…}}
+//
+// The sum is compared over the bytes as they are, before anything in them is
+// believed. It covers the key, so a record that is under another's key is damaged too.
+//
+// A wish may be without an image. This version makes none, but reads it, keeps it and
+// indexes it by its paths. The methods that return a Record pass over it, and a Put
+// takes its paths away as from any other record.
+type stored struct {
+	Wish  Wish   `json:"wish"`
+	Image *Image `json:"image,omitempty"`
+}
+
+// storedMagic begins each record of schema 2.
+const storedMagic = "RREC2 "
+
+// storedHeader is how the value of a record with this key and object begins.
+func storedHeader(key string, object []byte) []byte {
+	sum := xxhash.New()
+	_, _ = sum.WriteString(key + "\n")
+	_, _ = sum.Write(object)
+	return fmt.Appendf(nil, "%s%016x\n", storedMagic, sum.Sum64())
+}
+
+// newKey is a key that no record has. It is random: one bit more or less makes no
+// other record's key of it. A record keeps it when its image is replaced.
+func newKey(tx *bolt.Tx) (string, error) {
+	for {
+		var b [8]byte
+		if _, err := rand.Read(b[:]); err != nil {
+			return "", fmt.Errorf("make a key: %w", err)
+		}
+		key := "record-" + hex.EncodeToString(b[:])
+		if tx.Bucket(recordsBucket).Get([]byte(key)) == nil {
+			return key, nil
+		}
+	}
+}
+
+func encodeStored(key string, s *stored) ([]byte, error) {
+	if err := s.validate(); err != nil {
+		return nil, err
+	}
+	c := *s
+	if c.Image != nil {
+		image := *c.Image
+		image.Created = image.Created.UTC()
+		c.Image = &image
+	}
+	object, err := json.Marshal(&c)
+	if err != nil {
+		return nil, err
+	}
+	return append(storedHeader(key, object), object...), nil
+}
+
+func decodeStored(key string, value []byte) (*stored, error) {
+	length := len(storedHeader("", nil))
+	if len(value) < length || !bytes.HasPrefix(value, []byte(storedMagic)) {
+		return nil, errors.New("it does not begin as a record does")
+	}
+	object := value[length:]
+	if !bytes.Equal(value[:length], storedHeader(key, object)) {
+		return nil, errors.New("its checksum does not match")
+	}
+	var s stored
+	if err := json.Unmarshal(object, &s); err != nil {
+		return nil, err
+	}
+	return &s, s.validate()
+}
+
+func (s *stored) validate() error {
+	if s.Image != nil {
+		if err := s.Image.validate(); err != nil {
+			return err
+		}
+	}
+	return s.Wish.validate()
+}
+
+// record is a wish with its image, which it must have.
+func (s *stored) record() Record { return Record{Wish: s.Wish, Image: *s.Image} }
+
+// storedOf is a record as it is stored.
+func storedOf(r *Record) *stored { return &stored{Wish: r.Wish, Image: &r.Image} }
