@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -59,6 +60,20 @@ func TestBadStates(t *testing.T) {
 			}
 			return nil, nil
 		}},
+		{
+			name: "damaged record", // of the program; another one can be added, and it can be removed
+			want: map[string]int{"add": statusDone, "list": statusStore, "gc": statusStore, "check": statusStore, "remove": statusDone},
+			spoil: func(t *testing.T, s *store) (_, _ []string) {
+				data, err := os.ReadFile(registry(s))
+				if err == nil {
+					err = os.WriteFile(registry(s), bytes.ReplaceAll(data, []byte(`"kind":"linked"`), []byte(`"kind":"linjed"`)), 0o600)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				return nil, nil
+			},
+		},
 		{name: "store that others may write to", doubtful: true, want: brokenStore, spoil: func(t *testing.T, s *store) (_, _ []string) {
 			chmod(t, s.dir, 0o777)
 			return nil, nil

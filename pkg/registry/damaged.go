@@ -82,7 +82,7 @@ func (f faulty) Error() string {
 	if len(f) == 1 {
 		return f[0].Error()
 	}
-	return fmt.Sprintf("%v, and %d more faults", f[0], len(f)-1)
+	return fmt.Sprintf("%v, and %d more", f[0], len(f)-1)
 }
 func (f faulty) Unwrap() []error { return f }
 
