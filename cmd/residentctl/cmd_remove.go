@@ -16,8 +16,9 @@ func newRemoveCommand(g *globals) *cli.Command {
 		Usage:     "make programs no longer resident",
 		ArgsUsage: "ID|PROGRAM…",
 		Description: `Forgets programs and deletes their images. Name a program by its id or the
-beginning of it, its path, or its file's name. Processes that were started
-from an image run on.`,
+beginning of it, its path, or its file's name, and a damaged record of the
+registry also by its key, which check shows. Processes that were started from
+an image run on.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "all", Usage: "remove every program of the store", Destination: &all, DisableDefaultText: true},
 			g.storeFlag(), g.formatFlag(),

@@ -1,13 +1,15 @@
 // Package registry is the truth about which programs should be resident: one
 // bbolt file with a record for each.
 //
-// The nouns. A Record says which binary an image was made of and what the image
-// depends on. Its key is the binary's identity (device and inode) and a digest
-// over the contents of the binary and of every library. A binary has at most
-// one record, and so has a path: what a path leads to now replaces what it led
-// to before. An index entry leads from an image id, a path or a library to a
-// key; record and index entries change in one transaction, and Check says where
-// they disagree.
+// The nouns. A Record is a wish, which says what is to be resident and how, and an
+// image, which says which binary it was made of and what it depends on. A binary
+// has at most one record, and so has a path: what a path leads to now replaces what
+// it led to before. A record is stored with a checksum, under a random key. An index
+// entry leads from an image id, a path, a library or an inode to a key; record and
+// index entries change in one transaction, and Check says where they disagree.
+//
+// A record whose checksum does not match is damaged (DamagedError). It is reported,
+// it can be replaced and forgotten, and nothing that it says is acted on.
 //
 // The flow. A Registry holds a path, not an open database: each method opens
 // the file, takes bbolt's lock, does one transaction and closes the file. So a

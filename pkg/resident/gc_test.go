@@ -1,6 +1,7 @@
 package resident
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/store"
 )
 
 const orphan = "0123456789abcdef"
@@ -169,6 +171,62 @@ func TestGCRefusesAFaultyRegistry(t *testing.T) {
 	}
 	if !exists(image) {
 		t.Error("the image is gone")
+	}
+}
+
+// TestGCSparesWhatADamagedRecordMayHave: a record that was damaged after the plan was
+// made, or even after the registry was looked at again, stops what could be its own
+// from being removed. It is removed with the record, and only then.
+func TestGCSparesWhatADamagedRecordMayHave(t *testing.T) {
+	m := emptyStore(t)
+	b := store.Binary{Dev: 1, Ino: 2}
+	image := mkdir(t, m.store.ImageDir(orphan))
+	launchers := mkdir(t, m.store.LaunchersDir(b.Dev, b.Ino))
+	p := planned(t, m) // without a record all of it is garbage
+	if len(p.Items) != 2 {
+		t.Fatalf("planned %+v", p.Items)
+	}
+	rec := registry.Record{
+		Wish: registry.Wish{Program: "/no/such/program"},
+		Image: registry.Image{
+			ID: orphan, Binary: linux.FileID{Dev: b.Dev, Ino: b.Ino}, Kind: "linked", Digest: strings.Repeat("a", 64), Deps: []byte("{}"),
+		},
+	}
+	if _, err := m.registry.Put(rec); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(m.store.RegistryPath())
+	if err == nil {
+		raw = bytes.ReplaceAll(raw, []byte(`"kind":"linked"`), []byte(`"kind":"linjed"`))
+		err = os.WriteFile(m.store.RegistryPath(), raw, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	stopped := func(what string, err error) {
+		t.Helper()
+		if !errors.Is(err, registry.ErrCorrupt) || len(registry.Damaged(err)) != 1 || !exists(image) || !exists(launchers) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	_, err = m.PlanGC(t.Context())
+	stopped("plan", err)
+	_, err = m.GC(t.Context(), p)
+	stopped("execute", err)
+	for _, kind := range []GCKind{GCEntry, GCLink, GCLauncher, GCLaunchers, GCImage, GCSystem} {
+		_, err := m.collect(t.Context(), GCItem{Kind: kind, ID: orphan, Path: image, binary: b})
+		stopped(string(kind), err)
+	}
+	_, err = m.RemoveAll(t.Context())
+	stopped("remove all", err)
+
+	removed, err := m.Remove(t.Context(), rec.Program)
+	if err != nil || len(removed) != 1 || removed[0].ID != orphan || exists(image) || exists(launchers) {
+		t.Errorf("removed %+v, %v", removed, err)
+	}
+	if p := planned(t, m); len(p.Items) > 0 {
+		t.Errorf("left %+v", p.Items)
 	}
 }
 
