@@ -162,8 +162,9 @@ func loadAll(tx *bolt.Tx, found []match) (all []Record, bad []error) {
 		if seen[m.key] {
 			continue
 		}
-		seen[m.key] = true
 		s, err := loadMatch(tx, m)
+		var d *DamagedError
+		seen[m.key] = err == nil || errors.As(err, &d) // else only this entry is false
 		switch {
 		case err != nil:
 			bad = append(bad, err)
