@@ -51,6 +51,7 @@ var hints = []struct {
 	{syscall.ENOSPC, "the disk is full; free some space, or use another store with --store"},
 	{syscall.EDQUOT, "the disk quota is used up; free some space, or use another store with --store"},
 	{ErrBusy, "try again when it is done; `fuser -v` on the store's staging folder shows which process it is"},
+	{ErrReplaced, "look who can rename in the directories that lead to it, and try again"},
 	{ErrNoExec, "use another store with --store, on a file system from which programs may be executed"},
 	{errNotInPath, "use a store whose path has none, with --store; `residentctl enable --system` needs no PATH"},
 	{syscall.EXDEV, "all of a store must be on one file system; use another store with --store"},

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // execName is the folder of what `residentctl exec` puts over files of the
@@ -80,9 +82,9 @@ func (s *Store) FirstExec() bool {
 }
 
 func (s *Store) makeExec() error {
-	err := os.Mkdir(s.in(execName), s.mode)
-	if errors.Is(err, fs.ErrExist) {
-		_, err = checkFolder(s.in(execName))
+	if err := makeFolder(s.in(execName), s.mode); err != nil {
+		return err
 	}
+	_, err := checkFolder(unix.AT_FDCWD, s.in(execName), s.in(execName))
 	return err
 }

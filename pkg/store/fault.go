@@ -3,7 +3,10 @@ package store
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // FaultEnv names the environment variable that Fault looks at.
@@ -12,6 +15,11 @@ const FaultEnv = "RESIDENTCTL_FAULT"
 // FaultList is a value of FaultEnv with which Fault writes each point that the process
 // comes to, as a line of its own behind FaultEnv and "=", to standard error.
 const FaultList = "list"
+
+// FaultStop begins a value of FaultEnv with which Fault stops the process, by SIGSTOP,
+// whenever it comes to the point whose name follows. What a test does meanwhile, until it
+// sends SIGCONT, happens at exactly that point.
+const FaultStop = "stop:"
 
 // FaultPoints are the steps of this package at which Fault is called. Each
 // leaves a store in which nothing is wrong but garbage in staging/.
@@ -46,6 +54,11 @@ var FaultPoints = []string{
 // that a process may die anywhere.
 func Fault(name string) {
 	switch os.Getenv(FaultEnv) {
+	case FaultStop + name:
+		runtime.LockOSThread()
+		// To this thread, so that it does not get further before it is stopped.
+		_ = unix.Tgkill(os.Getpid(), unix.Gettid(), syscall.SIGSTOP)
+		runtime.UnlockOSThread()
 	case name:
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {} // the signal may find another thread first

@@ -21,7 +21,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	helpers := map[string]func(dir string) error{"life": life, "full": fullDisk, "stranger": stranger}
+	helpers := map[string]func(dir string) error{"life": life, "create": func(dir string) error { _, err := Create(dir); return err }, "full": fullDisk, "stranger": stranger}
 	what := os.Getenv(helperEnv)
 	if what == "" {
 		os.Exit(m.Run())
@@ -95,10 +95,7 @@ func mustHaveModes(t *testing.T, dir string) {
 	for _, path := range append([]string{""}, folders...) {
 		info, err := os.Stat(filepath.Join(dir, path))
 		must(t, err)
-		want := newStoreMode()
-		if path == stagingName {
-			want = 0o700
-		}
+		want := folderMode(path, newStoreMode())
 		if got := info.Mode().Perm(); got != want {
 			t.Errorf("%q has mode %04o, want %04o", path, got, want)
 		}

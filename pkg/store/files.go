@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
@@ -17,28 +19,59 @@ func eintr(f func() error) error { return linux.EINTR(f) }
 // not there, and brings its name to the disk. It has its mode from the start, for
 // nobody would give it to a folder that is there: somebody may have meant another.
 func makeFolder(path string, mode fs.FileMode) error {
-	switch err := mkdirUnmasked(path, mode); {
-	case errors.Is(err, fs.ErrExist):
-		return nil
-	case err != nil:
-		return err
-	}
-	Fault("after-mkdir")
-	// A default ACL of the folder above can take more from the mode (acl(5)).
-	if err := os.Chmod(path, mode); err != nil {
-		return err
-	}
-	return syncPath(filepath.Dir(path))
-}
-
-// mkdirUnmasked is mkdir(2) without a umask. The umask is the process's, so this
-// is a thread's work that no longer shares it (unshare(2), CLONE_FS) and ends with
-// the goroutine. Where a filter forbids that, the umask counts.
-func mkdirUnmasked(path string, mode fs.FileMode) error {
-	path, err := filepath.Abs(path) // the folder that the thread is in is its own too
+	parent, err := openFolder(unix.AT_FDCWD, filepath.Dir(path), unix.O_PATH)
 	if err != nil {
 		return err
 	}
+	defer unix.Close(parent)
+	return makeFolderAt(parent, filepath.Base(path), mode)
+}
+
+// makeFolderAt is makeFolder for a name in an open directory.
+func makeFolderAt(parent int, name string, mode fs.FileMode) error {
+	switch err := mkdirUnmasked(parent, name, mode); {
+	case errors.Is(err, fs.ErrExist):
+		return nil
+	case err != nil:
+		return &fs.PathError{Op: "mkdir", Path: name, Err: err}
+	}
+	Fault("after-mkdir")
+	made, err := openFolder(parent, name, unix.O_RDONLY|unix.O_NOFOLLOW)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(made)
+	// A default ACL of the folder above can take more from the mode (acl(5)).
+	if err := unix.Fchmod(made, uint32(mode.Perm())); err != nil {
+		return &fs.PathError{Op: "chmod", Path: name, Err: err}
+	}
+	above, err := openFolder(parent, ".", unix.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(above)
+	if err := unix.Fsync(above); err != nil && err != unix.EINVAL {
+		return &fs.PathError{Op: "fsync", Path: filepath.Dir(name), Err: err}
+	}
+	return nil
+}
+
+// openFolder opens a directory by its name in another one.
+func openFolder(parent int, name string, flags int) (fd int, err error) {
+	err = eintr(func() (err error) {
+		fd, err = unix.Openat(parent, name, flags|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return fd, nil
+}
+
+// mkdirUnmasked is mkdirat(2) without a umask. The umask is the process's, so this
+// is a thread's work that no longer shares it (unshare(2), CLONE_FS) and ends with
+// the goroutine. Where a filter forbids that, the umask counts.
+func mkdirUnmasked(parent int, name string, mode fs.FileMode) error {
 	made := make(chan error)
 	go func() {
 		runtime.LockOSThread()
@@ -47,7 +80,7 @@ func mkdirUnmasked(path string, mode fs.FileMode) error {
 		} else {
 			runtime.UnlockOSThread()
 		}
-		made <- os.Mkdir(path, mode)
+		made <- eintr(func() error { return unix.Mkdirat(parent, name, uint32(mode.Perm())) })
 	}()
 	return <-made
 }

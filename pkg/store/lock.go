@@ -35,6 +35,9 @@ func (s *Store) Lock(ctx context.Context) (unlock func(), err error) {
 
 func (s *Store) lock(ctx context.Context) (*os.File, error) {
 	const pause = 2 * time.Millisecond
+	if err := s.same(); err != nil {
+		return nil, err
+	}
 	f, err := os.OpenFile(s.in(stagingName), os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err

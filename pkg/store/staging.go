@@ -27,6 +27,9 @@ func (s *Store) Stage() (*Staging, error) {
 }
 
 func (s *Store) stage() (*Staging, error) {
+	if err := s.same(); err != nil {
+		return nil, err
+	}
 	dir, lock, err := makeLocked(s.in(stagingName), "work-")
 	if err != nil {
 		return nil, err

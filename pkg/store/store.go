@@ -20,10 +20,32 @@ type Store struct {
 	dir string
 	// mode of its folders: 0755, or 0700 where it is a user's own.
 	mode fs.FileMode
+	// Of the directory that was checked.
+	dev, ino uint64
+}
+
+// Identity returns the device and inode of the store's directory, as fstat(2) showed
+// them on the descriptor by which it was checked.
+func (s *Store) Identity() (dev, ino uint64) { return s.dev, s.ino }
+
+// ErrReplaced is a store whose path leads to another directory than when it was opened.
+var ErrReplaced = errors.New("another directory has taken its place")
+
+// same is ErrReplaced if the store's path leads to another directory by now.
+func (s *Store) same() error {
+	var st syscall.Stat_t
+	if err := eintr(func() error { return syscall.Stat(s.dir, &st) }); err != nil {
+		return err
+	}
+	if st.Dev != s.dev || st.Ino != s.ino {
+		return ErrReplaced
+	}
+	return nil
 }
 
 // Open checks an existing store: it and its folders belong to root or to the
-// caller, and nobody else may write to them, else ErrUnsafe. One that is not
+// caller, and nobody else may write to them, else ErrUnsafe. For root, no other user
+// may put another directory in its place either. One that is not
 // there, or whose making was not finished, is fs.ErrNotExist; one that was finished and
 // has lost a folder is opened, and what was in there is missing (Missing).
 func Open(dir string) (*Store, error) {
@@ -31,12 +53,24 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, wrap("open store", dir, err)
 	}
-	s := &Store{dir: dir}
-	if s.mode, err = checkFolder(dir); err != nil {
+	top, err := openChecked(dir)
+	if err != nil {
 		return nil, openError(dir, err)
 	}
+	defer unix.Close(top)
+	return open(dir, top)
+}
+
+// open is Open of the store whose directory is open as top.
+func open(dir string, top int) (*Store, error) {
+	s := &Store{dir: dir}
+	st, err := checkFolder(top, "", dir)
+	if err != nil {
+		return nil, openError(dir, err)
+	}
+	s.mode, s.dev, s.ino = fs.FileMode(st.Mode&0o777), st.Dev, st.Ino
 	for _, name := range folders {
-		_, err := checkFolder(s.in(name))
+		_, err := checkFolder(top, name, s.in(name))
 		if errors.Is(err, fs.ErrNotExist) && HasRegistry(dir) {
 			continue
 		}
@@ -46,6 +80,48 @@ func Open(dir string) (*Store, error) {
 	}
 	return s, nil
 }
+
+// openChecked opens the directory that dir leads to, for its path only. Root follows
+// only what no other user could change on the way.
+func openChecked(dir string) (fd int, err error) {
+	if os.Geteuid() == 0 {
+		return linux.Walk(dir, mayLead)
+	}
+	err = eintr(func() (err error) {
+		fd, err = unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+		return err
+	})
+	return fd, err
+}
+
+// mayLead is ErrUnsafe if a user other than root could have another entry stand in the
+// place of this one: the directory is his, or he may write to it and it is not sticky
+// (unlink(2), EPERM), or the entry is his. In a user namespace with a single user root
+// is that user, and whose the directories are cannot be told.
+func mayLead(s linux.Step) error {
+	isRoot := func(uid uint32) bool { return uid == 0 || linux.MapsOneUser() }
+	others := s.In.Mode&0o002 != 0 || s.In.Mode&0o020 != 0 && (s.In.Gid != 0 || linux.HasACL(s.FD))
+	why := ""
+	switch {
+	case !isRoot(s.In.Uid):
+		why = fmt.Sprintf("belongs to user %d", s.In.Uid)
+	case others && s.In.Mode&unix.S_ISVTX == 0:
+		why = fmt.Sprintf("can be written to by others than root (mode %04o, group %d)", s.In.Mode&0o7777, s.In.Gid)
+	case others && s.Stat != nil && !isRoot(s.Stat.Uid):
+		return &leadError{filepath.Join(s.Dir, s.Name), fmt.Sprintf("belongs to user %d in a directory to which others may write", s.Stat.Uid)}
+	default:
+		return nil
+	}
+	return &leadError{s.Dir, why}
+}
+
+// leadError is ErrUnsafe for what leads to a store.
+type leadError struct{ path, why string }
+
+func (e *leadError) Error() string {
+	return fmt.Sprintf("%v as root: %s, which leads to it, %s", ErrUnsafe, e.path, e.why)
+}
+func (e *leadError) Unwrap() error { return ErrUnsafe }
 
 // Missing are the folders that the store has lost.
 func (s *Store) Missing() []string {
@@ -64,37 +140,82 @@ func Create(dir string) (*Store, error) {
 	if err != nil {
 		return nil, wrap("make store", dir, err)
 	}
-	if err := makeFolders(filepath.Dir(dir), newStoreMode()); err != nil {
-		return nil, wrap("make store", dir, err)
+	top, err := openChecked(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := makeFolders(filepath.Dir(dir), newStoreMode()); err != nil {
+			return nil, wrap("make store", dir, err)
+		}
+		if err := makeFolder(dir, newStoreMode()); err != nil {
+			return nil, wrap("make store", dir, err)
+		}
+		top, err = openChecked(dir)
 	}
-	if err := makeFolder(dir, newStoreMode()); err != nil {
-		return nil, wrap("make store", dir, err)
-	}
-	mode, err := checkFolder(dir) // before anything is put into it
 	if err != nil {
 		return nil, openError(dir, err)
 	}
-	if noExec(dir) {
+	defer unix.Close(top)
+	return complete(dir, top)
+}
+
+// complete makes what is missing in the store whose directory is open as top.
+func complete(dir string, top int) (*Store, error) {
+	st, err := checkFolder(top, "", dir) // before anything is put into it
+	if err != nil {
+		return nil, openError(dir, err)
+	}
+	if noExec(top) {
 		return nil, wrap("use store", dir, ErrNoExec)
 	}
 	for _, name := range folders {
-		m := mode
-		if name == stagingName {
-			m = 0o700 // what is not published is nobody else's business
-		}
-		if err := makeFolder(filepath.Join(dir, name), m); err != nil {
+		if err := makeFolderAt(top, name, folderMode(name, fs.FileMode(st.Mode&0o777))); err != nil {
 			return nil, wrap("make store", dir, err)
 		}
 	}
-	return Open(dir)
+	s, err := open(dir, top)
+	if err == nil {
+		s.ShutIndex()
+	}
+	return s, err
 }
 
-// noExec tells whether the file system is mounted so that nothing in it can be
-// executed. One that does not tell is none.
-func noExec(dir string) bool {
+// folderMode is the mode of a folder in a store whose own mode is top.
+func folderMode(name string, top fs.FileMode) fs.FileMode {
+	switch name {
+	case stagingName:
+		return 0o700 // what is not published is nobody else's business
+	case indexName:
+		return top &^ 0o044 // starts look names up, and nobody else has to list them
+	}
+	return top
+}
+
+// ShutIndex takes from others the right to list index/, which stores of older versions
+// give them. It is for the store's owner; IndexOpen tells where it failed.
+func (s *Store) ShutIndex() {
+	fd, err := openFolder(unix.AT_FDCWD, s.in(indexName), unix.O_RDONLY|unix.O_NOFOLLOW)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) == nil && st.Mode&0o044 != 0 {
+		_ = unix.Fchmod(fd, st.Mode&0o7777&^0o044)
+	}
+}
+
+// IndexOpen reports whether others than the owner can list index/, and so see how many
+// programs are resident, by device and inode.
+func (s *Store) IndexOpen() (path string, open bool) {
+	info, err := os.Lstat(s.in(indexName))
+	return s.in(indexName), err == nil && s.Shared() && info.Mode()&0o044 != 0
+}
+
+// noExec tells whether the file system of an open directory is mounted so that nothing
+// in it can be executed. One that does not tell is none.
+func noExec(fd int) bool {
 	const stNoExec = 8 // include/linux/statfs.h, ST_NOEXEC
 	var st syscall.Statfs_t
-	err := eintr(func() error { return syscall.Statfs(dir, &st) })
+	err := eintr(func() error { return syscall.Fstatfs(fd, &st) })
 	return err == nil && st.Flags&stNoExec != 0
 }
 
@@ -122,12 +243,18 @@ var (
 )
 
 func openError(path string, err error) error {
+	var lead *leadError
+	if errors.As(err, &lead) {
+		err = lead // which says where
+	}
 	e := &Error{Doing: "open store", Path: path, Err: err}
 	switch {
 	case errors.Is(err, errNotFolder):
 		e.hint = fmt.Sprintf("move %s away, or name another store with --store", path)
 	case errors.Is(err, errHiddenOwner):
 		e.hint = "in the user namespace that `residentctl exec` makes for an ordinary user root's files look like nobody's: do it outside"
+	case errors.As(err, &lead):
+		e.hint = fmt.Sprintf("name a store that only root's directories lead to, or look who could have changed it; if it is to be trusted: chown root %[1]s and chmod go-w %[1]s", lead.path)
 	case errors.Is(err, ErrUnsafe):
 		e.hint = fmt.Sprintf("look who could have changed it; if it is to be trusted: chown it to yourself or root and chmod go-w %s", path)
 	case errors.Is(err, fs.ErrNotExist):
@@ -136,22 +263,23 @@ func openError(path string, err error) error {
 	return e
 }
 
-// checkFolder looks at the owner and mode of a folder of a store.
-func checkFolder(path string) (fs.FileMode, error) {
-	var st syscall.Stat_t
-	if err := eintr(func() error { return syscall.Stat(path, &st) }); err != nil {
-		return 0, err
+// checkFolder looks at the owner and mode of a folder of a store: of the open directory
+// top, or of what has that name in it, no link followed. Path is its path.
+func checkFolder(top int, name, path string) (*unix.Stat_t, error) {
+	var st unix.Stat_t
+	if err := eintr(func() error { return unix.Fstatat(top, name, &st, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW) }); err != nil {
+		return nil, err
 	}
 	if launcher.ShownForRoot(path, st.Uid) {
 		st.Uid = 0
 	}
-	return fs.FileMode(st.Mode & 0o777), distrust(&st, os.Geteuid())
+	return &st, distrust(&st, os.Geteuid())
 }
 
 // distrust says why what st describes cannot be trusted by the user euid. Where a
 // file has an ACL, the group's bits are its mask (acl(5)), so an ACL that lets
 // somebody write shows there.
-func distrust(st *syscall.Stat_t, euid int) error {
+func distrust(st *unix.Stat_t, euid int) error {
 	switch {
 	case st.Mode&syscall.S_IFMT != syscall.S_IFDIR:
 		return errNotFolder

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -106,7 +107,7 @@ func TestCreate(t *testing.T) {
 	must(t, err)
 	want := newStoreMode()
 	for path, m := range map[string]fs.FileMode{
-		dir: want, s.in(imagesName): want, s.in(indexName): want, s.in(stagingName): 0o700,
+		dir: want, s.in(imagesName): want, s.in(indexName): want &^ 0o044, s.in(stagingName): 0o700,
 	} {
 		if got := mode(t, path).Perm(); got != m {
 			t.Errorf("%s has mode %o, want %o", path, got, m)
@@ -177,7 +178,7 @@ func TestDistrust(t *testing.T) {
 		{"another user's", 1001, 0o755, 1000, true},
 		{"root's, group-writable", 0, 0o775, 1000, true},
 	} {
-		st := syscall.Stat_t{Uid: tc.uid, Mode: syscall.S_IFDIR | tc.mode}
+		st := unix.Stat_t{Uid: tc.uid, Mode: syscall.S_IFDIR | tc.mode}
 		if err := distrust(&st, tc.euid); errors.Is(err, ErrUnsafe) != tc.distrusts {
 			t.Errorf("%s: %v", tc.name, err)
 		}
