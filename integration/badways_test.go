@@ -110,14 +110,18 @@ func (w *badWorld) start(t *testing.T, way string) result {
 	t.Helper()
 	env := []string{"RESIDENTCTL_EXPLAIN=1"}
 	execs := []string{w.residentctl, "exec", "--store", w.dir}
+	run := []string{w.residentctl, "run"}
+	if w.user.uid == 0 { // who looks into no store of a HOME
+		run = append(run, "--store", w.dir)
+	}
 	var argv []string
 	switch way {
 	case "launcher file":
 		argv = []string{w.launcher}
 	case "run":
-		argv = []string{w.residentctl, "run", w.program}
+		argv = append(run, w.program)
 	case "run --strict":
-		argv = []string{w.residentctl, "run", "--strict", w.program}
+		argv = append(run, "--strict", w.program)
 	case "shim":
 		env = append(env, "PATH="+filepath.Join(w.dir, "shims")+":/usr/bin:/bin:"+filepath.Dir(w.program))
 		argv = []string{"/usr/bin/env", "speak"}

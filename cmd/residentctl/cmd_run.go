@@ -29,7 +29,7 @@ func newRunCommand(g *globals) *cli.Command {
 		Description: `Becomes the program: nothing of residentctl stays. A program that is not
 resident, or whose image is stale, is executed normally. Options end at the
 program's name. Without --store, the caller's own store and then the system's
-are searched.
+are searched; root's own is the system's.
 
 --engine says by what means: "auto" as said; "direct" from its image or not at
 all, which is --strict; "exec" normally, without looking for an image; "criu" by
@@ -134,8 +134,11 @@ func (o runOptions) program(argv []string) (runOptions, error) {
 }
 
 // storesToSearch are the folders of the stores in which the launcher looks:
-// the one that was named, or the caller's own and the system's.
-func storesToSearch(named string) ([]string, error) {
+// the one that was named, or the caller's own and the system's. Root's own is the
+// system's: HOME and XDG_DATA_HOME may be another user's (su, sudo -E).
+func storesToSearch(named string) ([]string, error) { return storesFor(os.Geteuid(), named) }
+
+func storesFor(euid int, named string) ([]string, error) {
 	if named != "" {
 		dir, err := filepath.Abs(named)
 		if err != nil {
@@ -144,7 +147,7 @@ func storesToSearch(named string) ([]string, error) {
 		return []string{dir}, nil
 	}
 	own, err := store.UserDir()
-	if err != nil { // a user without a home has no store
+	if err != nil || euid == 0 { // a user without a home has no store
 		return []string{store.SystemDir()}, nil
 	}
 	return []string{own, store.SystemDir()}, nil
@@ -160,7 +163,9 @@ func runRun(o runOptions, stores []string, errOut io.Writer) error {
 	// From here on everything ends in an exec.
 	why := errors.New("--engine exec asks for it")
 	if o.engine != engineExec {
-		why = execLauncher(o, stores)
+		if why = mayStartFrom(stores); why == nil {
+			why = execLauncher(o, stores)
+		}
 	}
 	if o.strict {
 		return &runError{code: exitRun, what: fmt.Sprintf("%s: no resident start: %v", program, why)}
@@ -169,6 +174,20 @@ func runRun(o runOptions, stores []string, errOut io.Writer) error {
 		fmt.Fprintf(errOut, "residentctl: %s: started normally: %v\n", program, why)
 	}
 	return cannotRun(program, execProgram(program, o.argv))
+}
+
+// mayStartFrom says why root must not start anything from one of these stores: another
+// user could have put it there. The launcher looks at the store's own files only.
+func mayStartFrom(stores []string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	for _, dir := range stores {
+		if _, err := store.Open(dir); errors.Is(err, store.ErrUnsafe) {
+			return err
+		}
+	}
+	return nil
 }
 
 // explainByEnvironment: the launcher's ask_environment reads it the same way.

@@ -60,15 +60,18 @@ func TestStoresToSearch(t *testing.T) {
 	t.Setenv("XDG_DATA_HOME", "")
 	for _, tc := range []struct {
 		name, home, named string
+		euid              int
 		want              []string
 	}{
-		{"own and system", "/home/me", "", []string{"/home/me/.local/share/residentctl", store.SystemDir()}},
-		{"no home", "", "", []string{store.SystemDir()}},
-		{"named", "/home/me", "/there", []string{"/there"}},
+		{"own and system", "/home/me", "", 1000, []string{"/home/me/.local/share/residentctl", store.SystemDir()}},
+		{"no home", "", "", 1000, []string{store.SystemDir()}},
+		{"named", "/home/me", "/there", 1000, []string{"/there"}},
+		{"root looks into no HOME", "/home/me", "", 0, []string{store.SystemDir()}},
+		{"named by root", "/home/me", "/there", 0, []string{"/there"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Setenv("HOME", tc.home)
-			got, err := storesToSearch(tc.named)
+			got, err := storesFor(tc.euid, tc.named)
 			if diff := cmp.Diff(tc.want, got); diff != "" || err != nil {
 				t.Errorf("error %v, stores (-want +got):\n%s", err, diff)
 			}
