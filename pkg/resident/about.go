@@ -62,27 +62,31 @@ func (e *AboutError) Hint() string {
 
 // visible are the records of all images that a start could find and that the
 // caller may read. For each that is damaged there is an *AboutError, joined, beside
-// the others.
+// the others. It lists images/, whose names are random: only the owner may list index/
+// and launchers/, which show devices and inodes.
 func visible(s *store.Store) (records []registry.Record, err error) {
-	links, _, err := s.Links()
+	ids, _, err := s.Images()
 	if err != nil {
 		return nil, err
 	}
 	var damaged []error
-	for _, link := range links {
-		rec, err := readAbout(s.AboutPath(link.ID))
-		_, gone := os.Lstat(s.PlanPath(link.ID)) // an image goes as a whole
+	for _, id := range ids {
+		rec, err := readAbout(s.AboutPath(id))
+		_, gone := os.Lstat(s.PlanPath(id)) // an image goes as a whole
 		switch {
 		case errors.Is(err, fs.ErrPermission):
 			continue // not for the caller
 		case errors.Is(err, fs.ErrNotExist) && gone != nil:
 			continue // just being removed
-		case err == nil && (rec.ID != link.ID || rec.Binary.Dev != link.Dev || rec.Binary.Ino != link.Ino):
+		case err == nil && rec.ID != id:
 			err = errors.New("it is about another image")
 		}
 		if err != nil {
-			damaged = append(damaged, &AboutError{s.AboutPath(link.ID), err})
+			damaged = append(damaged, &AboutError{s.AboutPath(id), err})
 			continue
+		}
+		if link, ok := s.LinkOf(binaryOf(rec)); !ok || link.ID != id {
+			continue // no start finds it, or it is just being replaced
 		}
 		records = append(records, rec)
 	}

@@ -117,6 +117,9 @@ func (d *doctor) openStore() *Manager {
 // stamp's word for it that the CPU is the right one, and who can open the registry's
 // gate can keep its writers waiting. The registry looks at itself.
 func (d *doctor) files(s *store.Store) {
+	for _, path := range s.NamesShown() {
+		d.fault(AreaStore, path, "others can list it, which shows the inode of every resident program", "`residentctl refresh` ends that")
+	}
 	for _, file := range []struct {
 		path, what string
 		mode       fs.FileMode // what others may not

@@ -48,6 +48,7 @@ func (m *Manager) refreshable(queries []string) ([]registry.Record, error) {
 	if m.registry == nil {
 		return nil, nil
 	}
+	m.store.HideNames()
 	if len(queries) == 0 {
 		return m.registry.List()
 	}

@@ -34,16 +34,21 @@ func (s *Store) Images() (ids, stray []string, err error) {
 func (s *Store) Links() (links []Link, stray []string, err error) {
 	err = s.each(indexName, func(name string) bool {
 		dev, ino, ok := parseBinaryName(name)
-		target, err := os.Readlink(s.in(indexName, name))
-		id, isPlan := strings.CutSuffix(target, "/"+planName)
-		id, isImage := strings.CutPrefix(id, "../"+imagesName+"/")
-		if !ok || err != nil || !isPlan || !isImage || checkID(id) != nil {
-			return false
+		link, isLink := s.LinkOf(Binary{dev, ino})
+		if ok && isLink {
+			links = append(links, link)
 		}
-		links = append(links, Link{dev, ino, id})
-		return true
+		return ok && isLink
 	}, &stray)
 	return links, stray, err
+}
+
+// LinkOf is the entry of index/ for a binary, if it has one.
+func (s *Store) LinkOf(b Binary) (l Link, ok bool) {
+	target, err := os.Readlink(s.IndexPath(b.Dev, b.Ino))
+	id, isPlan := strings.CutSuffix(target, "/"+planName)
+	id, isImage := strings.CutPrefix(id, "../"+imagesName+"/")
+	return Link{b.Dev, b.Ino, id}, err == nil && isPlan && isImage && checkID(id) == nil
 }
 
 // Launchers are the binaries that have launcher files. Stray are paths in

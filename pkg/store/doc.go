@@ -23,7 +23,8 @@
 // The system's store is read by everybody, and shows nobody more of a program
 // than the program's own mode does: the registry and staging/ are the owner's
 // alone, an image and the launcher files of a program are for those who may read
-// or execute it, and index/ holds nothing but numbers.
+// or execute it, and index/ and launchers/, whose names are programs' devices and
+// inodes, can be looked into by all and listed by the owner.
 //
 // An image is code by another name. A store that anybody but its owner could
 // write to, or that belongs to a stranger, is refused.

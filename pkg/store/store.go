@@ -173,7 +173,7 @@ func complete(dir string, top int) (*Store, error) {
 	}
 	s, err := open(dir, top)
 	if err == nil {
-		s.ShutIndex()
+		s.HideNames()
 	}
 	return s, err
 }
@@ -183,31 +183,40 @@ func folderMode(name string, top fs.FileMode) fs.FileMode {
 	switch name {
 	case stagingName:
 		return 0o700 // what is not published is nobody else's business
-	case indexName:
+	case indexName, launcherName:
 		return top &^ 0o044 // starts look names up, and nobody else has to list them
 	}
 	return top
 }
 
-// ShutIndex takes from others the right to list index/, which stores of older versions
-// give them. It is for the store's owner; IndexOpen tells where it failed.
-func (s *Store) ShutIndex() {
-	fd, err := openFolder(unix.AT_FDCWD, s.in(indexName), unix.O_RDONLY|unix.O_NOFOLLOW)
-	if err != nil {
-		return
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if unix.Fstat(fd, &st) == nil && st.Mode&0o044 != 0 {
-		_ = unix.Fchmod(fd, st.Mode&0o7777&^0o044)
+// inodeFolders are named by device and inode in what they hold.
+var inodeFolders = []string{indexName, launcherName}
+
+// HideNames takes from others the right to list index/ and launchers/, which stores of
+// older versions give them. It is for the store's owner; NamesShown tells where it failed.
+func (s *Store) HideNames() {
+	for _, name := range inodeFolders {
+		fd, err := openFolder(unix.AT_FDCWD, s.in(name), unix.O_RDONLY|unix.O_NOFOLLOW)
+		if err != nil {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) == nil && st.Mode&0o044 != 0 {
+			_ = unix.Fchmod(fd, st.Mode&0o7777&^0o044)
+		}
+		unix.Close(fd)
 	}
 }
 
-// IndexOpen reports whether others than the owner can list index/, and so see how many
-// programs are resident, by device and inode.
-func (s *Store) IndexOpen() (path string, open bool) {
-	info, err := os.Lstat(s.in(indexName))
-	return s.in(indexName), err == nil && s.Shared() && info.Mode()&0o044 != 0
+// NamesShown are those of index/ and launchers/ that others than the owner can list, and
+// so see the device and inode of every program.
+func (s *Store) NamesShown() (paths []string) {
+	for _, name := range inodeFolders {
+		if info, err := os.Lstat(s.in(name)); err == nil && s.Shared() && info.Mode()&0o044 != 0 {
+			paths = append(paths, s.in(name))
+		}
+	}
+	return paths
 }
 
 // noExec tells whether the file system of an open directory is mounted so that nothing

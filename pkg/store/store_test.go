@@ -107,7 +107,7 @@ func TestCreate(t *testing.T) {
 	must(t, err)
 	want := newStoreMode()
 	for path, m := range map[string]fs.FileMode{
-		dir: want, s.in(imagesName): want, s.in(indexName): want &^ 0o044, s.in(stagingName): 0o700,
+		dir: want, s.in(imagesName): want, s.in(indexName): want &^ 0o044, s.in(launcherName): want &^ 0o044, s.in(stagingName): 0o700,
 	} {
 		if got := mode(t, path).Perm(); got != m {
 			t.Errorf("%s has mode %o, want %o", path, got, m)
@@ -122,6 +122,24 @@ func TestCreate(t *testing.T) {
 	must(t, publish(again, idA))
 	_, err = Open(dir)
 	must(t, err)
+}
+
+// TestNamesAreTheOwnersToList: also in a store that was made when others could list them.
+func TestNamesAreTheOwnersToList(t *testing.T) {
+	s := newStore(t)
+	must(t, os.Chmod(s.Dir(), 0o755))
+	must(t, os.Chmod(s.in(indexName), 0o755))
+	must(t, os.Chmod(s.in(launcherName), 0o750))
+	s, err := Open(s.Dir())
+	must(t, err)
+	if diff := cmp.Diff([]string{s.in(indexName), s.in(launcherName)}, s.NamesShown()); diff != "" {
+		t.Error(diff)
+	}
+	_, err = Create(s.Dir())
+	must(t, err)
+	if shown := s.NamesShown(); len(shown) > 0 || mode(t, s.in(indexName)).Perm() != 0o711 || mode(t, s.in(launcherName)).Perm() != 0o710 {
+		t.Errorf("shown: %q", shown)
+	}
 }
 
 func TestOpenRefuses(t *testing.T) {
