@@ -338,11 +338,18 @@ func anotherStore(s *store.Store, err error) (*store.Store, error) {
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
 		others = append(others, filepath.Join(dir, "residentctl"))
 	}
-	others = append(others, filepath.Join(os.TempDir(), fmt.Sprintf("residentctl-%d", os.Geteuid())))
 	for _, dir := range others {
 		if other, err := store.Create(dir); err == nil && other.Writable() {
 			return other, nil
 		}
+	}
+	// Where others may make files too, and have this name lead elsewhere.
+	other, ownErr := store.CreateOwn(filepath.Join(os.TempDir(), fmt.Sprintf("residentctl-%d", os.Geteuid())))
+	switch {
+	case ownErr == nil && other.Writable():
+		return other, nil
+	case errors.Is(ownErr, store.ErrUnsafe):
+		err = ownErr
 	}
 	return s, err
 }
@@ -398,25 +405,54 @@ func inside(c *intercept.Cover, o execOptions) ([]string, error) {
 		args = append(args, ignoreChildOption)
 	}
 	for _, m := range c.Mounts {
-		args = append(args, insideOption, m.From, insideOption, m.To)
+		args = append(args, insideOption, insideFile(m.From), insideOption, insideFile(m.To))
 	}
 	return append(append(args, "--"), o.argv...), err
 }
 
+// insideFile is how a file is named behind insideOption: by device and inode, which are
+// the same in every namespace, and by its path.
+func insideFile(f store.File) string { return fmt.Sprintf("%d-%d:%s", f.Dev, f.Ino, f.Path) }
+
+// parseInsideFile undoes insideFile.
+func parseInsideFile(s string) (f store.File, err error) {
+	id, path, _ := strings.Cut(s, ":")
+	f.Path = path
+	if _, err = fmt.Sscanf(id, "%d-%d", &f.Dev, &f.Ino); err != nil || insideFile(f) != s || !filepath.IsAbs(path) {
+		return f, fmt.Errorf("%s wants DEVICE-INODE:PATH, not %q", insideOption, s)
+	}
+	return f, nil
+}
+
 // mountInside makes the mounts in a namespace that is there, and gives up the
 // capabilities that an ordinary user got for it.
-func mountInside(paths []string) error {
-	c := &intercept.Cover{}
-	for pair := range slices.Chunk(paths, 2) {
-		if len(pair) != 2 {
-			return fmt.Errorf("%s wants pairs", insideOption)
-		}
-		c.Mounts = append(c.Mounts, intercept.Mount{From: pair[0], To: pair[1]})
+func mountInside(files []string) error {
+	c, err := parseInside(files)
+	if err == nil {
+		err = c.Mount()
 	}
-	err := c.Mount()
 	if os.Geteuid() == 0 {
 		return err
 	}
 	// Also where the command is executed without the mounts.
 	return errors.Join(err, intercept.DropCapabilities())
+}
+
+func parseInside(files []string) (*intercept.Cover, error) {
+	c := &intercept.Cover{}
+	for pair := range slices.Chunk(files, 2) {
+		if len(pair) != 2 {
+			return nil, fmt.Errorf("%s wants pairs", insideOption)
+		}
+		from, err := parseInsideFile(pair[0])
+		if err != nil {
+			return nil, err
+		}
+		to, err := parseInsideFile(pair[1])
+		if err != nil {
+			return nil, err
+		}
+		c.Mounts = append(c.Mounts, intercept.Mount{From: from, To: to})
+	}
+	return c, nil
 }

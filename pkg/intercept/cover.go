@@ -3,6 +3,7 @@ package intercept
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -53,10 +54,16 @@ type Cover struct {
 	Mounts []Mount
 }
 
-// Mount is a file that is to be seen at another path.
+// Mount is a file that is to be seen in the place of another one. Which files those are
+// was fixed when they were read or written: what has taken their place by the time of the
+// mount is not mounted.
 type Mount struct {
-	From, To string
+	From, To store.File
 }
+
+// FaultMount is the fault point (store.Fault) between the writing of what is mounted and
+// the mounts.
+const FaultMount = "before-mount"
 
 // Options of Prepare.
 type Options struct {
@@ -133,13 +140,15 @@ func Prepare(s *store.Store, opts Options) (*Cover, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the dynamic linker: %w", err)
 	}
-	raw, err := os.ReadFile(linker)
+	raw, own, err := readFile(linker)
 	if err != nil {
 		return nil, fmt.Errorf("read the dynamic linker: %w", err)
 	}
-	if o.Original, err = s.ExecOriginal(); err != nil {
+	original, err := s.ExecOriginal()
+	if err != nil {
 		return nil, err
 	}
+	o.Original = original.Path
 	if opts.Session != nil {
 		o.Log = filepath.Join(opts.Session.Dir, LogName)
 	}
@@ -147,17 +156,31 @@ func Prepare(s *store.Store, opts Options) (*Cover, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cover %s: %w", linker, err)
 	}
-	path := ""
+	var cover store.File
 	if opts.Session != nil {
-		path = filepath.Join(opts.Session.Dir, filepath.Base(linker))
-		err = os.WriteFile(path, covered, 0o755)
+		cover, err = opts.Session.WriteFile(filepath.Base(linker), covered, 0o755)
 	} else {
-		path, err = s.WriteExec(covered)
+		cover, err = s.WriteExec(covered)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &Cover{Mounts: []Mount{{linker, o.Original}, {path, linker}}}, nil
+	return &Cover{Mounts: []Mount{{own, original}, {cover, own}}}, nil
+}
+
+// readFile reads a file, and says which one that was.
+func readFile(path string) ([]byte, store.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, store.File{}, err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, store.File{}, err
+	}
+	raw, err := io.ReadAll(f)
+	return raw, store.File{Path: path, Binary: store.Binary{Dev: st.Dev, Ino: st.Ino}}, err
 }
 
 // Unshare moves the calling thread, which must be locked and is to execute the
@@ -176,12 +199,49 @@ func Unshare() error {
 
 // Mount puts the cover in place, in the calling thread's mount namespace.
 func (c *Cover) Mount() error {
+	store.Fault(FaultMount)
 	for _, m := range c.Mounts {
-		if err := unix.Mount(m.From, m.To, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("mount %s over %s: %w", m.From, m.To, err)
+		if err := m.mount(); err != nil {
+			return fmt.Errorf("mount %s over %s: %w", m.From.Path, m.To.Path, err)
 		}
 	}
 	return nil
+}
+
+// mount makes the mount of descriptors and not of paths. They are opened here, since what
+// is mounted has to be in this mount namespace (fs/namespace.c, do_loopback, check_mnt).
+func (m Mount) mount() error {
+	from, err := openSame(m.From)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(from)
+	to, err := openSame(m.To)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(to)
+	return unix.Mount(fmt.Sprintf("/proc/self/fd/%d", from), fmt.Sprintf("/proc/self/fd/%d", to), "", unix.MS_BIND, "")
+}
+
+// openSame opens a file, for its path only, if that is still the same file.
+func openSame(file store.File) (fd int, err error) {
+	var st unix.Stat_t
+	err = linux.EINTR(func() (err error) {
+		fd, err = unix.Open(file.Path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return -1, &store.Error{Doing: "open", Path: file.Path, Err: err}
+	}
+	if err = unix.Fstat(fd, &st); err == nil && (st.Dev != file.Dev || st.Ino != file.Ino) {
+		err = store.ErrReplaced
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, &store.Error{Doing: "open", Path: file.Path, Err: err}
+	}
+	return fd, nil
 }
 
 // Uncover moves the calling thread, which must be locked, into a mount namespace in

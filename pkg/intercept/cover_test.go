@@ -28,10 +28,10 @@ func TestOutdated(t *testing.T) {
 	if all, err := s.Execs(); err != nil || len(all) != 3 {
 		t.Errorf("in the store: %q, %v", all, err)
 	}
-	if got, err := Outdated(s); err != nil || !slices.Equal(got, []string{old}) {
-		t.Errorf("outdated: %q, %v, want %q", got, err, old)
+	if got, err := Outdated(s); err != nil || !slices.Equal(got, []string{old.Path}) {
+		t.Errorf("outdated: %q, %v, want %q", got, err, old.Path)
 	}
-	if err := s.RemoveExec(old); err != nil {
+	if err := s.RemoveExec(old.Path); err != nil {
 		t.Error(err)
 	}
 	if err := s.RemoveExec(s.RegistryPath()); err == nil {

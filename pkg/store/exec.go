@@ -1,12 +1,15 @@
 package store
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,20 +18,65 @@ import (
 // system in a mount namespace of its own.
 const execName = "exec"
 
-// WriteExec keeps data as an executable file that is named after its content,
-// and gives its path. One that is there already stays as it is: processes may
-// have it mapped.
-func (s *Store) WriteExec(data []byte) (string, error) {
+// File is a file by its path, and by device and inode as fstat(2) showed them.
+type File struct {
+	Path string
+	Binary
+}
+
+// fileOf is the file that is open as f.
+func fileOf(f *os.File, path string) (File, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return File{}, err
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	return File{path, Binary{st.Dev, st.Ino}}, nil
+}
+
+// WriteExec keeps data as an executable file that is named after its content. One that
+// is there already stays, unless it holds something else or another user could change it:
+// processes may have it mapped.
+func (s *Store) WriteExec(data []byte) (File, error) {
 	sum := sha256.Sum256(data)
 	path := s.in(execName, hex.EncodeToString(sum[:8]))
 	err := s.makeExec()
-	if err == nil {
-		_, err = os.Lstat(path)
+	if err != nil {
+		return File{}, wrap("write", path, err)
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = s.replace(path, "exec", func(path string) error { return writeFile(path, data, 0o755) })
+	if file, ok := execFile(path, data); ok {
+		return file, nil
 	}
-	return path, wrap("write", path, err)
+	var file File
+	err = s.replace(path, "exec", func(made string) (err error) {
+		file, err = writeFileOf(made, data, 0o755)
+		return err
+	})
+	file.Path = path
+	return file, wrap("write", path, err)
+}
+
+// execFile is the file at path, if it is an executable one of data that only root or the
+// caller can change.
+func execFile(path string, data []byte) (File, bool) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return File{}, false
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != 0o755 || info.Size() != int64(len(data)) {
+		return File{}, false
+	}
+	if uid := info.Sys().(*syscall.Stat_t).Uid; uid != 0 && int(uid) != os.Geteuid() {
+		return File{}, false
+	}
+	got, err := io.ReadAll(f)
+	if err != nil || !bytes.Equal(got, data) {
+		return File{}, false
+	}
+	file, err := fileOf(f, path)
+	return file, err == nil
 }
 
 // Execs are the paths of what WriteExec has written.
@@ -56,16 +104,24 @@ func (s *Store) RemoveExec(path string) error {
 
 // ExecOriginal is an empty file over which the covered file can be mounted, so
 // that it still has a path.
-func (s *Store) ExecOriginal() (string, error) {
+func (s *Store) ExecOriginal() (file File, err error) {
 	path := s.in(execName, "original")
-	err := s.makeExec()
-	if err == nil {
-		var f *os.File
-		if f, err = os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o644); err == nil {
-			err = f.Close()
-		}
+	if err = s.makeExec(); err != nil {
+		return file, wrap("make", path, err)
 	}
-	return path, wrap("make", path, err)
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|syscall.O_NOFOLLOW, 0o644)
+	if err == nil {
+		file, err = fileOf(f, path)
+		f.Close()
+	}
+	return file, wrap("make", path, err)
+}
+
+// WriteFile writes a new file in the folder.
+func (g *Staging) WriteFile(name string, data []byte, mode fs.FileMode) (File, error) {
+	path := filepath.Join(g.Dir, name)
+	file, err := writeFileOf(path, data, mode)
+	return file, wrap("write", path, err)
 }
 
 // FirstExec tells whether this is the first time that it is called for this store.

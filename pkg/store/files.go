@@ -136,12 +136,19 @@ func syncTree(root string) error {
 // writeFile writes a file that is not there yet, of exactly this mode, and
 // brings it to the disk.
 func writeFile(path string, data []byte, mode fs.FileMode) error {
+	_, err := writeFileOf(path, data, mode)
+	return err
+}
+
+// writeFileOf is writeFile, and says which file that is.
+func writeFileOf(path string, data []byte, mode fs.FileMode) (File, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return File{}, err
 	}
+	file, statErr := fileOf(f, path)
 	_, err = f.Write(data)
-	return errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	return file, errors.Join(statErr, err, f.Chmod(mode), f.Sync(), f.Close())
 }
 
 // renameDurably renames and brings both folders' names to the disk.

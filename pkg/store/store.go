@@ -28,8 +28,9 @@ type Store struct {
 // them on the descriptor by which it was checked.
 func (s *Store) Identity() (dev, ino uint64) { return s.dev, s.ino }
 
-// ErrReplaced is a store whose path leads to another directory than when it was opened.
-var ErrReplaced = errors.New("another directory has taken its place")
+// ErrReplaced is a store, or a file of it, whose path leads to another one than when it
+// was looked at.
+var ErrReplaced = errors.New("something else has taken its place")
 
 // same is ErrReplaced if the store's path leads to another directory by now.
 func (s *Store) same() error {
@@ -154,6 +155,40 @@ func Create(dir string) (*Store, error) {
 		return nil, openError(dir, err)
 	}
 	defer unix.Close(top)
+	return complete(dir, top)
+}
+
+// CreateOwn is Create in a directory in which other users may make files too, as in
+// TMPDIR: dir itself is the caller's own, with mode 0700, and no link, else ErrUnsafe. The
+// directory above is there.
+func CreateOwn(dir string) (*Store, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, wrap("make store", dir, err)
+	}
+	above, err := openChecked(filepath.Dir(dir))
+	if err != nil {
+		return nil, openError(dir, err)
+	}
+	defer unix.Close(above)
+	if err := makeFolderAt(above, filepath.Base(dir), 0o700); err != nil {
+		return nil, wrap("make store", dir, err)
+	}
+	top, err := openFolder(above, filepath.Base(dir), unix.O_PATH|unix.O_NOFOLLOW)
+	if errors.Is(err, syscall.ENOTDIR) { // what a link is too (open(2), O_PATH)
+		err = errNotFolder
+	}
+	if err != nil {
+		return nil, openError(dir, err)
+	}
+	defer unix.Close(top)
+	var st unix.Stat_t
+	if err := unix.Fstat(top, &st); err != nil {
+		return nil, openError(dir, err)
+	}
+	if int(st.Uid) != os.Geteuid() || st.Mode&0o7777 != 0o700 {
+		return nil, openError(dir, fmt.Errorf("%w: it is not yours alone (user %d, mode %04o)", ErrUnsafe, st.Uid, st.Mode&0o7777))
+	}
 	return complete(dir, top)
 }
 

@@ -1,0 +1,125 @@
+package integration
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/residentctl/residentctl/pkg/intercept"
+	"github.com/residentctl/residentctl/pkg/launcher"
+	stores "github.com/residentctl/residentctl/pkg/store"
+)
+
+// homeless is `residentctl exec ARG…` as alice runs it without a home, so that the
+// covered linker has to be kept in TMPDIR.
+func homeless(t *testing.T, alice account, tmp string, args ...string) *exec.Cmd {
+	t.Helper()
+	c := alice.command(t, append([]string{"exec", "-q"}, args...)...)
+	c.Env = []string{"PATH=/usr/bin:/bin", "LANG=C.UTF-8", "TMPDIR=" + tmp}
+	return c
+}
+
+// TestExecUsesOnlyItsOwnDirectoryInTMPDIR: what another user has put there under the
+// name is neither followed nor used.
+func TestExecUsesOnlyItsOwnDirectoryInTMPDIR(t *testing.T) {
+	alice, _ := newAccounts(t)
+	for _, test := range []struct {
+		name  string
+		plant string // $1 is what TMPDIR holds, $2 a directory of alice's, $3 her uid, $4 bob's
+		said  string // "" if the command tree is covered
+	}{
+		{"nothing", "", ""},
+		{"her own directory", `mkdir -m 700 "$1"; chown "$3" "$1"`, ""},
+		// Where fs.protected_symlinks is 0 it could be anybody's.
+		{"a link", `ln -s "$2" "$1"; chown -h "$3" "$1"`, "not a folder"},
+		{"a link to nothing", `ln -s "$2/new" "$1"; chown -h "$3" "$1"`, "not a folder"},
+		{"a file", `: >"$1"; chown "$3" "$1"`, "not a folder"},
+		{"another's directory", `mkdir -m 755 "$1"; chown "$4" "$1"`, "not yours alone"},
+		{"root's directory", `mkdir -m 755 "$1"`, "not yours alone"},
+		{"her own directory, open", `mkdir -m 755 "$1"; chown "$3" "$1"`, "not yours alone"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			tmp, hers := folder(t), folder(t)
+			chown(t, hers, aliceID)
+			if err := os.Chmod(tmp, 0o777|os.ModeSticky); err != nil {
+				t.Fatal(err)
+			}
+			name := filepath.Join(tmp, fmt.Sprintf("residentctl-%d", aliceID))
+			if out, err := exec.Command("/bin/sh", "-ec", test.plant, "sh", name, hers, fmt.Sprint(aliceID), fmt.Sprint(bobID)).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			r := finish(t, homeless(t, alice, tmp, "--", "/bin/echo", "done"))
+			covered := r.stderr == ""
+			if r.code != 0 || r.stdout != "done\n" || covered != (test.said == "") || !strings.Contains(r.stderr, test.said) {
+				t.Errorf("%v", r)
+			}
+			strict := finish(t, homeless(t, alice, tmp, "--strict", "--", "/bin/echo", "done"))
+			if test.said == "" && strict.code != 0 || test.said != "" && (strict.code != 125 || !strings.Contains(strict.stderr, "residentctl: hint: ")) {
+				t.Errorf("--strict: %v", strict)
+			}
+			if left, err := os.ReadDir(hers); err != nil || len(left) > 0 {
+				t.Errorf("made where the link leads: %v, %v", left, err)
+			}
+		})
+	}
+}
+
+// TestExecMountsOnlyWhatItHasWritten: in a TMPDIR in which others may rename, a file is
+// put in the place of another one between the writing and the mounts.
+func TestExecMountsOnlyWhatItHasWritten(t *testing.T) {
+	alice, _ := newAccounts(t)
+	linker := launcher.LinkerPath
+	for _, test := range []struct{ name, swap string }{
+		{"the covered linker", `cp -a "$1" "$1.new"; for f in "$1"/exec/*[0-9a-f]; do case $f in */original) ;; *) cp --remove-destination "$2" "$1.new/exec/${f##*/}" ;; esac; done
+			mv "$1" "$1.old"; mv "$1.new" "$1"`},
+		{"what the linker is mounted over", `cp -a "$1" "$1.new"; for f in "$1"/exec/*; do case $f in */original) ;; *) ln -f "$f" "$1.new/exec/${f##*/}" ;; esac; done
+			mv "$1" "$1.old"; mv "$1.new" "$1"`},
+		{"a link to the covered linker", `for f in "$1"/exec/*; do case $f in */original) ;; *) mv "$f" "$1/exec/moved"; ln -s "$2" "$f" ;; esac; done`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			tmp := folder(t)
+			if err := os.Chmod(tmp, 0o777); err != nil {
+				t.Fatal(err)
+			}
+			planted := filepath.Join(folder(t), "planted")
+			resolved, err := filepath.EvalSymlinks(linker)
+			if err != nil {
+				t.Fatal(err)
+			}
+			copyFile(t, resolved, planted)
+			c := homeless(t, alice, tmp, "--", "/usr/bin/stat", "-L", "-c", "%d %i", linker)
+			c.Env = append(c.Env, stores.FaultEnv+"="+stores.FaultStop+intercept.FaultMount)
+			var stdout, stderr bytes.Buffer
+			c.Stdout, c.Stderr = &stdout, &stderr
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			var status syscall.WaitStatus
+			if _, err := syscall.Wait4(c.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+				t.Fatalf("it is not stopped: %v, %v", status, err)
+			}
+			name := filepath.Join(tmp, fmt.Sprintf("residentctl-%d", aliceID))
+			if out, err := exec.Command("/bin/sh", "-ec", test.swap, "sh", name, planted).CombinedOutput(); err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+			if err := c.Process.Signal(syscall.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Wait(); err != nil {
+				t.Errorf("%v: %s", err, stderr.String())
+			}
+			var st syscall.Stat_t
+			if err := syscall.Stat(resolved, &st); err != nil {
+				t.Fatal(err)
+			}
+			if want := fmt.Sprintf("%d %d\n", st.Dev, st.Ino); stdout.String() != want || !strings.Contains(stderr.String(), "something else has taken its place") {
+				t.Errorf("the linker is %s, want %s: %s", stdout.String(), want, stderr.String())
+			}
+		})
+	}
+}
