@@ -618,3 +618,85 @@ func TestSystemNotMounted(t *testing.T) {
 	s.do(t, "verify", program)
 	isResident()
 }
+
+// TestSystemLinkIsForOneKernelInstance: what is enabled for one binfmt_misc is left alone
+// where the kernel has another one, the machine's or another user namespace's.
+func TestSystemLinkIsForOneKernelInstance(t *testing.T) {
+	s := newSpace(t)
+	s.copyOf(t, "args", "one")
+	const functions = `
+	cd $DIR
+	say() { echo "== $*"; }
+	status() { $R status | sed -n 's/  */ /g; s|'$DIR'|DIR|g; /one/p; /nothing/p'; }
+	kernel() { ls /proc/sys/fs/binfmt_misc | grep -c residentctl || :; }
+	links() { ls $STORE/system | sed 's/^[0-9]*-[0-9]*//; s/^@[0-9]*-'$(cat /proc/sys/kernel/random/boot_id)'$/@an instance/'; }
+	how() { RESIDENTCTL_EXPLAIN=1 ./one 2>&1 >/dev/null | sed 's/.*one: //; s/image .*/image/'; }
+	word() { sed 's/.*: //; s/ (.*//; 1q'; }
+	`
+	got := s.run(t, functions+`
+	say enabled; $R enable --system --even-if-slower $DIR/one | sed 's/ (id.*//'; status; kernel; links; how`)
+	got += s.run(t, functions+`
+	say elsewhere; status; $R refresh | word; kernel; status; $R check --no-trial | sed -n 's|'$DIR'|DIR|g; /system-wide/{p;n;p}'
+	say gc leaves it; $R gc >/dev/null; links
+	say upgraded; cp one one.new; mv one.new one; $R refresh | word; kernel; status; links
+	say here too; $R enable --system $DIR/one; status | sort; kernel; links; how
+	say disabled here; $R disable one | sed 's|'$DIR'|DIR|'; status; kernel
+	say disabled; $R disable one | sed 's|'$DIR'|DIR|'; status; links
+	say of an older version; $R enable --system $DIR/one; cd $STORE/system; mv * $(echo * | sed 's/@.*//'); cd $DIR
+	echo -1 >/proc/sys/fs/binfmt_misc/status; status; $R refresh | word; kernel
+	say of an earlier boot; cd $STORE/system; mv * $(echo *)@4026532448-01234567-89ab-cdef-0123-456789abcdef; cd $DIR; rm /etc/binfmt.d/*
+	status; $R refresh | word; kernel; $R gc | sed -n 's/  */ /g; s/^system .*\(the kernel\)/\1/p'; links; status
+	say removed; $R enable --system $DIR/one >/dev/null; cd $STORE/system; mv * $(echo * | sed 's/@.*//'); cd $DIR
+	$R remove one >/dev/null; links; kernel`)
+	wantLines(t, strings.ReplaceAll(got, filepath.Dir(s.dir), "DIR"), systemElsewhere)
+}
+
+const systemElsewhere = `== enabled
+DIR/one: enabled for the whole system, and made resident
+one DIR/one system resident
+1
+@an instance
+resident start: image
+== elsewhere
+one DIR/one system elsewhere: for another kernel instance, a user namespace's own
+current
+0
+one DIR/one system elsewhere: for another kernel instance, a user namespace's own
+note   entry: DIR/one (system-wide): for another kernel instance, a user namespace's own
+       -> ` + "`residentctl enable --system DIR/one`" + ` enables it here too
+== gc leaves it
+@an instance
+== upgraded
+made anew
+0
+one DIR/one system elsewhere: for another kernel instance, a user namespace's own
+@an instance
+== here too
+DIR/one: enabled for the whole system
+one DIR/one system elsewhere: for another kernel instance, a user namespace's own
+one DIR/one system resident
+1
+@an instance
+@an instance
+resident start: image
+== disabled here
+one: disabled for the whole system (DIR/one)
+one DIR/one system elsewhere: for another kernel instance, a user namespace's own
+0
+== disabled
+one: disabled for the whole system (DIR/one)
+nothing is enabled; ` + "`residentctl enable PROGRAM`" + ` does it
+== of an older version
+DIR/one: enabled for the whole system
+one DIR/one system elsewhere: for another kernel instance, the machine's own
+current
+0
+== of an earlier boot
+one DIR/one system elsewhere: for another kernel instance, which ended with an earlier boot
+current
+0
+the kernel instance that it was enabled for ended with an earlier boot
+nothing is enabled; ` + "`residentctl enable PROGRAM`" + ` does it
+== removed
+0
+`

@@ -63,7 +63,7 @@ func (e *Error) Hint() string { return e.hint }
 // Errors of machines where programs cannot be enabled this way.
 var (
 	ErrNotMounted = errors.New("binfmt_misc is not mounted at " + Dir)
-	ErrTooOld     = errors.New("the kernel does not tell an interpreter whether argv[0] was passed on, which Linux does since 5.12")
+	ErrTooOld     = errors.New("the kernel lets a program be written to that /proc/self/exe was set to, which Linux denies since 5.15")
 )
 
 // magicOfFS is BINFMTFS_MAGIC (include/uapi/linux/magic.h).
@@ -76,9 +76,12 @@ func Mounted() bool {
 	return err == nil && st.Type == magicOfFS
 }
 
-// Supported is why the kernel cannot do what the launcher needs, or nil.
+// Supported is why the kernel cannot do what the launcher needs, or nil: it tells an
+// interpreter whether argv[0] was passed on (AT_FLAGS, since Linux 5.12), and denies
+// writes to the file that prctl(PR_SET_MM_EXE_FILE) has set as the process's own
+// (kernel/fork.c, replace_mm_exe_file, since 5.15).
 func Supported() error {
-	if release, err := linux.Kernel(); err == nil && olderThan(release, 5, 12) {
+	if release, err := linux.Kernel(); err == nil && olderThan(release, 5, 15) {
 		return &Error{"use binfmt_misc of Linux " + release, ErrTooOld, "enable it by a shim instead (without --system)"}
 	}
 	return nil
@@ -101,6 +104,32 @@ type tree string
 // initialUserNamespace is the inode of the machine's own (include/uapi/linux/nsfs.h,
 // USER_NS_INIT_INO).
 const initialUserNamespace = 0xEFFFFFFD
+
+// Instance names the binfmt_misc that an entry is made in: "" is the machine's own, and
+// so it is in every boot; another one is a user namespace's (since Linux 6.7,
+// fs/binfmt_misc.c, bm_fill_super), by the inode of that and the boot in which it is, for
+// instance "4026532448-0190a1c5-…". A user namespace that ends, as a container's when it
+// is started again, takes its own with it.
+func Instance() (string, error) {
+	if release, err := linux.Kernel(); err == nil && olderThan(release, 6, 7) {
+		return "", nil // all have the machine's
+	}
+	id, err := linux.StatID("/proc/self/ns/user")
+	if err != nil {
+		return "", &Error{Doing: "find out whose binfmt_misc this is", Err: err, hint: "is /proc mounted?"}
+	}
+	if id.Ino == initialUserNamespace {
+		return "", nil
+	}
+	boot, err := linux.BootID()
+	return fmt.Sprintf("%d-%s", id.Ino, boot), err
+}
+
+// Ended reports whether an instance, as Instance names it, was one of an earlier boot.
+func Ended(instance string) bool {
+	boot, err := linux.BootID()
+	return err == nil && instance != "" && !strings.HasSuffix(instance, "-"+boot)
+}
 
 // reach gives it where it is mounted, and elsewhere a mount that nobody else sees:
 // entries count whether it is mounted or not. In another user namespace than the

@@ -100,10 +100,20 @@ func TestMagic(t *testing.T) {
 
 func TestOlderThan(t *testing.T) {
 	for release, want := range map[string]bool{
-		"5.11.0-rc1 #1": true, "4.19.0": true, "5.12": false, "5.12-rc1": false, "6.1.0 #1 SMP": false, "odd": false,
+		"5.11.0-rc1 #1": true, "5.14.21": true, "4.19.0": true, "5.15": false, "5.15-rc1": false, "6.1.0 #1 SMP": false, "odd": false,
 	} {
-		if olderThan(release, 5, 12) != want {
+		if olderThan(release, 5, 15) != want {
 			t.Errorf("%q: %v", release, !want)
 		}
+	}
+}
+
+// TestInstance: each user namespace has another one than the machine, and only those of
+// an earlier boot are known to have ended.
+func TestInstance(t *testing.T) {
+	const earlier = "4026532448-01234567-89ab-cdef-0123-456789abcdef"
+	now, err := Instance()
+	if err != nil || Ended(now) || Ended("") || !Ended(earlier) {
+		t.Errorf("%q, %v: ended %v, %v, %v", now, err, Ended(now), Ended(""), Ended(earlier))
 	}
 }

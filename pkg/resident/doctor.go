@@ -347,6 +347,8 @@ func (d *doctor) system(ctx context.Context, m *Manager) {
 		switch s.State {
 		case SystemOff:
 			d.note(AreaEntry, what, s.Reason, "it is executed normally; `residentctl refresh` registers it again")
+		case SystemElsewhere:
+			d.note(AreaEntry, what, s.Reason, fmt.Sprintf("`residentctl enable --system %s` enables it here too", s.Program))
 		case SystemNormal:
 			d.note(AreaEntry, what, s.Reason, "it is executed normally")
 		default:

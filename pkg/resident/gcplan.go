@@ -44,7 +44,8 @@ type GCItem struct {
 	Reason  string `json:"reason"`
 	Bytes   int64  `json:"bytes"` // on the disk: blocks, not lengths
 
-	binary store.Binary // whose link, launcher files or entry it is
+	binary store.Binary      // whose link, launcher files or entry it is
+	ended  *store.SystemLink // of GCSystem: only this link, for an instance that has ended
 }
 
 // GCPlan is what a collection would do.

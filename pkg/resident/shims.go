@@ -267,8 +267,8 @@ func (m *Manager) belongs(s store.Shim, rec registry.Record) bool {
 // enabled tells whether a binary is, in any way.
 func (m *Manager) enabled(binary store.Binary) bool {
 	shims, _, _ := m.store.Shims()
-	_, linked := m.store.SystemLink(binary)
-	return linked || slices.ContainsFunc(shims, func(s store.Shim) bool { return s.Binary == binary })
+	links, _ := m.systemLinksOf(binary)
+	return len(links) > 0 || slices.ContainsFunc(shims, func(s store.Shim) bool { return s.Binary == binary })
 }
 
 // moveEnabled makes what is enabled under an entry's names lead to its launcher

@@ -20,7 +20,9 @@ import (
 // A program that is enabled for the whole system has three things: a link in the
 // store's system/, which says that it is meant to be; a line in binfmt.d, by which
 // it is registered at each boot; and the kernel's own entry, which does the work.
-// The link is made first and goes last, so that whatever is there is found by it.
+// The link is made first and goes last, so that whatever is there is found by it. It is
+// for one binfmt_misc, the machine's or a user namespace's own (binfmt.Instance): what
+// is enabled for another is left alone here, but goes with the program's entry.
 
 // MayEnableSystem is an *EnableError for everybody but root.
 func MayEnableSystem() error {
@@ -72,12 +74,16 @@ func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions
 		return nil, err // removed just now
 	}
 	e := &Enabled{Added: *added, System: true}
-	if link, ok := m.store.SystemLink(binaryOf(rec)); ok {
+	instance, err := binfmt.Instance()
+	if err != nil {
+		return nil, err
+	}
+	if link, ok := m.store.SystemLink(binaryOf(rec), instance); ok {
 		kernels, err := kernelEntries()
 		if err != nil {
 			return nil, err
 		}
-		state, _ := m.systemState(link, kernels, []registry.Record{rec})
+		state, _ := m.systemState(link, instance, kernels, []registry.Record{rec})
 		e.Was = state == SystemResident
 	}
 	if e.AtBoot, err = m.register(rec, path); err != nil {
@@ -126,6 +132,10 @@ func (m *Manager) register(rec registry.Record, program string) (atBoot bool, er
 	if err != nil {
 		return false, err
 	}
+	instance, err := binfmt.Instance()
+	if err != nil {
+		return false, err
+	}
 	dev, ino := rec.Binary.Dev, rec.Binary.Ino
 	launcher := m.store.LauncherPath(dev, ino, program)
 	theirs, err := m.others(binaryOf(rec))
@@ -138,7 +148,7 @@ func (m *Manager) register(rec registry.Record, program string) (atBoot bool, er
 			"`residentctl --store DIR disable` with that store's folder ends that",
 		}
 	}
-	if err := m.store.WriteSystemLink(dev, ino, program); err != nil {
+	if err := m.store.WriteSystemLink(store.SystemLink{Program: program, Binary: binaryOf(rec), Instance: instance}); err != nil {
 		return false, err
 	}
 	if atBoot, err = binfmt.RegisterAtBoot(dev, ino, magic, launcher); err != nil {
@@ -152,14 +162,32 @@ func (m *Manager) register(rec registry.Record, program string) (atBoot bool, er
 	return atBoot, nil
 }
 
-// unregister undoes register. The store must be locked.
-func (m *Manager) unregister(binary store.Binary) error {
-	theirs, err := m.others(binary)
+// unregister undoes register for one link. The store must be locked.
+func (m *Manager) unregister(l store.SystemLink) error {
+	instance, err := binfmt.Instance()
 	if err != nil {
 		return err
 	}
-	if len(theirs) > 0 {
-		return m.store.RemoveSystemLink(binary.Dev, binary.Ino)
+	undo := l.Instance == instance
+	if _, here := m.store.SystemLink(l.Binary, instance); !here {
+		// Something else may have registered it here, by the line in binfmt.d.
+		undo, err = m.registered(l.Binary)
+	}
+	if err == nil && undo {
+		err = m.unregisterHere(l.Binary)
+	}
+	if err != nil {
+		return err
+	}
+	return m.store.RemoveSystemLink(l)
+}
+
+// unregisterHere has this kernel, and what registers programs at boot, forget a binary,
+// but for what is another store's.
+func (m *Manager) unregisterHere(binary store.Binary) error {
+	theirs, err := m.others(binary)
+	if err != nil || len(theirs) > 0 {
+		return err
 	}
 	if err := binfmt.RemoveAtBoot(binary.Dev, binary.Ino); err != nil {
 		return err
@@ -168,7 +196,16 @@ func (m *Manager) unregister(binary store.Binary) error {
 		return err
 	}
 	store.Fault("after-unregister")
-	return m.store.RemoveSystemLink(binary.Dev, binary.Ino)
+	return nil
+}
+
+// registered reports whether this kernel, or what registers programs at boot, has a
+// launcher file of this store for a binary.
+func (m *Manager) registered(binary store.Binary) (bool, error) {
+	all, err := everyEntry()
+	return slices.ContainsFunc(all, func(e binfmt.Entry) bool {
+		return e.Dev == binary.Dev && e.Ino == binary.Ino && m.ours(e)
+	}), err
 }
 
 // others are what the kernel knows, and what it will be told at boot, of a binary by a
@@ -222,16 +259,25 @@ func (m *Manager) moveSystem(rec registry.Record) error {
 	if err != nil {
 		return err
 	}
+	instance, err := binfmt.Instance()
+	if err != nil {
+		return err
+	}
 	for _, l := range links {
-		if l.Binary != binaryOf(rec) && !slices.Contains(rec.Names(), l.Program) {
+		moved := l.Binary != binaryOf(rec)
+		switch {
+		case moved && !slices.Contains(rec.Names(), l.Program):
 			continue
+		case moved && l.Instance != instance: // a refresh there will find it
+			to := store.SystemLink{Program: l.Program, Binary: binaryOf(rec), Instance: l.Instance}
+			err = errors.Join(m.store.WriteSystemLink(to), m.store.RemoveSystemLink(l))
+		case moved:
+			err = m.unregister(l)
 		}
-		if l.Binary != binaryOf(rec) {
-			if err := m.unregister(l.Binary); err != nil {
-				return err
-			}
+		if err == nil && l.Instance == instance {
+			_, err = m.register(rec, l.Program)
 		}
-		if _, err := m.register(rec, l.Program); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -241,7 +287,11 @@ func (m *Manager) moveSystem(rec registry.Record) error {
 // restoreSystem registers what is enabled of an entry and the kernel does not know,
 // since a reboot for example.
 func (m *Manager) restoreSystem(ctx context.Context, rec registry.Record) error {
-	link, ok := m.store.SystemLink(binaryOf(rec))
+	instance, err := binfmt.Instance()
+	if err != nil {
+		return err
+	}
+	link, ok := m.store.SystemLink(binaryOf(rec), instance)
 	if !ok {
 		return nil
 	}
@@ -254,7 +304,7 @@ func (m *Manager) restoreSystem(ctx context.Context, rec registry.Record) error 
 	if err != nil {
 		return err
 	}
-	if state, _ := m.systemState(link, kernels, []registry.Record{rec}); state != SystemOff && !lacksBootLine(link.Binary) {
+	if state, _ := m.systemState(link, instance, kernels, []registry.Record{rec}); state != SystemOff && !lacksBootLine(link.Binary) {
 		return nil
 	}
 	_, err = m.register(rec, link.Program)
@@ -269,16 +319,24 @@ func lacksBootLine(binary store.Binary) bool {
 	return errors.Is(err, fs.ErrNotExist) && noFolder == nil
 }
 
-// removeSystem ends what a binary is enabled for.
+// removeSystem ends what a binary is enabled for, by each of its links.
 func (m *Manager) removeSystem(binary store.Binary) error {
-	if _, ok := m.store.SystemLink(binary); !ok {
-		return nil
+	links, err := m.systemLinksOf(binary)
+	for _, l := range links {
+		err = errors.Join(err, m.unregister(l))
 	}
-	return m.unregister(binary)
+	return err
+}
+
+// systemLinksOf are a binary's links, for whatever instance.
+func (m *Manager) systemLinksOf(binary store.Binary) ([]store.SystemLink, error) {
+	links, _, err := m.store.SystemLinks()
+	return slices.DeleteFunc(links, func(l store.SystemLink) bool { return l.Binary != binary }), err
 }
 
 // DisableSystem ends what a query names: the name of an enabled program, or its
-// path. It stays resident.
+// path. It stays resident. Of several links, for several instances, that for this one
+// goes first.
 func (m *Manager) DisableSystem(ctx context.Context, query string) (program string, err error) {
 	if m.store == nil {
 		return "", ErrNotEnabled
@@ -296,9 +354,15 @@ func (m *Manager) DisableSystem(ctx context.Context, query string) (program stri
 	if err != nil {
 		return "", err
 	}
-	for _, l := range links {
+	instance, err := binfmt.Instance()
+	if err != nil {
+		return "", err
+	}
+	elsewhere := func(l store.SystemLink) bool { return l.Instance != instance }
+	here := slices.DeleteFunc(slices.Clone(links), elsewhere)
+	for _, l := range append(here, links...) {
 		if l.Program == abs || filepath.Base(query) == query && filepath.Base(l.Program) == query {
-			return l.Program, m.unregister(l.Binary)
+			return l.Program, m.unregister(l)
 		}
 	}
 	return "", ErrNotEnabled
@@ -371,6 +435,8 @@ const (
 	SystemResident SystemState = "resident"
 	SystemNormal   SystemState = "normal" // its image is stale, or another file stands there: the launcher executes it
 	SystemOff      SystemState = "off"    // the kernel does not know it, and executes it itself
+
+	SystemElsewhere SystemState = "elsewhere" // it is enabled for another binfmt_misc than this kernel instance's
 )
 
 // SystemStatus is a program that is enabled for the whole system.
@@ -393,6 +459,10 @@ func (m *Manager) System(ctx context.Context) ([]SystemStatus, error) {
 		return all, err
 	}
 	records, unread := m.records()
+	instance, err := binfmt.Instance()
+	if err != nil {
+		return all, err
+	}
 	kernels, err := kernelEntries()
 	if err != nil {
 		return all, err
@@ -402,7 +472,7 @@ func (m *Manager) System(ctx context.Context) ([]SystemStatus, error) {
 			return all, context.Cause(ctx)
 		}
 		st := SystemStatus{Program: l.Program, Launcher: m.store.LauncherPath(l.Dev, l.Ino, l.Program)}
-		st.State, st.Reason = m.systemState(l, kernels, records)
+		st.State, st.Reason = m.systemState(l, instance, kernels, records)
 		_, err := os.Lstat(binfmt.BootPath(l.Dev, l.Ino))
 		st.AtBoot = err == nil
 		all = append(all, st)
@@ -410,8 +480,17 @@ func (m *Manager) System(ctx context.Context) ([]SystemStatus, error) {
 	return all, unread
 }
 
-// systemState tells it of one of them, given the kernel's entries.
-func (m *Manager) systemState(l store.SystemLink, kernels []binfmt.Entry, records []registry.Record) (SystemState, string) {
+// systemState tells it of one of them, given this kernel instance and its entries.
+func (m *Manager) systemState(l store.SystemLink, instance string, kernels []binfmt.Entry, records []registry.Record) (SystemState, string) {
+	switch {
+	case l.Instance == instance:
+	case l.Instance == "":
+		return SystemElsewhere, "for another kernel instance, the machine's own"
+	case binfmt.Ended(l.Instance):
+		return SystemElsewhere, "for another kernel instance, which ended with an earlier boot"
+	default:
+		return SystemElsewhere, "for another kernel instance, a user namespace's own"
+	}
 	i := slices.IndexFunc(kernels, func(e binfmt.Entry) bool { return e.Dev == l.Dev && e.Ino == l.Ino })
 	switch {
 	case i < 0 && !binfmt.Mounted():
@@ -488,9 +567,19 @@ func (m *Manager) planSystem(p *GCPlan, records []registry.Record) error {
 		p.add(GCItem{Kind: GCSystem, Path: path, Program: program, Bytes: diskUsage(path), binary: binary, Reason: "no entry of the registry has it"})
 	}
 	for _, l := range links {
+		if enabled[l.Binary] {
+			continue
+		}
 		if enabled[l.Binary] = slices.ContainsFunc(records, func(r registry.Record) bool { return binaryOf(r) == l.Binary }); !enabled[l.Binary] {
-			plan(m.store.SystemPath(l.Dev, l.Ino), l.Program, l.Binary)
+			plan(m.store.SystemPath(l), l.Program, l.Binary)
 			enabled[l.Binary] = true // one item for all that it has
+		}
+	}
+	for _, l := range links {
+		known := slices.ContainsFunc(records, func(r registry.Record) bool { return binaryOf(r) == l.Binary })
+		if known && binfmt.Ended(l.Instance) {
+			p.add(GCItem{Kind: GCSystem, Path: m.store.SystemPath(l), Program: l.Program, binary: l.Binary, ended: &l,
+				Reason: "the kernel instance that it was enabled for ended with an earlier boot"})
 		}
 	}
 	entries, err := everyEntry()
@@ -510,15 +599,22 @@ func (m *Manager) planSystem(p *GCPlan, records []registry.Record) error {
 // collectSystem ends what a binary is enabled for if it still has no entry, or is
 // not enabled by this store.
 func (m *Manager) collectSystem(item GCItem) (bool, error) {
+	if item.ended != nil {
+		return true, m.store.RemoveSystemLink(*item.ended)
+	}
 	_, err := m.registry.ByInode(item.binary.Dev, item.binary.Ino)
-	_, linked := m.store.SystemLink(item.binary)
+	links, linksErr := m.systemLinksOf(item.binary)
 	switch {
-	case err == nil && linked:
+	case err == nil && len(links) > 0:
 		return false, nil
 	case err != nil && !errors.Is(err, registry.ErrNotFound):
 		return false, err
+	case linksErr != nil:
+		return false, linksErr
+	case len(links) > 0:
+		return true, m.removeSystem(item.binary)
 	}
-	return true, m.unregister(item.binary)
+	return true, m.unregisterHere(item.binary)
 }
 
 // aside sees to it that the kernel itself executes a program, until back is called:

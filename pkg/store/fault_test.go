@@ -40,6 +40,8 @@ func helper(what, dir string, env ...string) *exec.Cmd {
 	return cmd
 }
 
+var perlLink = SystemLink{Program: "/usr/bin/perl", Binary: Binary{1, 2}}
+
 // life is everything that happens to an image, from add over refresh to remove.
 func life(dir string) error {
 	s, err := Create(dir)
@@ -54,12 +56,12 @@ func life(dir string) error {
 		func() error { return s.StampBoot(Boot{ID: testBoot}) },
 		func() error { return s.Link(1, 2, idA) },
 		func() error { return s.WriteShim(1, 2, "/usr/bin/perl") },
-		func() error { return s.WriteSystemLink(1, 2, "/usr/bin/perl") },
+		func() error { return s.WriteSystemLink(perlLink) },
 		func() error { return publish(s, idB) },
 		func() error { return s.Link(1, 2, idB) },
 		func() error { return s.RemoveImage(idA) },
 		func() error { return s.RemoveShim("perl") },
-		func() error { return s.RemoveSystemLink(1, 2) },
+		func() error { return s.RemoveSystemLink(perlLink) },
 		func() error { return s.Unlink(1, 2) },
 		func() error { return s.RemoveLaunchers(1, 2) },
 		func() error { return s.RemoveImage(idB) },
@@ -108,7 +110,7 @@ func life2(dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.RemoveShim("perl"), s.RemoveSystemLink(1, 2), s.Unlink(1, 2), s.RemoveImage(idA), s.RemoveImage(idB), life(dir))
+	return errors.Join(s.RemoveShim("perl"), s.RemoveSystemLink(perlLink), s.Unlink(1, 2), s.RemoveImage(idA), s.RemoveImage(idB), life(dir))
 }
 
 // mustBeConsistent: what stands in its place is whole, every link leads to an
@@ -141,7 +143,7 @@ func mustBeConsistent(t *testing.T, dir string) {
 	}
 	system, rest, err := s.SystemLinks()
 	must(t, err)
-	if len(system) > 0 && (len(system) > 1 || system[0] != SystemLink{"/usr/bin/perl", Binary{1, 2}}) {
+	if len(system) > 0 && (len(system) > 1 || system[0] != perlLink) {
 		t.Errorf("enabled for the system: %v", system)
 	}
 	if stray = slices.Concat(stray, more, others, rest); len(stray) > 0 {

@@ -5,35 +5,46 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // SystemLink is a link in system/: the program is enabled for the whole system, by
 // its launcher file. The folder is made when the first is.
+//
+// The link's name says for which binfmt_misc that is, since a store may be used where the
+// kernel has another one (a container's): <dev>-<ino> for the machine's, as all links
+// were once, and <dev>-<ino>@<instance> for another.
 type SystemLink struct {
 	Program string // absolute path
 	Binary
+	Instance string // binfmt.Instance; "" is the machine's
 }
 
-// SystemPath is the link of a program.
-func (s *Store) SystemPath(dev, ino uint64) string { return s.in(systemName, binaryName(dev, ino)) }
+// SystemPath is the path of a link.
+func (s *Store) SystemPath(l SystemLink) string {
+	name := binaryName(l.Dev, l.Ino)
+	if l.Instance != "" {
+		name += "@" + l.Instance
+	}
+	return s.in(systemName, name)
+}
 
-// WriteSystemLink notes that a program, named by its absolute path, is enabled for
-// the whole system.
-func (s *Store) WriteSystemLink(dev, ino uint64, program string) error {
-	path := s.SystemPath(dev, ino)
+// WriteSystemLink notes that a program is enabled for the whole system.
+func (s *Store) WriteSystemLink(l SystemLink) error {
+	path := s.SystemPath(l)
 	err := fs.ErrInvalid
-	if filepath.IsAbs(program) && program != "/" {
+	if filepath.IsAbs(l.Program) && l.Program != "/" && filepath.Dir(path) == s.in(systemName) {
 		err = makeFolder(s.in(systemName), s.mode)
 	}
 	if err == nil {
-		err = s.replace(path, "system-link", func(path string) error { return os.Symlink(launcherLink(dev, ino, program), path) })
+		err = s.replace(path, "system-link", func(path string) error { return os.Symlink(launcherLink(l.Dev, l.Ino, l.Program), path) })
 	}
 	return wrap("make link", path, err)
 }
 
 // RemoveSystemLink removes a link. That there is none is no error.
-func (s *Store) RemoveSystemLink(dev, ino uint64) error {
-	path := s.SystemPath(dev, ino)
+func (s *Store) RemoveSystemLink(l SystemLink) error {
+	path := s.SystemPath(l)
 	err := os.Remove(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -45,21 +56,24 @@ func (s *Store) RemoveSystemLink(dev, ino uint64) error {
 	return wrap("remove link", path, err)
 }
 
-// SystemLink is the link of a binary, if it has one.
-func (s *Store) SystemLink(b Binary) (l SystemLink, ok bool) {
-	program, binary, ok := readLauncherLink(s.SystemPath(b.Dev, b.Ino))
-	return SystemLink{program, binary}, ok && binary == b
+// SystemLink is the link of a binary for an instance, if it has one.
+func (s *Store) SystemLink(b Binary, instance string) (l SystemLink, ok bool) {
+	l = SystemLink{Binary: b, Instance: instance}
+	program, binary, ok := readLauncherLink(s.SystemPath(l))
+	l.Program = program
+	return l, ok && binary == b
 }
 
 // SystemLinks are the links in system/, whether what they lead to is there or not.
 // Stray are paths there that are no such link.
 func (s *Store) SystemLinks() (links []SystemLink, stray []string, err error) {
 	err = s.each(systemName, func(name string) bool {
-		dev, ino, ok := parseBinaryName(name)
-		if !ok {
+		of, instance, others := strings.Cut(name, "@")
+		dev, ino, ok := parseBinaryName(of)
+		if !ok || others && instance == "" {
 			return false
 		}
-		link, ok := s.SystemLink(Binary{dev, ino})
+		link, ok := s.SystemLink(Binary{dev, ino}, instance)
 		if ok {
 			links = append(links, link)
 		}
