@@ -246,7 +246,7 @@ func wantStarted(t *testing.T, wrapper, env []string, s *store, program, launche
 	if doubtful {
 		want = "" // it may not even be possible to say why
 	}
-	for _, argv := range [][]string{{s.residentctl, "run", program}, {launcher}} {
+	for _, argv := range [][]string{{s.residentctl, "--store", s.dir, "run", program}, {launcher}} {
 		cmd, stderr := s.wrapped(wrapper, append(env, "RESIDENTCTL_EXPLAIN=1"), argv...)
 		stdout, err := cmd.Output()
 		if err != nil || !strings.Contains(string(stdout), "argc 1") || !strings.Contains(stderr.String(), want) {
@@ -258,7 +258,7 @@ func wantStarted(t *testing.T, wrapper, env []string, s *store, program, launche
 // wantRun fails unless a program that is not resident runs.
 func (s *store) wantRun(t *testing.T, wrapper, env []string, program string) {
 	t.Helper()
-	cmd, stderr := s.wrapped(wrapper, env, s.residentctl, "run", program)
+	cmd, stderr := s.wrapped(wrapper, env, s.residentctl, "--store", s.dir, "run", program)
 	if stdout, err := cmd.Output(); err != nil {
 		t.Errorf("run %s: %v\n%s%s", program, err, stdout, stderr)
 	}

@@ -109,7 +109,7 @@ func TestNames(t *testing.T) {
 				link := linkTo(t, program, name)
 				straight := way{name: "plain", argv: func(*store, string) (string, string, []string) { return link, link, nil }}
 				through := way{name: "run", argv: func(s *store, _ string) (string, string, []string) {
-					return s.residentctl, "residentctl", []string{"run", link}
+					return s.residentctl, "residentctl", []string{"run", "--store", s.dir, link}
 				}}
 				if diff := cmp.Diff(s.start(t, straight, u, program, command{}), s.start(t, through, u, program, command{})); diff != "" {
 					t.Errorf("plain (-) and run (+) of a link differ:\n%s", diff)
@@ -120,7 +120,7 @@ func TestNames(t *testing.T) {
 			relative := "../fixtures/multicall" // from the working folder
 			plainly := way{name: "plain", argv: func(*store, string) (string, string, []string) { return relative, relative, nil }}
 			byRun := way{name: "run", argv: func(s *store, _ string) (string, string, []string) {
-				return s.residentctl, "residentctl", []string{"run", relative}
+				return s.residentctl, "residentctl", []string{"run", "--store", s.dir, relative}
 			}}
 			tool := situation{options: []string{"--umask", "022"}} // os/exec would look the path up itself
 			// Without the capability run executes the launcher file, which knows the

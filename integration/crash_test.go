@@ -310,7 +310,7 @@ func (s *store) doOne(what, path string) error {
 	case "touch":
 		return os.Chtimes(path, now, now)
 	case "run":
-		cmd = exec.Command(s.residentctl, "run", path)
+		cmd = exec.Command(s.residentctl, "--store", s.dir, "run", path)
 		cmd.Env = s.environment(s.dataHome)
 	case "add":
 		cmd, allowed = s.command("add", "--even-if-slower", path), "changed" // by a touch

@@ -65,14 +65,14 @@ func TestOwnFolder(t *testing.T) {
 					return outcome{Stdout: stdout.String(), Stderr: stderr.String(), Status: cmd.ProcessState.String()}
 				}
 				want := start("/usr/bin/env", "env", c.program, "last")
-				if diff := cmp.Diff(want, start(s.residentctl, "residentctl", "run", c.program, "last")); diff != "" {
+				if diff := cmp.Diff(want, start(s.residentctl, "residentctl", "run", "--store", s.dir, c.program, "last")); diff != "" {
 					t.Errorf("%+v as %s: plain (-) and run (+) differ:\n%s", c, u.name, diff)
 				}
 				normal := c.normal
 				if u != root {
 					normal = c.nobodys
 				}
-				got := start(s.residentctl, "residentctl", "run", "--strict", c.program, "last")
+				got := start(s.residentctl, "residentctl", "run", "--strict", "--store", s.dir, c.program, "last")
 				if normal == "" && got.Status != "exit status 0" || normal != "" && !strings.Contains(got.Stderr, normal) {
 					t.Errorf("%+v as %s: run --strict: %s, %s", c, u.name, got.Status, got.Stderr)
 				}

@@ -114,7 +114,8 @@ func TestVerifyFindsDamage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pages := original.Files[len(original.Files)-1]
+	pages := original.Pages()
+	pagesPath := filepath.Join(s.dir, pages.Path)
 
 	// A byte that changed in CRIU's pages, in each mapping of them. The middle
 	// of a page is neither a correction nor a time stamp in any of them.
@@ -123,14 +124,14 @@ func TestVerifyFindsDamage(t *testing.T) {
 			if known(original, m.Addr+in) {
 				continue
 			}
-			flip(t, pages.Path, int64(m.Off+in))
+			flip(t, pagesPath, int64(m.Off+in))
 			writePlan(t, file, original)
 			r := s.verify(t, program, "link")
 			want := "the word at " + hex((m.Addr+in)&^7) + " "
 			if r.OK || !strings.HasPrefix(strings.Join(r.Failures, "\n"), want) {
 				t.Errorf("a flipped byte at %#x: ok %v, failures %q", m.Addr+in, r.OK, r.Failures)
 			}
-			flip(t, pages.Path, int64(m.Off+in))
+			flip(t, pagesPath, int64(m.Off+in))
 		}
 	}
 	writePlan(t, file, original)
@@ -149,7 +150,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 			p.Fixups = append(p.Fixups, plan.Fixup{Addr: p.Fixups[0].Addr &^ 0xfff, Kind: plan.FixRandom, Size: 8})
 		}},
 		{"other pages are mapped", func(p *plan.Plan) {
-			maps := p.Files[len(p.Files)-1].Maps
+			maps := p.Pages().Maps
 			maps[0].Off, maps[len(maps)-1].Off = maps[len(maps)-1].Off, maps[0].Off
 		}},
 		{"fresh memory is missing", func(p *plan.Plan) { p.Anon = p.Anon[1:] }},
@@ -197,8 +198,8 @@ func TestVerifyFindsDamage(t *testing.T) {
 		{"Flags", func(p *plan.Plan) { p.Flags ^= plan.FlagCheckExec }},
 		{"Flags", func(p *plan.Plan) { p.Flags ^= plan.FlagKeepBrk }},
 		{"Files[0].ID.Ctime", func(p *plan.Plan) { p.Files[0].ID.Ctime++ }},
-		{fmt.Sprintf("Files[%d].Flags", len(original.Files)-1), func(p *plan.Plan) { p.Files[len(p.Files)-1].Flags = 0 }},
-		{"Maps.Flags", func(p *plan.Plan) { p.Files[len(p.Files)-1].Maps[0].Flags ^= unix.MAP_PRIVATE | unix.MAP_SHARED }},
+		{fmt.Sprintf("Files[%d].Flags", len(original.Files)-1), func(p *plan.Plan) { p.Pages().Flags, p.Pages().Path = 0, pagesPath }},
+		{"Maps.Flags", func(p *plan.Plan) { p.Pages().Maps[0].Flags ^= unix.MAP_PRIVATE | unix.MAP_SHARED }},
 		{"number of Checks", func(p *plan.Plan) { p.Checks = p.Checks[1:] }},
 		{"Checks[0].ID.Mtime", func(p *plan.Plan) { p.Checks[0].ID.Mtime++ }},
 		{"number of Folders", func(p *plan.Plan) { p.Folders = append(p.Folders, p.Folders...) }},
@@ -207,9 +208,8 @@ func TestVerifyFindsDamage(t *testing.T) {
 		{"Kernel.RobustLen", func(p *plan.Plan) { p.Kernel.RobustLen = 0 }},
 		{"Entry.SigReturn", func(p *plan.Plan) { p.Entry.SigReturn = 0 }},
 		{"Entry.RBX", func(p *plan.Plan) { p.Entry.RBX = 1 }},
-		{"Stamp", func(p *plan.Plan) { p.Stamp += "2" }},
 		{"Real", func(p *plan.Plan) { p.Real = "/bin/c-main" }},
-		{"number of Layouts", func(p *plan.Plan) { p.Layouts = []string{file} }},
+		{"number of Layouts", func(p *plan.Plan) { p.Layouts = []string{"images/x/plan"} }},
 	} {
 		t.Run(tc.field, func(t *testing.T) {
 			p, err := plan.Read(file)
@@ -234,7 +234,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 	}
 
 	// And without a plan that agrees a start is a normal one, which verify says.
-	flip(t, pages.Path, 0)
+	flip(t, pagesPath, 0)
 	if r := s.verify(t, program, "link"); r.OK || !strings.Contains(strings.Join(r.Failures, "\n"), "has changed") {
 		t.Errorf("changed pages: %q", r.Failures)
 	}
@@ -282,7 +282,7 @@ func TestVerifyBoundCalls(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pages := p.Files[len(p.Files)-1]
+	pages := p.Pages()
 	at := func(name string) int64 {
 		addr := lazySlot(t, program, name) + p.Entry.ProgramEntry
 		for _, m := range pages.Maps {
@@ -294,7 +294,7 @@ func TestVerifyBoundCalls(t *testing.T) {
 		return 0
 	}
 	var one, other [8]byte
-	f, err := os.OpenFile(pages.Path, os.O_RDWR, 0)
+	f, err := os.OpenFile(filepath.Join(s.dir, pages.Path), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -373,8 +373,9 @@ func flip(t *testing.T, path string, offset int64) {
 // now.
 func writePlan(t *testing.T, file string, p *plan.Plan) {
 	t.Helper()
-	last := &p.Files[len(p.Files)-1]
-	id, err := linux.StatID(last.Path)
+	last := p.Pages()
+	// Of a plan in images/<id>.
+	id, err := linux.StatID(filepath.Join(filepath.Dir(file), filepath.Base(last.Path)))
 	if err != nil {
 		t.Fatal(err)
 	}

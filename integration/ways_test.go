@@ -61,13 +61,14 @@ var byLauncher = way{name: "launcher", argv: func(s *store, program string) (str
 	return s.launcher(program), program, nil
 }}
 
+// byRun names the store: root looks into none that the environment names.
 var byRun = way{name: "run", argv: func(s *store, program string) (string, string, []string) {
-	return s.residentctl, "residentctl", []string{"run", program}
+	return s.residentctl, "residentctl", []string{"run", "--store", s.dir, program}
 }}
 
 // strictly is run with --strict, which fails where the others start normally.
 var strictly = way{name: "run --strict", argv: func(s *store, program string) (string, string, []string) {
-	return s.residentctl, "residentctl", []string{"run", "--strict", program}
+	return s.residentctl, "residentctl", []string{"run", "--strict", "--store", s.dir, program}
 }}
 
 // byExec starts it under the covered dynamic linker. The situation is prepared

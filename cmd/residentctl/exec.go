@@ -9,15 +9,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/launcher"
 )
 
 // execLauncher executes a launcher that looks in these stores and understands
 // run's command line, in this process's place. From there on everything is as
 // if the front door had been taken. It returns only if that cannot be.
-func execLauncher(o runOptions, stores []string) error {
+func execLauncher(o runOptions, dirs []string) error {
 	if why := frontRefuses(o); why != nil {
 		return why
+	}
+	stores, err := intercept.LookIn(counting(dirs))
+	if err != nil {
+		return err
 	}
 	code, err := launcher.Front(stores)
 	if err != nil {

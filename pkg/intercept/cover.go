@@ -34,7 +34,11 @@ func Around() *Within {
 		return nil
 	}
 	o := covered.Options()
-	return &Within{Stores: o.Stores, Auto: o.Log != ""}
+	w := &Within{Auto: o.Log != ""}
+	for _, s := range o.Stores {
+		w.Stores = append(w.Stores, s.Dir)
+	}
+	return w
 }
 
 // Has tells whether the tree looks for images in all of these folders that are
@@ -120,17 +124,10 @@ func Outdated(s *store.Store) ([]string, error) {
 // Prepare writes the covered linker to the store.
 func Prepare(s *store.Store, opts Options) (*Cover, error) {
 	o := launcher.CoverOptions{}
-	for _, dir := range opts.Stores {
-		_, err := store.Open(dir)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		o.Stores = append(o.Stores, dir)
-	}
 	var err error
+	if o.Stores, err = LookIn(opts.Stores); err != nil {
+		return nil, err
+	}
 	if opts.InUserNamespace {
 		if o.Root, err = linux.OverflowUID(); err != nil {
 			return nil, err

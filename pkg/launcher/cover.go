@@ -16,12 +16,13 @@ const pageSize = 4096
 
 // CoverOptions are what the launcher has to know as a part of a dynamic linker.
 type CoverOptions struct {
-	Original string   // the path under which the linker itself can still be opened
-	Stores   []string // to look in, at most four
+	Original string  // the path under which the linker itself can still be opened
+	Stores   []Store // to look in, at most MaxStores
 	// Root is whom stat(2) shows as the owner of root's files: 0, or in a user
 	// namespace without root the overflow uid (user_namespaces(7)). It is that
-	// of all whom the namespace does not know, so the stores' folders must have
-	// been found to be root's alone before.
+	// of all users whom the namespace does not know, so the stores' directories
+	// must have been found to be root's alone before; where the copy runs outside
+	// of such a namespace it counts for nothing.
 	Root uint32
 	// Log is the path of a file to which each start adds a line: + (from an
 	// image) or - (normal), device-inode of the program, a space, its path.
@@ -34,7 +35,7 @@ var ErrCovered = errors.New("the dynamic linker is covered already")
 
 // Cover gives a copy of a dynamic linker with the launcher added to it: mapped
 // over the linker's path, each exec of a dynamic program enters the launcher
-// first, which becomes the program if one of the stores (at most four) has an
+// first, which becomes the program if one of the stores has an
 // image of it, and else enters the linker as the kernel would have. Link
 // editors and debuggers find the same linker as before: sections and symbols
 // stay, also the build-id by which debuggers and valgrind find others in another file.
@@ -60,7 +61,7 @@ func Cover(linker []byte, o CoverOptions) ([]byte, error) {
 			end = (p.Vaddr + p.Memsz + pageSize - 1) &^ (pageSize - 1)
 		}
 	}
-	if bytes.Contains(linker, []byte(configMagic)) {
+	if bytes.Contains(linker, []byte(configMark)) {
 		return nil, ErrCovered
 	}
 	if spare < 0 {
@@ -145,9 +146,9 @@ func coverOptions(covered []byte) (o CoverOptions, ok bool) {
 		return string(s)
 	}
 	o.Root, o.Original = c.Root, path(c.Linker)
-	for _, off := range c.Stores {
-		if off != 0 {
-			o.Stores = append(o.Stores, path(off))
+	for _, s := range c.Stores {
+		if s.Path != 0 {
+			o.Stores = append(o.Stores, Store{path(s.Path), s.Dev, s.Ino})
 		}
 	}
 	if c.Log != 0 {

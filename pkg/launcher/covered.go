@@ -43,13 +43,13 @@ func covered(path string) *Covered {
 		return nil
 	}
 	copied, err := linux.ReadTail(path, coverTail)
-	if err != nil || !bytes.Contains(copied, []byte(configMagic)) {
+	if err != nil || !bytes.Contains(copied, []byte(configMark)) {
 		return nil
 	}
 	o, ok := coverOptions(copied)
 	c := &Covered{ID: id, Original: o.Original, options: o}
 	if !ok {
-		c.err = errors.New("the copy is damaged")
+		c.err = errors.New("the copy is damaged, or another version's")
 		return c
 	}
 	if c.linker, c.err = linux.StatID(c.Original); c.err != nil {
@@ -59,7 +59,7 @@ func covered(path string) *Covered {
 	if err == nil {
 		_, _, err = readLinker(linker)
 	}
-	if err == nil && bytes.Contains(linker, []byte(configMagic)) {
+	if err == nil && bytes.Contains(linker, []byte(configMark)) {
 		err = ErrCovered
 	}
 	c.err = err
@@ -99,8 +99,8 @@ func ShownForRoot(path string, uid uint32) bool {
 	}
 	c := Inside()
 	return c != nil && c.options.Root == uid && linux.HidesOwner(uid) &&
-		slices.ContainsFunc(c.options.Stores, func(dir string) bool {
-			rest, err := filepath.Rel(dir, path)
+		slices.ContainsFunc(c.options.Stores, func(s Store) bool {
+			rest, err := filepath.Rel(s.Dir, path)
 			return err == nil && filepath.IsLocal(rest)
 		})
 }

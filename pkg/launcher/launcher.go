@@ -15,6 +15,7 @@ import (
 	_ "embed"
 	"encoding/binary"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/residentctl/residentctl/pkg/plan"
@@ -31,36 +32,53 @@ var Code []byte
 const (
 	headersLen = 192 // ELF header and program headers, rounded up to a cache line
 
-	configMagic = "RESCONF1"
+	configMark  = "RESCONF" // of every version
+	configMagic = configMark + "2"
 )
 
-// config stands behind the code in a launcher file (src/caller.c, struct
+// config follows the code in a launcher file (src/caller.c, struct
 // config). The offsets count from its own start.
 type config struct {
 	Magic         [8]byte
 	Front         uint32
 	Program, Plan uint32
-	Stores        [4]uint32
 	Linker        uint32
 	Entry, Base   int64
 	Span          uint64
 	Root, Log     uint32
+	Stores        [MaxStores]configStore
 }
 
-// File gives the launcher file of a program: an executable which starts the
-// program from the plan at planPath (an index link) and, whenever that cannot
-// be, executes the program itself. Others are further paths of the program: which
-// one an exec of the launcher file stands for is told by the path, of a link to it
-// for instance, that was executed. All paths are absolute. It is linked at place
-// (plan.LauncherPlace), unless that is 0 or too narrow for it.
-func File(place uint64, program, planPath string, others ...string) ([]byte, error) {
+type configStore struct {
+	Path, _  uint32
+	Dev, Ino uint64
+}
+
+// MaxStores is how many stores a launcher looks in at most.
+const MaxStores = 4
+
+// A Store is the directory of a store, and which directory that was when it was found to
+// be safe: a launcher uses no other that the path may lead to by then.
+type Store struct {
+	Dir      string // absolute
+	Dev, Ino uint64 // stat(2)
+}
+
+// File returns the launcher file of a program: an executable which starts the
+// program from the plan that planName, from the store's directory, leads to (an index
+// link) and, whenever that cannot be, executes the program itself. Others are further
+// paths of the program: the path that was executed, of a link to the launcher file for
+// instance, says which one is meant. It is linked at place (plan.LauncherPlace), unless
+// that is 0 or too narrow for it.
+func File(place uint64, s Store, planName, program string, others ...string) ([]byte, error) {
 	w := wrapper{place: place}
+	w.stores([]Store{s})
 	w.config.Program = w.path(program)
 	for _, other := range others {
 		w.path(other) // one behind the other
 	}
 	w.strings = append(w.strings, 0)
-	w.config.Plan = w.path(planPath)
+	w.config.Plan = w.name(planName)
 	return w.file()
 }
 
@@ -86,10 +104,10 @@ func Names(file []byte) []string {
 	}
 }
 
-// Front gives an executable that understands `NAME run [--strict] [--explain]
-// PROGRAM [ARG…]` and looks in the given stores, at most four. With any other
+// Front returns an executable that understands `NAME run [--strict] [--explain]
+// PROGRAM [ARG…]` and looks in the given stores, at most MaxStores. With any other
 // command line it ends with status 125.
-func Front(stores []string) ([]byte, error) {
+func Front(stores []Store) ([]byte, error) {
 	w := wrapper{}
 	w.config.Front = 1
 	w.stores(stores)
@@ -104,13 +122,13 @@ type wrapper struct {
 	err     error
 }
 
-func (w *wrapper) stores(dirs []string) {
-	if len(dirs) > len(w.config.Stores) {
-		w.err = fmt.Errorf("%d stores are more than a launcher looks in (%d)", len(dirs), len(w.config.Stores))
+func (w *wrapper) stores(stores []Store) {
+	if len(stores) > MaxStores {
+		w.err = fmt.Errorf("%d stores are more than a launcher looks in (%d)", len(stores), MaxStores)
 		return
 	}
-	for i, dir := range dirs {
-		w.config.Stores[i] = w.path(dir)
+	for i, s := range stores {
+		w.config.Stores[i] = configStore{Path: w.path(s.Dir), Dev: s.Dev, Ino: s.Ino}
 	}
 }
 
@@ -124,11 +142,23 @@ func (w *wrapper) bytes() []byte {
 	return b.Bytes()
 }
 
-// path adds a path and gives its offset from the start of the configuration.
+// path adds a path and returns its offset from the start of the configuration.
 func (w *wrapper) path(s string) uint32 {
 	if s == "" || s[0] != '/' || len(s) > 4095 || strings.IndexByte(s, 0) >= 0 {
 		w.err = fmt.Errorf("%q is not an absolute path that a launcher can hold", s)
 	}
+	return w.add(s)
+}
+
+// name is path for the name of what is in a store.
+func (w *wrapper) name(s string) uint32 {
+	if !filepath.IsLocal(s) || len(s) > 255 || strings.IndexByte(s, 0) >= 0 {
+		w.err = fmt.Errorf("%q is not the name of a plan in a store", s)
+	}
+	return w.add(s)
+}
+
+func (w *wrapper) add(s string) uint32 {
 	off := binary.Size(w.config) + len(w.strings)
 	w.strings = append(append(w.strings, s...), 0)
 	return uint32(off)

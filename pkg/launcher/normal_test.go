@@ -10,6 +10,9 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
 
@@ -24,9 +27,11 @@ func TestUnusablePlans(t *testing.T) {
 		{name: "none", want: "it is not resident",
 			change: func(t *testing.T, index string, _ []byte) { os.Remove(index) }},
 		{name: "link to nowhere", want: "its image is missing",
-			change: func(t *testing.T, index string, _ []byte) { os.Remove(index); os.Symlink("/nonexistent", index) }},
+			change: func(t *testing.T, index string, _ []byte) { os.Remove(index); os.Symlink("nonexistent/plan", index) }},
+		{name: "link out of the store", want: "its plan cannot be opened",
+			change: func(t *testing.T, index string, _ []byte) { os.Remove(index); os.Symlink("/etc/passwd", index) }},
 		{name: "link to itself", want: "its plan cannot be opened",
-			change: func(t *testing.T, index string, _ []byte) { os.Remove(index); os.Symlink(index, index) }},
+			change: func(t *testing.T, index string, _ []byte) { os.Remove(index); os.Symlink(filepath.Base(index), index) }},
 		{name: "folder", want: "its plan is not safe",
 			change: func(t *testing.T, index string, _ []byte) { os.Remove(index); os.Mkdir(index, 0o755) }},
 		{name: "empty", want: "its plan is damaged",
@@ -173,7 +178,8 @@ func TestFrontDoorStartsNormally(t *testing.T) {
 		{name: "no word"},
 		{name: "one word", args: []string{"run"}},
 		{name: "other word", args: []string{"list", bin}},
-		{name: "option before the word", args: []string{"--store", "/x", "run", bin}},
+		{name: "option before the word", args: []string{"--strict", "run", bin}},
+		{name: "a store without a name", args: []string{"--store", "", "run", bin}},
 		{name: "unknown option", args: []string{"run", "--engine", "exec", bin}},
 		{name: "option and no program", args: []string{"run", "--explain"}},
 		{name: "empty name", args: []string{"run", ""}, env: path(dir)},
@@ -243,5 +249,52 @@ func TestImageOfAnotherProgram(t *testing.T) {
 	got := run(t, &exec.Cmd{Path: door, Args: []string{"residentctl", "run", "--explain", other}, Env: []string{"PATH=/bin"}})
 	if got.stdout != "other\n" || !strings.Contains(got.stderr, "another program's image") {
 		t.Errorf("the front door says %q %q", got.stdout, got.stderr)
+	}
+}
+
+// TestCapableCallerTrustsOnlyRoot: who has capabilities without being root, as a service
+// may, is started from root's images only. The own ones could be anyone's who may write
+// the user's files.
+func TestCapableCallerTrustsOnlyRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give capabilities away")
+	}
+	const user = 12345
+	for _, tc := range []struct {
+		name  string
+		owner int
+		caps  []uintptr
+		want  string // why not
+	}{
+		{"own image", user, nil, ""},
+		{"own image, capabilities", user, []uintptr{unix.CAP_NET_RAW}, "its plan is not safe"},
+		{"root's image, capabilities", 0, []uintptr{unix.CAP_NET_RAW}, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := openFolder(t)
+			bin := witness(t, dir)
+			p := witnessPlan(t, dir, bin)
+			give := func(path string) {
+				t.Helper()
+				if err := os.Chown(path, tc.owner, tc.owner); err != nil {
+					t.Fatal(err)
+				}
+			}
+			give(pagesOf(p))
+			var err error
+			if p.Pages().ID, err = linux.StatID(pagesOf(p)); err != nil {
+				t.Fatal(err)
+			}
+			index := filepath.Join(dir, "index")
+			write(t, index, p)
+			give(index)
+			file := launcherFile(t, filepath.Join(dir, "witness-launcher"), bin, index)
+			got := run(t, &exec.Cmd{Path: file, Args: []string{"a"}, Env: []string{"RESIDENTCTL_EXPLAIN=1"},
+				SysProcAttr: &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}, AmbientCaps: tc.caps}})
+			resident := got.said().one("resident") == "1"
+			if resident != (tc.want == "") || !strings.Contains(got.stderr, tc.want) {
+				t.Errorf("want %q: %s%s", tc.want, got.stdout, got.stderr)
+			}
+		})
 	}
 }

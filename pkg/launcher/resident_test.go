@@ -141,9 +141,12 @@ func TestResidentStartUnprivileged(t *testing.T) {
 func TestResidentStartOfFrontDoor(t *testing.T) {
 	dir := openFolder(t)
 	bin := witness(t, dir)
-	p := witnessPlan(t, dir, bin)
-	id := p.Files[0].ID
 	store := filepath.Join(dir, "store")
+	if err := os.Mkdir(store, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p := witnessPlan(t, store, bin)
+	id := p.Files[0].ID
 	write(t, filepath.Join(store, fmt.Sprintf("index/%d-%d", id.Dev, id.Ino)), p)
 	door := frontDoor(t, dir, filepath.Join(dir, "no-such-store"), store)
 	for _, tc := range []struct {
@@ -198,11 +201,11 @@ func TestDoubts(t *testing.T) {
 		{"checked file now there", func(p *plan.Plan) { p.Checks[1].Path = "/etc/passwd" }, "this has changed /etc/passwd"},
 		{"missed library now there", func(p *plan.Plan) { p.Folders[0].Misses[0] = "/etc/passwd" }, "comes first in the search for libraries /etc/passwd"},
 		{"program changed", func(p *plan.Plan) { p.Files[0].ID.Ctime++ }, "this has changed"},
-		{"pages cut", func(p *plan.Plan) { os.Truncate(p.Files[1].Path, 4096) }, "this has changed"},
-		{"pages gone", func(p *plan.Plan) { os.Remove(p.Files[1].Path) }, "this cannot be opened"},
+		{"pages cut", func(p *plan.Plan) { os.Truncate(pagesOf(p), 4096) }, "this has changed"},
+		{"pages gone", func(p *plan.Plan) { os.Remove(pagesOf(p)) }, "this cannot be opened"},
 		{"pages writable for others", func(p *plan.Plan) {
-			os.Chmod(p.Files[1].Path, 0o666)
-			p.Files[1].ID, _ = linux.StatID(p.Files[1].Path)
+			os.Chmod(pagesOf(p), 0o666)
+			p.Files[1].ID, _ = linux.StatID(pagesOf(p))
 		}, "its image is not safe"},
 		{"stack reaches the image", func(p *plan.Plan) { p.Caller.MapsEnd = 1<<47 - 1 }, "the stack limit leaves no room"},
 		{"robust list of a length that the kernel refuses", func(p *plan.Plan) { p.Kernel.RobustLen = 1 }, "the robust list cannot"},
@@ -222,6 +225,9 @@ func TestDoubts(t *testing.T) {
 		})
 	}
 }
+
+// pagesOf are those of a witness's plan, which is in the same directory.
+func pagesOf(p *plan.Plan) string { return filepath.Join(filepath.Dir(p.Program), p.Pages().Path) }
 
 // startsNormally holds that the launcher file execs the program as if it were
 // not there, and says why when it is asked.
@@ -252,7 +258,11 @@ func startsNormally(t *testing.T, file, bin string, env []string, want string) {
 
 func frontDoor(t *testing.T, dir string, stores ...string) string {
 	t.Helper()
-	raw, err := Front(stores)
+	var known []Store
+	for _, dir := range stores {
+		known = append(known, storeIn(dir))
+	}
+	raw, err := Front(known)
 	if err != nil {
 		t.Fatal(err)
 	}

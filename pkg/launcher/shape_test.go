@@ -29,8 +29,8 @@ func requireTool(t *testing.T, name string) {
 }
 
 func TestCodeHasItsShape(t *testing.T) {
-	if len(Code)%16 != 0 || len(Code) >= 24<<10 {
-		t.Errorf("%d bytes: want a multiple of 16 (the configuration stands behind it) below 24 KiB", len(Code))
+	if len(Code)%16 != 0 || len(Code) >= 28<<10 {
+		t.Errorf("%d bytes: want a multiple of 16 (the configuration stands behind it) below 28 KiB", len(Code))
 	}
 	// The front door's entry: xor %esi, %esi; jmp.
 	if front := Code[16:19]; front[0] != 0x31 || front[1] != 0xf6 || (front[2] != 0xe9 && front[2] != 0xeb) {
@@ -69,11 +69,11 @@ func codeEnd() int {
 }
 
 func TestFileHasItsShape(t *testing.T) {
-	raw, err := File(0, "/bin/p", "/store/index/1-2")
+	raw, err := File(0, Store{"/store", 1 << 40, 2}, "index/1-2", "/bin/p")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, _ := File(0, "/bin/p", "/store/index/1-2"); !bytes.Equal(raw, again) {
+	if again, _ := File(0, Store{"/store", 1 << 40, 2}, "index/1-2", "/bin/p"); !bytes.Equal(raw, again) {
 		t.Error("the same launcher file is made of other bytes")
 	}
 	f, err := elf.NewFile(bytes.NewReader(raw))
@@ -109,7 +109,7 @@ func TestFileIsLinkedAtItsPlace(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			others := slices.Repeat([]string{"/" + strings.Repeat("p", 3999)}, tc.names)
-			raw, err := File(tc.place, "/bin/p", "/store/index/1-2", others...)
+			raw, err := File(tc.place, Store{Dir: "/store"}, "index/1-2", "/bin/p", others...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -125,8 +125,8 @@ func TestFileIsLinkedAtItsPlace(t *testing.T) {
 }
 
 func TestConfig(t *testing.T) {
-	if binary.Size(config{}) != int(unsafe.Sizeof(config{})) || binary.Size(config{}) != 72 {
-		t.Errorf("struct config has %d bytes here, 72 in caller.c", binary.Size(config{}))
+	if binary.Size(config{}) != int(unsafe.Sizeof(config{})) || binary.Size(config{}) != 152 {
+		t.Errorf("struct config has %d bytes here, 152 in caller.c", binary.Size(config{}))
 	}
 	read := func(raw []byte, err error) (c config, str func(uint32) string) {
 		t.Helper()
@@ -142,37 +142,41 @@ func TestConfig(t *testing.T) {
 			return s
 		}
 	}
-	c, str := read(File(0, "/bin/p", "/store/index/1-2"))
-	if string(c.Magic[:]) != configMagic || c.Front != 0 || str(c.Program) != "/bin/p" || str(c.Plan) != "/store/index/1-2" {
+	c, str := read(File(0, Store{"/store", 1 << 40, 2}, "index/1-2", "/bin/p"))
+	if string(c.Magic[:]) != configMagic || c.Front != 0 || str(c.Program) != "/bin/p" || str(c.Plan) != "index/1-2" ||
+		str(c.Stores[0].Path) != "/store" || c.Stores[0].Dev != 1<<40 || c.Stores[0].Ino != 2 || c.Stores[1].Path != 0 {
 		t.Errorf("launcher file: %+v, %q, %q", c, str(c.Program), str(c.Plan))
 	}
-	c, str = read(Front([]string{"/a", "/b"}))
-	if c.Front != 1 || str(c.Stores[0]) != "/a" || str(c.Stores[1]) != "/b" || c.Stores[2] != 0 {
+	c, str = read(Front([]Store{{"/a", 1, 2}, {"/b", 3, 4}}))
+	if c.Front != 1 || str(c.Stores[0].Path) != "/a" || str(c.Stores[1].Path) != "/b" || c.Stores[1].Ino != 4 || c.Stores[2].Path != 0 {
 		t.Errorf("front door: %+v", c)
 	}
 }
 
 func TestRefusedPaths(t *testing.T) {
 	long := "/" + strings.Repeat("x", 4095)
-	for _, tc := range []struct{ name, program, plan string }{
-		{"relative program", "bin/p", "/plan"},
-		{"relative plan", "/p", "plan"},
-		{"empty program", "", "/plan"},
-		{"NUL", "/p\x00q", "/plan"},
-		{"program too long", long, "/plan"},
-		{"plan too long", "/p", long},
+	for _, tc := range []struct{ name, store, plan, program string }{
+		{"relative program", "/s", "plan", "bin/p"},
+		{"relative store", "s", "plan", "/p"},
+		{"absolute plan", "/s", "/plan", "/p"},
+		{"plan outside of the store", "/s", "../plan", "/p"},
+		{"empty program", "/s", "plan", ""},
+		{"NUL", "/s", "plan", "/p\x00q"},
+		{"program too long", "/s", "plan", long},
+		{"store too long", long, "plan", "/p"},
+		{"plan too long", "/s", long[1:257], "/p"},
 	} {
-		if _, err := File(0, tc.program, tc.plan); err == nil {
+		if _, err := File(0, Store{Dir: tc.store}, tc.plan, tc.program); err == nil {
 			t.Errorf("%s is accepted", tc.name)
 		}
 	}
-	if _, err := File(0, long[:4095], long[:4095]); err != nil {
+	if _, err := File(0, Store{Dir: long[:4095]}, long[1:256], long[:4095]); err != nil {
 		t.Errorf("the longest paths: %v", err)
 	}
-	if _, err := Front([]string{"/1", "/2", "/3", "/4", "/5"}); err == nil {
+	if _, err := Front([]Store{{Dir: "/1"}, {Dir: "/2"}, {Dir: "/3"}, {Dir: "/4"}, {Dir: "/5"}}); err == nil {
 		t.Error("five stores are accepted")
 	}
-	if _, err := Front([]string{"/1", "store"}); err == nil {
+	if _, err := Front([]Store{{Dir: "/1"}, {Dir: "store"}}); err == nil {
 		t.Error("a relative store is accepted")
 	}
 }

@@ -138,11 +138,11 @@ func witnessPlan(t *testing.T, dir, bin string) *plan.Plan {
 
 	const private = unix.MAP_PRIVATE | unix.MAP_FIXED_NOREPLACE
 	p := &plan.Plan{
-		Kind: plan.KindLinked, Program: bin, Real: bin, ID: "by-hand", Stamp: filepath.Join(dir, "stamp"),
+		Kind: plan.KindLinked, Program: bin, Real: bin, ID: "by-hand",
 		Files: []plan.MappedFile{
 			{Path: bin, Flags: plan.FileProgram, ID: id(bin),
 				Maps: []plan.Map{{Addr: witnessText, Len: size, Prot: unix.PROT_READ | unix.PROT_EXEC, Flags: private}}},
-			{Path: pages, Flags: plan.FilePages, ID: id(pages), Maps: []plan.Map{
+			{Path: filepath.Base(pages), Flags: plan.FilePages, ID: id(pages), Maps: []plan.Map{
 				{Addr: witnessWords, Len: 4096, Prot: unix.PROT_READ | unix.PROT_WRITE, Flags: private},
 				{Addr: witnessData, Len: 4096, Off: 8192, Prot: unix.PROT_READ | unix.PROT_WRITE, Flags: private},
 			}},
@@ -210,9 +210,15 @@ func writeFile(t *testing.T, path string, b []byte, mode os.FileMode) {
 }
 
 // launcherFile writes the launcher file of a program.
+// storeIn is a directory, which need not be there, as a launcher knows it.
+func storeIn(dir string) Store {
+	id, _ := linux.StatID(dir)
+	return Store{dir, id.Dev, id.Ino}
+}
+
 func launcherFile(t *testing.T, path, program, planPath string) string {
 	t.Helper()
-	raw, err := File(0, program, planPath)
+	raw, err := File(0, storeIn(filepath.Dir(planPath)), filepath.Base(planPath), program)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
@@ -41,6 +43,11 @@ func (p *Plan) check() error {
 	for _, s := range p.paths() {
 		if !strings.HasPrefix(s, "/") || strings.Contains(s, "\x00") || len(s) > 4095 {
 			return damaged("%q is not an absolute path", s)
+		}
+	}
+	for _, s := range p.names() {
+		if !filepath.IsLocal(s) || strings.Contains(s, "\x00") || len(s) > 4095 {
+			return damaged("%q is not the name of a file in a store", s)
 		}
 	}
 	if len(p.ID) > 4095 || strings.Contains(p.ID, "\x00") {
@@ -118,11 +125,24 @@ func (v *VDSO) check() error {
 	return nil
 }
 
-// paths gives every path in the plan.
-func (p *Plan) paths() []string {
-	out := []string{p.Program, p.Real, p.Stamp}
+// names are those that are named from the store's directory.
+func (p *Plan) names() []string {
+	names := slices.Clone(p.Layouts)
 	for _, f := range p.Files {
-		out = append(out, f.Path)
+		if f.Flags&FilePages != 0 {
+			names = append(names, f.Path)
+		}
+	}
+	return names
+}
+
+// paths are all others.
+func (p *Plan) paths() []string {
+	out := []string{p.Program, p.Real}
+	for _, f := range p.Files {
+		if f.Flags&FilePages == 0 {
+			out = append(out, f.Path)
+		}
 	}
 	for _, c := range p.Checks {
 		out = append(out, c.Path)
@@ -131,6 +151,5 @@ func (p *Plan) paths() []string {
 		out = append(out, f.Path)
 		out = append(out, f.Misses...)
 	}
-	out = append(out, p.Layouts...)
 	return out
 }

@@ -22,7 +22,7 @@ type Source struct {
 	Areas   []Area // the image's mappings in address order, without stack, vDSO and vsyscall
 	Runs    []Run  // where CRIU's pages are, in address order
 	Pages   io.ReaderAt
-	PagesAt string // the path that CRIU's pages will have when the plan is carried out
+	PagesAt string // the name, from the store's directory, that CRIU's pages will have when the plan is carried out
 	PagesID FileID
 }
 

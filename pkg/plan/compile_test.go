@@ -37,7 +37,7 @@ func template(t *testing.T) *Source {
 	program := file("program", []byte("text"), syscallRet, sigReturn)
 	linker := file("ld.so", []byte("linker"), syscallRet, sigReturn)
 	return &Source{
-		Plan: Plan{Kind: KindLinked, Program: program, Real: program, Stamp: "/stamp", Entry: Entry{RIP: text}},
+		Plan: Plan{Kind: KindLinked, Program: program, Real: program, Entry: Entry{RIP: text}},
 		Areas: []Area{
 			{Start: prog, End: prog + 0x1000, Prot: rx, Path: program},
 			{Start: prog + 0x1000, End: prog + 0x4000, Prot: rw, Path: program, Off: 0x1000},
@@ -45,7 +45,7 @@ func template(t *testing.T) *Source {
 			{Start: bss, End: bss + 0x3000, Prot: rw},
 		},
 		Pages:   bytes.NewReader(nil),
-		PagesAt: "/store/pages-1.img",
+		PagesAt: "images/1/pages-1.img",
 	}
 }
 

@@ -70,7 +70,7 @@ func (p *Plan) encode(entry Entry) ([]byte, error) {
 	}
 	copy(h.Magic[:], Magic)
 	e := &encoder{base: uint32(binary.Size(h)), known: map[string]uint32{}}
-	h.Program, h.Real, h.ID, h.Stamp = e.string(p.Program), e.string(p.Real), e.string(p.ID), e.string(p.Stamp)
+	h.Program, h.Real, h.ID = e.string(p.Program), e.string(p.Real), e.string(p.ID)
 
 	var files []File
 	var maps []Map

@@ -23,8 +23,8 @@ import "github.com/residentctl/residentctl/internal/linux"
 const Magic = "RESPLAN\x00"
 
 // Version is the format's version. A launcher that finds another one starts
-// the program normally.
-const Version = 2
+// the program normally. Version 3 names what is in the store from its directory.
+const Version = 3
 
 // Kinds of image: at which stop point the template was dumped.
 const (
@@ -52,9 +52,7 @@ type Header struct {
 	Program uint32 // the program's absolute path
 	Real    uint32 // the same with links resolved
 	ID      uint32 // the image's id, for messages
-	Stamp   uint32 // the path of the store's boot stamp
 	Flags   uint32
-	_       uint32
 
 	Files    Table // File
 	Anon     Table // Map: anonymous mappings
@@ -64,7 +62,7 @@ type Header struct {
 	Checks   Table // Check
 	Folders  Table // Folder
 	Misses   Table // uint32: offsets of paths in Strings, each Folder has a run
-	Layouts  Table // uint32: offsets of the paths of plans of the same program at other addresses
+	Layouts  Table // uint32: offsets of the names, from the store's directory, of plans of the same program at other addresses
 	CPUID    Table // CPUID
 	Strings  Table // bytes: NUL-terminated paths
 
@@ -185,7 +183,8 @@ type File struct {
 const (
 	// FileProgram is the program itself, which /proc/self/exe is to name.
 	FileProgram = 1 << 0
-	// FilePages is CRIU's pages image: its owner and mode are checked too.
+	// FilePages is CRIU's pages image: it is named from the store's directory, and its
+	// owner and mode are checked too.
 	FilePages = 1 << 1
 	// FileLinker is the dynamic linker, whose path may be covered.
 	FileLinker = 1 << 2

@@ -11,16 +11,15 @@ type Plan struct {
 	Program string // the program's absolute path
 	Real    string // the same with links resolved
 	ID      string // the image's id
-	Stamp   string // the path of the store's boot stamp
 
-	Files    []MappedFile // the program first, CRIU's pages last
+	Files    []MappedFile // the program first, CRIU's pages last; these by their name from the store's directory
 	Anon     []Map
 	Protects []Protect
 	Fixups   []Fixup
 	Checks   []CheckedFile
 	Folders  []SearchedFolder
 	CPUID    []CPUID
-	Layouts  []string // the paths of plans of the same program at other addresses
+	Layouts  []string // the names, from the store's directory, of plans of the same program at other addresses
 
 	Caller Caller
 	VDSO   VDSO
@@ -50,6 +49,9 @@ type SearchedFolder struct {
 	ID     FileID
 	Misses []string
 }
+
+// Pages is what is mapped of CRIU's pages.
+func (p *Plan) Pages() *MappedFile { return &p.Files[len(p.Files)-1] }
 
 // Mappings is the number of mmap calls in the plan.
 func (p *Plan) Mappings() int {

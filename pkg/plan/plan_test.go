@@ -26,12 +26,12 @@ const (
 // rich is a plan with something in each of its parts.
 func rich() *Plan {
 	return &Plan{
-		Kind: KindLinked, Flags: FlagCheckExec, Program: "/usr/bin/p", Real: "/usr/bin/p", ID: "0123abcd", Stamp: "/store/boot",
+		Kind: KindLinked, Flags: FlagCheckExec, Program: "/usr/bin/p", Real: "/usr/bin/p", ID: "0123abcd",
 		Files: []MappedFile{
 			{Path: "/usr/bin/p", Flags: FileProgram, ID: FileID{Dev: 1, Ino: 2, Size: 3, Mtime: -4, Ctime: 5},
 				Maps: []Map{{Addr: prog, Len: 0x2000, Prot: 5, Flags: private}}},
 			{Path: "/lib/ld.so", ID: FileID{Ino: 7}, Maps: []Map{{Addr: text, Len: 0x1000, Off: 0x3000, Prot: 5, Flags: private}}},
-			{Path: "/store/pages-1.img", Flags: FilePages, Maps: []Map{{Addr: data, Len: 0x2000, Prot: 3, Flags: private}}},
+			{Path: "images/0123abcd/pages-1.img", Flags: FilePages, Maps: []Map{{Addr: data, Len: 0x2000, Prot: 3, Flags: private}}},
 		},
 		Anon:     []Map{{Addr: bss, Len: 0x1000, Prot: 3, Flags: private | 0x20}},
 		Protects: []Protect{{Addr: data, Len: 0x1000, Prot: 1}},
@@ -42,7 +42,7 @@ func rich() *Plan {
 			{Path: "/opt", Misses: []string{"/opt/a.so"}},
 			{Path: "/none"},
 		},
-		Layouts: []string{"/store/images/0123abcd/1/plan", "/store/images/0123abcd/2/plan"},
+		Layouts: []string{"images/0123abcd/1/plan", "images/0123abcd/2/plan"},
 		CPUID:   []CPUID{{Leaf: 7, Subleaf: 1, Mask: [4]uint32{1, 2, 3, 4}, Value: [4]uint32{1, 0, 3, 0}}},
 		Caller:  Caller{HWCap: 1, PageSize: 4096, MapsEnd: vdso + 0x6000, BootID: [40]byte{'b'}, MachineSum: 77},
 		VDSO: VDSO{Addr: vdso, Code: vdso + 0x4000, Len: 0x6000, Parts: [4]uint64{0x4000, 0x2000},
@@ -56,7 +56,7 @@ func rich() *Plan {
 // small is the shortest plan there is.
 func small() *Plan {
 	return &Plan{
-		Kind: KindLinked, Program: "/p", Real: "/p", Stamp: "/s",
+		Kind: KindLinked, Program: "/p", Real: "/p",
 		Files:  []MappedFile{{Path: "/p", Flags: FileProgram, Maps: []Map{{Addr: text, Len: 0x1000, Prot: 5}}}},
 		Caller: Caller{MapsEnd: text + 0x1000},
 		Entry:  Entry{RIP: text, Gadget: text},
@@ -240,7 +240,10 @@ func TestCheck(t *testing.T) {
 		{"no file", func(p *Plan) { p.Files = nil }, "not the program"},
 		{"program not first", func(p *Plan) { p.Files[0], p.Files[1] = p.Files[1], p.Files[0] }, "not the program"},
 		{"relative program", func(p *Plan) { p.Program = "bin/p" }, "absolute"},
-		{"no stamp", func(p *Plan) { p.Stamp = "" }, "absolute"},
+		{"absolute pages", func(p *Plan) { p.Pages().Path = "/store/pages-1.img" }, "in a store"},
+		{"pages outside of the store", func(p *Plan) { p.Pages().Path = "images/../../pages-1.img" }, "in a store"},
+		{"absolute layout", func(p *Plan) { p.Layouts[0] = "/store/images/0123abcd/1/plan" }, "in a store"},
+		{"NUL in a layout", func(p *Plan) { p.Layouts[0] = "a\x00b" }, "in a store"},
 		{"relative library", func(p *Plan) { p.Files[1].Path = "ld.so" }, "absolute"},
 		{"relative check", func(p *Plan) { p.Checks[0].Path = "x" }, "absolute"},
 		{"relative miss", func(p *Plan) { p.Folders[0].Misses[1] = "x" }, "absolute"},

@@ -61,7 +61,9 @@ func (m *Manager) layoutDamage(rec registry.Record, dir string, others []string)
 		fault("%v", err)
 		return faults
 	}
-	named := func(path, dir string) bool { return filepath.Base(path) == planName(m.store) && standsIn(path, dir) }
+	named := func(name, dir string) bool {
+		return filepath.Base(name) == planName(m.store) && filepath.Dir(m.store.At(name)) == dir
+	}
 	switch {
 	case p.ID != rec.ID:
 		fault("its plan is that of image %s", p.ID)
@@ -73,7 +75,7 @@ func (m *Manager) layoutDamage(rec registry.Record, dir string, others []string)
 		fault("its plan has %d other layouts instead of %d", len(p.Layouts), len(others))
 	}
 	if len(p.Files) > 0 {
-		if why := pagesFault(p.Files[len(p.Files)-1], dir); why != "" {
+		if why := pagesFault(*p.Pages(), m.store.At(p.Pages().Path), dir); why != "" {
 			fault("%s", why)
 		}
 	}
@@ -81,24 +83,18 @@ func (m *Manager) layoutDamage(rec registry.Record, dir string, others []string)
 }
 
 // pagesFault says why a start would not map CRIU's pages.
-func pagesFault(pages plan.MappedFile, dir string) string {
-	if !standsIn(pages.Path, dir) {
-		return fmt.Sprintf("its plan maps pages from outside of the image: %s", pages.Path)
+func pagesFault(pages plan.MappedFile, path, dir string) string {
+	if filepath.Dir(path) != dir {
+		return fmt.Sprintf("its plan maps pages from outside of the image: %s", path)
 	}
-	info, err := os.Stat(pages.Path)
+	info, err := os.Stat(path)
 	if err != nil {
 		return fmt.Sprintf("its pages cannot be read (%v)", err)
 	}
 	if linux.IDOf(info.Sys().(*syscall.Stat_t)) != pages.ID {
-		return fmt.Sprintf("%s was changed", pages.Path)
+		return fmt.Sprintf("%s was changed", path)
 	}
-	return mistrust(pages.Path, info)
-}
-
-// standsIn tells whether a path leads into a folder, by whatever path of the store
-// the image was made.
-func standsIn(path, dir string) bool {
-	return filepath.Dir(path) == dir || sameFile(filepath.Dir(path), dir)
+	return mistrust(path, info)
 }
 
 // mistrust says why a start would not use a file of an image (pkg/launcher/src/ask.c,

@@ -16,6 +16,7 @@ import (
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/store"
 )
 
 // What stands in a store for a program, below launchers/<dev>-<ino>/, has the
@@ -266,7 +267,13 @@ func (m *Manager) writeLaunchers(rec registry.Record) error {
 // launcherFile is what a launcher file holds that stands for these names of an
 // entry.
 func (m *Manager) launcherFile(rec registry.Record, names []string) ([]byte, error) {
-	return launcher.File(rec.LauncherPlace, names[0], m.store.IndexPath(rec.Binary.Dev, rec.Binary.Ino), names[1:]...)
+	return launcher.File(rec.LauncherPlace, launcherStore(m.store), store.IndexName(rec.Binary.Dev, rec.Binary.Ino), names[0], names[1:]...)
+}
+
+// launcherStore is a store as launchers know it.
+func launcherStore(s *store.Store) launcher.Store {
+	dev, ino := s.Identity()
+	return launcher.Store{Dir: s.Dir(), Dev: dev, Ino: ino}
 }
 
 // wantedFile is what a start by one of an entry's names should find in the store.

@@ -32,7 +32,7 @@ func (a *adding) source() (*plan.Source, error) {
 	}
 	src := &plan.Source{
 		Plan: plan.Plan{
-			Kind: t.Kind, Program: a.program.Path, ID: a.id, Stamp: a.store.BootPath(),
+			Kind: t.Kind, Program: a.program.Path, ID: a.id,
 			Fixups: t.Fixups, CPUID: fingerprint.CPUTable(),
 			Caller: plan.Caller{
 				HWCap: t.Auxv.Value(linux.ATHWCap), HWCap2: t.Auxv.Value(linux.ATHWCap2),
@@ -56,8 +56,10 @@ func (a *adding) source() (*plan.Source, error) {
 				Base: t.Auxv.Value(linux.ATBase), ProgramEntry: t.Auxv.Value(linux.ATEntry),
 			},
 		},
-		Linker:  a.deps.Linker.Path,
-		PagesAt: filepath.Join(a.at, filepath.Base(im.PagesPath)),
+		Linker: a.deps.Linker.Path,
+	}
+	if src.PagesAt, err = a.store.NameOf(filepath.Join(a.at, filepath.Base(im.PagesPath))); err != nil {
+		return nil, err
 	}
 	copy(src.Caller.BootID[:], boot)
 	if a.program.Mode&0o111 != 0o111 || a.program.ACL {
@@ -105,7 +107,11 @@ func (a *adding) source() (*plan.Source, error) {
 		}
 	}
 	for i := 1; i < a.layouts; i++ {
-		src.Layouts = append(src.Layouts, filepath.Join(a.at, strconv.Itoa(i), planName(a.store)))
+		name, err := a.store.NameOf(filepath.Join(a.at, strconv.Itoa(i), planName(a.store)))
+		if err != nil {
+			return nil, err
+		}
+		src.Layouts = append(src.Layouts, name)
 	}
 	for _, c := range a.deps.Checks {
 		src.Checks = append(src.Checks, plan.CheckedFile{Path: c.Path, ID: c.ID})

@@ -52,27 +52,27 @@ func (a *adding) try(ctx context.Context) error {
 	}
 	defer func() { _ = side.Discard() }()
 
-	// The same plan, but for the path of CRIU's pages, which still stand in
+	// The same plan, but for the name of CRIU's pages, which are still in
 	// staging.
-	trial := *a.plan
-	trial.Files = slices.Clone(a.plan.Files)
-	trial.Files[len(trial.Files)-1].Path = a.image.PagesPath
-	trial.Layouts = nil
+	trial := aloneOf(a.plan)
+	if trial.Pages().Path, err = a.store.NameOf(a.image.PagesPath); err != nil {
+		return err
+	}
 	raw, err := trial.Encode()
 	if err != nil {
 		return err
 	}
-	place := plan.LauncherPlace(len(raw), &trial)
-	start, err := writeStarter(side.Dir, place, trial.Program, raw)
+	place := plan.LauncherPlace(len(raw), trial)
+	start, err := writeStarter(launcherStore(a.store), side.Dir, place, trial.Program, raw)
 	if err != nil {
 		return err
 	}
-	p, err := startTrial(ctx, start, &trial)
+	p, err := startTrial(ctx, start, trial)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = p.Kill() }()
-	if err := compareStart(&trial, p); err != nil {
+	if err := compareStart(trial, a.image.PagesPath, p); err != nil {
 		return err
 	}
 	if err := p.Kill(); err != nil {
@@ -85,20 +85,32 @@ func (a *adding) try(ctx context.Context) error {
 	if raw, err = trial.EncodeToNowhere(); err != nil {
 		return err
 	}
-	if start, err = writeStarter(side.Dir, place, trial.Program, raw); err != nil {
+	if start, err = writeStarter(launcherStore(a.store), side.Dir, place, trial.Program, raw); err != nil {
 		return err
 	}
 	return a.gate(ctx, start)
 }
 
+// aloneOf is a copy of a plan that may be changed, without other layouts.
+func aloneOf(p *plan.Plan) *plan.Plan {
+	alone := *p
+	alone.Files = slices.Clone(p.Files)
+	alone.Layouts = nil
+	return &alone
+}
+
 // writeStarter writes a plan, and a launcher file at place that carries it out, to
-// dir, over what was written there before.
-func writeStarter(dir string, place uint64, program string, raw []byte) (string, error) {
+// dir in the store, over what was written there before.
+func writeStarter(s launcher.Store, dir string, place uint64, program string, raw []byte) (string, error) {
 	planPath := filepath.Join(dir, "plan")
 	if err := os.WriteFile(planPath, raw, 0o600); err != nil {
 		return "", err
 	}
-	file, err := launcher.File(place, program, planPath)
+	name, err := filepath.Rel(s.Dir, planPath)
+	if err != nil {
+		return "", err
+	}
+	file, err := launcher.File(place, s, name, program)
 	if err != nil {
 		return "", err
 	}
@@ -133,7 +145,7 @@ func startTrial(ctx context.Context, file string, pl *plan.Plan) (*linkstop.Proc
 // compareStart compares a process that stands at the launcher's jump with its
 // plan: registers, registrations, mappings, and every page of CRIU's, word by
 // word where words were corrected.
-func compareStart(p *plan.Plan, proc *linkstop.Process) error {
+func compareStart(p *plan.Plan, pagesPath string, proc *linkstop.Process) error {
 	stack, auxv, err := proc.Stack()
 	if err != nil {
 		return err
@@ -148,7 +160,7 @@ func compareStart(p *plan.Plan, proc *linkstop.Process) error {
 	if err := compareMaps(p, maps); err != nil {
 		return err
 	}
-	return comparePages(p, proc, stack)
+	return comparePages(p, pagesPath, proc, stack)
 }
 
 func compareRegisters(p *plan.Plan, proc *linkstop.Process, stack linkstop.InitialStack, auxv linux.Auxv) error {
@@ -240,9 +252,8 @@ func joined(all []shown) []shown {
 
 // comparePages compares what is mapped of CRIU's pages with the file, and each
 // corrected word with what it must be in this process.
-func comparePages(p *plan.Plan, proc *linkstop.Process, stack linkstop.InitialStack) error {
-	pages := p.Files[len(p.Files)-1]
-	f, err := os.Open(pages.Path)
+func comparePages(p *plan.Plan, pagesPath string, proc *linkstop.Process, stack linkstop.InitialStack) error {
+	f, err := os.Open(pagesPath)
 	if err != nil {
 		return err
 	}
@@ -251,10 +262,10 @@ func comparePages(p *plan.Plan, proc *linkstop.Process, stack linkstop.InitialSt
 	if err != nil {
 		return err
 	}
-	for _, m := range pages.Maps {
+	for _, m := range p.Pages().Maps {
 		want, got := make([]byte, m.Len), make([]byte, m.Len)
 		if _, err := io.ReadFull(io.NewSectionReader(f, int64(m.Off), int64(m.Len)), want); err != nil {
-			return fmt.Errorf("read %s: %w", pages.Path, err)
+			return fmt.Errorf("read %s: %w", pagesPath, err)
 		}
 		if err := proc.ReadMem(m.Addr, got); err != nil {
 			return err

@@ -15,6 +15,7 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
@@ -34,7 +35,12 @@ func wantWrong(t *testing.T, err error, want string) {
 
 // TestTrialStartsNormally: what the launcher says of a normal start is the reason.
 func TestTrialStartsNormally(t *testing.T) {
-	start, err := writeStarter(t.TempDir(), 0, "/bin/true", []byte("no plan"))
+	dir := t.TempDir()
+	id, err := linux.StatID(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start, err := writeStarter(launcher.Store{Dir: dir, Dev: id.Dev, Ino: id.Ino}, dir, 0, "/bin/true", []byte("no plan"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +164,7 @@ func TestComparePages(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := &plan.Plan{
-		Files:  []plan.MappedFile{{Path: pages, Maps: []plan.Map{{Addr: at, Len: 4096}}}},
+		Files:  []plan.MappedFile{{Maps: []plan.Map{{Addr: at, Len: 4096}}}},
 		Fixups: []plan.Fixup{{Addr: at + canary, Kind: plan.FixCanary, Size: 8}},
 		Kernel: plan.Kernel{RseqAddr: at + rseq, RseqLen: 32},
 	}
@@ -177,7 +183,7 @@ func TestComparePages(t *testing.T) {
 			binary.LittleEndian.PutUint64(memory[canary:], binary.LittleEndian.Uint64(random)&^0xff)
 			tc.change()
 			stack := linkstop.InitialStack{Random: uint64(uintptr(unsafe.Pointer(&random[0])))}
-			wantWrong(t, comparePages(p, &linkstop.Process{PID: os.Getpid()}, stack), tc.want)
+			wantWrong(t, comparePages(p, pages, &linkstop.Process{PID: os.Getpid()}, stack), tc.want)
 		})
 	}
 }

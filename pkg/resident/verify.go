@@ -19,6 +19,7 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
 	"github.com/residentctl/residentctl/pkg/registry"
@@ -125,6 +126,8 @@ type verifying struct {
 	dir   string // of the layout that is being looked at
 	plan  *plan.Plan
 	image *criuwrap.Image
+
+	pagesPath string // of CRIU's pages in the start that is compared
 }
 
 // files checks everything that does not need a process.
@@ -165,15 +168,15 @@ func (v *verifying) layout() {
 
 // memory starts the program and compares it with the reference.
 func (v *verifying) memory(ctx context.Context, ref Reference) error {
-	start, remove, err := v.starter()
+	start, p, remove, err := v.starter()
 	if err != nil {
 		return err
 	}
 	defer remove()
-	proc, err := startTrial(ctx, start, v.plan)
+	proc, err := startTrial(ctx, start, p)
 	if err == nil {
 		defer func() { _ = proc.Kill() }()
-		err = compareStart(v.plan, proc)
+		err = compareStart(p, v.pagesPath, proc)
 	}
 	var wrong *TrialError
 	if errors.As(err, &wrong) {
@@ -195,32 +198,59 @@ func (v *verifying) memory(ctx context.Context, ref Reference) error {
 	return err
 }
 
-// starter gives a launcher file that starts the layout. The entry's own takes any
-// of several at random, so for those there is one with a plan that has no others,
-// which are the caller's, as the launcher wants it: in the store if he may write to
-// it, for nothing may be executed in some temporary folders (noexec).
-func (v *verifying) starter() (path string, remove func(), err error) {
+// starter returns a launcher file that starts the layout, and its plan. The entry's own
+// takes any of several at random, so for those there is one with a plan that has no
+// others, which are the caller's, as the launcher wants it: in the store if the caller may
+// write to it, for nothing may be executed in some temporary directories (noexec). One
+// outside of the store has a copy of CRIU's pages beside it, since a plan reaches no
+// further than its store.
+func (v *verifying) starter() (path string, p *plan.Plan, remove func(), err error) {
+	v.pagesPath = v.image.PagesPath
 	if v.rec.Layouts <= 1 {
-		return v.Launcher(v.rec), func() {}, nil
+		return v.Launcher(v.rec), v.plan, func() {}, nil
 	}
+	alone := aloneOf(v.plan)
+	var s launcher.Store
 	var dir string
-	if side, err := v.store.Stage(); err == nil {
-		dir, remove = side.Dir, func() { _ = side.Discard() }
-	} else if temporary, err := store.StageTemporary(); err == nil {
+	if side, stageErr := v.store.Stage(); stageErr == nil {
+		s, dir, remove = launcherStore(v.store), side.Dir, func() { _ = side.Discard() }
+	} else if temporary, stageErr := store.StageTemporary(); stageErr == nil {
 		dir, remove = temporary.Dir, func() { _ = temporary.Discard() }
+		s, err = v.copyPages(dir, alone)
 	} else {
-		return "", nil, err
+		return "", nil, nil, stageErr
 	}
-	alone := *v.plan
-	alone.Layouts = nil
-	raw, err := alone.Encode()
+	var raw []byte
 	if err == nil {
-		path, err = writeStarter(dir, plan.LauncherPlace(len(raw), &alone), alone.Program, raw)
+		raw, err = alone.Encode()
+	}
+	if err == nil {
+		path, err = writeStarter(s, dir, plan.LauncherPlace(len(raw), alone), alone.Program, raw)
 	}
 	if err != nil {
 		remove()
 	}
-	return path, remove, err
+	return path, alone, remove, err
+}
+
+// copyPages copies CRIU's pages to dir, for a plan that is to be started from there.
+func (v *verifying) copyPages(dir string, p *plan.Plan) (launcher.Store, error) {
+	at, err := linux.StatID(dir)
+	if err != nil {
+		return launcher.Store{}, err
+	}
+	pages := p.Pages()
+	pages.Path = filepath.Base(v.pagesPath)
+	raw, err := os.ReadFile(v.pagesPath)
+	if err != nil {
+		return launcher.Store{}, err
+	}
+	v.pagesPath = filepath.Join(dir, pages.Path)
+	if err := os.WriteFile(v.pagesPath, raw, 0o600); err != nil {
+		return launcher.Store{}, err
+	}
+	pages.ID, err = linux.StatID(v.pagesPath)
+	return launcher.Store{Dir: dir, Dev: at.Dev, Ino: at.Ino}, err
 }
 
 // withLink compares with the program as its dynamic linker links it now, at the
@@ -263,6 +293,10 @@ func (v *verifying) withLink(ctx context.Context, proc *linkstop.Process) error 
 // comparison prepares the comparison of the trial start with another process.
 func (v *verifying) comparison(proc *linkstop.Process, pid int, stack linkstop.InitialStack) (*comparison, error) {
 	c := &comparison{plan: v.plan}
+	var err error
+	if c.pagesPath, err = filepath.EvalSymlinks(v.pagesPath); err != nil {
+		return nil, err
+	}
 	ours, _, err := proc.Stack()
 	if err != nil {
 		return nil, err

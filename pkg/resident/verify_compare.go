@@ -141,6 +141,7 @@ func sameStretches(image, other []stretch) error {
 // hold the same at the same addresses, word by word.
 type comparison struct {
 	plan        *plan.Plan
+	pagesPath   string // of CRIU's pages, as /proc/PID/maps shows them
 	image       []stretch
 	trial, ref  side
 	bound       map[uint64]uint64              // the addresses of functions that the other process has yet to bind, by slot
@@ -181,7 +182,7 @@ func (c *comparison) run() error {
 		return err
 	}
 	check := linux.UnionRanges(c.trial.anon, c.ref.anon)
-	for _, m := range c.plan.Files[len(c.plan.Files)-1].Maps {
+	for _, m := range c.plan.Pages().Maps {
 		check = linux.UnionRanges(check, []linux.PageRange{{Start: m.Addr, End: m.Addr + m.Len}})
 	}
 	for _, r := range check {
@@ -196,7 +197,6 @@ func (c *comparison) run() error {
 // the file that the other process has there, unless it is CRIU's pages, which
 // stand in for what another has as a copy.
 func (c *comparison) sameFiles() error {
-	pages := c.plan.Files[len(c.plan.Files)-1].Path
 	i, covered := 0, uint64(0)
 	for _, m := range stretches(c.trial.maps) {
 		for at := m.start; at < m.end; {
@@ -210,7 +210,7 @@ func (c *comparison) sameFiles() error {
 			if m.prot != in.prot {
 				return fmt.Errorf("%w: %s has not the protection of %s", errLayout, m, in)
 			}
-			if m.path != pages && m.path != "" && (m.path != in.path || m.off+(at-m.start) != in.off+(at-in.start)) {
+			if m.path != c.pagesPath && m.path != "" && (m.path != in.path || m.off+(at-m.start) != in.off+(at-in.start)) {
 				return fmt.Errorf("%w: %s shows another file than %s", errLayout, m, in)
 			}
 			if m.path == "" && in.path != "" {

@@ -23,12 +23,12 @@ func (v *verifying) planAgrees() {
 	if p.ID != v.rec.ID || !slices.Contains(v.rec.Names(), p.Program) {
 		v.result.failf("the plan is of image %s of %s", p.ID, p.Program)
 	}
-	last := p.Files[len(p.Files)-1]
+	last := p.Pages()
 	pages, err := linux.StatID(v.image.PagesPath)
 	switch {
 	case err != nil:
 		v.result.failf("%v", err)
-	case last.Path != v.image.PagesPath:
+	case v.store.At(last.Path) != v.image.PagesPath:
 		v.result.failf("the plan maps the pages of another image, %s", last.Path)
 	case last.ID != pages:
 		v.result.failf("%s has changed since it was made resident", v.image.PagesPath)

@@ -91,7 +91,7 @@ func (s *Store) PlanPath(id string) string { return s.in(imagesName, id, planNam
 func (s *Store) AboutPath(id string) string { return s.in(imagesName, id, aboutName) }
 
 // IndexPath is the link to the plan of a program.
-func (s *Store) IndexPath(dev, ino uint64) string { return s.in(indexName, binaryName(dev, ino)) }
+func (s *Store) IndexPath(dev, ino uint64) string { return s.At(IndexName(dev, ino)) }
 
 // LaunchersDir is the folder of everything that leads to one program.
 func (s *Store) LaunchersDir(dev, ino uint64) string {

@@ -184,7 +184,7 @@ func TestSignals(t *testing.T) {
 func keptFree(addr uint64) bool {
 	addr &^= 4095
 	p := plan.Plan{
-		Kind: plan.KindLinked, Program: "/p", Real: "/p", Stamp: "/s",
+		Kind: plan.KindLinked, Program: "/p", Real: "/p",
 		Files:  []plan.MappedFile{{Path: "/p", Flags: plan.FileProgram, Maps: []plan.Map{{Addr: addr, Len: 4096, Prot: 5}}}},
 		Caller: plan.Caller{MapsEnd: addr + 4096},
 		Entry:  plan.Entry{RIP: addr, Gadget: addr},

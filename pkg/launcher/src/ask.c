@@ -1,52 +1,6 @@
 /* Part of launcher.c: finding and reading the plan, and asking whether all is true that
  * must be, but for what the environment alone tells (caller.c). */
 
-/* ---- find the plan ------------------------------------------------------ */
-
-/* The stores to look in: the caller's own, then the system's. */
-static int store(const struct caller *c, const struct config *cfg, int which, struct text *t)
-{
-	const char *dir;
-
-	t->len = 0;
-	if (cfg) {
-		if (which >= 4 || !cfg->stores[which])
-			return -1;
-		add(t, (const char *)cfg + cfg->stores[which]);
-		return 1;
-	}
-	switch (which) {
-	case 0:
-		dir = variable(c, "XDG_DATA_HOME=");
-		if (dir && *dir == '/') {
-			add(t, dir);
-		} else {
-			dir = variable(c, "HOME=");
-			if (!dir || *dir != '/')
-				return 0;
-			add(t, dir);
-			add(t, "/.local/share");
-		}
-		add(t, "/residentctl");
-		return 1;
-	case 1:
-		add(t, "/var/lib/residentctl");
-		return 1;
-	}
-	return -1;
-}
-
-/* The store's path of what belongs to a binary, in t. */
-static void name_in_store(const struct caller *c, const struct config *cfg, int which, const char *dir,
-			  const struct plan_file_id *id, struct text *t)
-{
-	store(c, cfg, which, t);
-	add(t, dir);
-	add_number(t, id->dev);
-	add(t, "-");
-	add_number(t, id->ino);
-}
-
 /* ---- read the plan ------------------------------------------------------ */
 
 struct image {
@@ -98,36 +52,36 @@ static u64 checksum(const u64 *p, u64 words)
 	return h ^ h >> 32;
 }
 
-/* An image is code by another name: only root's and the caller's own count. */
-static int trusted(const struct caller *c, const struct stat *st)
-{
-	return (st->uid == c->root || st->uid == c->aux[AT_EUID]) && !(st->mode & 022);
-}
-
 /*
  * Map the plan below the launcher, so that one munmap takes both away, and
  * check that it is whole. Its bounds were checked when it was written; the sum
  * tells that it is still what was written.
  */
-static struct reason read_plan(struct caller *c, const char *path, struct image *im)
+static struct reason read_plan(struct caller *c, const char *name, struct image *im)
 {
+	struct reason no;
 	struct stat st;
 	u64 at = 0, room = 0;
-	long fd = open_file(path), ret = -1;
+	long fd = open_in_store(c, name, O_RDONLY | O_NONBLOCK), ret = -1;
 	char target;
 
-	if (fd == -ENOENT && (c->explain || c->strict) && !failed(sys3(SYS_readlink, (u64)path, (u64)&target, 1)))
-		NO_FOR("its image is missing", path);
+	if (fd == -ENOENT && (c->explain || c->strict) &&
+	    !failed(sys4(SYS_readlinkat, c->store, (u64)name, (u64)&target, 1)))
+		return no_in_store(c, "its image is missing", name);
 	if (fd == -ENOENT)
-		NO_FOR(NOT_RESIDENT, path);
+		return no_in_store(c, NOT_RESIDENT, name);
 	if (failed(fd))
-		NO_FOR("its plan cannot be opened", path);
+		return no_in_store(c, "its plan cannot be opened", name);
 	if (c->plan)
 		sys3(SYS_munmap, (u64)c->plan, c->plan_size, 0);
 	c->plan = 0;
-	if (failed(sys3(SYS_fstat, fd, (u64)&st, 0)) || (st.mode & S_IFMT) != S_IFREG || !trusted(c, &st)) {
+	no = check_store(c);
+	if (!no.why &&
+	    (failed(sys3(SYS_fstat, fd, (u64)&st, 0)) || (st.mode & S_IFMT) != S_IFREG || !trusted(c, &st)))
+		no = no_in_store(c, "its plan is not safe: it must belong to root or to you, and nobody else may write it", name);
+	if (no.why) {
 		sys3(SYS_close, fd, 0, 0);
-		NO_FOR("its plan is not safe: it must belong to root or to you, and nobody else may write it", path);
+		return no;
 	}
 	if (st.size >= (s64)sizeof(*im->head) && st.size <= (s64)PLAN_MAX && st.size % 8 == 0) {
 		/* What is behind the file's end is never touched: nothing else may come there. */
@@ -137,18 +91,18 @@ static struct reason read_plan(struct caller *c, const char *path, struct image 
 	}
 	sys3(SYS_close, fd, 0, 0);
 	if ((u64)ret != at)
-		NO_FOR("its plan is damaged or cannot be mapped", path);
+		return no_in_store(c, "its plan is damaged or cannot be mapped", name);
 	c->plan = im->base = (const char *)at;
 	c->plan_size = room;
 	im->head = (const struct plan_header *)at;
 
 	if (*(u64 *)im->head->magic != PLAN_MAGIC)
-		NO_FOR("its plan is damaged", path);
+		return no_in_store(c, "its plan is damaged", name);
 	if (im->head->version != PLAN_VERSION || im->head->kind != PLAN_KIND_LINKED)
-		NO_FOR("its plan is of another version of residentctl", path);
+		return no_in_store(c, "its plan is of another version of residentctl", name);
 	if (im->head->size != (u64)st.size ||
 	    im->head->sum != checksum((const u64 *)at + SUMMED, st.size / 8 - SUMMED))
-		NO_FOR("its plan is damaged", path);
+		return no_in_store(c, "its plan is damaged", name);
 	return YES;
 }
 
@@ -203,10 +157,10 @@ static u64 hexadecimal(const char *s)
 #define STAMP_MARK	(STAMP_SUM + 17)
 #define STAMP_LEN	(STAMP_MARK + 17)
 
-/* Reads this much of a file. */
-static int read_start(const char *path, char *to, long len)
+/* Reads this much of a file that was opened, or was to be. */
+static int read_start(long fd, char *to, long len)
 {
-	long n, fd = open_file(path);
+	long n;
 
 	if (failed(fd))
 		return 0;
@@ -224,7 +178,7 @@ static int read_start(const char *path, char *to, long len)
  * they compared here. The boot's mark is what is asked for first: its name takes three
  * system calls, 20 us in some virtual machines.
  */
-static int compared(const struct image *im)
+static int compared(const struct caller *c, const struct image *im)
 {
 	const struct plan_caller *want = &im->head->caller;
 	char boot[STAMP_ID], stamp[STAMP_LEN];
@@ -233,11 +187,11 @@ static int compared(const struct image *im)
 
 	if (mark && mark == want->boot_mark)
 		return 1;
-	stamped = read_start(string(im, im->head->stamp), stamp, STAMP_LEN) &&
+	stamped = read_start(open_in_store(c, "boot", O_RDONLY | O_NONBLOCK), stamp, STAMP_LEN) &&
 		  hexadecimal(stamp + STAMP_SUM) == want->machine_sum;
 	if (stamped && mark && mark == hexadecimal(stamp + STAMP_MARK))
 		return 1;
-	return read_start("/proc/sys/kernel/random/boot_id", boot, STAMP_ID) &&
+	return read_start(open_file("/proc/sys/kernel/random/boot_id"), boot, STAMP_ID) &&
 	       (same(boot, want->boot_id, STAMP_ID) || (stamped && same(boot, stamp, STAMP_ID)));
 }
 
@@ -272,7 +226,7 @@ static struct reason ask_machine(const struct caller *c, const struct image *im)
 		NO("the kernel gave no vDSO or no random bytes");
 	if (want->xcr0 && xgetbv() != want->xcr0)
 		NO("the CPU is another one");
-	if (compared(im))
+	if (compared(c, im))
 		return YES;
 	if (!same((const char *)aux[AT_SYSINFO_EHDR] + vdso->build_off, vdso->build_id, vdso->build_len))
 		NO("the kernel is another one (vDSO)");

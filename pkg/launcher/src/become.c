@@ -26,10 +26,10 @@ static int may_try(const struct caller *c, const struct image *im)
 }
 
 /* Everything that must be true; nothing is touched. */
-static struct reason ask(struct caller *c, const char *path, const struct plan_file_id *id, struct image *im,
+static struct reason ask(struct caller *c, const char *name, const struct plan_file_id *id, struct image *im,
 			 struct rlimit *stack)
 {
-	struct reason no = read_plan(c, path, im);
+	struct reason no = read_plan(c, name, im);
 
 	if (!no.why && im->head->layouts.count)
 		no = choose_layout(c, im);
@@ -84,7 +84,7 @@ static void undo(struct caller *c, const struct image *im)
  * exec discards, and *touched tells whether even that is untouched. Where there is
  * no exec, nothing has changed at all.
  */
-static struct reason become(struct caller *c, const char *path, const struct plan_file_id *id, int *touched)
+static struct reason become(struct caller *c, const char *name, const struct plan_file_id *id, int *touched)
 {
 	struct image im;
 	struct rlimit stack;
@@ -94,7 +94,7 @@ static struct reason become(struct caller *c, const char *path, const struct pla
 	u32 must = EXE_NEED_NOT;
 	u64 tid;
 
-	no = ask(c, path, id, &im, &stack);
+	no = ask(c, name, id, &im, &stack);
 	if (no.why)
 		return no;
 
@@ -123,7 +123,7 @@ static struct reason become(struct caller *c, const char *path, const struct pla
 	if (!no.why && must && c->explain)
 		no = enter(c, &im, &mm, program, EXE_ASK);
 	if (!no.why && c->explain)
-		tell(c, INFO, "resident start", "image", string(&im, im.head->id), 0);
+		tell(c, INFO, "resident start", (struct reason){ "image", string(&im, im.head->id) }, 0);
 	if (!no.why)
 		no = enter(c, &im, &mm, program, must);
 	if (c->given >= 0)

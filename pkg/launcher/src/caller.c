@@ -3,7 +3,7 @@
 #include "load.h"
 #include "plan.h"
 
-#define SCRATCH		16384UL		/* below the launcher, for paths that are put together */
+#define SCRATCH		20480UL		/* below the launcher, for paths that are put together */
 /*
  * How far below the launcher the plan ends. With so much between them one munmap of
  * both spans more than 33 pages and flushes the TLB once, instead of page by page
@@ -19,20 +19,29 @@
 #define KEPT		2	/* at most as many files stand where a program does: it and CRIU's pages */
 #define GUARD_GAP	(256 * 4096UL)	/* mm/mmap.c, stack_guard_gap: what the kernel keeps free below a stack */
 
-/* Stands behind the launcher in a launcher file; pkg/launcher writes it. */
+/* A store, as it was when pkg/launcher wrote the configuration. */
+struct config_store {
+	u32 path;		/* 0: there are no more */
+	u32 pad;
+	u64 dev, ino;		/* of its directory, which was checked then */
+};
+#define STORES		4
+
+/* Follows the launcher in a launcher file; pkg/launcher writes it. */
 struct config {
-	u64 magic;		/* tells a launcher file to whoever reads it */
+	u64 magic;		/* marks a launcher file for its readers */
 	u32 front;		/* treat the arguments as residentctl's own */
 	u32 program, plan;	/* offsets from the configuration's start to NUL-terminated strings;
-				 * the program may have more names behind the first, then stands an empty one */
-	u32 stores[4];		/* front, interp: the stores to look in; front has default ones */
+				 * the program may have more names after the first, then an empty one;
+				 * the plan is named from the store's directory */
 	u32 linker;		/* interp: where the dynamic linker is that this one covers */
 	s64 entry, base;	/* interp: its entry and its first byte, from the launcher's */
 	u64 span;		/* interp: of the whole mapping of it */
-	u32 root;		/* interp: whom stat(2) shows for root, 0 but in a user namespace */
+	u32 root;		/* interp: the uid that stat(2) shows for root, 0 but in a user namespace */
 	u32 log;		/* interp: the file to note starts in, or 0 */
+	struct config_store stores[STORES];
 };
-_Static_assert(sizeof(struct config) == 72, "pkg/launcher knows the size");
+_Static_assert(sizeof(struct config) == 152, "pkg/launcher knows the size");
 
 /* What is known of this process. */
 struct text;
@@ -50,7 +59,15 @@ struct caller {
 	long kept[KEPT];	/* interp: then what is to be mapped over it, in the plan's order */
 	u32 keeps;		/* how many files that is */
 	const char *log;	/* interp: where to note the start, or 0 */
+	const char *only;	/* front: the store that --store names, or 0 */
+	const char *dir;	/* the store that is looked in */
+	const struct config_store *known; /* what its directory has to be, or 0 */
+	long store;		/* a descriptor of it, or -1 */
+	int checked;		/* and it has been found to be safe */
+	const char *named, *named_in; /* the name of which a reason speaks, and the store that it is in */
 	long given;		/* binfmt_misc: a descriptor of the program, else -1 */
+	u64 copied, copied_end;	/* binfmt_misc: what the launcher was copied from, still mapped */
+	u64 break_gap;		/* and how far the kernel put the break from its end */
 	int filtered;		/* binfmt_misc, exec_behind: there is a seccomp filter */
 	struct text *own;	/* interp, binfmt_misc: for the program's path, once it is asked for */
 	u32 mapped;		/* how much of the image is mapped */
@@ -59,7 +76,9 @@ struct caller {
 	const char *name;	/* front: comm, if it has to be set */
 	int explain, strict;
 	u32 root;		/* root's uid as this process sees it */
+	int hides_root;		/* interp: is that the overflow uid? 0: not asked yet, -1: no */
 	int may_set_exe;	/* may it say which file it executes? */
+	int exe_is_set;		/* and it has done so */
 	const char *plan;	/* the mapped plan, or NULL */
 	u64 plan_size;		/* with the room up to the launcher's texts, which is mapped with it */
 };
@@ -75,6 +94,17 @@ struct reason {
 #define YES		((struct reason){ 0, 0 })
 
 static const char NOT_RESIDENT[] = "it is not resident";
+
+/* For what is named from the store's directory. That one store has no image is told only
+ * where no other says more. */
+static struct reason no_in_store(struct caller *c, const char *why, const char *name)
+{
+	if (why != NOT_RESIDENT || !c->named_in) {
+		c->named = name;
+		c->named_in = c->dir;
+	}
+	return (struct reason){ why, name };
+}
 
 void *memcpy(void *to, const void *from, u64 n)
 {
@@ -165,6 +195,15 @@ static void add(struct text *t, const char *s)
 	t->buf[t->len] = 0;
 }
 
+/* Room for another text, close behind this one. */
+static struct text *after(struct text *t)
+{
+	struct text *next = (struct text *)(t->buf + ((t->len + 8) & ~7UL));
+
+	next->len = 0;
+	return next;
+}
+
 #define DIGITS	24
 
 static void add_number(struct text *t, u64 n)
@@ -214,7 +253,7 @@ static u64 lowest(const struct caller *c)
 	return c->plan ? (u64)c->plan : c->below - SCRATCH;
 }
 
-static void tell(const struct caller *c, const char *head, const char *way, const char *why, const char *what, long err)
+static void tell(const struct caller *c, const char *head, const char *way, struct reason no, long err)
 {
 	struct text *t = fresh(0, sizeof(*t));
 
@@ -225,11 +264,15 @@ static void tell(const struct caller *c, const char *head, const char *way, cons
 	add(t, ": ");
 	add(t, way);
 	add(t, ": ");
-	add(t, why);
-	if (what) {
+	add(t, no.why);
+	if (no.what)
 		add(t, " ");
-		add(t, what);
+	if (no.what && no.what == c->named) {
+		add(t, c->named_in);
+		add(t, "/");
 	}
+	if (no.what)
+		add(t, no.what);
 	if (err)
 		add_number(t, err);
 	add(t, "\n");
@@ -350,16 +393,36 @@ static const char *variable(const struct caller *c, const char *name)
 	return 0;
 }
 
+struct capabilities {
+	u32 effective, permitted, inheritable;
+};
+
+/* capget(2): 0 if they cannot be read. */
+static int read_capabilities(struct capabilities caps[2])
+{
+	struct { u32 version; int pid; } head = { CAPABILITY_VERSION_3, 0 };
+
+	return !failed(sys3(SYS_capget, (u64)&head, (u64)caps, 0));
+}
+
 /* May this process say which file it executes? prctl(2), PR_SET_MM_MAP: in its
  * user namespace CAP_CHECKPOINT_RESTORE, or CAP_SYS_ADMIN before Linux 5.9. */
 static int may_set_exe(void)
 {
-	struct { u32 version; int pid; } head = { CAPABILITY_VERSION_3, 0 };
-	struct { u32 effective, permitted, inheritable; } caps[2] = { { 0, 0, 0 }, { 0, 0, 0 } };
+	struct capabilities caps[2];
 
-	if (failed(sys3(SYS_capget, (u64)&head, (u64)caps, 0)))
-		return 0;
-	return caps[0].effective >> CAP_SYS_ADMIN & 1 || caps[1].effective >> (CAP_CHECKPOINT_RESTORE - 32) & 1;
+	return read_capabilities(caps) &&
+	       (caps[0].effective >> CAP_SYS_ADMIN & 1 || caps[1].effective >> (CAP_CHECKPOINT_RESTORE - 32) & 1);
+}
+
+/* Has the caller capabilities without being root, as a service may (ambient
+ * capabilities)? */
+static int is_privileged(const struct caller *c)
+{
+	struct capabilities caps[2];
+
+	return c->aux[AT_EUID] && (!read_capabilities(caps) || caps[0].effective || caps[0].permitted ||
+				   caps[1].effective || caps[1].permitted);
 }
 
 /*
@@ -379,6 +442,7 @@ static struct reason ask_filter(void)
 static struct reason ask_environment(struct caller *c)
 {
 	const char *unusable = 0;
+	int explain = c->explain, strict = c->strict;
 	char **e;
 
 	for (e = c->envp; *e; e++) {
@@ -399,6 +463,10 @@ static struct reason ask_environment(struct caller *c)
 	if (e > c->envp && handed(c, e[-1])) {
 		c->env_end = (u64)e[-1];
 		take_variable(c, e - 1);
+	}
+	if (c->aux[AT_SECURE]) { /* the environment is not to be trusted */
+		c->explain = explain;
+		c->strict = strict;
 	}
 	if (unusable)
 		NO_FOR("the environment changes how it is linked", unusable);

@@ -28,7 +28,7 @@ static const char *meant(const char *names, const char *path)
 /* An exec of a launcher file: its configuration says which program it is for. */
 _Noreturn void launcher_file(u64 *sp, const struct config *cfg)
 {
-	struct caller c = { .given = -1 };
+	struct caller c = { .given = -1, .store = -1, .known = cfg->stores };
 	struct short_text here;
 	struct text *t = 0;
 	const char *behind;
@@ -58,6 +58,8 @@ _Noreturn void launcher_file(u64 *sp, const struct config *cfg)
 	if (t && !no.why)
 		no = ask_path(&c, behind, t);
 	c.may_set_exe = !no.why && may_set_exe();
+	if (!no.why)
+		no = enter_store(&c, (const char *)cfg + cfg->stores->path);
 	if (!no.why)
 		no = become(&c, (const char *)cfg + cfg->plan, 0, &touched);
 	if (t)

@@ -1,15 +1,28 @@
 /* Part of launcher.c: as residentctl's own `run`, before there is a Go runtime. */
 
+/* The launcher file at this name in the store, if it is one that counts. */
+static int is_launcher_file(struct caller *c, const char *name)
+{
+	long fd = open_in_store(c, name, O_PATH);
+	struct stat st;
+	int is;
+
+	if (failed(fd))
+		return 0;
+	is = !failed(sys3(SYS_fstat, fd, (u64)&st, 0)) && (st.mode & S_IFMT) == S_IFREG && trusted(c, &st);
+	sys3(SYS_close, fd, 0, 0);
+	return is;
+}
+
 /*
- * Execute the program's launcher file instead of becoming the program here. It
- * stands under each name that the program was made resident by; where its folders
- * are a mirror, a link to the program itself stands under others. What `run` was
- * asked for goes along as one more variable, which the launcher file takes off
- * again; there is room for it, since at least `run` and one option stood before
- * the program's arguments.
+ * Execute the program's launcher file instead of becoming the program here. There is
+ * one under each name that the program was made resident by; where its directories
+ * are a mirror, under other names a link leads to the program itself, and so out of
+ * the store. What `run` was asked for goes along as one more variable, which the
+ * launcher file takes off again; there is room for it, since at least `run` and one
+ * option stood before the program's arguments.
  */
-static struct reason exec_launcher(struct caller *c, const struct config *cfg, int which,
-				   const struct plan_file_id *id, struct text *path)
+static struct reason exec_launcher(struct caller *c, const struct plan_file_id *id, struct text *name)
 {
 	char **argv = c->argv, **envp = c->envp, **end = 0;
 	struct text *t;
@@ -20,18 +33,17 @@ static struct reason exec_launcher(struct caller *c, const struct config *cfg, i
 	struct stat st;
 	u64 top;
 
-	no = read_plan(c, path->buf, &im);
+	no = read_plan(c, name->buf, &im);
 	if (no.why)
 		return no;
 	program = string(&im, im.head->program);
 	want = &TABLE(&im, files, plan_file)->id;
 	if (want->dev != id->dev || want->ino != id->ino)
 		NO_FOR("this has changed", program);
-	name_in_store(c, cfg, which, "/launchers/", id, path);
-	top = path->len;
-	add(path, c->program);
-	if (c->program[0] != '/' || failed(sys3(SYS_stat, (u64)path->buf, (u64)&st, 0)) ||
-	    (st.dev == id->dev && st.ino == id->ino)) {
+	name_in_store(name, "launchers/", id);
+	top = name->len;
+	add(name, c->program);
+	if (c->program[0] != '/' || !is_launcher_file(c, name->buf)) {
 		/* It has no launcher file by the name that it was found by. */
 		if (!equal(c->name, base_name(program)))
 			NO_FOR("without the capability to set /proc/self/exe it is only started by the name that it was made resident by",
@@ -43,27 +55,23 @@ static struct reason exec_launcher(struct caller *c, const struct config *cfg, i
 		 * or not: that has to be the program that was asked for. */
 		if (failed(sys3(SYS_stat, (u64)program, (u64)&st, 0)) || !same_file(&st, want))
 			NO_FOR("this has changed", program);
-		path->len = top;
-		add(path, program);
-		if (failed(sys3(SYS_stat, (u64)path->buf, (u64)&st, 0)))
-			st.mode = 0;
+		name->len = top;
+		add(name, program);
+		if (!is_launcher_file(c, name->buf))
+			NO("its launcher file is missing, or not safe: it must belong to root or to you, and nobody else may write it");
 	}
-	if ((st.mode & S_IFMT) != S_IFREG || !trusted(c, &st))
-		NO("its launcher file is missing, or not safe: it must belong to root or to you, and nobody else may write it");
 	if (c->strict || c->explain) {
 		argv--;
 		envp--;
 		for (end = c->argv; end < c->envp || *end; end++)
 			end[-1] = *end;
-		_Static_assert(3 * sizeof(*t) <= SCRATCH, "room behind the two paths");
-		t = (struct text *)(path->buf + ((path->len + 8) & ~7UL));
-		t->len = 0;
+		t = after(name);
 		add(t, HANDED);
 		add(t, !c->strict ? "e:" : c->explain ? "se:" : "s:");
 		add_number(t, sys3(SYS_getpid, 0, 0, 0));
 		end[-1] = t->buf;
 	}
-	sys3(SYS_execve, (u64)path->buf, (u64)argv, (u64)envp);
+	sys6(SYS_execveat, c->store, (u64)name->buf, (u64)argv, (u64)envp, 0, 0);
 	if (end)
 		for (end--; end >= c->argv; end--)
 			*end = end[-1];
@@ -71,21 +79,55 @@ static struct reason exec_launcher(struct caller *c, const struct config *cfg, i
 }
 
 /* Look into one store. */
-static struct reason start_from(struct caller *c, const struct config *cfg, int which,
-				const struct plan_file_id *id, struct text *path, int *touched)
+static struct reason start_from(struct caller *c, const char *dir, const struct plan_file_id *id, struct text *name,
+				int *touched)
+{
+	struct reason no = enter_store(c, dir);
+
+	if (no.why)
+		return no;
+	name_in_store(name, "index/", id);
+	if (c->may_set_exe && room_for_name(c))
+		return become(c, name->buf, id, touched);
+	return exec_launcher(c, id, name);
+}
+
+static int is_roots(const char *dir)
 {
 	struct stat st;
 
-	/* Another's store could hold links to files that are trusted but were
-	 * never meant as plans. */
-	if (failed(sys3(SYS_stat, (u64)path->buf, (u64)&st, 0)))
-		NO(NOT_RESIDENT);
-	if (!trusted(c, &st))
-		NO("the store is not safe: it must belong to root or to you, and nobody else may write it");
-	name_in_store(c, cfg, which, "/index/", id, path);
-	if (c->may_set_exe && room_for_name(c))
-		return become(c, path->buf, id, touched);
-	return exec_launcher(c, cfg, which, id, path);
+	return !failed(sys3(SYS_lstat, (u64)dir, (u64)&st, 0)) && (st.mode & S_IFMT) == S_IFDIR && !st.uid &&
+	       (!(st.mode & 022) || st.mode & S_ISVTX);
+}
+
+/*
+ * May a store that --store names be used by root? All directories that lead to it have
+ * to be root's, and others must not be able to replace what is in them: then what this
+ * path leads to is root's choice, and stays. For others, and where that is not so, or
+ * is not to be seen at a glance (links, groups without members), 0: the Go side looks
+ * more closely, and says what is wrong.
+ */
+static int is_only_roots(const char *dir, struct text *t)
+{
+	u64 i;
+
+	t->len = 0;
+	add(t, dir);
+	if (*dir != '/' || !is_roots("/"))
+		return 0;
+	for (i = 1; i <= t->len; i++) {
+		char was = t->buf[i];
+		int is;
+
+		if (was && was != '/')
+			continue;
+		t->buf[i] = 0;
+		is = is_roots(t->buf);
+		t->buf[i] = was;
+		if (!is)
+			return 0;
+	}
+	return 1;
 }
 
 /* Can so much be mapped? Nothing is charged for it. */
@@ -149,7 +191,7 @@ static u64 option_words(const char *word)
  */
 static __attribute__((noinline)) void without_go(u64 *sp)
 {
-	struct caller c = { .given = -1 };
+	struct caller c = { .given = -1, .store = -1 };
 	struct text *path;
 	const char *command = 0;
 	struct reason no = ask_memory();
@@ -179,7 +221,7 @@ static __attribute__((noinline)) void without_go(u64 *sp)
 		return;
 	if (!whole) {
 		c.program = "error";
-		tell(&c, INFO, no.why, "raise the limit", 0, 0);
+		tell(&c, INFO, no.why, (struct reason){ "raise the limit", 0 }, 0);
 		sys3(SYS_exit, command ? 125 : 4, 0, 0);
 	}
 	if (!(path = fresh(0, sizeof(*path))))
@@ -189,17 +231,57 @@ static __attribute__((noinline)) void without_go(u64 *sp)
 	if (equal(command, "run")) {
 		ask_environment(&c); /* whether to explain */
 	} else {
-		tell(&c, c.strict ? ERROR "no resident starts in " : INFO "no resident starts in ", no.why, "raise the limit", 0, 0);
+		tell(&c, c.strict ? ERROR "no resident starts in " : INFO "no resident starts in ", no.why,
+		     (struct reason){ "raise the limit", 0 }, 0);
 		if (c.strict)
 			sys3(SYS_exit, 125, 0, 0);
 	}
 	exec_by_name(&c, c.program, path, no);
 }
 
+/* What --store in this argument, or with it, names, and how many arguments that takes:
+ * 0 if it is another option. */
+static u64 store_option(char **argv, const char **dir)
+{
+	if (starts(argv[0], "--store=") && argv[0][8]) {
+		*dir = argv[0] + 8;
+		return 1;
+	}
+	if (!equal(argv[0], "--store") || !argv[1] || !*argv[1])
+		return 0;
+	*dir = argv[1];
+	return 2;
+}
+
+/* The arguments up to the program's: 0 if they are not those of a plain `run`. */
+static u64 run_options(struct caller *c)
+{
+	u64 i = 1, n, run = 0;
+
+	for (; i < *c->sp; i += n) {
+		const char *word = c->argv[i];
+
+		if (!run && equal(word, "run")) {
+			run = n = 1;
+			continue;
+		}
+		if (run && *word != '-')
+			return i;
+		n = store_option(c->argv + i, &c->only);
+		if (!n && run && equal(word, "--strict"))
+			n = c->strict = 1;
+		if (!n && run && equal(word, "--explain"))
+			n = c->explain = 1;
+		if (!n)
+			return 0;
+	}
+	return 0;
+}
+
 /*
- * residentctl run [--strict] [--explain] PROGRAM [ARG...], before there is a Go
- * runtime. Whatever is not exactly that returns, for the Go side to deal with;
- * nothing has been touched then.
+ * residentctl [--store DIR] run [--strict] [--explain] [--store DIR] PROGRAM [ARG...],
+ * before there is a Go runtime. Whatever is not exactly that returns, for the Go side
+ * to deal with; nothing has been touched then.
  *
  * A caller who may not say which file it executes would be residentctl in
  * /proc/self/exe, and a program that executes itself again by that name (perl's
@@ -209,29 +291,23 @@ static __attribute__((noinline)) void without_go(u64 *sp)
  */
 static void run_before_go(u64 *sp, const struct config *cfg)
 {
-	struct caller c = { .given = -1 };
-	struct text *program, *path;
+	struct caller c = { .given = -1, .store = -1 };
+	struct text *program, *home, *name;
 	struct stat st;
 	struct reason no, other;
 	struct plan_file_id id;
 	u64 i;
-	int which, found, said = 0, touched = 0;
+	u32 which;
+	int touched = 0;
 
-	if (*sp < 3 || !equal(((char **)sp)[2], "run"))
-		return;
 	look(&c, sp);
+	i = run_options(&c);
+	if (!i)
+		return;
 	find_strings(&c);
-	for (i = 2; i < *sp && c.argv[i][0] == '-'; i++) {
-		if (equal(c.argv[i], "--strict"))
-			c.strict = 1;
-		else if (equal(c.argv[i], "--explain"))
-			c.explain = 1;
-		else
-			return;
-	}
 	find_self(&c);
-	_Static_assert(3 * sizeof(*path) <= SCRATCH, "room");
-	if (i == *sp || !(program = scratch(&c)))
+	_Static_assert(4 * sizeof(*name) <= SCRATCH, "room");
+	if (!(program = scratch(&c)))
 		return;
 	no = ask_filter();
 	if (no.why) {
@@ -239,13 +315,14 @@ static void run_before_go(u64 *sp, const struct config *cfg)
 		ask_environment(&c); /* whether to explain */
 		exec_by_name(&c, c.argv[0], program, no);
 	}
-	if (!find_program(&c, c.argv[i], program, &st)) {
+	if ((c.only && !cfg && !c.aux[AT_EUID] && !is_only_roots(c.only, program)) ||
+	    !find_program(&c, c.argv[i], program, &st)) {
 		sys3(SYS_munmap, (u64)program, SCRATCH, 0);
 		return;
 	}
-	/* Behind it, so that both are on one page where they are short. */
-	path = (struct text *)(program->buf + ((program->len + 8) & ~7UL));
-	c.own = path + 1;
+	/* One after the other, so that all are on one page where they are short. */
+	home = after(program);
+	c.own = 0;
 	c.may_set_exe = may_set_exe();
 	c.program = program->buf;
 	c.name = base_name(program->buf);
@@ -256,18 +333,17 @@ static void run_before_go(u64 *sp, const struct config *cfg)
 	if (no.why)
 		exec_program(&c, no);
 	no = (struct reason){ NOT_RESIDENT, 0 };
-	for (which = 0; !touched && (found = store(&c, cfg, which, path)) >= 0; which++) {
-		if (!found)
+	for (which = 0; !touched && which < STORES; which++) {
+		const char *dir = store_dir(&c, cfg, which, home);
+
+		if (!dir)
 			continue;
-		other = start_from(&c, cfg, which, &id, path, &touched);
-		if (other.why != NOT_RESIDENT) {
+		name = after(home);
+		c.own = name + 1;
+		other = start_from(&c, dir, &id, name, &touched);
+		if (other.why != NOT_RESIDENT)
 			no = other;
-			said = which;
-		}
 	}
-	/* The paths of all stores were put together in one place. */
-	if (no.what == path->buf)
-		name_in_store(&c, cfg, said, "/index/", &id, path);
 	exec_program(&c, no);
 }
 

@@ -66,37 +66,128 @@ static u64 stack_top(const struct caller *c)
  */
 #define STACK_TOP	0x7ffffffff000UL
 
-/* Start the program normally. It is the kernel's exec that led here, so this is
- * what it would have done. */
-static _Noreturn void load(struct caller *c, const struct stat *st, struct reason no)
+static _Noreturn void load_now(struct caller *c, const struct stat *st);
+
+/*
+ * Go on in a copy of the launcher, of whose file then nothing stays mapped: whatever
+ * addresses the program wants are free, and /proc/self/exe can name another file at once
+ * (kernel/fork.c, replace_mm_exe_file). The code is the same wherever it is.
+ */
+static _Noreturn void load_in_copy(struct caller *c, const struct stat *st)
 {
-	u64 now = sys3(SYS_brk, 0, 0, 0), *slot = c->sp - 1;
+	void (*next)(struct caller *, const struct stat *) = load_now;
+	u64 len = c->end - c->start, at = (u64)fresh(0, len);
+
+	if (!at)
+		give_up(c, ENOMEM);
+	memcpy((void *)at, (const void *)c->start, len);
+	if (failed(sys3(SYS_mprotect, at, len, PROT_READ | PROT_EXEC)))
+		give_up(c, ENOMEM);
+	next = (void *)((u64)next - c->start + at);
+	c->copied = lowest(c);
+	c->copied_end = c->end;
+	c->start = c->below = at;
+	c->end = at + len;
+	c->plan = (const char *)at; /* nothing below belongs to it */
+	c->own = 0;
+	next(c, st);
+	__builtin_unreachable();
+}
+
+/* /proc/self/exe names the program from now on, and nobody can write to its file
+ * (kernel/fork.c, replace_mm_exe_file, since Linux 5.15; not 6.11 and 6.12, where no exec
+ * denies that). ETXTBSY where somebody still could. */
+static int set_exe(const struct caller *c)
+{
+	u64 now = sys3(SYS_brk, 0, 0, 0);
+	struct mm_map mm = {
+		.start_code = c->start, .end_code = c->end, .start_data = c->start, .end_data = c->end,
+		.start_brk = now, .brk = now,
+	};
+	volatile long err = -EPERM;
+	long child;
+
+	describe_stack(c, &mm);
+	mm.exe_fd = c->given;
+	if (how_to_set_exe(c) == EXE_SET)
+		return !failed(sys6(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, (u64)&mm, sizeof(mm), 0, 0));
+	/* It shares memory and stack, and runs while this process waits for it. */
+	child = sys6(SYS_clone, CLONE_NEWUSER | CLONE_VFORK | CLONE_VM, 0, 0, 0, 0, 0);
+	if (!child) {
+		err = sys6(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, (u64)&mm, sizeof(mm), 0, 0);
+		sys3(SYS_exit, 0, 0, 0);
+	}
+	if (!failed(child))
+		sys4(SYS_wait4, child, 0, WCLONE, 0);
+	return !failed(err);
+}
+
+/* Does the file still explain the privileges that the kernel has given to this process
+ * for it (fs/exec.c, bprm_fill_uid; security/commoncap.c, cap_bprm_creds_from_file)?
+ * Each has to be explained: a write takes the bits and capabilities away, and its owner
+ * can give only the own id back. There may be none: a tracer without privileges keeps
+ * the kernel from giving any. */
+static int explains(const struct caller *c, const struct stat *st)
+{
+	static const char name[] = "security.capability";
+	int by_user = c->aux[AT_EUID] != c->aux[AT_UID], by_group = c->aux[AT_EGID] != c->aux[AT_GID];
+
+	if (by_user && !(st->mode & S_ISUID && st->uid == c->aux[AT_EUID]))
+		return 0;
+	if (by_group && !((st->mode & S_ISGID) && (st->mode & S_IXGRP) && st->gid == c->aux[AT_EGID]))
+		return 0;
+	return !is_privileged(c) || sys4(SYS_fgetxattr, c->given, (u64)name, 0, 0) > 0;
+}
+
+/*
+ * Between an exec and now the file could be written: the kernel denies that only of the
+ * launcher file, which it executes. With privileges that is not to count. So from here on
+ * writing is denied, and only then the file is looked at.
+ */
+static void deny_writing(struct caller *c)
+{
+	struct stat st;
+
+	c->exe_is_set = set_exe(c);
+	if (!failed(sys3(SYS_fstat, c->given, (u64)&st, 0)) && (st.mode & S_IFMT) == S_IFREG &&
+	    ((st.uid == c->root && !(st.mode & 022)) || (c->exe_is_set && explains(c, &st))))
+		return;
+	tell(c, ERROR, "cannot be executed", (struct reason){ "its file does not explain the privileges that it was given, or can be written to", 0 }, 0);
+	sys3(SYS_exit, 126, 0, 0);
+}
+
+/* The second half of load, by the launcher's file or in a copy. */
+static _Noreturn void load_now(struct caller *c, const struct stat *st)
+{
+	u64 *slot = c->sp - 1;
 	struct loaded l;
 	struct mm_map mm;
 	struct stage s = { .leave = { .rsp = (u64)slot }, .mm = &mm, .file = c->given };
 	long err;
 
-	explain(c, no);
+	if (c->copied)
+		sys3(SYS_munmap, c->copied, c->copied_end - c->copied, 0);
+	if (c->aux[AT_SECURE])
+		deny_writing(c);
 	err = load_program(c->given, stack_top(c) != STACK_TOP, &l);
+	if (err == -EEXIST && !c->copied)
+		load_in_copy(c, st); /* which stands where the program belongs */
 	if (err)
 		give_up(c, -err);
 	if (l.closed)
-		s.file = open_again(c, st);
+		s.file = c->exe_is_set ? -1 : open_again(c, st);
 	write_loaded(c, &l);
 	if (l.exec_stack) {
 		sys3(SYS_mprotect, (u64)c->sp & ~4095UL, stack_top(c) - ((u64)c->sp & ~4095UL),
 		     PROT_READ | PROT_WRITE | PROT_EXEC | PROT_GROWSDOWN);
 	}
-	l.brk += now > c->end ? now - c->end : 0;
+	l.brk += c->break_gap;
 	mm = (struct mm_map){
 		.start_code = l.start_code, .end_code = l.end_code,
 		.start_data = l.start_data, .end_data = l.end_data,
-		.start_brk = l.brk, .brk = l.brk, .start_stack = (u64)c->sp,
-		.arg_start = c->argv[0] ? (u64)c->argv[0] : c->arg_end, .arg_end = c->arg_end,
-		.env_start = c->arg_end, .env_end = c->env_end,
-		.auxv = c->auxv, .auxv_size = (u64)c->auxv_end - (u64)c->auxv,
-		.exe_fd = -1,
+		.start_brk = l.brk, .brk = l.brk,
 	};
+	describe_stack(c, &mm);
 	/* A kernel that does not know it (CONFIG_CHECKPOINT_RESTORE) shows the
 	 * launcher's in /proc; the program runs all the same. */
 	sys6(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, (u64)&mm, sizeof(mm), 0, 0);
@@ -105,6 +196,20 @@ static _Noreturn void load(struct caller *c, const struct stat *st, struct reaso
 	take_away(c, 0, &s.leave);
 	leave_by_stage(c, &s);
 	__builtin_unreachable();
+}
+
+/* Start the program normally. It is the kernel's exec that led here, so this is
+ * what it would have done. */
+static _Noreturn void load(struct caller *c, const struct stat *st, struct reason no)
+{
+	u64 now = sys3(SYS_brk, 0, 0, 0);
+
+	explain(c, no);
+	leave_store(c);
+	c->break_gap = now > c->end ? now - c->end : 0;
+	if (c->aux[AT_SECURE])
+		load_in_copy(c, st);
+	load_now(c, st);
 }
 
 /*
@@ -116,11 +221,10 @@ static _Noreturn void load(struct caller *c, const struct stat *st, struct reaso
  */
 static _Noreturn __attribute__((noinline)) void launcher_given(struct caller *c, const struct config *cfg)
 {
-	const char *index = (const char *)cfg + cfg->plan;
 	struct plan_file_id id;
-	struct text *t;
 	struct reason no, filter;
 	struct short_text here;
+	struct text *name = (struct text *)&here;
 	struct stat st;
 	int touched;
 
@@ -128,8 +232,6 @@ static _Noreturn __attribute__((noinline)) void launcher_given(struct caller *c,
 	shift(c, 2);
 	take_descriptor(c);
 	no = ask_environment(c);
-	if (c->aux[AT_SECURE])
-		c->explain = c->strict = 0; /* the environment is not to be trusted */
 	filter = ask_filter();
 	c->filtered = filter.why != 0;
 	if (!no.why)
@@ -137,18 +239,12 @@ static _Noreturn __attribute__((noinline)) void launcher_given(struct caller *c,
 	c->may_set_exe = !c->filtered && may_set_exe();
 	if (failed(sys3(SYS_fstat, c->given, (u64)&st, 0)))
 		no = (struct reason){ "the kernel has not opened it", 0 };
-	t = (struct text *)&here;
-	if (length(index) + 2 * DIGITS > SHORT && (t = scratch(c)))
-		c->own = t + 1;
-	if (!no.why && t) {
+	if (!no.why)
+		no = enter_store(c, (const char *)cfg + cfg->stores->path);
+	if (!no.why) {
 		id = (struct plan_file_id){ .dev = st.dev, .ino = st.ino };
-		t->len = 0;
-		add(t, index);
-		t->len = base_name(index) - index;
-		add_number(t, id.dev);
-		add(t, "-");
-		add_number(t, id.ino);
-		no = become(c, t->buf, &id, &touched);
+		name_in_store(name, "index/", &id);
+		no = become(c, name->buf, &id, &touched);
 	}
 	load(c, &st, no);
 }

@@ -30,7 +30,7 @@ static void note(struct caller *c, char sign, const struct plan_file_id *id, str
  * when all of it stands are they taken away. Up to there everything is undone on
  * a doubt. comm, the command line and /proc/self/exe are right already.
  */
-static struct reason become_beside(struct caller *c, struct text *path, const struct plan_file_id *id)
+static struct reason become_beside(struct caller *c, struct text *name, const struct plan_file_id *id)
 {
 	const struct plan_vdso *v;
 	struct image im;
@@ -39,7 +39,7 @@ static struct reason become_beside(struct caller *c, struct text *path, const st
 	struct reason no;
 	u64 tid, away;
 
-	no = ask(c, path->buf, id, &im, &stack);
+	no = ask(c, name->buf, id, &im, &stack);
 	if (no.why)
 		return no;
 	v = &im.head->vdso;
@@ -80,25 +80,14 @@ static struct reason become_beside(struct caller *c, struct text *path, const st
 	if (!no.why)
 		no = correct(c, &im, &stack, tid);
 	if (no.why) {
-		tell(c, ERROR, "cannot be started", no.why, no.what, 0);
+		tell(c, ERROR, "cannot be started", no, 0);
 		sys3(SYS_exit, 126, 0, 0);
 	}
 	if (c->explain)
-		tell(c, INFO, "resident start", "image", string(&im, im.head->id), 0);
-	note(c, '+', id, path);
+		tell(c, INFO, "resident start", (struct reason){ "image", string(&im, im.head->id) }, 0);
+	note(c, '+', id, name);
 	enter(c, &im, &mm, -1, EXE_NEED_NOT);
 	__builtin_unreachable();
-}
-
-/* Do the index links' paths fit into short texts? */
-static int short_stores(const struct config *cfg)
-{
-	int which;
-
-	for (which = 0; which < 4 && cfg->stores[which]; which++)
-		if (length((const char *)cfg + cfg->stores[which]) + sizeof("/index/-") + 2 * DIGITS > SHORT)
-			return 0;
-	return 1;
 }
 
 /*
@@ -127,13 +116,13 @@ static int find_out(const struct caller *c, struct plan_file_id *id)
  */
 u64 launcher_interp(u64 *sp, const struct config *cfg, u64 code)
 {
-	struct caller c = { .given = -1 };
+	struct caller c = { .given = -1, .store = -1 };
 	struct short_text here;
-	struct text *path = 0;
+	struct text *name = 0;
 	struct reason no, other;
 	struct plan_file_id id;
 	u64 entry = code + cfg->entry, *a;
-	int which;
+	u32 which;
 
 	look(&c, sp);
 	if (c.aux[AT_ENTRY] == code + INTERP_OFFSET) {
@@ -163,25 +152,28 @@ u64 launcher_interp(u64 *sp, const struct config *cfg, u64 code)
 		no = (struct reason){ "this cannot be found", OWN };
 	if (!no.why) {
 		no = (struct reason){ NOT_RESIDENT, 0 };
-		path = (struct text *)&here;
-		if ((c.log || !short_stores(cfg)) && (path = scratch(&c)))
-			c.own = path + 1;
+		name = (struct text *)&here;
+		if (c.log && (name = scratch(&c)))
+			c.own = name + 1;
 	}
-	if (path) {
-		for (which = 0; store(&c, cfg, which, path) > 0; which++) {
-			name_in_store(&c, cfg, which, "/index/", &id, path);
-			other = become_beside(&c, path, &id);
+	if (name) {
+		for (which = 0; which < STORES && cfg->stores[which].path; which++) {
+			other = enter_store(&c, store_dir(&c, cfg, which, 0));
+			name_in_store(name, "index/", &id);
+			if (!other.why)
+				other = become_beside(&c, name, &id);
 			if (other.why != NOT_RESIDENT)
 				no = other;
 		}
-		note(&c, '-', &id, path);
+		leave_store(&c);
+		note(&c, '-', &id, name);
 	} else if (c.log && no.what && !c.aux[AT_SECURE] && !ask_filter().why && identify(OWN, &id) &&
-		   (path = scratch(&c))) {
-		c.own = path + 1;
-		note(&c, '=', &id, path); /* its environment speaks against it */
+		   (name = scratch(&c))) {
+		c.own = name + 1;
+		note(&c, '=', &id, name); /* its environment speaks against it */
 	}
 	if (c.explain)
-		tell(&c, INFO, "started normally", no.why, no.what, 0);
+		tell(&c, INFO, "started normally", no, 0);
 	if (c.plan || c.own)
 		sys3(SYS_munmap, lowest(&c), c.below - lowest(&c), 0);
 	return entry;

@@ -7,6 +7,7 @@
  *   caller.c  look at the caller   the kernel's stack, the launcher's own text; no
  *                                  C library, no TLS, no heap, no writable data but
  *                                  the stack
+ *   store.c   open the store       + its descriptor
  *   ask.c     read the plan        + the plan, mapped below the launcher
  *             ask what must be true
  *   map.c     map                  + the image; the vDSO has moved
@@ -27,6 +28,7 @@
  * carries out.
  */
 #include "caller.c"
+#include "store.c"
 #include "ask.c"
 #include "map.c"
 #include "leave.c"

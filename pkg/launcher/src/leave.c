@@ -49,7 +49,7 @@ static struct reason leave_by_stage(const struct caller *c, struct stage *s)
 {
 	struct text *page = fresh(0, 4096);
 
-	s->how = s->file < 0 ? EXE_STAYS : how_to_set_exe(c);
+	s->how = s->file < 0 || c->exe_is_set ? EXE_STAYS : how_to_set_exe(c);
 	s->mm->exe_fd = s->file;
 	if (page) {
 		memcpy(page, stage_code, stage_end - stage_code);

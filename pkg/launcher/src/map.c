@@ -116,6 +116,13 @@ static long uncover(long fd, struct stat *st)
 	return original;
 }
 
+static struct reason no_file(struct caller *c, const struct plan_file *f, const char *why, const char *path)
+{
+	if (f->flags & PLAN_FILE_PAGES)
+		return no_in_store(c, why, path);
+	NO_FOR(why, path);
+}
+
 /* Files are opened by the path that the dynamic linker used, compared, mapped
  * and closed. Two are kept: the program, for /proc/self/exe, and what is mapped over
  * that. */
@@ -135,20 +142,23 @@ static struct reason map_image(struct caller *c, const struct image *im, long *p
 			path = c->linker;
 		else if (f->flags & PLAN_FILE_PROGRAM && !c->linker)
 			path = c->program; /* it may have several names */
-		fd = f->flags & PLAN_FILE_PROGRAM && c->given >= 0 ? c->given : open_file(path);
+		if (f->flags & PLAN_FILE_PAGES)
+			fd = open_in_store(c, path, O_RDONLY | O_NONBLOCK);
+		else
+			fd = f->flags & PLAN_FILE_PROGRAM && c->given >= 0 ? c->given : open_file(path);
 		if (failed(fd))
-			NO_FOR("this cannot be opened", path);
+			return no_file(c, f, "this cannot be opened", path);
 		if (failed(sys3(SYS_fstat, fd, (u64)&st, 0)))
 			st.ino = 0;
 		else if (f->flags & PLAN_FILE_LINKER && !same_file(&st, &f->id))
 			fd = uncover(fd, &st);
 		if (!same_file(&st, &f->id)) {
 			done_with(c, fd);
-			NO_FOR("this has changed", path);
+			return no_file(c, f, "this has changed", path);
 		}
 		if (f->flags & PLAN_FILE_PAGES && !trusted(c, &st)) {
 			done_with(c, fd);
-			NO_FOR("its image is not safe: it must belong to root or to you, and nobody else may write it", path);
+			return no_file(c, f, "its image is not safe: it must belong to root or to you, and nobody else may write it", path);
 		}
 		mapped = map_all(c, &maps[f->first_map], f->maps, fd, 0);
 		if (program && f->flags & PLAN_FILE_PROGRAM)
@@ -158,8 +168,9 @@ static struct reason map_image(struct caller *c, const struct image *im, long *p
 		else
 			done_with(c, fd);
 		if (!mapped || keep)
-			NO_FOR("this cannot be mapped at its place", path);
+			return no_file(c, f, "this cannot be mapped at its place", path);
 	}
+	leave_store(c);
 	if (!map_all(c, TABLE(im, anon, plan_map), im->head->anon.count, -1, 0))
 		NO("there is no memory at the image's place");
 	return YES;
@@ -290,6 +301,18 @@ static void write_auxv(struct caller *c, const struct image *im)
 	}
 }
 
+/* What /proc shows of the initial stack. The executed file stays as it is. */
+static void describe_stack(const struct caller *c, struct mm_map *mm)
+{
+	mm->start_stack = (u64)c->sp;
+	mm->arg_start = c->argv[0] ? (u64)c->argv[0] : c->arg_end;
+	mm->arg_end = mm->env_start = c->arg_end;
+	mm->env_end = c->env_end;
+	mm->auxv = c->auxv;
+	mm->auxv_size = (u64)c->auxv_end - (u64)c->auxv;
+	mm->exe_fd = -1;
+}
+
 /*
  * What /proc shows of the process, and the program break. The kernel has
  * randomised a break for the launcher: the program's gets the same distance
@@ -309,12 +332,9 @@ static struct reason describe(const struct caller *c, const struct image *im, st
 	*mm = (struct mm_map){
 		.start_code = p->start_code, .end_code = p->end_code,
 		.start_data = p->start_data, .end_data = p->end_data,
-		.start_brk = start, .brk = brk, .start_stack = (u64)c->sp,
-		.arg_start = c->argv[0] ? (u64)c->argv[0] : c->arg_end, .arg_end = c->arg_end,
-		.env_start = c->arg_end, .env_end = c->env_end,
-		.auxv = c->auxv, .auxv_size = (u64)c->auxv_end - (u64)c->auxv,
-		.exe_fd = -1,
+		.start_brk = start, .brk = brk,
 	};
+	describe_stack(c, mm);
 	if (failed(sys6(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, (u64)mm, sizeof(*mm), 0, 0)))
 		NO("the kernel does not let the memory map be described (PR_SET_MM_MAP)");
 	if (c->name && failed(sys3(SYS_prctl, PR_SET_NAME, (u64)c->name, 0)))

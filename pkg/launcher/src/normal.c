@@ -24,7 +24,7 @@ static void tell_error(const struct caller *c, long err)
 
 	if (err == ENOENT && !ask_filter().why && !failed(sys3(SYS_stat, (u64)c->program, (u64)&st, 0)))
 		why = "the interpreter that it names does not exist";
-	tell(c, ERROR, "cannot be executed", why ? why : "errno ", 0, why ? 0 : err);
+	tell(c, ERROR, "cannot be executed", (struct reason){ why ? why : "errno ", 0 }, why ? 0 : err);
 }
 
 /* Statuses as env(1) has them. */
@@ -39,11 +39,11 @@ static _Noreturn void give_up(const struct caller *c, long err)
 static void explain(const struct caller *c, struct reason no)
 {
 	if (c->strict) {
-		tell(c, ERROR, "no resident start", no.why, no.what, 0);
+		tell(c, ERROR, "no resident start", no, 0);
 		sys3(SYS_exit, 125, 0, 0);
 	}
 	if (c->explain)
-		tell(c, INFO, "started normally", no.why, no.what, 0);
+		tell(c, INFO, "started normally", no, 0);
 }
 
 /* Start the program normally. */

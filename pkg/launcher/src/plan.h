@@ -1,5 +1,5 @@
 /* Written by planheader from pkg/plan/format.go, where the words are explained. */
-#define PLAN_VERSION 2
+#define PLAN_VERSION 3
 #define PLAN_KIND_LINKED 1
 #define PLAN_FLAG_CHECK_EXEC 1
 #define PLAN_FLAG_KEEP_BRK 2
@@ -169,9 +169,7 @@ struct plan_header {
 	u32 program;
 	u32 real;
 	u32 id;
-	u32 stamp;
 	u32 flags;
-	u32 pad10;
 	struct plan_table files;
 	struct plan_table anon;
 	struct plan_table maps;
@@ -189,7 +187,7 @@ struct plan_header {
 	struct plan_kernel kernel;
 	struct plan_entry entry;
 };
-_Static_assert(sizeof(struct plan_header) == 584, "size");
+_Static_assert(sizeof(struct plan_header) == 576, "size");
 _Static_assert(__builtin_offsetof(struct plan_header, magic) == 0, "Magic");
 _Static_assert(__builtin_offsetof(struct plan_header, version) == 8, "Version");
 _Static_assert(__builtin_offsetof(struct plan_header, kind) == 12, "Kind");
@@ -198,24 +196,23 @@ _Static_assert(__builtin_offsetof(struct plan_header, sum) == 24, "Sum");
 _Static_assert(__builtin_offsetof(struct plan_header, program) == 32, "Program");
 _Static_assert(__builtin_offsetof(struct plan_header, real) == 36, "Real");
 _Static_assert(__builtin_offsetof(struct plan_header, id) == 40, "ID");
-_Static_assert(__builtin_offsetof(struct plan_header, stamp) == 44, "Stamp");
-_Static_assert(__builtin_offsetof(struct plan_header, flags) == 48, "Flags");
-_Static_assert(__builtin_offsetof(struct plan_header, files) == 56, "Files");
-_Static_assert(__builtin_offsetof(struct plan_header, anon) == 64, "Anon");
-_Static_assert(__builtin_offsetof(struct plan_header, maps) == 72, "Maps");
-_Static_assert(__builtin_offsetof(struct plan_header, protects) == 80, "Protects");
-_Static_assert(__builtin_offsetof(struct plan_header, fixups) == 88, "Fixups");
-_Static_assert(__builtin_offsetof(struct plan_header, checks) == 96, "Checks");
-_Static_assert(__builtin_offsetof(struct plan_header, folders) == 104, "Folders");
-_Static_assert(__builtin_offsetof(struct plan_header, misses) == 112, "Misses");
-_Static_assert(__builtin_offsetof(struct plan_header, layouts) == 120, "Layouts");
-_Static_assert(__builtin_offsetof(struct plan_header, cpuid) == 128, "CPUID");
-_Static_assert(__builtin_offsetof(struct plan_header, strings) == 136, "Strings");
-_Static_assert(__builtin_offsetof(struct plan_header, caller) == 144, "Caller");
-_Static_assert(__builtin_offsetof(struct plan_header, vdso) == 280, "VDSO");
-_Static_assert(__builtin_offsetof(struct plan_header, mm) == 376, "MM");
-_Static_assert(__builtin_offsetof(struct plan_header, kernel) == 424, "Kernel");
-_Static_assert(__builtin_offsetof(struct plan_header, entry) == 472, "Entry");
+_Static_assert(__builtin_offsetof(struct plan_header, flags) == 44, "Flags");
+_Static_assert(__builtin_offsetof(struct plan_header, files) == 48, "Files");
+_Static_assert(__builtin_offsetof(struct plan_header, anon) == 56, "Anon");
+_Static_assert(__builtin_offsetof(struct plan_header, maps) == 64, "Maps");
+_Static_assert(__builtin_offsetof(struct plan_header, protects) == 72, "Protects");
+_Static_assert(__builtin_offsetof(struct plan_header, fixups) == 80, "Fixups");
+_Static_assert(__builtin_offsetof(struct plan_header, checks) == 88, "Checks");
+_Static_assert(__builtin_offsetof(struct plan_header, folders) == 96, "Folders");
+_Static_assert(__builtin_offsetof(struct plan_header, misses) == 104, "Misses");
+_Static_assert(__builtin_offsetof(struct plan_header, layouts) == 112, "Layouts");
+_Static_assert(__builtin_offsetof(struct plan_header, cpuid) == 120, "CPUID");
+_Static_assert(__builtin_offsetof(struct plan_header, strings) == 128, "Strings");
+_Static_assert(__builtin_offsetof(struct plan_header, caller) == 136, "Caller");
+_Static_assert(__builtin_offsetof(struct plan_header, vdso) == 272, "VDSO");
+_Static_assert(__builtin_offsetof(struct plan_header, mm) == 368, "MM");
+_Static_assert(__builtin_offsetof(struct plan_header, kernel) == 416, "Kernel");
+_Static_assert(__builtin_offsetof(struct plan_header, entry) == 464, "Entry");
 
 struct plan_file {
 	u32 path;

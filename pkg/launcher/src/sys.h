@@ -24,20 +24,26 @@ typedef long s64;
 #define SYS_pread64		17
 #define SYS_mremap		25
 #define SYS_getpid		39
+#define SYS_clone		56
 #define SYS_execve		59
 #define SYS_exit		60
+#define SYS_wait4		61
 #define SYS_fcntl		72
 #define SYS_readlink		89
 #define SYS_capget		125
 #define SYS_personality		135
 #define SYS_prctl		157
 #define SYS_arch_prctl		158
+#define SYS_fgetxattr		193
 #define SYS_set_tid_address	218
 #define SYS_openat		257
+#define SYS_readlinkat		267
 #define SYS_set_robust_list	273
 #define SYS_prlimit64		302
 #define SYS_getrandom		318
+#define SYS_execveat		322
 #define SYS_rseq		334
+#define SYS_openat2		437	/* since Linux 5.6 */
 #define SYS_faccessat2		439
 
 #define AT_FDCWD		(-100)
@@ -47,6 +53,7 @@ typedef long s64;
 #define O_WRONLY		1
 #define O_APPEND		02000
 #define O_NONBLOCK		04000	/* or a FIFO would wait for its writer */
+#define O_DIRECTORY		0200000
 #define O_CLOEXEC		02000000
 #define O_PATH			010000000
 
@@ -68,7 +75,12 @@ typedef long s64;
 #define RSEQ_FLAG_UNREGISTER	1	/* linux/rseq.h */
 
 #define S_IFMT			0170000
+#define S_IFDIR			0040000
 #define S_IFREG			0100000
+#define S_ISUID			04000
+#define S_ISGID			02000
+#define S_ISVTX			01000
+#define S_IXGRP			00010
 
 #define F_GETFD			1
 #define RLIMIT_STACK		3
@@ -81,12 +93,19 @@ typedef long s64;
 #define PR_SET_MM		35
 #define PR_SET_MM_MAP		14		/* since Linux 3.18 */
 
+#define CLONE_VM		0x00000100UL	/* linux/sched.h */
+#define CLONE_VFORK		0x00004000UL
+#define CLONE_NEWUSER		0x10000000UL
+#define WCLONE			0x80000000UL	/* linux/wait.h, __WCLONE */
+
 #define CAP_SYS_ADMIN		21
 #define CAP_CHECKPOINT_RESTORE	40		/* since Linux 5.9 */
 #define CAPABILITY_VERSION_3	0x20080522
 
+#define EPERM			1
 #define ENOENT			2
 #define ENOEXEC			8
+#define EAGAIN			11
 #define ENOMEM			12
 #define EACCES			13
 #define EEXIST			17
@@ -103,7 +122,10 @@ typedef long s64;
 #define AT_BASE			7
 #define AT_FLAGS		8
 #define AT_ENTRY		9
+#define AT_UID			11
 #define AT_EUID			12
+#define AT_GID			13
+#define AT_EGID			14
 #define AT_PLATFORM		15
 #define AT_HWCAP		16
 #define AT_CLKTCK		17
@@ -126,6 +148,12 @@ struct stat {			/* asm/stat.h */
 	s64 atime, atime_ns, mtime, mtime_ns, ctime, ctime_ns;
 	s64 unused[3];
 };
+
+struct open_how {		/* linux/openat2.h */
+	u64 flags, mode, resolve;
+};
+#define RESOLVE_NO_MAGICLINKS	0x02
+#define RESOLVE_BENEATH		0x08
 
 struct rlimit {
 	u64 cur, max;

@@ -1,0 +1,27 @@
+package intercept
+
+import (
+	"errors"
+	"io/fs"
+
+	"github.com/residentctl/residentctl/pkg/launcher"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// LookIn checks the stores in these directories, as a launcher is to look in them. One
+// that is not there is left out. The errors are store.Open's.
+func LookIn(dirs []string) ([]launcher.Store, error) {
+	var stores []launcher.Store
+	for _, dir := range dirs {
+		s, err := store.Open(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		dev, ino := s.Identity()
+		stores = append(stores, launcher.Store{Dir: s.Dir(), Dev: dev, Ino: ino})
+	}
+	return stores, nil
+}
