@@ -27,6 +27,11 @@ A program that is resident already is left alone. Another name of it, a link of
 either kind, becomes one more name of the same entry. An image that something
 has made stale is replaced; processes that run go on.
 
+This executes the dynamic linker and the resolvers (IFUNC) of the program and its
+libraries, as the user who adds. So root adds only what root alone can change: the
+files, and the directories that lead to them, must belong to root and be writable
+by no other user, unless --trust-owner is given, which the entry remembers.
+
 Starts are timed both ways, from the exec to the program's first instruction.
 A program that would not start at least 5% faster is not made resident.
 
@@ -44,6 +49,7 @@ the script. That one is made resident.`,
 				Name: "even-if-slower", Usage: "make it resident also if it does not start faster",
 				Destination: &opts.EvenIfSlower, DisableDefaultText: true,
 			},
+			trustOwnerFlag(&opts.TrustOwner),
 			&cli.IntFlag{
 				Name: "layouts", Value: 1, Destination: &opts.Layouts,
 				Usage: fmt.Sprintf("make `N` images at different addresses, of which a start takes one at random (at most %d)", resident.MaxLayouts),
@@ -71,6 +77,14 @@ the script. That one is made resident.`,
 			defer stop()
 			return runAdd(ctx, g, m, programs, opts)
 		},
+	}
+}
+
+// trustOwnerFlag is for all commands that execute parts of a program.
+func trustOwnerFlag(trust *bool) cli.Flag {
+	return &cli.BoolFlag{
+		Name: "trust-owner", Usage: "as root, also execute files that other users own or may change",
+		Destination: trust, DisableDefaultText: true,
 	}
 }
 

@@ -58,6 +58,7 @@ program and for others of its first bytes.`,
 				Name: "even-if-slower", Usage: "make it resident also if it does not start faster",
 				Destination: &opts.EvenIfSlower, DisableDefaultText: true,
 			},
+			trustOwnerFlag(&opts.TrustOwner),
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate +

@@ -71,7 +71,8 @@ starts of programs that are linked with glibc, also those that could not be resi
 from an image before. While a program is made resident its file cannot be written to
 ("Text file busy"). So those are left out that the command might write to: which the
 caller may write, if they were changed, or anything was in their folder, since the
-command began, or if they lie below the current folder.
+command began, or if they lie below the current folder. Run by root, --auto makes resident only
+what root alone can change (see add), and the line counts what it refused.
 
 Inside of another exec the images stay those of the outer one. One line says so if
 other stores, or --auto, are asked for; with --strict that fails with 125.

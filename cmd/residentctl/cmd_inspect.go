@@ -222,6 +222,9 @@ func printSummary(p *sections, i *resident.Inspection) {
 	}
 	field("layouts", max(i.Layouts, 1))
 	field("stopped", i.StopPoint)
+	if i.TrustOwner {
+		field("trusted", "root executes its files also where other users may change them")
+	}
 	field("created", i.Created.Local().Format("2006-01-02 15:04:05"))
 	field("by", fmt.Sprintf("CRIU %s on Linux %s", i.CRIU, i.Kernel))
 	field("contents", i.Digest)

@@ -10,7 +10,7 @@ import (
 )
 
 func newRefreshCommand(g *globals) *cli.Command {
-	all := false
+	var opts resident.RefreshOptions
 	return &cli.Command{
 		Name:      "refresh",
 		Before:    outside,
@@ -19,11 +19,13 @@ func newRefreshCommand(g *globals) *cli.Command {
 		Description: `Makes the images anew that something has made stale, of all programs or of those
 that are named. With --all those that are current too: each gets new addresses,
 which is worth doing now and then (cron, a boot), since an image's addresses stay
-the same until then. Programs that run go on. Names and layouts stay as they were.
+the same until then. Programs that run go on. Names, layouts
+and whether the owner is trusted (see add) stay as they were.
 
 A program that is gone is left for gc.`,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "all", Usage: "also what is current", Destination: &all, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "all", Usage: "also what is current", Destination: &opts.All, DisableDefaultText: true},
+			trustOwnerFlag(&opts.TrustOwner),
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate +
@@ -39,7 +41,8 @@ A program that is gone is left for gc.`,
 			}
 			ctx, stop := interruptible(c)
 			defer stop()
-			return runRefresh(ctx, g, m, resident.RefreshOptions{All: all, Queries: queries})
+			opts.Queries = queries
+			return runRefresh(ctx, g, m, opts)
 		},
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 func newVerifyCommand(g *globals) *cli.Command {
 	reference := referenceText(resident.ReferenceLink)
+	trust := false
 	return &cli.Command{
 		Name:      "verify",
 		Before:    outside,
@@ -22,7 +23,8 @@ does what one made now of the record, CRIU's files and this machine would,
 starts the program from its image up to its first instruction and compares its
 memory, word by word, with that of the same program linked anew. Every word
 that differs must be of a known kind. Without arguments every program of the
-store is verified.
+store is verified. As add does, it executes parts of the program, for root by the
+same rule.
 
 With --engine criu the image is restored by CRIU too, and the two are compared:
 registers, mappings and memory. This needs root or the capabilities that CRIU
@@ -30,6 +32,7 @@ needs, and the process id of the dumped process must be free.`,
 		Flags: []cli.Flag{
 			&cli.GenericFlag{Name: "engine", Value: &reference, DefaultText: string(resident.ReferenceLink),
 				Usage: "compare with the program `link|criu`: linked anew, or restored by CRIU"},
+			trustOwnerFlag(&trust),
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate +
@@ -45,7 +48,7 @@ needs, and the process id of the dumped process must be free.`,
 			}
 			ctx, stop := interruptible(c)
 			defer stop()
-			return runVerify(ctx, g, stores, queries, resident.Reference(reference))
+			return runVerify(ctx, g, stores, queries, resident.Reference(reference), trust)
 		},
 	}
 }
@@ -73,8 +76,8 @@ type verifyResult struct {
 }
 
 // runVerify verifies one entry after the other. It goes on after one that is
-// not as it should be.
-func runVerify(ctx context.Context, g *globals, stores []entryStore, queries []string, ref resident.Reference) error {
+// not as it should be. With trust the owners of all are trusted.
+func runVerify(ctx context.Context, g *globals, stores []entryStore, queries []string, ref resident.Reference, trust bool) error {
 	records, missed, err := locate(stores, queries)
 	if err != nil {
 		missed.rest = nil // err says it
@@ -92,6 +95,7 @@ func runVerify(ctx context.Context, g *globals, stores []entryStore, queries []s
 	var failures []*report
 	var fatal error // told at the end, by exit.go
 	for _, rec := range records {
+		rec.TrustOwner = rec.TrustOwner || trust
 		v, err := rec.store.Verify(ctx, rec.Record, ref)
 		if err != nil && ctx.Err() != nil {
 			err = ctx.Err()

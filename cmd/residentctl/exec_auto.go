@@ -184,6 +184,7 @@ type auto struct {
 	settled settled
 	tried   map[intercept.Binary]bool
 	added   int
+	refused int   // that root does not execute, since others may change them
 	failed  error // why no program can be made resident
 }
 
@@ -228,6 +229,10 @@ func (a *auto) watch(ended <-chan error) error {
 // tell is told how an attempt ended. What is wrong with one program is not said: it
 // starts as always.
 func (a *auto) tell(err error) {
+	var owner *resident.OwnerError
+	if errors.As(err, &owner) {
+		a.refused++
+	}
 	if a.failed == nil && hopeless(err) && !errors.Is(err, context.Canceled) {
 		a.failed = err
 	}
@@ -273,8 +278,12 @@ func (a *auto) summary() string {
 		residents += s.Resident
 		saved += time.Duration(s.Resident) * gains[b]
 	}
-	return said + fmt.Sprintf("residentctl: %d of %d starts were resident, which saved them %.1f s in all; %s made resident meanwhile\n",
-		residents, total, saved.Seconds(), count(a.added, "program"))
+	refused := ""
+	if a.refused > 0 {
+		refused = fmt.Sprintf(", %d refused that users other than root may change", a.refused)
+	}
+	return said + fmt.Sprintf("residentctl: %d of %d starts were resident, which saved them %.1f s in all; %s made resident meanwhile%s\n",
+		residents, total, saved.Seconds(), count(a.added, "program"), refused)
 }
 
 // gains is by how much a start from its image was faster when it was added, for each

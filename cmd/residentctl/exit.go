@@ -128,13 +128,18 @@ func diagnose(err error) (code int, hint string) {
 		return exitFailed, "give more digits of the id, or the program's absolute path"
 	case errors.As(err, &storeFail), isStoreError(err):
 		return exitStore, hint
+	case errors.As(err, &path) && path.Op == "open" && path.Err == syscall.EAGAIN:
+		// open(2), EWOULDBLOCK: files are opened with O_NONBLOCK, so as not to wait.
+		return exitFailed, "another process holds a lease on the file (fcntl(2), F_SETLEASE) and has been told to give it up: try again"
+	case errors.As(err, &path) && path.Op == "fork/exec" && path.Err == syscall.EAGAIN:
+		return exitSystem, noProcess
 	case errors.As(err, &path):
 		if hint == "" && strings.HasPrefix(path.Path, "/proc/") && errors.Is(path, fs.ErrNotExist) {
 			hint = "is /proc mounted?"
 		}
 		return exitFailed, hint
 	case errors.Is(err, syscall.EAGAIN):
-		return exitSystem, "no process more can be made: raise the limit (ulimit -u, a control group's pids.max), or try again"
+		return exitSystem, noProcess
 	case errors.Is(err, syscall.ENOMEM):
 		return exitSystem, "the memory, or the address space that the limits allow (ulimit -v), is used up"
 	case errors.Is(err, syscall.ETXTBSY):
@@ -144,6 +149,9 @@ func diagnose(err error) (code int, hint string) {
 	}
 	return exitFailed, hint
 }
+
+// noProcess is the hint for fork(2)'s and execve(2)'s EAGAIN.
+const noProcess = "cannot start another process: raise `ulimit -u` or the control group's pids.max, or try again"
 
 // hopeless tells whether another program could not be made resident either.
 func hopeless(err error) bool {

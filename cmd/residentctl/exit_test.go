@@ -52,6 +52,8 @@ var diagnoses = []struct {
 	{"the template is gone", &criuwrap.Error{Op: "dump", Errno: syscall.ESRCH}, exitSystem, "try again"},
 	{"killed meanwhile", fmt.Errorf("detach: %w", &linkstop.EndedError{}), exitFailed, "try again"},
 	{"no more processes", fmt.Errorf("execute /p: %w", syscall.EAGAIN), exitSystem, "ulimit -u"},
+	{"no more processes for a command", &fs.PathError{Op: "fork/exec", Path: "/p", Err: syscall.EAGAIN}, exitSystem, "ulimit -u"},
+	{"a leased file", &fs.PathError{Op: "open", Path: "/p", Err: syscall.EAGAIN}, exitFailed, "lease"},
 	{"no memory", fmt.Errorf("execute /p: %w", syscall.ENOMEM), exitSystem, "ulimit -v"},
 	{"open for writing", fmt.Errorf("execute /p: %w", syscall.ETXTBSY), exitFailed, "for writing"},
 	{"file size limit", &store.Error{Err: syscall.EFBIG}, exitSystem, "ulimit -f"},

@@ -42,3 +42,17 @@ func mapsAll(ids string) bool {
 	}
 	return all >= math.MaxUint32
 }
+
+// MapsOneUser reports whether this process's user namespace knows a single user, so
+// that its root can become nobody else (user_namespaces(7)).
+func MapsOneUser() bool {
+	ids, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && mapsOne(string(ids))
+}
+
+// mapsOne reports whether a uid_map has one user.
+func mapsOne(ids string) bool {
+	var from, to, count uint64
+	_, err := fmt.Sscan(ids, &from, &to, &count)
+	return err == nil && count == 1 && strings.Count(ids, "\n") == 1
+}

@@ -2,7 +2,6 @@ package linux
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -112,16 +111,4 @@ func readLink(fd int) (string, error) {
 func HasACL(fd int) bool {
 	size, err := unix.Getxattr(fmt.Sprintf("/proc/self/fd/%d", fd), "system.posix_acl_access", nil)
 	return err == nil && size > 0
-}
-
-// MapsOneUser reports whether this process's user namespace knows a single user
-// (user_namespaces(7)), as that of unshare(1)'s --map-root-user: its root is root of
-// nothing that was made outside.
-func MapsOneUser() bool {
-	ids, err := os.ReadFile("/proc/self/uid_map")
-	if err != nil {
-		return false
-	}
-	fields := strings.Fields(string(ids))
-	return len(fields) == 3 && fields[2] == "1"
 }

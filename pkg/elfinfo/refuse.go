@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -125,7 +126,7 @@ func cannotOpen(path string, err error) error {
 		return &Refusal{Path: path, Kind: Unreadable, Reason: "may not be read by you",
 			Hint: "a resident program is mapped, for which its file must be readable"}
 	}
-	return fmt.Errorf("open %s: %w", path, errnoOf(err))
+	return &fs.PathError{Op: "open", Path: path, Err: errnoOf(err)}
 }
 
 // errnoOf is the system call's error in err, without the words around it.

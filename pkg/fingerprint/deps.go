@@ -48,6 +48,9 @@ type Dependencies struct {
 	Libraries []File    `json:"libraries"` // in the order in which they were opened
 	Checks    []Checked `json:"checks"`
 	Folders   []Folder  `json:"folders"`
+	// OwnerOnly: something below /proc, /sys or /dev was opened, which may show other
+	// users something else than the user for whom the image was made.
+	OwnerOnly bool `json:"owner_only,omitempty"`
 
 	CPUSum      uint64 `json:"cpu_sum,string"` // CPUSum(CPUTable())
 	XCR0        uint64 `json:"xcr0,string"`    // linux.XCR0

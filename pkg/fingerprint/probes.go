@@ -27,7 +27,8 @@ import (
 //     which the link's target would come into being. The only miss of a folder
 //     becomes a check that the file does not exist: one stat either way, and
 //     unlike a folder such as /etc it never changes for other reasons.
-//   - /proc, /sys and /dev are left out: Machine covers what matters of them.
+//   - /proc, /sys and /dev are left out: Machine covers what matters of them. That
+//     something there was opened is recorded (OwnerOnly).
 //
 // A path relative to the current folder, or a link that was read, is an
 // *elfinfo.Refusal: the answer depends on more than files. What is no longer
@@ -108,6 +109,7 @@ func (s *sorter) add(p Probe) error {
 	case !strings.HasPrefix(p.Path, "/"):
 		return searchesHere(p.Path)
 	case underKernel(p.Path):
+		s.deps.OwnerOnly = s.deps.OwnerOnly || p.Errno == 0 && strings.HasPrefix(p.Call, "open")
 		return nil
 	case p.Errno == 0 && strings.HasPrefix(p.Call, "readlink"):
 		return &elfinfo.Refusal{Path: p.Path, Kind: elfinfo.Uncheckable,

@@ -30,6 +30,7 @@ type recorder struct {
 	mask    uint64 // the signals that were blocked before
 
 	placer *placer // chooses where memory is mapped, or nil
+	allow  Allow   // may be nil
 
 	entry syscallInfo        // of the call under way
 	probe *fingerprint.Probe // that it makes, or nil
@@ -300,8 +301,9 @@ func (r *recorder) onExit(result int64) error {
 		if result < 0 {
 			r.probe.Errno = syscall.Errno(-result)
 		}
-		r.probes, r.probe = append(r.probes, *r.probe), nil
-		return nil
+		p := *r.probe
+		r.probes, r.probe = append(r.probes, p), nil
+		return r.allowed(p, result)
 	}
 	if result < 0 {
 		return nil

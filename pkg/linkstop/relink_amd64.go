@@ -46,13 +46,14 @@ type Relinked struct {
 // rule is applied: as high as it fits below where mappings begin (mm/vma.c,
 // unmapped_area_topdown), which in an image is its highest mapping's end. Where
 // that is not what the kernel did, because it aligned for huge pages, say, the
-// layouts differ, and whoever compares sees it.
-func Relink(ctx context.Context, path string, l Layout) (*Relinked, error) {
+// layouts differ, and whoever compares sees it. The parameter allow may refuse a file
+// before it is mapped; it may be nil.
+func Relink(ctx context.Context, path string, l Layout, allow Allow) (*Relinked, error) {
 	ctx, cancel := withTimeout(ctx, DefaultTimeout, "it is not linked")
 	defer cancel()
 	r := &Relinked{Process: &Process{tracer: newTracer()}}
 	unwatch := context.AfterFunc(ctx, r.tracer.kill)
-	err := r.tracer.do(func() error { return r.relink(path, l) })
+	err := r.tracer.do(func() error { return r.relink(path, l, allow) })
 	unwatch()
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -65,7 +66,7 @@ func Relink(ctx context.Context, path string, l Layout) (*Relinked, error) {
 }
 
 // relink is Relink on the tracer's thread.
-func (r *Relinked) relink(path string, l Layout) error {
+func (r *Relinked) relink(path string, l Layout, allow Allow) error {
 	tr := r.tracer
 	tscStart := linux.TSC()
 	first, err := tr.startClean(path)
@@ -92,7 +93,7 @@ func (r *Relinked) relink(path string, l Layout) error {
 	if err != nil {
 		return err
 	}
-	rec := &recorder{pid: pid, placer: p}
+	rec := &recorder{pid: pid, placer: p, allow: allow}
 	b, err := setBreakpoint(pid, l.StopIP, first.soft)
 	if err != nil {
 		return fmt.Errorf("set a breakpoint: %w", err)

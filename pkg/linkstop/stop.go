@@ -21,6 +21,7 @@ type Options struct {
 	SoftBreakpoint bool          // INT3 even where there are debug registers
 	Timeout        time.Duration // DefaultTimeout if 0
 	FewTables      bool          // layouts are taken that need few page tables: see layoutWish
+	Allow          Allow         // may refuse a file before it is mapped; may be nil
 }
 
 // Stop starts the program at path, an absolute path, and stops it just after
@@ -158,7 +159,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 
 	// Run both. The template's calls are recorded; the twin only has to get
 	// there.
-	r := &recorder{pid: pid}
+	r := &recorder{pid: pid, allow: opts.Allow}
 	soft := opts.SoftBreakpoint || first.soft
 	b, err := setBreakpoint(pid, t.StopIP, soft)
 	if err != nil {

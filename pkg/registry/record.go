@@ -30,6 +30,8 @@ type Wish struct {
 	Program string   `json:"program"`
 	Paths   []string `json:"paths,omitempty"`
 	Layouts int      `json:"layouts,omitempty"` // that an image of it has; 0 is 1
+	// TrustOwner: root executes its files although other users may change them.
+	TrustOwner bool `json:"trust_owner,omitempty"`
 }
 
 // Image is what serves a wish, and what it was made of.

@@ -29,6 +29,7 @@ import (
 type AddOptions struct {
 	Follow       bool              // what the program is a wrapper of, instead of itself
 	EvenIfSlower bool              // also if it does not start faster
+	TrustOwner   bool              // also, as root, what other users may change: see OwnerError
 	Layouts      int               // how many layouts to make, of which a start takes one at random; 0 is 1
 	Anew         bool              // also if there is a good image already
 	Step         func(what string) // told each step as it begins; may be nil
@@ -44,8 +45,9 @@ type Added struct {
 
 // Add makes a program resident. The name is looked up as LookPath does. Its
 // errors are *elfinfo.Refusal and *linkstop.Refusal for what cannot be made
-// resident, *FormatError, *plan.ImageError and *TrialError for an image that would
-// not do, *SlowerError for one that would not pay, fingerprint.ErrChanged if
+// resident, *OwnerError and *WriterError for files that other users may change or
+// that are open for writing, *FormatError, *plan.ImageError and *TrialError for an
+// image that would not do, *SlowerError for one that would not pay, fingerprint.ErrChanged if
 // something keeps changing, criuwrap's, and those of the store and the registry.
 func (m *Manager) Add(ctx context.Context, name string, opts AddOptions) (*Added, error) {
 	if opts.Step == nil {
@@ -57,6 +59,9 @@ func (m *Manager) Add(ctx context.Context, name string, opts AddOptions) (*Added
 	}
 	if opts.Follow {
 		opts.Step("follow")
+		if _, err := ownersUnless(opts.TrustOwner).allow(path); err != nil {
+			return nil, err
+		}
 		if path, err = follow(ctx, path); err != nil {
 			return nil, err
 		}
@@ -95,7 +100,10 @@ func (m *Manager) addPath(ctx context.Context, path string, opts AddOptions) (*A
 			return added, err
 		}
 	}
-	a := &adding{Manager: m, step: opts.Step, evenIfSlower: opts.EvenIfSlower, layouts: opts.Layouts}
+	a := &adding{
+		Manager: m, step: opts.Step, evenIfSlower: opts.EvenIfSlower, layouts: opts.Layouts,
+		trustOwner: opts.TrustOwner, owners: ownersUnless(opts.TrustOwner),
+	}
 	rec, err := a.makeResident(ctx, path)
 	if err != nil {
 		return nil, err
@@ -107,7 +115,7 @@ func (m *Manager) addPath(ctx context.Context, path string, opts AddOptions) (*A
 // if there is none.
 func (m *Manager) addCurrent(ctx context.Context, path string, opts AddOptions) (*Added, error) {
 	rec, ok, err := m.current(path)
-	if err != nil || !ok || opts.Anew || opts.Layouts > max(rec.Layouts, 1) {
+	if err != nil || !ok || opts.Anew || opts.Layouts > max(rec.Layouts, 1) || opts.TrustOwner && !rec.TrustOwner {
 		return nil, err
 	}
 	known := slices.Contains(rec.Names(), path)
@@ -130,6 +138,8 @@ type adding struct {
 	step         func(string)
 	evenIfSlower bool
 	layouts      int
+	trustOwner   bool
+	owners       *ownerRule // nil where anyone's files may be executed
 
 	id      string
 	program *elfinfo.File
@@ -202,6 +212,9 @@ func (a *adding) makeResident(ctx context.Context, path string) (*registry.Recor
 			return nil, err
 		}
 	}
+	if err := a.end(); err != nil {
+		return nil, err
+	}
 	if err := a.unchanged(); err != nil {
 		return nil, err
 	}
@@ -221,7 +234,10 @@ func (a *adding) makeLayout(ctx context.Context) error {
 	// The template stands just after linking, and which of its words belong
 	// to the process is known.
 	a.step("link")
-	if a.template, err = linkstop.Stop(ctx, a.program.Path, linkstop.Options{FewTables: fewTables()}); err != nil {
+	if err := a.begin(); err != nil {
+		return err
+	}
+	if a.template, err = linkstop.Stop(ctx, a.program.Path, linkstop.Options{FewTables: fewTables(), Allow: a.allow}); err != nil {
 		return err
 	}
 	defer func() { _ = a.template.Kill() }()
@@ -512,7 +528,7 @@ func (a *adding) record() (*registry.Record, error) {
 		return nil, err
 	}
 	rec := &registry.Record{
-		Wish: registry.Wish{Program: a.program.Path, Layouts: a.layouts},
+		Wish: registry.Wish{Program: a.program.Path, Layouts: a.layouts, TrustOwner: a.trustOwner},
 		Image: registry.Image{
 			ID: a.id, Binary: a.deps.Program.ID, Digest: a.deps.Digest(), Deps: deps,
 			Kind: "linked", Created: time.Now(), CRIU: a.criu.String(), Kernel: a.deps.Kernel,

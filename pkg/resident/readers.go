@@ -16,7 +16,8 @@ import (
 // readers are those who may read and execute a program, as far as a mode and a
 // group can say it: what is kept of the program is for them. A program is out of
 // reach for whom one of the folders that lead to it shuts out, and an image also
-// shows the libraries that it is linked with. Who could not be told apart, by an
+// shows the libraries that it is linked with, and can show whatever else was opened
+// while it was linked: a resolver (IFUNC) can have kept what it read. Who could not be told apart, by an
 // ACL for one, is left out: for him the program is started normally.
 //
 // The owners of folders and libraries are taken to have the rights that others
@@ -34,7 +35,9 @@ const (
 	everyone fs.FileMode = 0o055
 )
 
-// readersOf finds the readers of a program with its libraries.
+// readersOf finds the readers of a program with its libraries and all else that was
+// found while it was linked. If one of these other files is gone, or the kernel made
+// one up for its reader, only the owner is left.
 func readersOf(program string, deps *fingerprint.Dependencies) (readers, error) {
 	r := readers{mode: everyone}
 	passed := map[string]bool{}
@@ -45,6 +48,20 @@ func readersOf(program string, deps *fingerprint.Dependencies) (readers, error) 
 		if err := r.reach(f.Path, mayRead, passed); err != nil {
 			return r, err
 		}
+	}
+	for _, c := range deps.Checks {
+		if c.ID.Ino == 0 {
+			continue // it was not there
+		}
+		switch err := r.reach(c.Path, mayRead, passed); {
+		case errors.Is(err, fs.ErrNotExist):
+			r.mode = 0
+		case err != nil:
+			return r, err
+		}
+	}
+	if deps.OwnerOnly {
+		r.mode = 0
 	}
 	return r, nil
 }

@@ -14,6 +14,8 @@ type RefreshOptions struct {
 	All     bool              // also what is current: everything gets new layouts
 	Queries []string          // only these entries; none is all of them
 	Step    func(what string) // told each step as it begins; may be nil
+	// TrustOwner is AddOptions' for all of them; without it the records' own count.
+	TrustOwner bool
 }
 
 // Refreshed is what became of one entry.
@@ -31,8 +33,8 @@ type Refreshed struct {
 // Programs that are running go on; starts use the old image, or are normal ones,
 // until the new one has taken its place. It gives done one result for each
 // entry, and goes on after a failure; the error is of entries that could not be
-// read. The names, the number of layouts and that
-// an entry was wanted although it is slower stay.
+// read. The names, the number of layouts, that an entry was wanted although it is
+// slower and that its owner is trusted stay.
 func (m *Manager) Refresh(ctx context.Context, opts RefreshOptions, done func(Refreshed)) error {
 	records, err := m.refreshable(opts.Queries)
 	for _, rec := range records {
@@ -84,6 +86,7 @@ func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts Refresh
 	added, err := m.Add(ctx, rec.Program, AddOptions{
 		EvenIfSlower: rec.Timing != nil && !faster(rec.Timing),
 		Layouts:      rec.Layouts, Anew: true, Step: opts.Step,
+		TrustOwner: rec.TrustOwner || opts.TrustOwner,
 	})
 	if err != nil {
 		r.Err, r.Reason = err, err.Error()
@@ -91,7 +94,7 @@ func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts Refresh
 	}
 	r.Record = added.Record
 	for _, name := range rec.Names()[1:] {
-		if named, err := m.Add(ctx, name, AddOptions{Step: opts.Step}); err == nil {
+		if named, err := m.Add(ctx, name, AddOptions{Step: opts.Step, TrustOwner: r.Record.TrustOwner}); err == nil {
 			r.Record = named.Record
 		}
 	}

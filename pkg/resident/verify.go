@@ -86,12 +86,13 @@ func (m *Manager) Entries(queries ...string) ([]registry.Record, error) {
 // hashes the files that the image depends on, checks that the plan is what the
 // record and CRIU's files make it, starts the program by its launcher file up to
 // the jump, and compares that process with the reference. What is not as it should
-// be stands in the result; the error says why it could not be found out.
+// be stands in the result; the error says why it could not be found out: an *OwnerError
+// where the record does not say that the owner is trusted, and others.
 func (m *Manager) Verify(ctx context.Context, rec registry.Record, ref Reference) (*Verified, error) {
 	if err := notInside(); err != nil {
 		return nil, err
 	}
-	v := &verifying{Manager: m, rec: rec, result: &Verified{ID: rec.ID, Program: rec.Program, Reference: ref}}
+	v := &verifying{Manager: m, rec: rec, owners: ownersUnless(rec.TrustOwner), result: &Verified{ID: rec.ID, Program: rec.Program, Reference: ref}}
 	if err := v.files(ctx); err != nil {
 		return nil, err
 	}
@@ -107,6 +108,9 @@ func (m *Manager) Verify(ctx context.Context, rec registry.Record, ref Reference
 		if len(v.result.Failures) > 0 {
 			break
 		}
+		if err := v.mayExecute(); err != nil {
+			return nil, err
+		}
 		if err := v.memory(ctx, ref); err != nil {
 			return nil, err
 		}
@@ -121,7 +125,8 @@ type verifying struct {
 	rec    registry.Record
 	result *Verified
 
-	deps fingerprint.Dependencies
+	deps   fingerprint.Dependencies
+	owners *ownerRule // nil where anyone's files may be executed
 
 	dir   string // of the layout that is being looked at
 	plan  *plan.Plan
@@ -148,6 +153,17 @@ func (v *verifying) files(ctx context.Context) error {
 	v.result.Files = len(v.deps.Libraries) + 2
 	if v.deps.Digest() != v.rec.Digest {
 		v.result.failf("the record's digest is not that of the files it names")
+	}
+	return nil
+}
+
+// mayExecute holds the program and its dynamic linker to the rule about owners. To the
+// libraries it is applied when they are opened.
+func (v *verifying) mayExecute() error {
+	for _, path := range []string{v.plan.Program, v.deps.Linker.Path} {
+		if _, err := v.owners.allow(path); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -271,7 +287,7 @@ func (v *verifying) withLink(ctx context.Context, proc *linkstop.Process) error 
 			layout.Maps = append(layout.Maps, linux.Mapping{Start: a.Start, End: a.End, Path: a.Path, Offset: a.Offset})
 		}
 	}
-	ref, err := linkstop.Relink(ctx, v.plan.Program, layout)
+	ref, err := linkstop.Relink(ctx, v.plan.Program, layout, v.owners.allowOpened)
 	if err != nil {
 		return err
 	}

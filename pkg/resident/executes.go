@@ -1,0 +1,87 @@
+package resident
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+)
+
+// begin refuses the program and its dynamic linker before anything of them runs: by
+// the rule about owners, and while they are open for writing.
+func (a *adding) begin() error {
+	for _, path := range []string{a.program.Path, a.program.Interp} {
+		id, err := a.owners.allow(path)
+		if err != nil {
+			return err
+		}
+		if err := refuseWriters(path, path, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// allow is linkstop.Allow: what begin does, for what the dynamic linker looks at.
+func (a *adding) allow(path, opened string) error {
+	if err := a.owners.allowOpened(path, opened); err != nil || opened == "" {
+		return err
+	}
+	info, err := os.Stat(opened)
+	if err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
+	var writer *WriterError
+	if err := refuseWriters(opened, path, linux.FileID{}); errors.As(err, &writer) {
+		return err
+	}
+	return nil // a file that cannot be opened again says so when it is hashed
+}
+
+// end refuses what is open for writing when the image is about to be published.
+func (a *adding) end() error {
+	for _, f := range append([]fingerprint.File{a.deps.Program, a.deps.Linker}, a.deps.Libraries...) {
+		if err := refuseWriters(f.Path, f.Path, f.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// allow is check, but of a nil rule it allows everything.
+func (o *ownerRule) allow(path string) (linux.FileID, error) {
+	if o == nil {
+		return linux.FileID{}, nil
+	}
+	return o.check(path)
+}
+
+// allowOpened is allow for a path at which the dynamic linker looks. Where that has
+// opened a file it must be the one that was checked.
+func (o *ownerRule) allowOpened(path, opened string) error {
+	if o == nil {
+		return nil
+	}
+	id, err := o.check(path)
+	if err != nil || opened == "" {
+		return err
+	}
+	is, err := linux.StatID(opened)
+	if err != nil {
+		return err
+	}
+	if is.Ino != id.Ino || is.Dev != id.Dev {
+		return fmt.Errorf("%s %w", path, fingerprint.ErrChanged)
+	}
+	return nil
+}
+
+// ownersUnless returns the rule about owners, or nil where they are trusted.
+func ownersUnless(trusted bool) *ownerRule {
+	if trusted {
+		return nil
+	}
+	return newOwnerRule()
+}
