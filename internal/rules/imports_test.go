@@ -18,6 +18,7 @@ var layers = [][]string{
 	{"pkg/fingerprint"},
 	{"pkg/launcher"},
 	{"pkg/plan", "pkg/plan/planheader", "pkg/elfinfo"},
+	{"internal/steady"}, // of tests only
 	{"internal/linux", "internal/descriptors"},
 }
 
