@@ -3,7 +3,8 @@
 //
 // The tests need root and CRIU; without them they are skipped, or fail where
 // RESIDENTCTL_TEST_REQUIRE=criu says that both are there. They build
-// bin/residentctl; RESIDENTCTL_TEST_BINARY names another one to test.
+// bin/residentctl; RESIDENTCTL_TEST_BINARY names another one to test. They end in one
+// line when the machine's libraries change meanwhile (internal/unchanged).
 package integration
 
 import (
@@ -16,6 +17,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/residentctl/residentctl/internal/unchanged"
 )
 
 // temporary is the folder of this test process. Others may read it, since the
@@ -37,17 +40,19 @@ func runTests(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(temporary)
+	cleanup := func() { os.RemoveAll(temporary) }
 	if err := os.Chmod(temporary, 0o755); err != nil {
+		cleanup()
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	return m.Run()
+	return unchanged.Run(m, cleanup)
 }
 
 // requireCRIU skips a test that cannot run here, with what is missing.
 func requireCRIU(t *testing.T) {
 	t.Helper()
+	unchanged.Check(t)
 	missing := ""
 	switch {
 	case os.Geteuid() != 0:
@@ -146,6 +151,7 @@ func fixtureSource(name string) string {
 // compile makes output from source once per test process.
 func compile(t *testing.T, output, source string, args ...string) {
 	t.Helper()
+	unchanged.Check(t)
 	if builtFiles[output] {
 		return
 	}

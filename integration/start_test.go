@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/residentctl/residentctl/internal/unchanged"
 )
 
 // A command is a program's command line and what surrounds it.
@@ -119,6 +121,7 @@ func (s *store) do(t *testing.T, args ...string) string {
 	var stderr strings.Builder
 	c.Stderr = &stderr
 	stdout, err := c.Output()
+	unchanged.Check(t)
 	if err != nil {
 		t.Fatalf("residentctl %s: %v\n%s%s", strings.Join(args, " "), err, stdout, stderr.String())
 	}
@@ -164,6 +167,7 @@ func (s *store) environment(home string) []string {
 // waits for its end.
 func (s *store) start(t *testing.T, w way, u user, program string, c command) outcome {
 	t.Helper()
+	unchanged.Check(t)
 	work := filepath.Join(temporary, "work")
 	c.prepare(t, work, u)
 
@@ -191,6 +195,7 @@ func (s *store) start(t *testing.T, w way, u user, program string, c command) ou
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := w.run(s, u, cmd)
+	unchanged.Check(t)
 	if cmd.ProcessState == nil || ctx.Err() != nil {
 		t.Fatalf("%s of %s as %s: %v (%v)", w.name, program, u.name, err, ctx.Err())
 	}

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/residentctl/residentctl/internal/unchanged"
 )
 
 // An account is an ordinary user as these tests need one: with groups and with a
@@ -87,6 +89,7 @@ func finish(t *testing.T, c *exec.Cmd) result {
 	var stdout, stderr bytes.Buffer
 	c.Stdout, c.Stderr = &stdout, &stderr
 	err := c.Run()
+	unchanged.Check(t)
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatalf("%s: %v", c, err)

@@ -9,12 +9,18 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/residentctl/residentctl/internal/unchanged"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"residentctl": main})
+	testscript.Main(unlessChanged{m}, map[string]func(){"residentctl": main})
 }
+
+// unlessChanged is the tests without the command that this binary is in scripts.
+type unlessChanged struct{ m *testing.M }
+
+func (tests unlessChanged) Run() int { return unchanged.Run(tests.m, nil) }
 
 // TestScripts runs testdata/*.txtar. The test binary stands for residentctl in
 // them: it is linked without the front door, so `run` takes the way through Go.

@@ -1,4 +1,4 @@
-package steady
+package unchanged
 
 import (
 	"errors"
@@ -17,8 +17,8 @@ import (
 // A test process is this binary again: helperEnv names the suite that it runs, and
 // helperDir holds the file that it depends on.
 const (
-	helperEnv = "STEADY_TEST_SUITE"
-	helperDir = "STEADY_TEST_DIR"
+	helperEnv = "UNCHANGED_TEST_SUITE"
+	helperDir = "UNCHANGED_TEST_DIR"
 )
 
 type suite func(file string) int
@@ -109,7 +109,7 @@ func (ending) Helper()  {}
 func (ending) FailNow() { runtime.Goexit() }
 
 func TestRun(t *testing.T) {
-	const stops = `tests stopped: the machine changed under the tests: LIBRARY was replaced at [0-9:]{8}: run them again\n`
+	const stops = `tests stopped: the machine changed under the tests: LIBRARY was replaced at [0-9:]{8}: start them again\n`
 	for _, tc := range []struct {
 		suite  string
 		code   int

@@ -1,4 +1,4 @@
-// Package steady stops a package's tests, in one line, when the machine changes
+// Package unchanged stops a package's tests, in one line, when the machine changes
 // under them. An image is of the libraries that the machine has, and a package
 // manager that replaces one of them, or runs ldconfig(8), makes it stale: each test
 // would fail for a reason that is none of its own.
@@ -6,7 +6,7 @@
 // The tests cannot be shielded instead: a file mounted over ld.so.cache in a mount
 // namespace goes when it is renamed over outside (Linux 3.18, detach_mounts), and an
 // overlay gives files other device numbers than those which the tests are about.
-package steady
+package unchanged
 
 import (
 	"errors"
@@ -85,7 +85,7 @@ func run(m interface{ Run() int }, cleanup func(), files []string, grace time.Du
 		if change == "" {
 			return false
 		}
-		silence(fmt.Sprintf("%s%s: %s at %s: run them again\n", Stopped, running(), change, time.Now().Format(time.TimeOnly)))
+		silence(fmt.Sprintf("%s%s: %s at %s: start them again\n", Stopped, running(), change, time.Now().Format(time.TimeOnly)))
 		close(stopped) // what ends by Check prints nothing
 		return true
 	}
