@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/residentctl/residentctl/internal/seeded"
 	"github.com/residentctl/residentctl/pkg/resident"
 	stores "github.com/residentctl/residentctl/pkg/store"
 )
@@ -220,6 +221,7 @@ func (s *store) wantClean(t *testing.T) {
 // TestKilledAnywhere kills at random moments instead of named ones.
 func TestKilledAnywhere(t *testing.T) {
 	const kills = 30
+	rnd := seeded.Rand(t)
 	times := map[string]time.Duration{}
 	for i := range kills {
 		c := changes[i%len(changes)]
@@ -231,7 +233,7 @@ func TestKilledAnywhere(t *testing.T) {
 			times[c.name] = time.Since(begin)
 			continue
 		}
-		after := time.Duration(rand.Float64() * 1.1 * float64(times[c.name]))
+		after := time.Duration(rnd.Float64() * 1.1 * float64(times[c.name]))
 		t.Run(fmt.Sprintf("%s after %v", c.name, after), func(t *testing.T) {
 			cmd := s.command(c.args(program)...)
 			if err := cmd.Start(); err != nil {
@@ -266,13 +268,15 @@ func TestSideBySide(t *testing.T) {
 	var mu sync.Mutex
 	var group sync.WaitGroup
 	end := time.Now().Add(lasting)
+	all := seeded.Rand(t)
 	for range workers {
+		rnd := rand.New(rand.NewPCG(all.Uint64(), 0))
 		group.Add(1)
 		go func() {
 			defer group.Done()
 			for time.Now().Before(end) {
-				path := paths[rand.IntN(programs)]
-				what := []string{"add", "add", "add", "remove", "gc", "gc", "run", "run", "list", "touch"}[rand.IntN(10)]
+				path := paths[rnd.IntN(programs)]
+				what := []string{"add", "add", "add", "remove", "gc", "gc", "run", "run", "list", "touch"}[rnd.IntN(10)]
 				if err := s.doOne(what, path); err != nil {
 					t.Errorf("%s %s: %v", what, path, err)
 					return

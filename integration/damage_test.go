@@ -3,7 +3,6 @@ package integration
 import (
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/residentctl/residentctl/internal/seeded"
 )
 
 // TestDamagedStore: whatever is missing or broken in a store, a start is a normal
@@ -303,8 +304,9 @@ func TestKilledAdd(t *testing.T) {
 	s.do(t, "add", program)
 	whole := time.Since(begin)
 	s.do(t, "remove", "--all")
+	rnd := seeded.Rand(t)
 	for range kills {
-		after := time.Duration(rand.Float64() * 1.1 * float64(whole))
+		after := time.Duration(rnd.Float64() * 1.1 * float64(whole))
 		add := s.command("add", program)
 		if err := add.Start(); err != nil {
 			t.Fatal(err)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/residentctl/residentctl/internal/seeded"
 	"github.com/residentctl/residentctl/internal/unchanged"
 )
 
@@ -612,8 +612,9 @@ func TestKilledUsersAdd(t *testing.T) {
 	alice.does(t, "add", "--even-if-slower", program)
 	whole := time.Since(begin)
 	alice.does(t, "remove", "--all")
+	rnd := seeded.Rand(t)
 	for range kills {
-		after := time.Duration(rand.Float64() * 1.1 * float64(whole))
+		after := time.Duration(rnd.Float64() * 1.1 * float64(whole))
 		add := alice.command(t, "add", "--even-if-slower", program)
 		if err := add.Start(); err != nil {
 			t.Fatal(err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/seeded"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
 
@@ -230,8 +230,9 @@ func TestStopCancelled(t *testing.T) {
 	started := time.Now()
 	stop(t, path, Options{})
 	took := time.Since(started)
+	rnd := seeded.Rand(t)
 	for range 100 {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.Int64N(int64(2*took))))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rnd.Int64N(int64(2*took))))
 		tm, err := Stop(ctx, path, Options{})
 		cancel()
 		switch {
