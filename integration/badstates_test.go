@@ -116,8 +116,10 @@ func TestBadStates(t *testing.T) {
 			return nil, []string{"RESIDENTCTL_CRIU=" + script(t, `[ "$1" = --version ] && exec echo Version: 4.1.1; kill -9 $$`)}
 		}},
 		{name: "CRIU whose images cannot be read", want: noCRIU, spoil: func(t *testing.T, s *store) (_, env []string) {
-			return nil, []string{"RESIDENTCTL_CRIU=" + afterCRIU(t, `find "`+s.dir+`/staging" "$TMPDIR" -name pstree.img -exec truncate -s 8 {} +`)}
+			return nil, []string{"RESIDENTCTL_CRIU=" + afterCRIU(t, `find "`+s.dir+`/staging" "`+os.TempDir()+`" -name pstree.img -exec truncate -s 8 {} +`)}
 		}},
+		{name: "CRIU that is told to leave what it dumps", want: map[string]int{"add": statusDone, "check": statusDone},
+			spoil: func(*testing.T, *store) (wrapper, _ []string) { return configuredCRIU("leave-running"), nil }},
 		{name: "small stack", want: map[string]int{"add": statusFailed, "list": statusDone, "gc": statusDone, "check": statusSystem, "remove": statusDone},
 			spoil: func(*testing.T, *store) (wrapper, _ []string) {
 				return []string{"bash", "-c", `ulimit -Ss 100; ulimit -Hs 200; exec "$0" "$@"`}, nil
@@ -156,6 +158,24 @@ func TestBadStates(t *testing.T) {
 			s.wantRun(t, wrapper, env, other)
 			wantNoProcess(t, other, s.dir)
 		})
+	}
+}
+
+// configuredCRIU has a command find a line in CRIU's configuration file.
+func configuredCRIU(line string) (wrapper []string) {
+	return []string{"unshare", "-m", "sh", "-c", `etc=$(mktemp -d) && mount -t tmpfs tmpfs "$etc" && cp -a /etc/. "$etc" && mkdir -p "$etc/criu" &&
+		echo ` + line + ` >"$etc/criu/default.conf" && mount --bind "$etc" /etc && umount "$etc" && rmdir "$etc" && exec "$0" "$@"`}
+}
+
+// TestCheckNamesCRIUsConfiguration: CRIU obeys it whatever residentctl wants.
+func TestCheckNamesCRIUsConfiguration(t *testing.T) {
+	requireCRIU(t)
+	t.Setenv("TMPDIR", folder(t))
+	s := newStore(t, folder(t))
+	cmd, stderr := s.wrapped(configuredCRIU("leave-running"), nil, s.residentctl, "--store", s.dir, "check")
+	stdout, err := cmd.Output()
+	if err != nil || !strings.Contains(string(stdout), "note   criu: configuration: /etc/criu/default.conf") {
+		t.Errorf("%v\n%s%s", err, stdout, stderr)
 	}
 }
 

@@ -8,8 +8,9 @@
 // what CRIU says while it works: the log, and its statistics.
 //
 // The flow. Find answers with a CRIU that is new enough. Dump and Restore start
-// it as `criu swrk`, a server of one request on a socket, by way of go-criu;
-// what goes wrong becomes an *Error with the telling lines of the log. Open
+// it as `criu swrk`, a server of one request on a socket, with an environment of its
+// own and for a limited time. Of go-criu only the messages' definitions are used.
+// What goes wrong becomes an *Error with the telling lines of the log. Open
 // reads an image with a reader of its own, because go-criu's allocates whatever
 // size it finds in the file: here each length is checked first, and each
 // address, so that an Image that was returned can be worked with blindly.

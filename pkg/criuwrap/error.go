@@ -2,6 +2,7 @@ package criuwrap
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -20,7 +21,7 @@ type Error struct {
 	Log   string        // path of CRIU's log, "" where there is none
 	Lines []string      // the log's error lines, the last 50, without time and source file
 
-	err error // from go-criu or os/exec
+	err error // from the request or os/exec
 }
 
 // Error gives the error line that tells most, and the log's path.
@@ -51,7 +52,7 @@ func (e *Error) Format(w fmt.State, verb rune) {
 }
 
 // Unwrap gives the errno, so that errors.Is(err, syscall.ENOSPC) works, and
-// what go-criu or os/exec said.
+// what the request or os/exec said.
 func (e *Error) Unwrap() []error {
 	var errs []error
 	if e.Errno != 0 {
@@ -93,7 +94,7 @@ const maxLog = 1 << 20
 // maxLines bounds how many error lines are kept: the last ones.
 const maxLines = 50
 
-// newError makes the error of one failed request from go-criu's error and the
+// newError makes the error of one failed request from the request's error and the
 // log, if there is one.
 func newError(op, log string, err error) *Error {
 	e := &Error{Op: op, Errno: errnoOf(err), err: err}
@@ -108,19 +109,13 @@ func newError(op, log string, err error) *Error {
 	return e
 }
 
-// go-criu hands CRIU's cr_errno on as text only.
-var rpcErrno = lazily(`err:(\d{1,4})\)`)
-
+// errnoOf is the cr_errno of CRIU's answer, or 0.
 func errnoOf(err error) syscall.Errno {
-	if err == nil {
-		return 0
+	var answer *refused
+	if errors.As(err, &answer) {
+		return answer.errno
 	}
-	m := rpcErrno().FindStringSubmatch(err.Error())
-	if m == nil {
-		return 0
-	}
-	n, _ := strconv.Atoi(m[1])
-	return syscall.Errno(n)
+	return 0
 }
 
 // errnoIn finds an errno's text in a log line. CRIU sets cr_errno in few places

@@ -33,7 +33,7 @@ func TestErrorFromLog(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			log := filepath.Join("testdata", tc.name+".log")
-			e := newError("dump", log, errors.New("operation failed (msg: err:0)"))
+			e := newError("dump", log, &refused{})
 			want := "criu dump: " + tc.text + " (log: " + log + ")"
 			if got := e.Error(); got != want {
 				t.Errorf("Error() = %q\nwant %q", got, want)
@@ -58,7 +58,7 @@ func TestErrorFromLog(t *testing.T) {
 }
 
 func TestErrorWithoutLog(t *testing.T) {
-	e := newError("dump", filepath.Join(t.TempDir(), "none"), errors.New("operation failed (msg:x err:28)"))
+	e := newError("dump", filepath.Join(t.TempDir(), "none"), &refused{errno: syscall.ENOSPC, message: "x"})
 	if e.Errno != syscall.ENOSPC || e.Log != "" {
 		t.Errorf("errno %d, log %q", e.Errno, e.Log)
 	}
@@ -75,7 +75,7 @@ func TestPatterns(t *testing.T) {
 	for _, h := range hints {
 		h.log()
 	}
-	for _, pattern := range []func() *regexp.Regexp{consequence, rpcErrno, errorLine, versionLine} {
+	for _, pattern := range []func() *regexp.Regexp{consequence, errorLine, versionLine} {
 		pattern()
 	}
 }

@@ -1,9 +1,11 @@
 package criuwrap
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,10 @@ import (
 // PathVariable names the environment variable with the path of the CRIU to use.
 // When it is set no other is looked for.
 const PathVariable = "RESIDENTCTL_CRIU"
+
+// ConfigFile is the machine's own configuration of CRIU, which CRIU reads at each start
+// (criu/config.c, GLOBAL_CONFIG_DIR).
+const ConfigFile = "/etc/criu/default.conf"
 
 // Minimum is the oldest CRIU that is good enough. Older ones do not start on
 // Linux 6.13 and newer, where the vDSO's data is two mappings.
@@ -87,19 +93,44 @@ func Find() (string, error) {
 // the commit.
 var versionLine = lazily(`(?m)^Version: (\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?`)
 
-// Version asks the criu at path for its version. Its error wraps ErrNoCRIU if
-// there is no such program.
-func Version(path string) (Release, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, path, "--version").Output()
-	if notThere(err) {
-		return Release{}, fmt.Errorf("%w (looked for %s)", ErrNoCRIU, path)
+// How long the version and the check may take. They are variables for the tests.
+var (
+	versionTimeout = 10 * time.Second
+	checkTimeout   = time.Minute
+)
+
+// pipeDelay is how long the end of the output is waited for after the program's own
+// end: a process that has left the program's tree may hold it.
+const pipeDelay = time.Second
+
+// execute runs the criu at path. When ctx ends it is killed with all that it has
+// started.
+func execute(ctx context.Context, path string, stdout, stderr io.Writer, args ...string) error {
+	cmd := exec.Command(path, args...)
+	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = environment(), stdout, stderr, pipeDelay
+	if err := cmd.Start(); err != nil {
+		return err
 	}
-	if err != nil {
+	waitEnd(ctx, cmd.Process.Pid)
+	return cmd.Wait()
+}
+
+// Version asks the criu at path for its version. Its error wraps ErrNoCRIU if
+// there is no such program, and is an *Error if it does not answer.
+func Version(path string) (Release, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), versionTimeout)
+	defer cancel()
+	var out bytes.Buffer
+	err := execute(ctx, path, &out, nil, "--version")
+	switch {
+	case notThere(err):
+		return Release{}, fmt.Errorf("%w (looked for %s)", ErrNoCRIU, path)
+	case err != nil && ctx.Err() != nil:
+		return Release{}, noAnswer("--version", versionTimeout, "")
+	case err != nil:
 		return Release{}, &Error{Op: "--version", err: fmt.Errorf("%s: %w", path, err)}
 	}
-	m := versionLine().FindSubmatch(out)
+	m := versionLine().FindSubmatch(out.Bytes())
 	if m == nil {
 		return Release{}, &Error{Op: "--version", err: fmt.Errorf("%s does not name a version of CRIU", path)}
 	}
@@ -121,14 +152,19 @@ func notThere(err error) bool {
 // Check has the criu at path try out what it needs of the kernel. Its error is
 // an *Error with CRIU's complaints and no log.
 func Check(ctx context.Context, path string) error {
-	out, err := exec.CommandContext(ctx, path, "check", "--unprivileged").CombinedOutput()
+	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, errNoAnswer)
+	defer cancel()
+	var out bytes.Buffer
+	err := execute(ctx, path, &out, &out, "check", "--unprivileged")
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(context.Cause(ctx), errNoAnswer):
+		return noAnswer("check", checkTimeout, "")
 	case ctx.Err() != nil:
 		return fmt.Errorf("criu check: %w", context.Cause(ctx))
 	case notThere(err):
 		return fmt.Errorf("%w (looked for %s)", ErrNoCRIU, path)
 	}
-	return &Error{Op: "check", Lines: errorLines(out), err: err}
+	return &Error{Op: "check", Lines: errorLines(out.Bytes()), err: err}
 }

@@ -60,6 +60,10 @@ var hints = []struct {
 		lazily(`No such process`), syscall.ESRCH,
 		"the process ended while it was being dumped: somebody may have killed it, or the kernel for want of memory (see dmesg); try again",
 	},
+	{ // noAnswer
+		lazily(`^no answer after`), 0,
+		"see how far CRIU came in its log, if there is one; if the machine or its disk is busy just now, try again later",
+	},
 	{ // Dump
 		lazily(`^process \d+ is not stopped`), 0,
 		"somebody may have let the process go on (SIGCONT); try again",

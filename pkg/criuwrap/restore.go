@@ -7,7 +7,6 @@ import (
 	"os"
 	"syscall"
 
-	criu "github.com/checkpoint-restore/go-criu/v7"
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
 	"google.golang.org/protobuf/proto"
 )
@@ -59,9 +58,10 @@ func Restore(ctx context.Context, o RestoreOptions) (int, error) {
 			Lines: []string{fmt.Sprintf("process %d exists", pid)},
 		}
 	}
-	var got pidOf
+	got := 0
 	r := request{
 		op:        "restore",
+		kind:      rpc.CriuReqType_RESTORE,
 		criu:      o.CRIU,
 		imagesDir: o.ImagesDir,
 		workDir:   o.WorkDir,
@@ -69,17 +69,20 @@ func Restore(ctx context.Context, o RestoreOptions) (int, error) {
 			RstSibling: proto.Bool(o.Sibling),
 			ShellJob:   proto.Bool(o.ShellJob),
 		},
-		do: func(c *criu.Criu, opts *rpc.CriuOpts) error { return c.Restore(opts, &got) },
+		restored: func(pid int) { got = pid },
 	}
 	if o.Sibling {
 		r.undo = func() { killChild(pid) }
 	}
-	got.pid, err = restore(ctx, &r, &got, o)
+	err = restore(ctx, &r, &got, o)
 	if err != nil && o.Sibling {
 		killChild(pid)
 		reapChild(pid)
 	}
-	return got.pid, err
+	if err != nil {
+		return 0, err
+	}
+	return got, nil
 }
 
 // killChild kills a process if it is a child of this one.
@@ -116,55 +119,28 @@ func enoughFiles() error {
 	return fmt.Errorf("criu restore: CRIU needs %d descriptors, and %d are allowed (RLIMIT_NOFILE): %w", restoreFiles, limit.Cur, syscall.EMFILE)
 }
 
-func restore(ctx context.Context, r *request, got *pidOf, o RestoreOptions) (int, error) {
+// restore makes the request; got is the pid that CRIU tells.
+func restore(ctx context.Context, r *request, got *int, o RestoreOptions) error {
 	if err := enoughFiles(); err != nil {
-		return 0, err
+		return err
 	}
 	for _, in := range o.Inherit {
-		fd, err := dupInheritable(in.File)
-		if err != nil {
-			return 0, fmt.Errorf("criu restore: hand on %s: %w", in.Key, err)
-		}
-		defer syscall.Close(fd)
 		r.opts.InheritFd = append(r.opts.InheritFd, &rpc.InheritFd{
 			Key: proto.String(in.Key),
-			Fd:  proto.Int32(int32(fd)),
+			Fd:  proto.Int32(int32(firstFile + len(r.files))),
 		})
+		r.files = append(r.files, in.File)
 	}
 	if err := r.run(ctx); err != nil {
-		return 0, err
+		return err
 	}
-	if got.pid <= 0 {
-		return 0, errors.New("criu restore: CRIU did not tell the pid")
+	if *got <= 0 {
+		return errors.New("criu restore: CRIU did not tell the pid")
 	}
 	if !o.Stopped {
-		if err := syscall.Kill(got.pid, syscall.SIGCONT); err != nil {
-			return 0, fmt.Errorf("criu restore: continue %d: %w", got.pid, err)
+		if err := syscall.Kill(*got, syscall.SIGCONT); err != nil {
+			return fmt.Errorf("criu restore: continue %d: %w", *got, err)
 		}
 	}
-	return got.pid, nil
-}
-
-// dupInheritable copies a descriptor without FD_CLOEXEC: CRIU knows an
-// inherited file by the number that both processes have for it.
-func dupInheritable(f *os.File) (fd int, err error) {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	if ctlErr := raw.Control(func(old uintptr) { fd, err = syscall.Dup(int(old)) }); ctlErr != nil {
-		return -1, ctlErr
-	}
-	return fd, err
-}
-
-// pidOf takes the pid from the notification in which alone go-criu gives it.
-type pidOf struct {
-	criu.NoNotify
-	pid int
-}
-
-func (p *pidOf) PostRestore(pid int32) error {
-	p.pid = int(pid)
 	return nil
 }

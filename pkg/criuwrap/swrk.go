@@ -1,7 +1,6 @@
 package criuwrap
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,34 +8,54 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"slices"
-	"sync"
+	"strconv"
 	"syscall"
+	"time"
 
-	criu "github.com/checkpoint-restore/go-criu/v7"
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
+
+// answerTimeout is how long CRIU may take for one request, from its start to its end. A
+// dump takes 10 ms, and of the largest image that add makes by default some seconds on
+// a slow disk. It is a variable for the tests.
+var answerTimeout = 2 * time.Minute
+
+// errNoAnswer is why a request ended whose time was up.
+var errNoAnswer = errors.New("no answer in time")
+
+// noAnswer is the Error of a CRIU that was killed because its time was up. The log is
+// "" where there is none.
+func noAnswer(op string, after time.Duration, log string) *Error {
+	if _, err := os.Stat(log); err != nil {
+		log = ""
+	}
+	return &Error{Op: op, Errno: syscall.ETIMEDOUT, Log: log, Lines: []string{fmt.Sprintf("no answer after %v", after)}}
+}
 
 // request is what a dump and a restore have in common.
 type request struct {
 	op        string
+	kind      rpc.CriuReqType
 	criu      string // path of the program, "" for what Find finds
 	imagesDir string
 	workDir   string
 	opts      *rpc.CriuOpts
+	files     []*os.File // that CRIU inherits, from descriptor firstFile on
 
-	// do makes the request, when CRIU runs.
-	do func(c *criu.Criu, opts *rpc.CriuOpts) error
+	// restored, unless nil, is told the pid of a restored process.
+	restored func(pid int)
 
 	// undo, unless nil, ends what a CRIU that is being killed leaves behind
 	// outside of its own children.
 	undo func()
 }
 
-// run starts CRIU, makes the request, and waits until CRIU has ended. When ctx
-// is done CRIU is killed.
+// run starts CRIU, makes the request, and waits until CRIU has ended. When ctx or the
+// time (answerTimeout) ends CRIU is killed.
 //
 // When this process is killed CRIU goes on to the end of its request, finds the
 // socket closed, and ends: 1 to 25 ms later in 12 tries with kill -9.
@@ -68,39 +87,35 @@ func (r *request) run(ctx context.Context) error {
 	mode := rpc.CriuCgMode_IGNORE
 	r.opts.ManageCgroups = proto.Bool(true)
 	r.opts.ManageCgroupsMode = &mode
+	log = filepath.Join(r.workDir, log)
 
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("criu %s: %w", r.op, context.Cause(ctx))
 	}
-	c, child, err := start(path)
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+	defer cancel()
+	s, err := start(path, r.files)
 	if err != nil {
 		return err
 	}
-	killed := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(killed)
-		killTree(child)
-		if r.undo != nil {
-			r.undo()
-		}
-	})
-	err = r.do(c, r.opts)
-	if !stop() {
-		<-killed // before its pid becomes free
-	}
-	ended := c.Cleanup()
+	err = s.answer(ctx, r)
+	_ = s.socket.Close()
+	// CRIU answers before it ends.
+	waitEnd(ctx, s.cmd.Process.Pid)
+	ended := s.cmd.Wait()
 	switch {
 	case err == nil:
-		// CRIU answers before it ends, and what it answered counts.
-		return nil
+		return nil // what it answered counts
+	case errors.Is(context.Cause(ctx), errNoAnswer):
+		return noAnswer(r.op, answerTimeout, log)
 	case ctx.Err() != nil:
 		return fmt.Errorf("criu %s: %w", r.op, context.Cause(ctx))
 	case killedBy(ended, syscall.SIGXFSZ): // setrlimit(2), RLIMIT_FSIZE
-		return &Error{Op: r.op, Errno: syscall.EFBIG, Log: filepath.Join(r.workDir, log), err: errors.New("a file has reached the limit of file sizes")}
+		return &Error{Op: r.op, Errno: syscall.EFBIG, Log: log, err: errors.New("a file has reached the limit of file sizes")}
 	case errors.Is(err, io.EOF):
 		err = fmt.Errorf("it ended without an answer: %w", errors.Join(ended, io.ErrUnexpectedEOF))
 	}
-	return newError(r.op, filepath.Join(r.workDir, log), err)
+	return newError(r.op, log, err)
 }
 
 // killedBy tells whether a command's end, as Wait tells it, was this signal.
@@ -113,37 +128,139 @@ func killedBy(ended error, sig syscall.Signal) bool {
 	return ok && status.Signaled() && status.Signal() == sig
 }
 
-// start starts `criu swrk`. go-criu does not tell the child's pid, so the
-// children of this thread, of which nobody else can make one meanwhile, are
-// compared before and after.
-func start(path string) (_ *criu.Criu, pid int, _ error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+// A server is a `criu swrk`, which takes one request on a socket
+// (criu/cr-service.c, cr_service_work). go-criu would start it with this process's
+// whole environment, and does not tell its pid.
+type server struct {
+	cmd    *exec.Cmd
+	socket *os.File
+}
 
-	before, err := children()
+// firstFile is the descriptor under which CRIU has the first file that is handed on
+// to it. The one before is its socket (os/exec, Cmd.ExtraFiles).
+const firstFile = 4
+
+// start starts CRIU. It does not see this process's environment, only that of
+// environment.
+func start(path string, files []*os.File) (*server, error) {
+	fds, err := syscall.Socketpair(syscall.AF_LOCAL, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, 0, err
+		return nil, &Error{Op: "start", err: fmt.Errorf("make a socket: %w", err)}
 	}
-	c := criu.MakeCriu()
-	c.SetCriuPath(path)
-	if err := withoutBreakpoints(c.Prepare); err != nil {
+	theirs := os.NewFile(uintptr(fds[1]), "criu's end")
+	defer theirs.Close()
+	// Else a read could not be interrupted (os.NewFile).
+	err = syscall.SetNonblock(fds[0], true)
+	s := &server{socket: os.NewFile(uintptr(fds[0]), "criu"), cmd: exec.Command(path, "swrk", strconv.Itoa(firstFile-1))}
+	s.cmd.Env = environment()
+	s.cmd.ExtraFiles = append([]*os.File{theirs}, files...)
+	if err == nil {
+		err = s.cmd.Start()
+	}
+	if err != nil {
+		s.socket.Close()
 		if notThere(err) {
-			return nil, 0, fmt.Errorf("%w (looked for %s)", ErrNoCRIU, path)
+			return nil, fmt.Errorf("%w (looked for %s)", ErrNoCRIU, path)
 		}
-		return nil, 0, &Error{Op: "start", err: err}
+		return nil, &Error{Op: "start", err: err}
 	}
-	after, err := children()
-	if err != nil {
-		c.Cleanup()
-		return nil, 0, err
-	}
-	for _, pid := range after {
-		if !slices.Contains(before, pid) {
-			return c, pid, nil
+	return s, nil
+}
+
+// answer makes the request and returns when it is answered. When ctx ends CRIU is
+// killed.
+func (s *server) answer(ctx context.Context, r *request) error {
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(killed)
+		killTree(s.cmd.Process.Pid)
+		if r.undo != nil {
+			r.undo()
 		}
+		// What has left the tree may hold CRIU's end of the socket.
+		_ = s.socket.SetDeadline(time.Now())
+	})
+	err := s.ask(r)
+	if !stop() {
+		<-killed
 	}
-	err = cmp.Or(c.Cleanup(), io.ErrUnexpectedEOF)
-	return nil, 0, &Error{Op: "start", err: fmt.Errorf("it ended at once: %w", err)}
+	return err
+}
+
+// waitEnd waits until a child has ended, and leaves it to be waited for, so that its pid
+// is still its own. When ctx ends it is killed with all that it has started.
+func waitEnd(ctx context.Context, pid int) {
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(killed)
+		killTree(pid)
+	})
+	_ = linux.EINTR(func() error {
+		return unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+	})
+	if !stop() {
+		<-killed
+	}
+}
+
+// ask makes the request and returns when it is answered. The error is io.EOF if CRIU
+// closes the socket instead.
+func (s *server) ask(r *request) error {
+	if r.restored != nil {
+		r.opts.NotifyScripts = proto.Bool(true)
+	}
+	message := &rpc.CriuReq{Type: &r.kind, Opts: r.opts}
+	for {
+		raw, err := proto.Marshal(message)
+		if err != nil {
+			return err
+		}
+		switch _, err = s.socket.Write(raw); {
+		case errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET):
+			return io.EOF
+		case err != nil:
+			return err
+		}
+		answer := make([]byte, maxAnswer)
+		n, err := s.socket.Read(answer)
+		if errors.Is(err, syscall.ECONNRESET) {
+			return io.EOF
+		}
+		if err != nil {
+			return err
+		}
+		var resp rpc.CriuResp
+		if err := proto.Unmarshal(answer[:n], &resp); err != nil {
+			return fmt.Errorf("read its answer: %w", err)
+		}
+		switch kind := resp.GetType(); {
+		case !resp.GetSuccess():
+			return &refused{errno: syscall.Errno(resp.GetCrErrno()), message: resp.GetCrErrmsg()}
+		case kind == r.kind:
+			return nil
+		case kind != rpc.CriuReqType_NOTIFY:
+			return fmt.Errorf("it answered something else (%v)", kind)
+		}
+		if note := resp.GetNotify(); note.GetScript() == "post-restore" && r.restored != nil {
+			r.restored(int(note.GetPid()))
+		}
+		kind := rpc.CriuReqType_NOTIFY
+		message = &rpc.CriuReq{Type: &kind, NotifySuccess: proto.Bool(true)}
+	}
+}
+
+// maxAnswer bounds one of CRIU's answers, in bytes: some numbers, and at most one
+// message of errors (criu/cr-errno.c).
+const maxAnswer = 8192
+
+// refused is a request that CRIU has answered with its failure.
+type refused struct {
+	errno   syscall.Errno
+	message string
+}
+
+func (e *refused) Error() string {
+	return fmt.Sprintf("operation failed (msg:%s err:%d)", e.message, int(e.errno))
 }
 
 // breakpointFault is the number of CRIU's "fault" in which it does without hardware
@@ -154,30 +271,24 @@ func start(path string) (_ *criu.Criu, pid int, _ error) {
 // (criu/kerndat.c, kerndat_breakpoints).
 const breakpointFault = "130"
 
-// faultVariable is where CRIU looks for it. go-criu starts CRIU with this process's
-// environment, so it stands there for that moment.
+// faultVariable is where CRIU looks for it. Whoever tests CRIU sets it.
 const faultVariable = "CRIU_FAULT"
 
-var environment sync.Mutex
-
-func withoutBreakpoints(start func() error) error {
-	environment.Lock()
-	defer environment.Unlock()
-	if _, set := os.LookupEnv(faultVariable); set {
-		return start() // somebody tests CRIU
+// environment is all of the environment that CRIU is started with. CRIU executes what
+// a configuration file names (action-script), which it looks for in $HOME/.criu and
+// $CRIU_CONFIG_FILE (criu/config.c, parse_config), loads plugins from $CRIU_LIBS_DIR
+// (criu/plugin.c, cr_plugin_init), and in unprivileged mode believes what
+// $XDG_RUNTIME_DIR/criu.kdat says of the kernel (criu/kerndat.c,
+// get_kerndat_filename). All of that would be done as root by a root that has kept a
+// user's environment (sudo -E). The machine's own ConfigFile is read.
+func environment() []string {
+	fault := breakpointFault
+	if set, ok := os.LookupEnv(faultVariable); ok {
+		fault = set
 	}
-	if err := os.Setenv(faultVariable, breakpointFault); err != nil {
-		return err
+	return []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME=/nonexistent",
+		faultVariable + "=" + fault,
 	}
-	defer os.Unsetenv(faultVariable)
-	return start()
-}
-
-// children lists the pids of the calling thread's children.
-func children() ([]int, error) {
-	pids, err := readChildren("/proc/thread-self/children")
-	if err != nil {
-		return nil, &Error{Op: "start", err: fmt.Errorf("find its process: %w", err)}
-	}
-	return pids, nil
 }

@@ -1,7 +1,6 @@
 package linkstop
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -68,15 +67,15 @@ func (t *Template) Detach() error {
 	return nil
 }
 
-// Reap waits until the template has been killed, by CRIU after the dump, and
-// says how it ended. If ctx ends first it kills the template itself.
-func (t *Template) Reap(ctx context.Context) (unix.WaitStatus, error) {
+// Reap kills the template after its dump and says how it ended. As a rule CRIU has killed
+// it, but its configuration may say otherwise (leave-running, leave-stopped).
+func (t *Template) Reap() (unix.WaitStatus, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ended {
 		return 0, errors.New("reap: the template is gone")
 	}
-	defer context.AfterFunc(ctx, t.tracer.kill)()
+	t.tracer.kill()
 	var ws unix.WaitStatus
 	err := t.tracer.do(func() error {
 		for {
@@ -93,9 +92,6 @@ func (t *Template) Reap(ctx context.Context) (unix.WaitStatus, error) {
 	})
 	t.tracer.end()
 	t.ended = true
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
 	return ws, err
 }
 

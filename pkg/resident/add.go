@@ -365,7 +365,7 @@ func mappedFiles(maps []linux.Mapping) []string {
 	return paths
 }
 
-// dump has CRIU write the template's image into the staging folder; it kills
+// dump has CRIU write the template's image into the staging folder, and ends
 // the template. CRIU's log is kept only if it failed.
 func (a *adding) dump(ctx context.Context) error {
 	if err := a.template.Detach(); err != nil {
@@ -382,7 +382,7 @@ func (a *adding) dump(ctx context.Context) error {
 	if err != nil {
 		return keepLog(work, err)
 	}
-	if _, err := a.template.Reap(ctx); err != nil {
+	if _, err := a.template.Reap(); err != nil {
 		return err
 	}
 	if err := a.expose(); err != nil {

@@ -57,6 +57,10 @@ func (d *doctor) criu(ctx context.Context) (path string, ok bool) {
 		return "", false
 	}
 	d.ok(AreaCRIU, "program", fmt.Sprintf("%v (%s)", v, path))
+	if _, err := os.Lstat(criuwrap.ConfigFile); err == nil {
+		d.note(AreaCRIU, "configuration", criuwrap.ConfigFile+" is there, and CRIU obeys it when residentctl starts it too",
+			"remove what a dump should not do, such as action-script")
+	}
 	if err := criuwrap.MayDump(path); err != nil {
 		d.note(AreaCRIU, "for this user", "what is resident starts, and nothing can be added: "+err.Error(), hintOf(err))
 		return path, false
