@@ -160,7 +160,8 @@ func pokeDebug(pid int, dr0, dr7 uint64) error {
 	return nil
 }
 
-// runTo lets the breakpoint's process run until it is there.
+// runTo lets the breakpoint's process run until it is there. Where it has a filter, a
+// call that a recorder refuses is refused.
 func (t *tracer) runTo(b *breakpoint) error {
 	sig := 0
 	for {
@@ -170,6 +171,12 @@ func (t *tracer) runTo(b *breakpoint) error {
 		}
 		switch event(ws) {
 		case 0:
+		case unix.PTRACE_EVENT_SECCOMP:
+			if err := t.filtered(b.pid); err != nil {
+				return err
+			}
+			sig = 0
+			continue
 		case unix.PTRACE_EVENT_EXEC:
 			return ErrStartedNormally
 		default:

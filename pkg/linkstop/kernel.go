@@ -37,6 +37,7 @@ var kernelTests = []struct {
 }{
 	{"ptrace", false, (*guinea).ptraced, "no program can be made resident here: allow ptrace (kernel.yama.ptrace_scope, the container's seccomp filter)"},
 	{"hardware breakpoints", true, (*guinea).breakpoint, "breakpoints are written into the program's text instead, which costs one copied page a template"},
+	{"system call filters", false, (*guinea).filters, "no program can be made resident here: a kernel with CONFIG_SECCOMP_FILTER is needed, and a container that allows seccomp(2)"},
 	{"close_range", false, (*guinea).closeRange, "the kernel is too old: Linux 5.9 or newer is needed"},
 	{"MAP_FIXED_NOREPLACE", false, (*guinea).noReplace, "the kernel is too old (before Linux 4.17) or filters mmap: resident starts would be refused"},
 	{"moving the vDSO", false, (*guinea).moveVDSO, "the kernel forbids mremap of the vDSO (mseal, a seccomp filter): every start will be a normal one"},
@@ -135,6 +136,10 @@ func (g *guinea) ptraced() (string, error) {
 
 func (g *guinea) breakpoint() (string, error) {
 	return "a child stopped at one", g.tryDebugRegister(g.pid)
+}
+
+func (g *guinea) filters() (string, error) {
+	return "a child made one for itself", g.filter(g.pid, g.insn, g.regs.Rsp)
 }
 
 func (g *guinea) closeRange() (string, error) {

@@ -149,6 +149,9 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	if err != nil {
 		return err
 	}
+	if err := tr.filter(twin, insn, twinStack.SP); err != nil {
+		return err
+	}
 
 	binder := 0
 	if t.Point == StopLinked { // musl binds nothing lazily
@@ -158,7 +161,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	}
 
 	// Run both. The template's calls are recorded; the twin only has to get
-	// there.
+	// there, and may call nothing that the template may not.
 	r := &recorder{pid: pid, allow: opts.Allow}
 	soft := opts.SoftBreakpoint || first.soft
 	b, err := setBreakpoint(pid, t.StopIP, soft)

@@ -1,6 +1,7 @@
 package linkstop
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -14,6 +15,9 @@ import (
 // A TimedStart is one way to start a program.
 type TimedStart struct {
 	Path string // is executed with itself as its only argument and no environment
+	// Filtered: code of the program's runs (its dynamic linker, IFUNC resolvers), which
+	// may make no system call that Stop refuses for what it does, nor execute anything.
+	Filtered bool
 	// Until gives the address at which the start is over, from the auxiliary
 	// vector of the new process. Either it is in what the kernel maps for the
 	// exec, or nothing ever stands there (plan.Nowhere).
@@ -38,8 +42,7 @@ type TimeOptions struct {
 }
 
 // TimeStarts starts programs in turn, again and again, and says how long each
-// start took, from its execve(2) to the instruction at which it is over;
-// nothing of the program's own code runs. Each start is made by a fresh process
+// start took, from its execve(2) to the instruction at which it is over. Each start is made by a fresh process
 // of the program donor, which should be small, since the kernel takes its
 // memory away within the measured time.
 //
@@ -95,10 +98,14 @@ func (t *tracer) timeStart(donor string, s TimedStart, null uintptr) (time.Durat
 		return 0, err
 	}
 	defer t.discard(pid)
-	if err := letLauncher(pid); err != nil {
+	if err := t.aimExec(pid, s.Filtered); err != nil {
 		return 0, err
 	}
-	if err := t.aimExec(pid); err != nil {
+	if s.Filtered { // the filter stops it at the execve
+		if ws, err := t.cont(pid, 0); err != nil || event(ws) != unix.PTRACE_EVENT_SECCOMP {
+			return 0, cmp.Or(err, fmt.Errorf("execute it: stopped by %s", unix.SignalName(ws.StopSignal())))
+		}
+	} else if err := letLauncher(pid); err != nil {
 		return 0, err
 	}
 	began := time.Now()
@@ -133,8 +140,8 @@ func (t *tracer) timeStart(donor string, s TimedStart, null uintptr) (time.Durat
 }
 
 // aimExec has a process at its exec stop call execve(2) next, on the path that
-// is its first argument.
-func (t *tracer) aimExec(pid int) error {
+// is its first argument, under a filter if filtered.
+func (t *tracer) aimExec(pid int, filtered bool) error {
 	regs, err := t.regs64(pid)
 	if err != nil {
 		return err
@@ -150,6 +157,11 @@ func (t *tracer) aimExec(pid int) error {
 	insn, err := findSyscall(pid, maps)
 	if err != nil {
 		return err
+	}
+	if filtered {
+		if err := t.filter(pid, insn, stack.SP); err != nil {
+			return err
+		}
 	}
 	regs.Rip, regs.Rax, regs.Orig_rax = insn, unix.SYS_EXECVE, ^uint64(0)
 	regs.Rdi, regs.Rsi, regs.Rdx = leWord(block[stack.Argv-stack.SP:]), stack.Argv, stack.Envp

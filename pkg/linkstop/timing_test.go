@@ -3,6 +3,8 @@ package linkstop
 import (
 	"context"
 	"errors"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -65,5 +67,52 @@ func TestTimeStartsEnds(t *testing.T) {
 	defer cancel()
 	if _, err := TimeStarts(ctx, donor, entry, TimeOptions{Rounds: 1 << 30, Budget: time.Hour}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("without end: %v", err)
+	}
+}
+
+// What a resolver does in a timed start is refused before it is done.
+func TestTimeStartsRefusesCalls(t *testing.T) {
+	donor, dir := build(t, hello, "-static"), t.TempDir()
+	kept := dir + "/kept"
+	for _, tc := range []struct{ name, body, want string }{
+		{"opens a file for writing", `r(2, (long)"` + dir + `/new", 0101, 0600, 0, 0);`, "for writing"},
+		{"creates a file by openat", `r(257, -100, (long)"` + dir + `/new", 0100, 0600, 0);`, "for writing"},
+		{"opens by openat2 for writing", `zeros[0] = 0101; zeros[1] = 0600; r(437, -100, (long)"` + dir + `/new", (long)zeros, 24, 0);`, "for writing"},
+		{"truncates a file", `r(76, (long)"` + kept + `", 0, 0, 0, 0);`, "calls system call number 76,"},
+		{"truncates a file by open", `r(2, (long)"` + kept + `", 01000, 0, 0, 0);`, "for writing"},
+		{"makes a folder", `r(83, (long)"` + dir + `/new", 0700, 0, 0, 0);`, "calls system call number 83,"},
+		{"removes a file", `r(87, (long)"` + kept + `", 0, 0, 0, 0);`, "calls system call number 87,"},
+		{"forks", "r(57, 0, 0, 0, 0, 0);", "calls fork,"},
+		{"executes", `r(59, (long)"/bin/true", (long)zeros, (long)zeros, 0, 0);`, "calls execve,"},
+		{"maps a shared file", `long fd = r(2, (long)"` + kept + `", 0, 0, 0, 0); r(9, 0, 4096, 1, 1, fd);`, "maps shared memory"},
+		{"sets a limit", "zeros[1] = 8; r(302, 0, 3, (long)zeros, 0, 0);", "sets a resource limit"},
+		{"writes to standard output", `r(1, 1, (long)"hello", 5, 0, 0);`, "writes to a file"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			noChildren(t)
+			if err := os.WriteFile(kept, []byte("kept"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			program := resolving(t, tc.body)
+			entry := func(a linux.Auxv) uint64 { return a.Value(linux.ATEntry) }
+			_, err := TimeStarts(t.Context(), donor, []TimedStart{{Path: program, Until: entry, Filtered: true}}, TimeOptions{Rounds: 1, Least: 1})
+			var refusal *Refusal
+			if !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, tc.want) {
+				t.Errorf("got %v, want a refusal about %q", err, tc.want)
+			}
+			if text, err := os.ReadFile(kept); err != nil || string(text) != "kept" {
+				t.Errorf("the file is %q, %v", text, err)
+			}
+			if _, err := os.Stat(dir + "/new"); !errors.Is(err, os.ErrNotExist) {
+				t.Error("something new is there")
+			}
+		})
+	}
+	// What a dynamic linker does all the time, and a message of its own.
+	for _, body := range []string{"", `r(1, 2, (long)"hello", 5, 0, 0);`, `long fd = r(2, (long)"` + kept + `", 0, 0, 0, 0); r(0, fd, (long)page, 4, 0, 0); r(3, fd, 0, 0, 0, 0);`} {
+		entry := func(a linux.Auxv) uint64 { return a.Value(linux.ATEntry) }
+		if _, err := TimeStarts(t.Context(), donor, []TimedStart{{Path: resolving(t, body), Until: entry, Filtered: true}}, TimeOptions{Rounds: 1, Least: 1}); err != nil {
+			t.Errorf("%q: %v", body, err)
+		}
 	}
 }

@@ -91,7 +91,7 @@ func (a *adding) gate(ctx context.Context, launcherFile string) error {
 // also what the measured processes are made from.
 func (a *adding) time(ctx context.Context, launcherFile string, least int, budget time.Duration) (*registry.Timing, error) {
 	took, err := linkstop.TimeStarts(ctx, launcherFile, []linkstop.TimedStart{
-		{Path: a.program.Path, Until: a.template.Linked()},
+		{Path: a.program.Path, Until: a.template.Linked(), Filtered: true},
 		{Path: launcherFile, Until: linkstop.At(plan.Nowhere)},
 	}, linkstop.TimeOptions{Rounds: timedStarts, Least: least, Budget: budget})
 	if err != nil {
