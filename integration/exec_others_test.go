@@ -88,7 +88,7 @@ func TestExecDropsCapabilities(t *testing.T) {
 	alice, _ := newAccounts(t)
 	for _, strict := range []string{"-q", "--strict"} {
 		r := finish(t, alice.exec(t, "unshare", "--user", "--map-current-user", "--keep-caps", "--mount",
-			residentctl(t), "exec", strict, "--inside", "/nowhere/from", "--inside", "/nowhere/to", "--", "grep", "-E", "Cap(Inh|Prm|Eff|Amb)", "/proc/self/status"))
+			residentctl(t), "exec", strict, "--inside", "0-0:/nowhere/from", "--inside", "0-0:/nowhere/to", "--", "grep", "-E", "Cap(Inh|Prm|Eff|Amb)", "/proc/self/status"))
 		if strict == "--strict" && r.code != 125 || !strings.Contains(r.stderr, "mount /nowhere/from over /nowhere/to") {
 			t.Errorf("%s: %v", strict, r)
 		}

@@ -175,7 +175,7 @@ nothing is enabled; ` + "`residentctl enable PROGRAM`" + ` does it
 one: disabled for the whole system (DIR/one)
 nothing is enabled; ` + "`residentctl enable PROGRAM`" + ` does it
 == not enabled
-residentctl: error: one: it is not enabled
+residentctl: error: one: it is not enabled in DIR/residentctl
 residentctl: hint: ` + "`residentctl status`" + ` shows what is enabled
 1
 == both ways
@@ -552,7 +552,7 @@ func TestSystemKilled(t *testing.T) {
 			wantLines(t, strings.ReplaceAll(got, "killed\n", ""), `resident start: image
 resident start: image
 nothing is enabled; `+"`residentctl enable PROGRAM`"+` does it
-0 items would go, 0 B would be freed
+0 items would go, 0 B would be freed in `+s.dir+`
 `)
 		})
 	}

@@ -434,7 +434,7 @@ func TestSystemStore(t *testing.T) {
 		t.Errorf("want %s\n%v", want, r)
 	}
 	for _, said := range []string{
-		"error: nothing: no such entry",
+		"error: nothing: no such entry in " + alice.store(),
 		"error: remove /usr/bin/true from the system's store (/var/lib/residentctl): permission denied",
 		"hint: this store is somebody else's",
 	} {

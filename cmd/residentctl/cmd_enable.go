@@ -50,7 +50,7 @@ which does the kernel's work for them (some 15% of a small program's start); so 
 the program itself when its image does not fit. A debugger that starts the program
 sees the launcher first: attach to it, or disable it meanwhile. An exec by a
 descriptor that is close-on-exec (fexecve) fails, as that of a script does, for the
-program and for others of its first bytes.`,
+program and for others of its first bytes. Linux 5.15 or newer is needed.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "shim", Usage: "by a link in a folder of PATH; this is the default", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "system", Usage: "for the whole system, by binfmt_misc; for root", Destination: &system, DisableDefaultText: true},
@@ -313,7 +313,11 @@ func runDisable(ctx context.Context, g *globals, which disabling, m *resident.Ma
 		now, err := which.disable(ctx, m, name)
 		done = append(done, now...)
 		if err != nil {
-			err = fmt.Errorf("%s: %w", name, err)
+			where := ""
+			if errors.Is(err, resident.ErrNotEnabled) {
+				where = " in " + m.Dir()
+			}
+			err = fmt.Errorf("%s: %w%s", name, err, where)
 			if len(names) == 1 || hopeless(err) {
 				fatal = err
 				break

@@ -46,6 +46,7 @@ cron for instance, refresh comes first: "residentctl refresh; residentctl gc".`,
 
 // collector is what runGC needs of a resident.Manager.
 type collector interface {
+	Dir() string
 	PlanGC(ctx context.Context) (*resident.GCPlan, error)
 	GC(ctx context.Context, p *resident.GCPlan) (*resident.GCResult, error)
 }
@@ -59,7 +60,7 @@ func runGC(ctx context.Context, g *globals, m collector, dryRun bool) error {
 	case err != nil:
 		return &storeError{err}
 	case dryRun:
-		return printPlan(g, plan)
+		return printPlan(g, plan, m.Dir())
 	}
 	done, err := m.GC(ctx, plan)
 	if ctx.Err() != nil {
@@ -67,28 +68,28 @@ func runGC(ctx context.Context, g *globals, m collector, dryRun bool) error {
 	} else if err != nil {
 		err = &storeError{err}
 	}
-	return errors.Join(printCollected(g, done), err)
+	return errors.Join(printCollected(g, done, m.Dir()), err)
 }
 
-func printPlan(g *globals, p *resident.GCPlan) error {
+func printPlan(g *globals, p *resident.GCPlan, dir string) error {
 	if g.format == formatJSON {
 		return g.printJSON(p)
 	}
 	if err := printItems(g, p.Items, p.Kept); err != nil {
 		return err
 	}
-	g.printf("%s would go, %s would be freed\n", count(len(p.Items), "item"), formatBytes(p.Bytes))
+	g.printf("%s would go, %s would be freed in %s\n", count(len(p.Items), "item"), formatBytes(p.Bytes), printable(dir))
 	return nil
 }
 
-func printCollected(g *globals, r *resident.GCResult) error {
+func printCollected(g *globals, r *resident.GCResult, dir string) error {
 	if g.format == formatJSON {
 		return g.printJSON(r)
 	}
 	if err := printItems(g, r.Removed, r.Kept); err != nil {
 		return err
 	}
-	g.printf("%s removed, %s freed\n", count(len(r.Removed), "item"), formatBytes(r.Bytes))
+	g.printf("%s removed, %s freed in %s\n", count(len(r.Removed), "item"), formatBytes(r.Bytes), printable(dir))
 	return nil
 }
 

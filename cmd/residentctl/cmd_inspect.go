@@ -44,6 +44,7 @@ program by its id or the beginning of it, its path, or its file's name.`,
 
 // entryStore is what runInspect and runVerify need of a resident.Manager.
 type entryStore interface {
+	Dir() string
 	Entries(queries ...string) ([]registry.Record, error)
 	Inspect(rec registry.Record) (*resident.Inspection, error)
 	Verify(ctx context.Context, rec registry.Record, ref resident.Reference) (*resident.Verified, error)
@@ -62,6 +63,13 @@ func (g *globals) entryStores() ([]entryStore, error) {
 		}
 	}
 	return stores, nil
+}
+
+func dirsOf(stores []entryStore) (dirs []string) {
+	for _, s := range stores {
+		dirs = append(dirs, s.Dir())
+	}
+	return dirs
 }
 
 // located is an entry with the store that it is in.
@@ -101,7 +109,7 @@ func locate(stores []entryStore, queries []string) (all []located, missed unread
 		case missed.rest != nil:
 			return nil, missed, &storeError{missed.rest} // it may be what could not be read
 		default:
-			return nil, missed, fmt.Errorf("%s: %w", q, registry.ErrNotFound)
+			return nil, missed, resident.NotFound(q, dirsOf(stores)...)
 		}
 		if !slices.ContainsFunc(all, func(l located) bool { return l.ID == found.ID }) {
 			all = append(all, found)

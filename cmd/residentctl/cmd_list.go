@@ -8,7 +8,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/resident"
 )
 
@@ -67,6 +66,7 @@ type listed struct {
 func runList(ctx context.Context, g *globals, stores []listedStore, sel resident.Selection, quiet bool) error {
 	var all []listed
 	var missed unread
+	var dirs []string
 	unknown := sel.Queries
 	for _, s := range stores {
 		entries, not, err := s.Select(ctx, sel)
@@ -74,6 +74,7 @@ func runList(ctx context.Context, g *globals, stores []listedStore, sel resident
 		for _, e := range entries {
 			all = append(all, listed{e, s.dir})
 		}
+		dirs = append(dirs, s.dir)
 		// What no store knows is unknown.
 		unknown = slices.DeleteFunc(slices.Clone(unknown), func(q string) bool { return !slices.Contains(not, q) })
 	}
@@ -85,14 +86,14 @@ func runList(ctx context.Context, g *globals, stores []listedStore, sel resident
 	if missed.rest != nil || len(missed.images) > 0 {
 		return missed.end(g, nil, len(all))
 	}
-	return notFound(g, unknown, len(sel.Queries))
+	return notFound(g, unknown, dirs, len(sel.Queries))
 }
 
-// notFound is the error for queries that name nothing, of so many in all.
-func notFound(g *globals, unknown []string, total int) error {
+// notFound is the error for queries that name nothing in these stores, of so many in all.
+func notFound(g *globals, unknown, dirs []string, total int) error {
 	var failures []*report
 	for _, q := range unknown {
-		err := fmt.Errorf("%s: %w", q, registry.ErrNotFound)
+		err := resident.NotFound(q, dirs...)
 		if total == 1 {
 			return err
 		}

@@ -71,7 +71,7 @@ func runRefresh(ctx context.Context, g *globals, m *resident.Manager, opts resid
 	})
 	status.clear()
 	if g.format == formatTable && err == nil && len(results) == 0 {
-		g.printf("%s\n", nothingResident)
+		g.printf("%s\n", nothingResident(m.Dir()))
 	}
 	if g.format == formatJSON {
 		if err := g.printJSON(results); err != nil {

@@ -48,6 +48,7 @@ an image run on.`,
 
 // remover is what removing needs of a resident.Manager.
 type remover interface {
+	Dir() string
 	Remove(ctx context.Context, queries ...string) ([]registry.Record, error)
 	RemoveAll(ctx context.Context) ([]registry.Record, error)
 }
@@ -76,7 +77,7 @@ func runRemove(ctx context.Context, g *globals, m remover, queries []string) err
 func runRemoveAll(ctx context.Context, g *globals, m remover) error {
 	removed, err := m.RemoveAll(ctx)
 	if err == nil && len(removed) == 0 && g.format == formatTable {
-		g.printf("%s\n", nothingResident)
+		g.printf("%s\n", nothingResident(m.Dir()))
 	}
 	return errors.Join(printRemoved(g, removed), err)
 }

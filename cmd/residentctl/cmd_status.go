@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -24,7 +25,8 @@ one without a launcher file, which shells pass over and gc removes.
 
 And it shows what is enabled for the whole system: "resident" and "normal" as above,
 and "off" where the kernel does not know it, after a boot for instance; refresh
-registers that again.`,
+registers that again. What is "elsewhere" is enabled where the kernel has another
+binfmt_misc, as in a container, and left alone here.`,
 		Flags:              []cli.Flag{g.storeFlag(), g.formatFlag()},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitFailed, exitUsage, exitStore),
 		Action: func(c *cli.Context) error {
@@ -85,16 +87,24 @@ func runStatus(ctx context.Context, g *globals, stores []listedStore) error {
 func printStatus(g *globals, all []enabledIn) error {
 	n := 0
 	w := tabwriter.NewWriter(g.out, 0, 8, 2, ' ', 0)
+	where, head := "", ""
 	line := func(name, program, way, state, reason string) {
 		if n++; n == 1 {
-			fmt.Fprintln(w, "NAME\tPROGRAM\tWAY\tSTATE")
+			fmt.Fprintln(w, "NAME\tPROGRAM\tWAY\tSTATE"+head)
 		}
 		if reason != "" {
 			state += ": " + reason
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", printable(name), printable(program), way, printable(state))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s%s\n", printable(name), printable(program), way, printable(state), where)
+	}
+	several := len(all) > 1 && all[1].Store != ""
+	if several {
+		head = "\tSTORE"
 	}
 	for _, s := range all {
+		if several {
+			where = "\t" + printable(cmp.Or(s.Store, "-"))
+		}
 		for _, shim := range s.Shims {
 			line(shim.Name, shim.Program, "shim", string(shim.State), shim.Reason)
 		}

@@ -89,7 +89,7 @@ func runVerify(ctx context.Context, g *globals, stores []entryStore, queries []s
 		return err
 	}
 	if len(records) == 0 && g.format == formatTable {
-		g.printf("%s\n", nothingResident)
+		g.printf("%s\n", nothingResident(dirsOf(stores)...))
 	}
 	results := []verifyResult{}
 	var failures []*report
@@ -106,7 +106,11 @@ func runVerify(ctx context.Context, g *globals, stores []entryStore, queries []s
 			r.Verified = &resident.Verified{ID: rec.ID, Program: rec.Program, Reference: ref}
 			r.Failure = newReport(fmt.Errorf("%s: %w", rec.Program, err))
 		case !v.OK:
-			r.Failure = &report{Error: fmt.Sprintf("%s: not verified: %s", rec.Program, strings.Join(v.Failures, "; ")),
+			where := ""
+			if len(stores) > 1 {
+				where = " in " + rec.store.Dir()
+			}
+			r.Failure = &report{Error: fmt.Sprintf("%s: not verified%s: %s", rec.Program, where, strings.Join(v.Failures, "; ")),
 				Hint: fmt.Sprintf("`residentctl refresh` makes anew what is stale; else `residentctl remove %s` and add it again", shortID(rec.ID)), Code: exitFailed}
 		}
 		results = append(results, r)

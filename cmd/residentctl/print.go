@@ -10,8 +10,15 @@ import (
 // demands of one.
 const shortIDLen = 12
 
-// nothingResident is what commands say that work on every entry, where there is none.
-const nothingResident = "nothing is resident; `residentctl add PROGRAM` does it"
+// nothingResident is what commands say that work on every entry of these stores, where
+// there is none.
+func nothingResident(dirs ...string) string {
+	where := ""
+	if len(dirs) > 0 {
+		where = " in " + printable(strings.Join(dirs, " or "))
+	}
+	return "nothing is resident" + where + "; `residentctl add PROGRAM` does it"
+}
 
 func shortID(id string) string { return id[:min(len(id), shortIDLen)] }
 

@@ -238,7 +238,7 @@ func (d *doctor) openRegistry(s *store.Store) *Manager {
 	if !damaged {
 		d.ok(AreaRegistry, path, "every page, record and index entry fits")
 	}
-	return &Manager{store: s, registry: r}
+	return &Manager{store: s, registry: r, dir: s.Dir()}
 }
 
 // contents compares registry, index, images and launcher files, with the store

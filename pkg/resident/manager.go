@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/residentctl/residentctl/pkg/fingerprint"
@@ -18,12 +20,40 @@ type Manager struct {
 	store    *store.Store
 	registry *registry.Registry // nil where there is no store yet, and if it is foreign
 	foreign  bool               // the registry is another's (OpenToRead)
+	dir      string             // also where there is no store yet
+}
+
+// Dir is the path of the store, also where there is none yet.
+func (m *Manager) Dir() string { return m.dir }
+
+// NotFound is registry.ErrNotFound for a query that was looked for in these stores.
+func NotFound(query string, dirs ...string) error {
+	err := fmt.Errorf("%s: %w", query, registry.ErrNotFound)
+	if len(dirs) > 0 {
+		err = fmt.Errorf("%w in %s", err, strings.Join(dirs, " or "))
+	}
+	return err
 }
 
 // Open opens the store in dir. With create it is made where there is none, the
 // registry too; without, one that is not there is an empty one, and nothing is made
 // or written before there is something to change.
 func Open(dir string, create bool) (*Manager, error) {
+	m, err := openIn(dir, create)
+	if m != nil {
+		m.dir = absolute(dir)
+	}
+	return m, err
+}
+
+func absolute(dir string) string {
+	if abs, err := filepath.Abs(dir); err == nil {
+		return abs
+	}
+	return dir
+}
+
+func openIn(dir string, create bool) (*Manager, error) {
 	if create {
 		s, err := store.Create(dir)
 		if err != nil {
@@ -83,14 +113,15 @@ func (m *Manager) Remove(ctx context.Context, queries ...string) ([]registry.Rec
 			return removed, err
 		}
 		if m.registry == nil {
-			failed = append(failed, fmt.Errorf("%s: %w", q, registry.ErrNotFound))
+			failed = append(failed, NotFound(q, m.dir))
 			continue
 		}
 		rec, err := m.forgetOne(ctx, func() (registry.Record, error) { return m.registry.Find(q) }, true)
-		if errors.Is(err, registry.ErrNotFound) {
-			err = registry.ErrNotFound // where it was looked for says nothing
-		}
-		if err != nil {
+		switch {
+		case errors.Is(err, registry.ErrNotFound):
+			failed = append(failed, NotFound(q, m.dir))
+			continue
+		case err != nil:
 			failed = append(failed, fmt.Errorf("%s: %w", q, err))
 			continue
 		}

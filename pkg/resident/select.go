@@ -21,7 +21,7 @@ import (
 func OpenToRead(dir string) (*Manager, error) {
 	s, err := store.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &Manager{}, nil
+		return &Manager{dir: absolute(dir)}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -29,11 +29,11 @@ func OpenToRead(dir string) (*Manager, error) {
 	r, err := registry.Open(s.RegistryPath(), registry.Options{Existing: true, ReadOnly: true})
 	switch {
 	case errors.Is(err, fs.ErrPermission), err == nil && !s.Writable() && !store.HasRegistry(dir):
-		return &Manager{store: s, foreign: true}, nil
+		return &Manager{store: s, foreign: true, dir: s.Dir()}, nil
 	case errors.Is(err, registry.ErrOlderSchema):
 		return Open(dir, false) // which brings it up to date
 	}
-	return &Manager{store: s, registry: r}, err
+	return &Manager{store: s, registry: r, dir: s.Dir()}, err
 }
 
 // records are all that the caller may see, sorted by program. Beside an error is

@@ -72,7 +72,7 @@ func (m *Manager) Entries(queries ...string) ([]registry.Record, error) {
 		found, _ := choose(all, []string{q})
 		switch {
 		case len(found) == 0:
-			return nil, errors.Join(fmt.Errorf("%s: %w", q, registry.ErrNotFound), unread)
+			return nil, errors.Join(NotFound(q, m.dir), unread)
 		case len(found) > 1:
 			return nil, &registry.AmbiguousError{Query: q, Candidates: found}
 		case !slices.ContainsFunc(named, func(r registry.Record) bool { return r.ID == found[0].ID }):
