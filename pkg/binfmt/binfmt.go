@@ -81,7 +81,15 @@ func Mounted() bool {
 // writes to the file that prctl(PR_SET_MM_EXE_FILE) has set as the process's own
 // (kernel/fork.c, replace_mm_exe_file, since 5.15).
 func Supported() error {
-	if release, err := linux.Kernel(); err == nil && olderThan(release, 5, 15) {
+	release, err := linux.Kernel()
+	if err != nil {
+		return nil
+	}
+	return supported(release)
+}
+
+func supported(release string) error {
+	if olderThan(release, 5, 15) {
 		return &Error{"use binfmt_misc of Linux " + release, ErrTooOld, "enable it by a shim instead (without --system)"}
 	}
 	return nil

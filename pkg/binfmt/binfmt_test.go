@@ -108,6 +108,17 @@ func TestOlderThan(t *testing.T) {
 	}
 }
 
+// TestNeedsLinuxThatDeniesWrites: before Linux 5.15 the file that is set as a process's
+// own could be written to.
+func TestNeedsLinuxThatDeniesWrites(t *testing.T) {
+	for release, want := range map[string]bool{"5.12.0 #1": false, "5.14.21-150500 #1 SMP": false, "5.15.0-rc1": true, "6.1.0-18-amd64": true} {
+		var e *Error
+		if err := supported(release); (err == nil) != want || err != nil && (!errors.Is(err, ErrTooOld) || !errors.As(err, &e) || e.Hint() == "") {
+			t.Errorf("%s: %v", release, err)
+		}
+	}
+}
+
 // TestInstance: each user namespace has another one than the machine, and only those of
 // an earlier boot are known to have ended.
 func TestInstance(t *testing.T) {
