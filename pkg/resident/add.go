@@ -234,7 +234,8 @@ func (a *adding) makeLayout(ctx context.Context) error {
 	// The template stands just after linking, and which of its words belong
 	// to the process is known.
 	a.step("link")
-	if err := a.begin(); err != nil {
+	program, linker, err := a.begin()
+	if err != nil {
 		return err
 	}
 	if a.template, err = linkstop.Stop(ctx, a.program.Path, linkstop.Options{FewTables: fewTables(), Allow: a.allow}); err != nil {
@@ -253,6 +254,9 @@ func (a *adding) makeLayout(ctx context.Context) error {
 	}
 	if changed := a.deps.ChangedSince(began); len(changed) > 0 {
 		return fmt.Errorf("%s %w", changed[0], fingerprint.ErrChanged)
+	}
+	if a.deps.Program.ID != program || a.deps.Linker.ID != linker {
+		return fmt.Errorf("%s, or its dynamic linker, %w", a.program.Path, fingerprint.ErrChanged)
 	}
 
 	if err = a.makeImage(ctx); err != nil && ctx.Err() == nil {

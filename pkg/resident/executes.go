@@ -10,18 +10,20 @@ import (
 )
 
 // begin refuses the program and its dynamic linker before anything of them runs: by
-// the rule about owners, and while they are open for writing.
-func (a *adding) begin() error {
-	for _, path := range []string{a.program.Path, a.program.Interp} {
-		id, err := a.owners.allow(path)
+// the rule about owners, and while they are open for writing. It returns which files
+// they were.
+func (a *adding) begin() (program, linker linux.FileID, err error) {
+	one := func(path string) (linux.FileID, error) {
+		checked, err := a.owners.allow(path)
 		if err != nil {
-			return err
+			return checked, err
 		}
-		if err := refuseWriters(path, path, id); err != nil {
-			return err
-		}
+		return refuseWriters(path, path, checked)
 	}
-	return nil
+	if program, err = one(a.program.Path); err == nil {
+		linker, err = one(a.program.Interp)
+	}
+	return program, linker, err
 }
 
 // allow is linkstop.Allow: what begin does, for what the dynamic linker looks at.
@@ -34,7 +36,7 @@ func (a *adding) allow(path, opened string) error {
 		return nil
 	}
 	var writer *WriterError
-	if err := refuseWriters(opened, path, linux.FileID{}); errors.As(err, &writer) {
+	if _, err := refuseWriters(opened, path, linux.FileID{}); errors.As(err, &writer) {
 		return err
 	}
 	return nil // a file that cannot be opened again says so when it is hashed
@@ -43,7 +45,7 @@ func (a *adding) allow(path, opened string) error {
 // end refuses what is open for writing when the image is about to be published.
 func (a *adding) end() error {
 	for _, f := range append([]fingerprint.File{a.deps.Program, a.deps.Linker}, a.deps.Libraries...) {
-		if err := refuseWriters(f.Path, f.Path, f.ID); err != nil {
+		if _, err := refuseWriters(f.Path, f.Path, f.ID); err != nil {
 			return err
 		}
 	}

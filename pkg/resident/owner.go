@@ -148,7 +148,7 @@ func (w *ownerWalk) run() (id linux.FileID, err error) {
 		}
 	}
 	st, err := fstat(w.dir) // it leads to a directory
-	return linux.FileID{Dev: st.Dev, Ino: st.Ino}, err
+	return idOf(st), err
 }
 
 // step looks at the next component, which is open and becomes the walk's: it goes
@@ -175,8 +175,7 @@ func (w *ownerWalk) step(fd int, at string) (target string, id linux.FileID, err
 		keep = true
 		return "", id, w.enter(fd, at)
 	}
-	id = linux.FileID{Dev: st.Dev, Ino: st.Ino, Size: uint64(st.Size), Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano()}
-	return "", id, w.file(fd, st, at)
+	return "", idOf(st), w.file(fd, st, at)
 }
 
 // open goes into a directory by its name.
@@ -372,6 +371,11 @@ func openPath(dir int, name string, flags int) (fd int, err error) {
 func fstat(fd int) (*unix.Stat_t, error) {
 	var st unix.Stat_t
 	return &st, linux.EINTR(func() error { return unix.Fstat(fd, &st) })
+}
+
+// idOf is linux.IDOf of what fstat returned.
+func idOf(st *unix.Stat_t) linux.FileID {
+	return linux.FileID{Dev: st.Dev, Ino: st.Ino, Size: uint64(st.Size), Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano()}
 }
 
 func readlink(fd int) (string, error) {

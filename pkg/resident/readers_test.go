@@ -7,6 +7,9 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/fingerprint"
 )
 
 func TestRestrict(t *testing.T) {
@@ -159,6 +162,26 @@ func TestLauncherAccess(t *testing.T) {
 		a, err := launcherAccess(file)(tc.path)
 		if err != nil || a.Mode != tc.want {
 			t.Errorf("%o/%o/%o: %s: mode %03o, want %03o, %v", tc.top, tc.in, tc.file, tc.path, a.Mode, tc.want, err)
+		}
+	}
+}
+
+// TestReadersOfWhatIsGone: who could read a file that is gone, or what the kernel
+// shows each user differently, is not known.
+func TestReadersOfWhatIsGone(t *testing.T) {
+	program := fingerprint.File{Path: "/usr/bin/env"}
+	there := []fingerprint.Checked{{Path: "/etc/passwd", ID: linux.FileID{Ino: 1}}, {Path: "/no/such/file"}}
+	for _, tc := range []struct {
+		name string
+		deps fingerprint.Dependencies
+		mode fs.FileMode
+	}{
+		{"what is there, and what never was", fingerprint.Dependencies{Linker: program, Checks: there}, everyone},
+		{"gone", fingerprint.Dependencies{Linker: program, Checks: []fingerprint.Checked{{Path: "/no/such/file", ID: linux.FileID{Ino: 1}}}}, 0},
+		{"the kernel's", fingerprint.Dependencies{Linker: program, OwnerOnly: true}, 0},
+	} {
+		if r, err := readersOf(program.Path, &tc.deps); err != nil || r.mode != tc.mode {
+			t.Errorf("%s: mode %03o, %v; want %03o", tc.name, r.mode, err, tc.mode)
 		}
 	}
 }

@@ -45,38 +45,40 @@ func (e *WriterError) Hint() string {
 // refuseWriters returns a *WriterError if the file at path, which name is shown for,
 // is open for writing. Where the kernel does not say (the file is another user's,
 // EACCES; NFS or FUSE, EINVAL) there is none. A file whose identity is not want, of
-// which a zero inode stands for any, is fingerprint.ErrChanged.
-func refuseWriters(path, name string, want linux.FileID) error {
+// which a zero inode stands for any, is fingerprint.ErrChanged. It returns the file's
+// identity.
+func refuseWriters(path, name string, want linux.FileID) (id linux.FileID, err error) {
 	// Without O_NONBLOCK it would wait for the holder of a write lease.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return err
+		return id, err
 	}
 	defer f.Close()
 	st, err := fstat(int(f.Fd()))
 	if err != nil {
-		return fmt.Errorf("stat %s: %w", name, err)
+		return id, fmt.Errorf("stat %s: %w", name, err)
 	}
-	if want.Ino != 0 && (st.Ino != want.Ino || st.Dev != want.Dev) {
-		return fmt.Errorf("%s %w", name, fingerprint.ErrChanged)
+	id = idOf(st)
+	if want.Ino != 0 && (id.Ino != want.Ino || id.Dev != want.Dev) {
+		return id, fmt.Errorf("%s %w", name, fingerprint.ErrChanged)
 	}
 	// A writer that comes in this moment breaks the lease, for which the kernel sends
 	// SIGIO unless another signal is chosen. SIGURG is ignored by default.
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETSIG, int(unix.SIGURG)); err != nil {
-		return fmt.Errorf("choose the signal of a lease on %s: %w", name, err)
+		return id, fmt.Errorf("choose the signal of a lease on %s: %w", name, err)
 	}
 	err = linux.EINTR(func() error {
 		_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
 		return err
 	})
 	if err == unix.EAGAIN {
-		return &WriterError{name}
+		return id, &WriterError{name}
 	}
 	if err == nil {
 		_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
 		if err != nil {
-			return fmt.Errorf("give back the lease on %s: %w", name, err)
+			return id, fmt.Errorf("give back the lease on %s: %w", name, err)
 		}
 	}
-	return nil
+	return id, nil
 }
