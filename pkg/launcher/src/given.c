@@ -94,9 +94,9 @@ static _Noreturn void load_in_copy(struct caller *c, const struct stat *st)
 	__builtin_unreachable();
 }
 
-/* /proc/self/exe names the program from now on, and nobody can write to its file
- * (kernel/fork.c, replace_mm_exe_file, since Linux 5.15; not 6.11 and 6.12, where no exec
- * denies that). ETXTBSY where somebody still could. */
+/* Make /proc/self/exe name the program, so that no one can write to its file any more
+ * (kernel/fork.c, replace_mm_exe_file, since Linux 5.15; 6.11 and 6.12 deny no writes to
+ * what is executed, in any exec). It fails with ETXTBSY while a writer has it open. */
 static int set_exe(const struct caller *c)
 {
 	u64 now = sys3(SYS_brk, 0, 0, 0);

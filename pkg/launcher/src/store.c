@@ -2,10 +2,12 @@
  * store: always by a descriptor of its directory, which was looked at, so that a name
  * above it that leads elsewhere by now changes nothing. */
 
-/* The directory of one of the stores to look in, NULL where there is none of that
- * number: those of the configuration, or the caller's own, then the system's. Root
- * looks into no store that HOME or XDG_DATA_HOME names: sudo(8) may have left them an
- * ordinary user's. */
+/*
+ * The directory of one of the stores to look in, NULL where there is none of that
+ * number: those of the configuration, or the one that --store names, or the caller's own
+ * and then the system's. Root has no store of its own that HOME or XDG_DATA_HOME would
+ * name: sudo(8) may have left them an ordinary user's.
+ */
 static const char *store_dir(struct caller *c, const struct config *cfg, u32 which, struct text *t)
 {
 	const char *dir;
@@ -81,10 +83,10 @@ static long open_in_store(const struct caller *c, const char *name, u64 flags)
 }
 
 /*
- * Does this user namespace hide root's id? `residentctl exec` has said that root's
- * files show as the overflow uid's. Where that is so the namespace knows one id only
- * (user_namespaces(7), uid_map), which outside of it no namespace does in which users
- * other than the caller could own anything.
+ * Is this still a user namespace in which root's files show as the overflow uid's, as in
+ * the one that `residentctl exec` made? That one maps a single id (user_namespaces(7),
+ * uid_map). In any namespace that maps more, the uid may be a true user's, who can put
+ * files where this linker was copied to.
  */
 static int hides_root(struct caller *c)
 {
