@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -52,13 +53,23 @@ func TestCoreDump(t *testing.T) {
 				if len(core) != 1 {
 					t.Fatalf("%s: cores %q after %v", w.name, core, got)
 				}
-				output, err := exec.Command(gdb, append(gdbBatch, program, core[0], "-ex", "bt", "-ex", "frame function innermost",
+				debugger := exec.Command(gdb, append(gdbBatch, program, core[0], "-ex", "bt", "-ex", "frame function innermost",
 					"-ex", "info locals", "-ex", "print answer", "-ex", "print words", "-ex", "info sharedlibrary",
-					"-ex", "info symbol $pc", "-ex", "x/2i main", "-ex", "print $_siginfo.si_signo")...).CombinedOutput()
-				if err != nil {
-					t.Fatalf("gdb: %v\n%s", err, output)
+					"-ex", "info symbol $pc", "-ex", "x/2i main", "-ex", "print $_siginfo.si_signo")...)
+				var output bytes.Buffer
+				debugger.Stdout, debugger.Stderr = &output, &output
+				begin := debugger.Start
+				if w.begin != nil { // where the core's paths lead to what was mapped
+					begin = func() error { return w.begin(s, u, debugger.Start) }
 				}
-				return got, command{noise: debuggerNoise}.quiet(string(output))
+				err := begin()
+				if err == nil {
+					err = debugger.Wait()
+				}
+				if err != nil {
+					t.Fatalf("gdb: %v\n%s", err, output.String())
+				}
+				return got, command{noise: debuggerNoise}.quiet(output.String())
 			}
 			t.Run(how+", "+u.name, func(t *testing.T) {
 				want, wantSaid := examine(plain)
