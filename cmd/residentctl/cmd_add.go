@@ -14,6 +14,7 @@ import (
 
 func newAddCommand(g *globals) *cli.Command {
 	var opts resident.AddOptions
+	limit := memorySize(resident.DefaultMemoryLimit)
 	return &cli.Command{
 		Name:      "add",
 		Before:    outside,
@@ -54,6 +55,10 @@ the script. That one is made resident.`,
 				Name: "layouts", Value: 1, Destination: &opts.Layouts,
 				Usage: fmt.Sprintf("make `N` images at different addresses, of which a start takes one at random (at most %d)", resident.MaxLayouts),
 			},
+			&cli.GenericFlag{
+				Name: "memory-limit", Value: &limit, DefaultText: limit.String(),
+				Usage: "refuse a program that needs more than `SIZE` (512M, 2G) of memory of its own to be linked, or whose image takes more",
+			},
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate +
@@ -69,6 +74,7 @@ the script. That one is made resident.`,
 			if opts.Layouts < 1 || opts.Layouts > resident.MaxLayouts {
 				return usagef("add", "--layouts must be from 1 to %d", resident.MaxLayouts)
 			}
+			opts.MemoryLimit = uint64(limit)
 			m, err := g.open(true)
 			if err != nil {
 				return err

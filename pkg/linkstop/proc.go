@@ -15,6 +15,8 @@ import (
 type status struct {
 	threads         uint64
 	ignored, caught uint64 // signals, as bit masks
+	own             uint64 // bytes that are no file's (any more): RssAnon and VmSwap
+	data            uint64 // bytes that RLIMIT_DATA counts: VmData
 }
 
 func readStatus(pid int) (s status, err error) {
@@ -33,6 +35,13 @@ func readStatus(pid int) (s status, err error) {
 			s.ignored, err = strconv.ParseUint(value, 16, 64)
 		case "SigCgt":
 			s.caught, err = strconv.ParseUint(value, 16, 64)
+		case "RssAnon", "VmSwap":
+			var kib uint64
+			kib, err = strconv.ParseUint(strings.TrimSuffix(value, " kB"), 10, 64)
+			s.own += kib << 10
+		case "VmData":
+			s.data, err = strconv.ParseUint(strings.TrimSuffix(value, " kB"), 10, 64)
+			s.data <<= 10
 		}
 		if err != nil {
 			return s, fmt.Errorf("read %s: %w", name, err)

@@ -29,6 +29,7 @@ type recorder struct {
 	message []byte
 	mask    uint64 // the signals that were blocked before
 
+	memory uint64  // limitMemory's, or 0
 	placer *placer // chooses where memory is mapped, or nil
 	allow  Allow   // may be nil
 
@@ -305,8 +306,8 @@ func (r *recorder) onExit(result int64) error {
 		r.probes, r.probe = append(r.probes, p), nil
 		return r.allowed(p, result)
 	}
-	if result < 0 {
-		return nil
+	if err := r.onMemory(result); err != nil || result < 0 {
+		return err
 	}
 	switch e := &r.entry; e.nr() {
 	case unix.SYS_ARCH_PRCTL:

@@ -20,6 +20,7 @@ type Layout struct {
 	VDSO linux.PageRange // the vDSO and its data
 
 	StopIP uint64 // the stop point
+	Memory uint64 // as Options have it
 	// What PR_SET_MM_MAP (prctl(2)) describes.
 	StartCode, EndCode, StartData, EndData, StartBrk, Brk uint64
 }
@@ -49,6 +50,9 @@ type Relinked struct {
 // layouts differ, and whoever compares sees it. The parameter allow may refuse a file
 // before it is mapped; it may be nil.
 func Relink(ctx context.Context, path string, l Layout, allow Allow) (*Relinked, error) {
+	if l.Memory == 0 {
+		l.Memory = DefaultMemory
+	}
 	ctx, cancel := withTimeout(ctx, DefaultTimeout, "it is not linked")
 	defer cancel()
 	r := &Relinked{Process: &Process{tracer: newTracer()}}
@@ -82,6 +86,9 @@ func (r *Relinked) relink(path string, l Layout, allow Allow) error {
 	}
 	pid := first.pid
 	r.PID = pid
+	if _, err := limitMemory(pid, l.Memory); err != nil {
+		return err
+	}
 	if err := pinCPU(pid); err != nil {
 		return err
 	}
@@ -93,7 +100,7 @@ func (r *Relinked) relink(path string, l Layout, allow Allow) error {
 	if err != nil {
 		return err
 	}
-	rec := &recorder{pid: pid, placer: p, allow: allow}
+	rec := &recorder{pid: pid, memory: l.Memory, placer: p, allow: allow}
 	b, err := setBreakpoint(pid, l.StopIP, first.soft)
 	if err != nil {
 		return fmt.Errorf("set a breakpoint: %w", err)

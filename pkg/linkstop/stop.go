@@ -20,6 +20,7 @@ const DefaultTimeout = 30 * time.Second
 type Options struct {
 	SoftBreakpoint bool          // INT3 even where there are debug registers
 	Timeout        time.Duration // DefaultTimeout if 0
+	Memory         uint64        // how many bytes of its own it may have; DefaultMemory if 0
 	FewTables      bool          // layouts are taken that need few page tables: see layoutWish
 	Allow          Allow         // may refuse a file before it is mapped; may be nil
 }
@@ -31,6 +32,9 @@ type Options struct {
 func Stop(ctx context.Context, path string, opts Options) (*Template, error) {
 	if opts.Timeout == 0 {
 		opts.Timeout = DefaultTimeout
+	}
+	if opts.Memory == 0 {
+		opts.Memory = DefaultMemory
 	}
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("stop %s after linking: the path is not absolute", path)
@@ -132,6 +136,11 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 		return err
 	}
 
+	unlimit, err := limitMemory(pid, opts.Memory)
+	if err != nil {
+		return err
+	}
+
 	// The twin has to see the same CPU: its number stands in the rseq area,
 	// its APIC id in the linker's CPU features.
 	if err := pinCPU(pid); err != nil {
@@ -162,7 +171,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 
 	// Run both. The template's calls are recorded; the twin only has to get
 	// there, and may call nothing that the template may not.
-	r := &recorder{pid: pid, allow: opts.Allow}
+	r := &recorder{pid: pid, memory: opts.Memory, allow: opts.Allow}
 	soft := opts.SoftBreakpoint || first.soft
 	b, err := setBreakpoint(pid, t.StopIP, soft)
 	if err != nil {
@@ -170,6 +179,9 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	}
 	if err := r.run(tr, b); err != nil {
 		return linkError(path, r.message, err)
+	}
+	if err := checkMemory(pid, opts.Memory); err != nil {
+		return err
 	}
 	twinBreak, err := setBreakpoint(twin, t.StopIP, soft)
 	if err != nil {
@@ -223,6 +235,9 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 		if err := t.bind(binder, soft); err != nil {
 			return err
 		}
+	}
+	if err := unlimit(); err != nil {
+		return err
 	}
 	t.stopped = true
 	return nil

@@ -39,6 +39,7 @@ type TimeOptions struct {
 	Rounds int // at most so many starts each
 	Least  int // and so many even when the budget is used up
 	Budget time.Duration
+	Memory uint64 // as Stop's, of the starts that are filtered
 }
 
 // TimeStarts starts programs in turn, again and again, and says how long each
@@ -53,6 +54,9 @@ type TimeOptions struct {
 func TimeStarts(ctx context.Context, donor string, starts []TimedStart, opts TimeOptions) ([][]time.Duration, error) {
 	ctx, cancel := withTimeout(ctx, DefaultTimeout, "its starts have not been timed")
 	defer cancel()
+	if opts.Memory == 0 {
+		opts.Memory = DefaultMemory
+	}
 	t := newTracer()
 	defer t.end()
 	unwatch := context.AfterFunc(ctx, t.kill)
@@ -74,7 +78,7 @@ func TimeStarts(ctx context.Context, donor string, starts []TimedStart, opts Tim
 				break
 			}
 			for i, s := range starts {
-				d, err := t.timeStart(donor, s, null.Fd())
+				d, err := t.timeStart(donor, s, opts.Memory, null.Fd())
 				if err != nil {
 					return fmt.Errorf("time a start of %s: %w", s.Path, err)
 				}
@@ -92,7 +96,7 @@ func TimeStarts(ctx context.Context, donor string, starts []TimedStart, opts Tim
 	return took, nil
 }
 
-func (t *tracer) timeStart(donor string, s TimedStart, null uintptr) (time.Duration, error) {
+func (t *tracer) timeStart(donor string, s TimedStart, memory uint64, null uintptr) (time.Duration, error) {
 	pid, err := t.start(donor, []string{s.Path}, nil, "/", [3]uintptr{null, null, null})
 	if err != nil {
 		return 0, err
@@ -118,6 +122,11 @@ func (t *tracer) timeStart(donor string, s TimedStart, null uintptr) (time.Durat
 		return 0, fmt.Errorf("execute it: stopped by %s", unix.SignalName(ws.StopSignal()))
 	}
 
+	if s.Filtered {
+		if _, err := limitMemory(pid, memory); err != nil {
+			return 0, err
+		}
+	}
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/auxv", pid))
 	if err != nil {
 		return 0, err

@@ -2,6 +2,7 @@ package resident
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -31,6 +32,7 @@ type AddOptions struct {
 	EvenIfSlower bool              // also if it does not start faster
 	TrustOwner   bool              // also, as root, what other users may change: see OwnerError
 	Layouts      int               // how many layouts to make, of which a start takes one at random; 0 is 1
+	MemoryLimit  uint64            // how many bytes of its own it may have when it is linked, and its image may take; 0 is DefaultMemoryLimit
 	Anew         bool              // also if there is a good image already
 	Step         func(what string) // told each step as it begins; may be nil
 }
@@ -103,6 +105,7 @@ func (m *Manager) addPath(ctx context.Context, path string, opts AddOptions) (*A
 	a := &adding{
 		Manager: m, step: opts.Step, evenIfSlower: opts.EvenIfSlower, layouts: opts.Layouts,
 		trustOwner: opts.TrustOwner, owners: ownersUnless(opts.TrustOwner),
+		memory: cmp.Or(opts.MemoryLimit, DefaultMemoryLimit),
 	}
 	rec, err := a.makeResident(ctx, path)
 	if err != nil {
@@ -140,6 +143,7 @@ type adding struct {
 	layouts      int
 	trustOwner   bool
 	owners       *ownerRule // nil where anyone's files may be executed
+	memory       uint64     // AddOptions' MemoryLimit
 
 	id      string
 	program *elfinfo.File
@@ -238,7 +242,7 @@ func (a *adding) makeLayout(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.template, err = linkstop.Stop(ctx, a.program.Path, linkstop.Options{FewTables: fewTables(), Allow: a.allow}); err != nil {
+	if a.template, err = linkstop.Stop(ctx, a.program.Path, linkstop.Options{FewTables: fewTables(), Allow: a.allow, Memory: a.memory}); err != nil {
 		return err
 	}
 	defer func() { _ = a.template.Kill() }()
@@ -387,6 +391,9 @@ func (a *adding) dump(ctx context.Context) error {
 		return keepLog(work, err)
 	}
 	if _, err := a.template.Reap(); err != nil {
+		return err
+	}
+	if err := a.withinLimit(); err != nil {
 		return err
 	}
 	if err := a.expose(); err != nil {

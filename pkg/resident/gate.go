@@ -93,7 +93,7 @@ func (a *adding) time(ctx context.Context, launcherFile string, least int, budge
 	took, err := linkstop.TimeStarts(ctx, launcherFile, []linkstop.TimedStart{
 		{Path: a.program.Path, Until: a.template.Linked(), Filtered: true},
 		{Path: launcherFile, Until: linkstop.At(plan.Nowhere)},
-	}, linkstop.TimeOptions{Rounds: timedStarts, Least: least, Budget: budget})
+	}, linkstop.TimeOptions{Rounds: timedStarts, Least: least, Budget: budget, Memory: a.memory})
 	if err != nil {
 		return nil, err
 	}

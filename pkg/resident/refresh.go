@@ -34,7 +34,8 @@ type Refreshed struct {
 // until the new one has taken its place. It gives done one result for each
 // entry, and goes on after a failure; the error is of entries that could not be
 // read. The names, the number of layouts, that an entry was wanted although it is
-// slower and that its owner is trusted stay.
+// slower and that its owner is trusted stay. A program may have as much memory as by
+// default, or twice what its image takes if that is more.
 func (m *Manager) Refresh(ctx context.Context, opts RefreshOptions, done func(Refreshed)) error {
 	records, err := m.refreshable(opts.Queries)
 	for _, rec := range records {
@@ -85,7 +86,7 @@ func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts Refresh
 	}
 	added, err := m.Add(ctx, rec.Program, AddOptions{
 		EvenIfSlower: rec.Timing != nil && !faster(rec.Timing),
-		Layouts:      rec.Layouts, Anew: true, Step: opts.Step,
+		Layouts:      rec.Layouts, MemoryLimit: limitOf(rec), Anew: true, Step: opts.Step,
 		TrustOwner: rec.TrustOwner || opts.TrustOwner,
 	})
 	if err != nil {

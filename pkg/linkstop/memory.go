@@ -1,0 +1,77 @@
+package linkstop
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// DefaultMemory is how much memory of its own a program may have when it is linked, in
+// bytes. Programs with hundreds of libraries have 10 MiB; what has more has mostly been
+// touched by a resolver.
+const DefaultMemory = 256 << 20
+
+// mappedFactor is how many times as much it may map as it may touch: a .bss is mapped as
+// a whole.
+const mappedFactor = 2
+
+// limitMemory bounds the memory that a process at its exec stop, and what is cloned from
+// it, can map to write to (setrlimit(2), RLIMIT_DATA): then it cannot touch more, however
+// it runs. The kernel has checked none of what the exec has mapped. undo puts the limit
+// back, since an image holds it.
+func limitMemory(pid int, memory uint64) (undo func() error, err error) {
+	var old unix.Rlimit
+	if err = unix.Prlimit(pid, unix.RLIMIT_DATA, nil, &old); err == nil {
+		err = unix.Prlimit(pid, unix.RLIMIT_DATA, &unix.Rlimit{Cur: min(old.Cur, memory*mappedFactor), Max: old.Max}, nil)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("limit the memory of process %d: %w", pid, err)
+	}
+	return func() error {
+		if err := unix.Prlimit(pid, unix.RLIMIT_DATA, &old, nil); err != nil {
+			return fmt.Errorf("put the memory limit of process %d back: %w", pid, err)
+		}
+		return nil
+	}, nil
+}
+
+// MemoryHint says what a person can do about a Refusal for too much memory.
+const MemoryHint = "if it is to have so much, allow it: `residentctl add --memory-limit SIZE`"
+
+// checkMemory refuses a process that has touched more than memory bytes of its own.
+func checkMemory(pid int, memory uint64) error {
+	s, err := readStatus(pid)
+	if err != nil || s.own <= memory {
+		return err
+	}
+	return &Refusal{
+		Reason: fmt.Sprintf("it has %d MiB of memory of its own when it is linked, more than the limit of %d MiB", s.own>>20, memory>>20),
+		Hint:   MemoryHint,
+	}
+}
+
+// onMemory refuses a process that was refused memory by limitMemory: on its own it would
+// have got it. It is told what a call gave.
+func (r *recorder) onMemory(result int64) error {
+	wanted, e := uint64(0), &r.entry
+	switch nr, failed := e.nr(), unix.Errno(-result) == unix.ENOMEM; {
+	case r.memory == 0:
+		return nil
+	case nr == unix.SYS_MMAP && failed && e.arg(2)&unix.PROT_WRITE != 0, nr == unix.SYS_MPROTECT && failed && e.arg(2)&unix.PROT_WRITE != 0:
+		wanted = e.arg(1)
+	case nr == unix.SYS_MREMAP && failed && e.arg(2) > e.arg(1):
+		wanted = e.arg(2) - e.arg(1)
+	case nr == unix.SYS_BRK && e.arg(0) > uint64(result): // brk(2) gives what it has left as it is
+		wanted = e.arg(0) - uint64(result)
+	default:
+		return nil
+	}
+	s, err := readStatus(r.pid)
+	if limit := r.memory * mappedFactor; err != nil || wanted <= limit && s.data <= limit-wanted {
+		return err // for another reason, which it would find without us too
+	}
+	return &Refusal{
+		Reason: fmt.Sprintf("it maps more than %d MiB to write to while it is linked, %d times the limit of %d MiB", r.memory*mappedFactor>>20, mappedFactor, r.memory>>20),
+		Hint:   MemoryHint,
+	}
+}

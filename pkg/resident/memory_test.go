@@ -1,0 +1,56 @@
+package resident
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/residentctl/residentctl/pkg/linkstop"
+	"github.com/residentctl/residentctl/pkg/registry"
+)
+
+// An image may be larger than what the template had of its own: other files count too.
+func TestImageWithinLimit(t *testing.T) {
+	dir := t.TempDir()
+	for name, size := range map[string]int64{"pages-1.img": 3 << 20, "core-7.img": 1 << 20, "1/pages-1.img": 64 << 20} {
+		name = filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(name, size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := (&adding{dir: dir, memory: 4 << 20}).withinLimit(); err != nil {
+		t.Errorf("an image of just the limit: %v", err)
+	}
+	err := (&adding{dir: dir, memory: 4<<20 - 1}).withinLimit()
+	var refusal *linkstop.Refusal
+	if !errors.As(err, &refusal) || refusal.Reason != "its image takes 4 MiB, more than the limit of 3 MiB" || !strings.Contains(refusal.Hint, "--memory-limit") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestLimitOf(t *testing.T) {
+	for _, tc := range []struct {
+		size    int64
+		layouts int
+		want    uint64
+	}{
+		{0, 0, DefaultMemoryLimit},
+		{128 << 20, 1, DefaultMemoryLimit},
+		{400 << 20, 1, 800 << 20},
+		{400 << 20, 4, DefaultMemoryLimit},
+		{1600 << 20, 4, 800 << 20},
+	} {
+		rec := registry.Record{Wish: registry.Wish{Layouts: tc.layouts}, Image: registry.Image{ImageBytes: tc.size}}
+		if got := limitOf(rec); got != tc.want {
+			t.Errorf("an image of %d bytes and %d layouts: %d, want %d", tc.size, tc.layouts, got, tc.want)
+		}
+	}
+}
