@@ -93,6 +93,7 @@ func crashStore(t *testing.T) (s *store, program string) {
 // TestKilled: whatever changes a store may be killed at any step. The program
 // starts, no process is left, and after gc there is nothing to complain about.
 func TestKilled(t *testing.T) {
+	requireCRIU(t)
 	points := slices.Concat(stores.FaultPoints, resident.FaultPoints)
 	points = slices.DeleteFunc(points, func(p string) bool { return slices.Contains(systemPoints, p) })
 	reached := map[string]bool{}

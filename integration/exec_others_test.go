@@ -101,6 +101,7 @@ func TestExecDropsCapabilities(t *testing.T) {
 // TestExecGroups: supplementary groups still open files. In an ordinary user's tree
 // they have no names and cannot be given to files, as the manual says.
 func TestExecGroups(t *testing.T) {
+	requireCRIU(t)
 	dir := folder(t)
 	staffs := filepath.Join(dir, "staffs")
 	if err := os.WriteFile(staffs, []byte("for staff\n"), 0o640); err != nil {
