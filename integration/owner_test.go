@@ -287,6 +287,7 @@ func TestAutoCountsWhatItRefuses(t *testing.T) {
 // TestNoRuleInUserNamespaceOfOne: root of a user namespace that maps one user is an
 // ordinary user, who executes what they choose.
 func TestNoRuleInUserNamespaceOfOne(t *testing.T) {
+	requireCRIU(t)
 	dir := folder(t)
 	p := program(t, filepath.Join(dir, "program"), 0o755, 0)
 	chown(t, p, bobID)
