@@ -224,14 +224,14 @@ func TestFullDisk(t *testing.T) {
 		echo add $status
 		status=0; "$residentctl" --store "$data/residentctl" list >&2 || status=$?
 		echo list $status
-		status=0; "$residentctl" run --strict "$first" >&2 || status=$?
+		status=0; "$residentctl" --store "$data/residentctl" run --strict "$first" >&2 || status=$?
 		echo first $status
-		status=0; "$residentctl" run "$second" >&2 || status=$?
+		status=0; "$residentctl" --store "$data/residentctl" run "$second" >&2 || status=$?
 		echo second $status
 		rm "$data/filling"
 		status=0; "$residentctl" --store "$data/residentctl" add "$second" >&2 || status=$?
 		echo again $status
-		status=0; "$residentctl" run --strict "$second" >&2 || status=$?
+		status=0; "$residentctl" --store "$data/residentctl" run --strict "$second" >&2 || status=$?
 		echo resident $status
 	`
 	for _, left := range []int{0, 4, 16, 64, 128, 256, 512} {
