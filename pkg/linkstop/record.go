@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -73,6 +74,15 @@ var plainCalls = map[uint64]bool{
 	unix.SYS_WRITE: true, unix.SYS_WRITEV: true, unix.SYS_EXIT_GROUP: true, unix.SYS_EXIT: true,
 	unix.SYS_RESTART_SYSCALL: true,
 }
+
+// What madvise(2) and fcntl(2) are asked for that concerns the process alone.
+var (
+	plainAdvice = []uint64{
+		unix.MADV_NORMAL, unix.MADV_RANDOM, unix.MADV_SEQUENTIAL, unix.MADV_WILLNEED, unix.MADV_DONTNEED,
+		unix.MADV_FREE, unix.MADV_HUGEPAGE, unix.MADV_NOHUGEPAGE, unix.MADV_DONTDUMP, unix.MADV_DODUMP,
+	}
+	plainCommands = []uint64{unix.F_GETFD, unix.F_SETFD, unix.F_GETFL, unix.F_DUPFD, unix.F_DUPFD_CLOEXEC}
+)
 
 // fileCalls are plainCalls that are about the descriptor that is their argument of
 // this number.
@@ -182,6 +192,16 @@ func (r *recorder) onEntry(info syscallInfo) error {
 	case unix.SYS_ARCH_PRCTL:
 		if info.arg(0) == archSetGS {
 			return refusef("its dynamic linker sets the GS base")
+		}
+	case unix.SYS_MADVISE:
+		// Others (madvise(2)) reach beyond the process, as root's MADV_HWPOISON does.
+		if advice := info.arg(2); !slices.Contains(plainAdvice, advice) {
+			return refusef("its dynamic linker calls madvise with the advice %d", advice)
+		}
+	case unix.SYS_FCNTL:
+		// Not what a lease, a lock or a signal's receiver is set by (fcntl(2)).
+		if command := info.arg(1); !slices.Contains(plainCommands, command) {
+			return refusef("its dynamic linker calls fcntl with the command %d", command)
 		}
 	case unix.SYS_PRLIMIT64, unix.SYS_GETRLIMIT:
 		return r.onLimit()

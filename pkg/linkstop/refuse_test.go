@@ -57,6 +57,8 @@ func TestStopRefusesCalls(t *testing.T) {
 		{"looks at standard output by newfstatat", `kept = r(262, 1, (long)"", (long)page, 0x1000, 0);`, "newfstatat of the descriptor 1"},
 		{"reads standard input", "kept = r(0, 0, (long)page, 1, 0, 0);", "read of the descriptor 0"},
 		{"asks for the flags of standard error", "kept = r(72, 2, 3, 0, 0, 0);", "fcntl of the descriptor 2"},
+		{"takes a lease", `kept = r(72, r(2, (long)"` + temporary + `", 0, 0, 0, 0), 1024, 0, 0, 0);`, "fcntl with the command 1024"},
+		{"gives a page of the machine up", "kept = r(28, (long)page & -4096, 4096, 100, 0, 0);", "madvise with the advice 100"},
 		{"closes standard input", "r(3, 0, 0, 0, 0, 0);", "close of the descriptor 0"},
 		{"writable and executable", "r(10, (long)page & -4096, 4096, 7, 0, 0);", "both writable and executable"},
 		// The twin has another canary, so what is mapped by it stands in one of the two only.
