@@ -37,6 +37,13 @@ func StatID(path string) (FileID, error) {
 	return IDOf(&st), nil
 }
 
+// FstatID is the identity of an open file. Its error is a syscall.Errno.
+func FstatID(fd int) (FileID, error) {
+	var st syscall.Stat_t
+	err := EINTR(func() error { return syscall.Fstat(fd, &st) })
+	return IDOf(&st), err
+}
+
 // EINTR calls f until it ends otherwise than with EINTR.
 func EINTR(f func() error) error {
 	for {

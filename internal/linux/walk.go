@@ -14,22 +14,28 @@ type Step struct {
 	FD   int          // of that directory, opened O_PATH; Walk closes it
 	In   *unix.Stat_t // of that directory
 	Name string       // of the entry
-	Stat *unix.Stat_t // of the entry; of the link itself, where it is one; nil if there is none
+	Open int          // the entry, opened O_PATH, the link itself where it is one; Walk closes it
+	Stat *unix.Stat_t // of the entry; nil if there is none
 }
 
 // maxLinks is how many symbolic links the kernel follows in one path (path_resolution(7);
 // include/linux/namei.h, MAXSYMLINKS).
 const maxLinks = 40
 
-// Walk resolves an absolute path as the kernel does (path_resolution(7)), link by link,
-// and calls visit for each entry that it comes through, the last included, and the first
-// that does not exist. It returns
-// a descriptor of what the path leads to, opened O_PATH, which the caller closes: what
-// has been visited has led to exactly this, whatever is renamed meanwhile. It ends with
-// the first error, of visit's or the kernel's, wrapped with the entry's path.
-func Walk(path string, visit func(Step) error) (fd int, err error) {
-	if !filepath.IsAbs(path) {
-		return -1, fmt.Errorf("follow %s: %w", path, unix.EINVAL)
+// Walk resolves a path as the kernel does (path_resolution(7)), link by link, and calls
+// visit for each entry that it comes through, the last included, and the first that does
+// not exist. A relative path starts at from: the path of a directory, without links, of
+// which nothing is visited. Walk returns the path that it arrives at, without links, and
+// a descriptor of what is there, opened O_PATH, which the caller closes: what has been
+// visited has led to exactly this, whatever is renamed meanwhile. It ends with the first
+// error, of visit's or the kernel's, wrapped with the entry's path.
+func Walk(from, path string, visit func(Step) error) (at string, fd int, err error) {
+	at = from
+	if filepath.IsAbs(path) {
+		at = "/"
+	}
+	if !filepath.IsAbs(at) {
+		return "", -1, fmt.Errorf("follow %s: %w", path, unix.EINVAL)
 	}
 	const flags = unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	open := func(dir int, name string) (fd int, st *unix.Stat_t, err error) {
@@ -44,10 +50,9 @@ func Walk(path string, visit func(Step) error) (fd int, err error) {
 		}
 		return fd, st, nil
 	}
-	at := "/"
 	fd, in, err := open(unix.AT_FDCWD, at)
 	if err != nil {
-		return -1, fmt.Errorf("open %s: %w", at, err)
+		return "", -1, fmt.Errorf("open %s: %w", at, err)
 	}
 	rest, links := strings.Split(path, "/"), 0
 	for len(rest) > 0 {
@@ -57,8 +62,8 @@ func Walk(path string, visit func(Step) error) (fd int, err error) {
 			continue
 		}
 		next, st, err := open(fd, name)
-		if (err == nil || err == unix.ENOENT) && name != ".." { // which leads back to where Walk has been
-			if refused := visit(Step{Dir: at, FD: fd, In: in, Name: name, Stat: st}); refused != nil {
+		if (err == nil || err == unix.ENOENT) && name != ".." { // which leads back to where Walk has been, or above from
+			if refused := visit(Step{Dir: at, FD: fd, In: in, Name: name, Open: next, Stat: st}); refused != nil {
 				if err == nil {
 					unix.Close(next)
 				}
@@ -67,7 +72,7 @@ func Walk(path string, visit func(Step) error) (fd int, err error) {
 		}
 		if err != nil {
 			unix.Close(fd)
-			return -1, fmt.Errorf("follow %s: %w", filepath.Join(at, name), err)
+			return "", -1, fmt.Errorf("follow %s: %w", filepath.Join(at, name), err)
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFLNK {
 			unix.Close(fd)
@@ -88,11 +93,11 @@ func Walk(path string, visit func(Step) error) (fd int, err error) {
 			if fd >= 0 {
 				unix.Close(fd)
 			}
-			return -1, fmt.Errorf("follow %s: %w", filepath.Join(at, name), err)
+			return "", -1, fmt.Errorf("follow %s: %w", filepath.Join(at, name), err)
 		}
 		rest = append(strings.Split(target, "/"), rest...)
 	}
-	return fd, nil
+	return at, fd, nil
 }
 
 // readLink returns where an open link leads (readlinkat(2), "pathname can be an empty
@@ -104,11 +109,4 @@ func readLink(fd int) (string, error) {
 		err = unix.ENAMETOOLONG
 	}
 	return string(buf[:max(n, 0)]), err
-}
-
-// HasACL reports whether an open file, also one that is open for its path only, has an
-// access ACL (acl(5)), so that its group's bits are not the group's alone.
-func HasACL(fd int) bool {
-	size, err := unix.Getxattr(fmt.Sprintf("/proc/self/fd/%d", fd), "system.posix_acl_access", nil)
-	return err == nil && size > 0
 }

@@ -9,43 +9,19 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// Groups that the tests use, and what readGroupFiles finds in them.
+// Groups that the tests use.
 const (
-	emptyGroup  = 61001
-	usedGroup   = 61002 // has a member
-	someonesOwn = 61003 // is a user's primary group
-	noGroup     = 61004 // in no file
-	anyUser     = 61005
+	emptyGroup = 61001
+	usedGroup  = 61002
+	noGroup    = 61004 // in no file
+	anyUser    = 61005
 )
 
-func testGroups(t *testing.T) groupFiles {
-	t.Helper()
-	dir := t.TempDir()
-	group, passwd := filepath.Join(dir, "group"), filepath.Join(dir, "passwd")
-	for path, text := range map[string]string{
-		group:  "root:x:0:root\nempty:x:61001:root,toor\nused:x:61002:root,alice\nown:x:61003:\nodd\n",
-		passwd: "root:x:0:0:root:/root:/bin/sh\ntoor:x:0:61001::/:/bin/sh\nalice:x:1000:61003::/:/bin/sh\n",
-	} {
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return readGroupFiles(group, passwd)
-}
-
-func TestGroupFiles(t *testing.T) {
-	groups := testGroups(t)
-	for gid, want := range map[uint32]bool{0: true, emptyGroup: true, usedGroup: false, someonesOwn: false, noGroup: false} {
-		if groups.empty(gid) != want {
-			t.Errorf("group %d is empty: %v", gid, !want)
-		}
-	}
-	if readGroupFiles("/no/such", "/etc/passwd").empty(0) {
-		t.Error("a group is empty although no file says so")
-	}
-}
+var testGroups = linux.Groups{emptyGroup: nil, usedGroup: {"alice"}}
 
 // TestOnlyRootMayChange: each way in which another user can make a path lead to a
 // file of theirs is found, and nothing else.
@@ -150,7 +126,7 @@ func TestOnlyRootMayChange(t *testing.T) {
 		{"users", "users", "belongs to user 61005"},
 	} {
 		for _, round := range []string{"first", "again"} { // directories that passed are remembered
-			o := &ownerRule{groups: testGroups(t), passed: map[string]bool{}}
+			o := &ownerRule{groups: testGroups, passed: map[string]string{}}
 			if round == "again" {
 				_, _ = o.check(in(tc.path))
 			}
@@ -171,7 +147,7 @@ func TestOnlyRootMayChange(t *testing.T) {
 	}
 
 	// What one path has shown does not let another pass.
-	o := &ownerRule{groups: testGroups(t), passed: map[string]bool{}}
+	o := &ownerRule{groups: testGroups, passed: map[string]string{}}
 	for path, refused := range map[string]bool{"roots/file": false, "roots/users": true, "sticky/file": false, "sticky/missing": true} {
 		for range 2 {
 			if _, err := o.check(in(path)); (err != nil) != refused {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -129,7 +130,7 @@ func launcherAccess(name string) func(path string) (store.Access, error) {
 			return a, err
 		}
 		pass, passed := fs.FileMode(st.Mode)&(maySeek|maySeek<<3), map[string]bool{}
-		if acl, err := hasACL(path); acl || err != nil {
+		if acl, err := linux.HasACL(path); acl || err != nil {
 			return store.Access{Mode: maySeek | maySeek<<3, GID: -1}, err // it may let in anybody
 		}
 		r := readers{mode: everyone}
@@ -157,22 +158,11 @@ func permissions(path string) (*syscall.Stat_t, error) {
 	if err := syscall.Stat(path, &st); err != nil {
 		return nil, fmt.Errorf("stat %s: %w", path, err)
 	}
-	acl, err := hasACL(path)
+	acl, err := linux.HasACL(path)
 	if acl {
 		st.Mode &^= 0o077
 	}
 	return &st, err
-}
-
-func hasACL(path string) (bool, error) {
-	switch _, err := syscall.Getxattr(path, "system.posix_acl_access", nil); err {
-	case nil:
-		return true, nil
-	case syscall.ENODATA, syscall.ENOTSUP:
-		return false, nil
-	default:
-		return false, fmt.Errorf("read the ACL of %s: %w", path, err)
-	}
 }
 
 // way gives the folders in which a path is looked up, those of the links in it

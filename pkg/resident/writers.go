@@ -54,11 +54,10 @@ func refuseWriters(path, name string, want linux.FileID) (id linux.FileID, err e
 		return id, err
 	}
 	defer f.Close()
-	st, err := fstat(int(f.Fd()))
+	id, err = linux.FstatID(int(f.Fd()))
 	if err != nil {
 		return id, fmt.Errorf("stat %s: %w", name, err)
 	}
-	id = idOf(st)
 	if want.Ino != 0 && (id.Ino != want.Ino || id.Dev != want.Dev) {
 		return id, fmt.Errorf("%s %w", name, fingerprint.ErrChanged)
 	}

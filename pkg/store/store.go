@@ -86,7 +86,8 @@ func open(dir string, top int) (*Store, error) {
 // only what no other user could change on the way.
 func openChecked(dir string) (fd int, err error) {
 	if os.Geteuid() == 0 {
-		return linux.Walk(dir, mayLead)
+		_, fd, err = linux.Walk("", dir, mayLead)
+		return fd, err
 	}
 	err = eintr(func() (err error) {
 		fd, err = unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
@@ -97,11 +98,12 @@ func openChecked(dir string) (fd int, err error) {
 
 // mayLead is ErrUnsafe if a user other than root could have another entry stand in the
 // place of this one: the directory is his, or he may write to it and it is not sticky
-// (unlink(2), EPERM), or the entry is his. In a user namespace with a single user root
-// is that user, and whose the directories are cannot be told.
+// (unlink(2), EPERM), or the entry is his. Root's group counts as root. In a user namespace with a single user root is that user, and whose the
+// directories are cannot be told.
 func mayLead(s linux.Step) error {
 	isRoot := func(uid uint32) bool { return uid == 0 || linux.MapsOneUser() }
-	others := s.In.Mode&0o002 != 0 || s.In.Mode&0o020 != 0 && (s.In.Gid != 0 || linux.HasACL(s.FD))
+	roots := func(gid uint32) bool { return gid == 0 }
+	others := linux.Writers(s.FD, s.In, roots) != ""
 	why := ""
 	switch {
 	case !isRoot(s.In.Uid):
