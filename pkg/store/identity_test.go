@@ -2,12 +2,17 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 func needRoot(t *testing.T) {
@@ -21,9 +26,15 @@ func needRoot(t *testing.T) {
 // root's may be one in which another user can rename.
 func TestRootRefusesStoreThatOthersCouldReplace(t *testing.T) {
 	needRoot(t)
+	groups := linux.SystemGroups()
+	gids := slices.Sorted(maps.Keys(groups))
+	empty := slices.IndexFunc(gids, func(gid uint32) bool { return gid != 0 && groups.Empty(gid) })
+	if empty < 0 {
+		t.Fatal("/etc/group has no group without members")
+	}
 	for _, test := range []struct {
 		name  string
-		above string // command line; $1 is the directory above the store, which is root's
+		above string // command line; $1 is the directory above the store, which is root's, $2 a group without members
 		open  string // below $1
 		ok    bool
 	}{
@@ -33,6 +44,7 @@ func TestRootRefusesStoreThatOthersCouldReplace(t *testing.T) {
 		{"writable by all, but sticky", `chmod 1777 "$1"`, "store", true},
 		{"writable by root's group", `chmod 0775 "$1"`, "store", true},
 		{"writable by another group", `chgrp 12345 "$1"; chmod 0775 "$1"`, "store", false},
+		{"writable by a group without members", `chgrp "$2" "$1"; chmod 2775 "$1"`, "store", true},
 		{"writable by another group, but sticky", `chgrp 12345 "$1"; chmod 1775 "$1"`, "store", true},
 		{"through root's link", `ln -s store "$1/link"`, "link", true},
 		{"through root's link in a sticky directory", `ln -s store "$1/link"; chmod 1777 "$1"`, "link", true},
@@ -44,7 +56,7 @@ func TestRootRefusesStoreThatOthersCouldReplace(t *testing.T) {
 			above := t.TempDir()
 			_, err := Create(filepath.Join(above, "store"))
 			must(t, err)
-			if out, err := exec.Command("/bin/sh", "-c", test.above, "sh", above).CombinedOutput(); err != nil {
+			if out, err := exec.Command("/bin/sh", "-c", test.above, "sh", above, fmt.Sprint(gids[empty])).CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
 			for what, open := range map[string]func(string) (*Store, error){"open": Open, "create": Create} {

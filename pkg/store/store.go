@@ -98,11 +98,12 @@ func openChecked(dir string) (fd int, err error) {
 
 // mayLead is ErrUnsafe if a user other than root could have another entry stand in the
 // place of this one: the directory is his, or he may write to it and it is not sticky
-// (unlink(2), EPERM), or the entry is his. Root's group counts as root. In a user namespace with a single user root is that user, and whose the
+// (unlink(2), EPERM), or the entry is his. Root's group and groups without members count
+// as root. In a user namespace with a single user root is that user, and whose the
 // directories are cannot be told.
 func mayLead(s linux.Step) error {
 	isRoot := func(uid uint32) bool { return uid == 0 || linux.MapsOneUser() }
-	roots := func(gid uint32) bool { return gid == 0 }
+	roots := func(gid uint32) bool { return gid == 0 || linux.SystemGroups().Empty(gid) }
 	others := linux.Writers(s.FD, s.In, roots) != ""
 	why := ""
 	switch {
