@@ -217,7 +217,7 @@ func TestInheritance(t *testing.T) {
 		{name: "time namespace in the past", users: onlyRoot, options: []string{"--time-namespace", "-1"}},
 		{name: "namespaces", users: onlyRoot, options: []string{"--namespaces", "0x4E020000"}},
 		{name: "user namespace", users: onlyRoot, options: []string{"--user-namespace"}},
-		{name: "user namespace", users: onlyNobody, options: []string{"--user-namespace"}, normal: "is not safe", special: withinAnother},
+		{name: "user namespace", users: onlyNobody, options: []string{"--user-namespace"}, normal: "not safe", special: withinAnother},
 		{name: "chroot", users: onlyRoot, script: `mkdir root; mount --rbind / root`, options: []string{"--chroot", "root"}},
 		{name: "cgroup", users: onlyRoot, script: cgroupScript},
 	})

@@ -68,7 +68,7 @@ func TestWhenNot(t *testing.T) {
 			special: map[string]string{"exec": ""}},
 		{name: "system calls are filtered", options: []string{"--filter-errno", "!"}, normal: either, fails: true},
 		{name: "one system call is filtered", options: []string{"--filter-errno", "169"}, normal: "filtered (seccomp)"},
-		{name: "privileges in a user namespace", options: []string{"--user-namespace"}, users: onlyNobody, normal: "is not safe", special: withinAnother},
+		{name: "privileges in a user namespace", options: []string{"--user-namespace"}, users: onlyNobody, normal: "not safe", special: withinAnother},
 		// The environment is not to be trusted, so nothing is said for what it asks.
 		{name: "another user in effect", options: []string{"--real-user", "65534"}, users: onlyRoot, normal: either},
 	}...))
