@@ -147,7 +147,14 @@ func TestResidentStartOfFrontDoor(t *testing.T) {
 	}
 	p := witnessPlan(t, store, bin)
 	id := p.Files[0].ID
-	write(t, filepath.Join(store, fmt.Sprintf("index/%d-%d", id.Dev, id.Ino)), p)
+	binary := fmt.Sprintf("%d-%d", id.Dev, id.Ino)
+	write(t, filepath.Join(store, "index", binary), p)
+	// Executed by the front door where the caller cannot set /proc/self/exe.
+	raw, err := File(0, storeIn(store), "index/"+binary, bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(store, "launchers", binary, bin), raw, 0o755)
 	door := frontDoor(t, dir, filepath.Join(dir, "no-such-store"), store)
 	for _, tc := range []struct {
 		name   string

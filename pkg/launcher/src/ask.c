@@ -253,7 +253,7 @@ static const char OWN[] = "/proc/self/exe";
 /* Has the kernel opened the program, for an exec of it? */
 static int opened(const struct caller *c)
 {
-	return c->linker || c->given >= 0;
+	return c->linker || via_binfmt(c);
 }
 
 /* Where the program is that the kernel has opened, or would: what /proc says of

@@ -29,24 +29,21 @@ static int may_try(const struct caller *c, const struct image *im)
 static struct reason ask(struct caller *c, const char *name, const struct plan_file_id *id, struct image *im,
 			 struct rlimit *stack)
 {
-	struct reason no = read_plan(c, name, im);
+	u32 flags;
 
-	if (!no.why && im->head->layouts.count)
-		no = choose_layout(c, im);
-	if (!no.why)
-		no = ask_machine(c, im);
-	if (!no.why)
-		no = ask_files(im);
-	if (!no.why)
-		no = ask_stack(c, im, stack);
-	if (!no.why && im->head->flags & PLAN_FLAG_CHECK_EXEC && !opened(c) &&
+	TRY(read_plan(c, name, im));
+	if (im->head->layouts.count)
+		TRY(choose_layout(c, im));
+	flags = im->head->flags;
+	TRY(ask_machine(c, im));
+	TRY(ask_files(im));
+	TRY(ask_stack(c, im, stack));
+	if (flags & PLAN_FLAG_CHECK_EXEC && !opened(c) &&
 	    failed(sys4(SYS_faccessat2, AT_FDCWD, (u64)c->program, X_OK, AT_EACCESS)))
-		no = (struct reason){ "you may not execute it", c->program };
-	if (!no.why && im->head->flags & PLAN_FLAG_NEEDS_EXE && !c->linker && !may_try(c, im))
-		no = (struct reason){ EXE_UNSET, 0 };
-	if (!no.why)
-		no = ask_program(c, im, id);
-	return no;
+		NO_FOR("you may not execute it", c->program);
+	if (flags & PLAN_FLAG_NEEDS_EXE && !c->linker && !may_try(c, im))
+		NO(EXE_UNSET);
+	return ask_program(c, im, id);
 }
 
 /* Take the image away again, so that the dynamic linker finds everything as the
@@ -78,6 +75,33 @@ static void undo(struct caller *c, const struct image *im)
 	move_vdso(v, v->addr, vdso_start(c, v));
 }
 
+/* Everything but the last jump. */
+static struct reason prepare(struct caller *c, const struct image *im, const struct rlimit *stack, struct mm_map *mm,
+			     long *program)
+{
+	u64 tid;
+
+	TRY(map_image(c, im, program));
+	TRY(register_thread(im, &tid));
+	if (!via_binfmt(c))
+		name_program(c);
+	TRY(correct(c, im, stack, tid));
+	write_auxv(c, im);
+	return describe(c, im, mm);
+}
+
+/* And that, if the name that /proc/self/exe has to have can be had. */
+static struct reason jump(struct caller *c, const struct image *im, struct mm_map *mm, long program)
+{
+	u32 must = im->head->flags & PLAN_FLAG_NEEDS_EXE && !c->may_set_exe ? EXE_MUST : EXE_NEED_NOT;
+
+	if (must && c->explain)
+		TRY(enter(c, im, mm, program, EXE_ASK));
+	if (c->explain)
+		tell(c, INFO, "resident start", (struct reason){ "image", string(im, im->head->id) }, 0);
+	return enter(c, im, mm, program, must);
+}
+
 /*
  * Put the program in this process's place. It comes back only with the reason
  * why it could not; then nothing but the address space has changed, which an
@@ -91,42 +115,18 @@ static struct reason become(struct caller *c, const char *name, const struct pla
 	struct mm_map mm;
 	struct reason no;
 	long program = -1;
-	u32 must = EXE_NEED_NOT;
-	u64 tid;
 
-	no = ask(c, name, id, &im, &stack);
-	if (no.why)
-		return no;
-
+	TRY(ask(c, name, id, &im, &stack));
 	*touched = 1;
-	no = move_vdso(&im.head->vdso, vdso_start(c, &im.head->vdso), im.head->vdso.addr);
-	if (no.why)
-		return no;
-	no = map_image(c, &im, &program);
-	if (!no.why)
-		no = register_thread(&im, &tid);
-	if (!no.why) {
-		if (c->given < 0)
-			name_program(c);
-		no = correct(c, &im, &stack, tid);
-	}
-	if (!no.why) {
-		write_auxv(c, &im);
-		no = describe(c, &im, &mm);
-	}
-	if (program >= 0 && c->given < 0 && !may_try(c, &im)) {
+	TRY(move_vdso(&im.head->vdso, vdso_start(c, &im.head->vdso), im.head->vdso.addr));
+	no = prepare(c, &im, &stack, &mm, &program);
+	if (program >= 0 && !via_binfmt(c) && !may_try(c, &im)) {
 		sys3(SYS_close, program, 0, 0);
 		program = -1;
 	}
-	if (im.head->flags & PLAN_FLAG_NEEDS_EXE && !c->may_set_exe)
-		must = EXE_MUST;
-	if (!no.why && must && c->explain)
-		no = enter(c, &im, &mm, program, EXE_ASK);
-	if (!no.why && c->explain)
-		tell(c, INFO, "resident start", (struct reason){ "image", string(&im, im.head->id) }, 0);
 	if (!no.why)
-		no = enter(c, &im, &mm, program, must);
-	if (c->given >= 0)
+		no = jump(c, &im, &mm, program);
+	if (via_binfmt(c))
 		undo(c, &im);
 	return no;
 }

@@ -12,12 +12,12 @@
  */
 #define PLAN_GAP	147456UL
 #define PLAN_MAX	(16UL << 20)	/* and below that a plan of at most this size */
-#define VDSO_DATA	(16 * 4096UL)	/* at most so much of the vDSO's mappings is before its code */
+#define VDSO_DATA	(16 * PAGE)	/* at most so much of the vDSO's mappings is before its code */
 #define PATH_LEN	4096
 #define SUMMED		(__builtin_offsetof(struct plan_header, program) / 8)
 #define INTERP_OFFSET	32	/* of _interp in start_amd64.S */
 #define KEPT		2	/* at most as many files stand where a program does: it and CRIU's pages */
-#define GUARD_GAP	(256 * 4096UL)	/* mm/mmap.c, stack_guard_gap: what the kernel keeps free below a stack */
+#define GUARD_GAP	(256 * PAGE)	/* mm/mmap.c, stack_guard_gap: what the kernel keeps free below a stack */
 
 /* A store, as it was when pkg/launcher wrote the configuration. */
 struct config_store {
@@ -92,6 +92,15 @@ struct reason {
 #define NO(text)	return (struct reason){ text, 0 }
 #define NO_FOR(text, path) return (struct reason){ text, path }
 #define YES		((struct reason){ 0, 0 })
+
+/* Go on, unless there is a reason not to: that is what the function returns then. */
+#define TRY(ask) do { struct reason no_ = (ask); if (no_.why) return no_; } while (0)
+
+/* Is the launcher the kernel's interpreter of the program (binfmt_misc)? */
+static int via_binfmt(const struct caller *c)
+{
+	return c->given >= 0;
+}
 
 static const char NOT_RESIDENT[] = "it is not resident";
 
@@ -244,7 +253,7 @@ static struct text *scratch(const struct caller *c)
 
 static u64 plan_place(const struct caller *c, u64 size)
 {
-	return (c->below - PLAN_GAP - size) & ~4095UL;
+	return page_down(c->below - PLAN_GAP - size);
 }
 
 /* The lowest byte of that. */
@@ -317,7 +326,7 @@ static void find_self(struct caller *c)
 
 	c->start = ~0UL;
 	for (i = 0; i < c->aux[AT_PHNUM]; i++) {
-		u64 from = ph[i].vaddr & ~4095UL, to = (ph[i].vaddr + ph[i].memsz + 4095) & ~4095UL;
+		u64 from = page_down(ph[i].vaddr), to = page_up(ph[i].vaddr + ph[i].memsz);
 
 		if (ph[i].type != PT_LOAD)
 			continue;

@@ -29,17 +29,14 @@ static struct reason exec_launcher(struct caller *c, const struct plan_file_id *
 	const struct plan_file_id *want;
 	const char *program;
 	struct image im;
-	struct reason no;
 	struct stat st;
 	u64 top;
 
-	no = read_plan(c, name->buf, &im);
-	if (no.why)
-		return no;
+	TRY(read_plan(c, name->buf, &im));
 	program = string(&im, im.head->program);
 	want = &TABLE(&im, files, plan_file)->id;
 	if (want->dev != id->dev || want->ino != id->ino)
-		NO_FOR("this has changed", program);
+		NO_FOR("the store holds another program's image for it", program);
 	name_in_store(name, "launchers/", id);
 	top = name->len;
 	add(name, c->program);
@@ -48,9 +45,7 @@ static struct reason exec_launcher(struct caller *c, const struct plan_file_id *
 		if (!equal(c->name, base_name(program)))
 			NO_FOR("without the capability to set /proc/self/exe it is only started by the name that it was made resident by",
 			       program);
-		no = ask_origin(c, &im);
-		if (no.why)
-			return no;
+		TRY(ask_origin(c, &im));
 		/* The launcher file starts whatever has the plan's path, resident
 		 * or not: that has to be the program that was asked for. */
 		if (failed(sys3(SYS_stat, (u64)program, (u64)&st, 0)) || !same_file(&st, want))
@@ -82,10 +77,7 @@ static struct reason exec_launcher(struct caller *c, const struct plan_file_id *
 static struct reason start_from(struct caller *c, const char *dir, const struct plan_file_id *id, struct text *name,
 				int *touched)
 {
-	struct reason no = enter_store(c, dir);
-
-	if (no.why)
-		return no;
+	TRY(enter_store(c, dir));
 	name_in_store(name, "index/", id);
 	if (c->may_set_exe && room_for_name(c))
 		return become(c, name->buf, id, touched);

@@ -55,7 +55,7 @@ static long open_again(const struct caller *c, const struct stat *was)
 /* Where the stack ends: with the path that was executed. */
 static u64 stack_top(const struct caller *c)
 {
-	return (c->env_end + length((char *)c->aux[AT_EXECFN]) + 4096) & ~4095UL;
+	return page_up(c->env_end + length((char *)c->aux[AT_EXECFN]) + 1);
 }
 
 /*
@@ -110,11 +110,10 @@ static int set_exe(const struct caller *c)
 	describe_stack(c, &mm);
 	mm.exe_fd = c->given;
 	if (how_to_set_exe(c) == EXE_SET)
-		return !failed(sys6(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, (u64)&mm, sizeof(mm), 0, 0));
-	/* It shares memory and stack, and runs while this process waits for it. */
-	child = sys6(SYS_clone, CLONE_NEWUSER | CLONE_VFORK | CLONE_VM, 0, 0, 0, 0, 0);
+		return !failed(describe_to_kernel(&mm));
+	child = clone_as_root();
 	if (!child) {
-		err = sys6(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, (u64)&mm, sizeof(mm), 0, 0);
+		err = describe_to_kernel(&mm);
 		sys3(SYS_exit, 0, 0, 0);
 	}
 	if (!failed(child))
@@ -178,7 +177,7 @@ static _Noreturn void load_now(struct caller *c, const struct stat *st)
 		s.file = c->exe_is_set ? -1 : open_again(c, st);
 	write_loaded(c, &l);
 	if (l.exec_stack) {
-		sys3(SYS_mprotect, (u64)c->sp & ~4095UL, stack_top(c) - ((u64)c->sp & ~4095UL),
+		sys3(SYS_mprotect, page_down((u64)c->sp), stack_top(c) - page_down((u64)c->sp),
 		     PROT_READ | PROT_WRITE | PROT_EXEC | PROT_GROWSDOWN);
 	}
 	l.brk += c->break_gap;
@@ -190,7 +189,7 @@ static _Noreturn void load_now(struct caller *c, const struct stat *st)
 	describe_stack(c, &mm);
 	/* A kernel that does not know it (CONFIG_CHECKPOINT_RESTORE) shows the
 	 * launcher's in /proc; the program runs all the same. */
-	sys6(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, (u64)&mm, sizeof(mm), 0, 0);
+	describe_to_kernel(&mm);
 	*slot = l.entry;
 	s.leave.gadget = l.gadget;
 	take_away(c, 0, &s.leave);

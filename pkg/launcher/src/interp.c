@@ -24,6 +24,26 @@ static void note(struct caller *c, char sign, const struct plan_file_id *id, str
 	sys3(SYS_close, fd, 0, 0);
 }
 
+/* The image and what the kernel has to know, beside what is there. */
+static struct reason put_beside(struct caller *c, const struct image *im, struct mm_map *mm, u64 *tid)
+{
+	TRY(map_image(c, im, 0));
+	TRY(register_thread(im, tid));
+	write_auxv(c, im);
+	return describe(c, im, mm);
+}
+
+/* The program that the kernel has mapped goes, and the words are corrected. From here on
+ * there is no way back, and nothing left that can fail but for want of memory. */
+static struct reason take_over(struct caller *c, const struct image *im, const struct rlimit *stack, u64 tid)
+{
+	if (!c->in_place)
+		sys3(SYS_munmap, c->program_at, c->program_end - c->program_at, 0);
+	else if (!map_over(c, im))
+		NO("there is no memory at the image's place");
+	return correct(c, im, stack, tid);
+}
+
 /*
  * The kernel has mapped the program and the dynamic linker that the launcher is
  * a part of, so an exec is no way back: the image is put beside them, and only
@@ -39,9 +59,7 @@ static struct reason become_beside(struct caller *c, struct text *name, const st
 	struct reason no;
 	u64 tid, away;
 
-	no = ask(c, name->buf, id, &im, &stack);
-	if (no.why)
-		return no;
+	TRY(ask(c, name->buf, id, &im, &stack));
 	v = &im.head->vdso;
 	/* The program stands somewhere else than in the image, all of it by the
 	 * same distance, or, not position-independent, at the same place. */
@@ -56,29 +74,13 @@ static struct reason become_beside(struct caller *c, struct text *name, const st
 	if (!c->in_place && sys3(SYS_personality, 0xffffffff, 0, 0) & ADDR_NO_RANDOMIZE)
 		NO("its addresses are not to be random");
 
-	no = move_vdso(v, vdso_start(c, v), v->addr);
-	if (no.why)
-		return no;
-	no = map_image(c, &im, 0);
-	if (!no.why)
-		no = register_thread(&im, &tid);
-	if (!no.why) {
-		write_auxv(c, &im);
-		no = describe(c, &im, &mm);
-	}
+	TRY(move_vdso(v, vdso_start(c, v), v->addr));
+	no = put_beside(c, &im, &mm, &tid);
 	if (no.why) {
 		undo(c, &im);
 		return no;
 	}
-
-	/* From here on there is no way back, and nothing left that can fail but
-	 * for want of memory. */
-	if (!c->in_place)
-		sys3(SYS_munmap, c->program_at, c->program_end - c->program_at, 0);
-	else if (!map_over(c, &im))
-		no = (struct reason){ "there is no memory at the image's place", 0 };
-	if (!no.why)
-		no = correct(c, &im, &stack, tid);
+	no = take_over(c, &im, &stack, tid);
 	if (no.why) {
 		tell(c, ERROR, "cannot be started", no, 0);
 		sys3(SYS_exit, 126, 0, 0);

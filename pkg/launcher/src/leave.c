@@ -7,34 +7,88 @@ _Static_assert(__builtin_offsetof(struct leave, gadget) == 72, "order");
 _Noreturn void leave(const struct leave *);
 
 /*
- * What is done on a page of its own, when the launcher's are gone: only then does
- * the kernel let /proc/self/exe name another file (kernel/sys.c,
- * replace_mm_exe_file). It comes back, with the launcher still there, only if the
- * name must be set and a child cannot.
+ * What is left to do when the launcher's own pages are gone: only then does the kernel let
+ * /proc/self/exe name another file (kernel/fork.c, replace_mm_exe_file: EBUSY). It is done
+ * on a page of its own.
  */
-struct stage {			/* and this one's */
+struct stage {
 	struct leave leave;
-	u64 at, len;		/* of the page */
 	struct mm_map *mm;
-	u32 how;
-	int file;		/* to be closed */
-	u32 must;
+	int file;		/* the program, to be closed, or -1 */
+	int how, must;
+	int tried;		/* by the child, for which the launcher was unmapped */
+	int possible;		/* as far as the child could see, with the launcher still there */
+	long err;		/* of what it has tried */
 };
-_Static_assert(__builtin_offsetof(struct stage, how) == 104 && __builtin_offsetof(struct stage, must) == 112 &&
-	       sizeof(struct mm_map) == 104, "order");
 enum { EXE_STAYS, EXE_SET, EXE_SET_BY_CHILD };
 enum { EXE_NEED_NOT, EXE_MUST, EXE_ASK };
-extern const char stage_code[], stage_end[];
 #define EXE_UNSET	"it reads its own file through /proc/self/exe, which the kernel does not let you set"
 
+/* A function that runs where it has been copied to calls nothing that stays behind. */
+#define ON_STAGE __attribute__((section(".text.stage"), noinline)) static
+extern const char stage_start[], stage_end[];
+
 /*
- * Who may not say which file he executes may do so as root of a user namespace
- * (prctl(2), PR_SET_MM_MAP). A process that entered one would stay there, but the
- * memory may be a child's as well, which enters it, says so and ends. Where user
- * namespaces are not for everybody the name stays the launcher file's. Through a
- * filter nothing but prctl is tried, which the filter has let pass before.
+ * Has a child set the name, as root of a user namespace: prctl(2), PR_SET_MM_MAP. The
+ * process itself would stay in one that it entered, but the memory may be a child's as
+ * well. It shares the stack too, and runs while its parent waits. In the parent this
+ * gives its id, or -errno.
  */
-static u32 how_to_set_exe(const struct caller *c)
+IN_LINE long clone_as_root(void)
+{
+	return sys6(SYS_clone, CLONE_NEWUSER | CLONE_VFORK | CLONE_VM, 0, 0, 0, 0, 0);
+}
+
+IN_LINE void unmap_launcher(const struct stage *s)
+{
+	sys3(SYS_munmap, s->leave.unmap, s->leave.unmap_len, 0);
+}
+
+/*
+ * Leaves by the page at `page`, taking it away. It comes back, with the launcher still
+ * there, if the name must be set and a child cannot, and always if that is all that is
+ * asked. Where it must be set the child tries first with the launcher still there: EBUSY
+ * says that nothing else is in the way. That the program is open for writing is seen only
+ * in the end, when it is the end: an exec would have failed too (ETXTBSY).
+ */
+ON_STAGE void stage(struct stage *s, u64 page)
+{
+	long child = 0;
+
+	if (s->how == EXE_SET_BY_CHILD) {
+		child = clone_as_root();
+		if (!child) {
+			s->possible = s->must == EXE_NEED_NOT || describe_to_kernel(s->mm) == -EBUSY;
+			if (s->possible && s->must != EXE_ASK) {
+				unmap_launcher(s);
+				s->err = describe_to_kernel(s->mm);
+				s->tried = 1;
+			}
+			sys3(SYS_exit, 0, 0, 0);
+		}
+		if (!failed(child))
+			sys4(SYS_wait4, child, 0, WCLONE, 0);
+		if (s->must != EXE_NEED_NOT && !s->tried)
+			return;
+		if (s->must != EXE_NEED_NOT && s->err)
+			sys3(SYS_exit, 126, 0, 0);
+	}
+	if (!s->tried)
+		unmap_launcher(s);
+	if (s->how == EXE_SET)
+		describe_to_kernel(s->mm);
+	sys3(SYS_close, s->file, 0, 0);
+	s->leave.unmap = page;
+	s->leave.unmap_len = PAGE;
+	leave(&s->leave);
+}
+
+/*
+ * Who may not say which file is executed has a child do it. Where user namespaces are not
+ * for everybody the name stays the launcher file's. Through a filter nothing but prctl is
+ * tried, which the filter has let pass before.
+ */
+static int how_to_set_exe(const struct caller *c)
 {
 	return c->may_set_exe || c->filtered ? EXE_SET : EXE_SET_BY_CHILD;
 }
@@ -43,27 +97,26 @@ static u32 how_to_set_exe(const struct caller *c)
  * Leave by a stage, or without one if there cannot be any: then /proc/self/exe
  * stays as it is, and without a gadget the launcher where it is. It comes back if
  * the name must be set and cannot be. Whoever wants the start to be explained is
- * told before: for him a child is sent to find out and to touch nothing.
+ * told before: for that a child is sent to find out and to touch nothing.
  */
 static struct reason leave_by_stage(const struct caller *c, struct stage *s)
 {
-	struct text *page = fresh(0, 4096);
+	u64 page = (u64)fresh(0, PAGE);
+	void (*on_page)(struct stage *, u64) = stage;
 
 	s->how = s->file < 0 || c->exe_is_set ? EXE_STAYS : how_to_set_exe(c);
 	s->mm->exe_fd = s->file;
 	if (page) {
-		memcpy(page, stage_code, stage_end - stage_code);
-		if (!failed(sys3(SYS_mprotect, (u64)page, 4096, PROT_READ | PROT_EXEC))) {
-			s->at = (u64)page;
-			s->len = 4096;
-			((void (*)(struct stage *))page)(s);
-		}
-		sys3(SYS_munmap, (u64)page, 4096, 0);
+		memcpy((void *)page, stage_start, stage_end - stage_start);
+		on_page = (void *)((u64)on_page - (u64)stage_start + page);
+		if (!failed(sys3(SYS_mprotect, page, PAGE, PROT_READ | PROT_EXEC)))
+			on_page(s, page);
+		sys3(SYS_munmap, page, PAGE, 0);
 	}
-	if (s->must == EXE_ASK ? s->how != EXE_STAYS : s->must == EXE_MUST)
-		NO(EXE_UNSET);
-	if (s->must == EXE_ASK)
+	if (s->must == EXE_ASK && s->possible)
 		return YES;
+	if (s->must != EXE_NEED_NOT)
+		NO(EXE_UNSET);
 	sys3(SYS_close, s->file, 0, 0);
 	leave(&s->leave);
 }

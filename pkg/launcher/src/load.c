@@ -10,16 +10,6 @@
 #define PIE_RANDOM	28
 #define ATTEMPTS	16	/* to find a random place that is free */
 
-static u64 down(u64 x)
-{
-	return x & ~4095UL;
-}
-
-static u64 up(u64 x)
-{
-	return down(x + 4095);
-}
-
 /* A part of a file, mapped for a while. */
 struct view {
 	u64 at, len;
@@ -32,11 +22,11 @@ static long view(long fd, u64 off, u64 len, u64 size, struct view *v)
 {
 	if (off > size || len > size - off || !len)
 		return -ENOEXEC;
-	v->len = up(off + len) - down(off);
-	v->at = sys6(SYS_mmap, 0, v->len, PROT_READ, MAP_PRIVATE, fd, down(off));
+	v->len = page_up(off + len) - page_down(off);
+	v->at = sys6(SYS_mmap, 0, v->len, PROT_READ, MAP_PRIVATE, fd, page_down(off));
 	if (failed(v->at))
 		return v->at;
-	v->data = (const char *)v->at + off % 4096;
+	v->data = (const char *)v->at + off % PAGE;
 	return 0;
 }
 
@@ -96,19 +86,19 @@ static long measure(const struct object *o, u64 *from, u64 *to, u64 *align)
 
 	*from = ~0UL;
 	*to = 0;
-	*align = 4096;
+	*align = PAGE;
 	for (i = 0; i < o->head.phnum; i++) {
 		const struct phdr *p = &o->ph[i];
 
 		if (p->type != PT_LOAD)
 			continue;
 		if (p->filesz > p->memsz || p->vaddr + p->memsz < p->vaddr ||
-		    (p->filesz && p->vaddr % 4096 != p->offset % 4096))
+		    (p->filesz && p->vaddr % PAGE != p->offset % PAGE))
 			return -ENOEXEC;
-		if (down(p->vaddr) < *from)
-			*from = down(p->vaddr);
-		if (up(p->vaddr + p->memsz) > *to)
-			*to = up(p->vaddr + p->memsz);
+		if (page_down(p->vaddr) < *from)
+			*from = page_down(p->vaddr);
+		if (page_up(p->vaddr + p->memsz) > *to)
+			*to = page_up(p->vaddr + p->memsz);
 		if (p->align > *align && !(p->align & (p->align - 1)))
 			*align = p->align;
 	}
@@ -136,7 +126,7 @@ static long place(struct object *o, int program, int random, u64 from, u64 to, u
 	int i;
 
 	if (!program) {
-		ret = reserve(0, len + align - 4096);
+		ret = reserve(0, len + align - PAGE);
 		at = (ret + align - 1) & ~(align - 1);
 	}
 	for (i = 0; program && failed(ret) && i < ATTEMPTS; i++) {
@@ -154,8 +144,8 @@ static long place(struct object *o, int program, int random, u64 from, u64 to, u
  * read and written whatever the segment's flags are (vm_brk_flags). */
 static long map_segment(const struct object *o, const struct phdr *p)
 {
-	u64 at = o->bias + down(p->vaddr), skip = p->vaddr % 4096;
-	u64 filled = o->bias + p->vaddr + p->filesz, end = up(o->bias + p->vaddr + p->memsz);
+	u64 at = o->bias + page_down(p->vaddr), skip = p->vaddr % PAGE;
+	u64 filled = o->bias + p->vaddr + p->filesz, end = page_up(o->bias + p->vaddr + p->memsz);
 	u64 prot = (p->flags & PF_R ? PROT_READ : 0) | (p->flags & PF_W ? PROT_WRITE : 0) | (p->flags & PF_X ? PROT_EXEC : 0);
 	long ret;
 
@@ -163,7 +153,7 @@ static long map_segment(const struct object *o, const struct phdr *p)
 		ret = sys6(SYS_mmap, at, p->filesz + skip, prot, MAP_PRIVATE | MAP_FIXED, o->fd, p->offset - skip);
 		if (failed(ret))
 			return ret;
-		at = up(filled);
+		at = page_up(filled);
 		if (p->memsz > p->filesz && p->flags & PF_W)
 			memset((void *)filled, 0, at - filled);
 	}
@@ -222,7 +212,7 @@ static void describe_program(const struct object *o, struct loaded *l)
 		if (start + p->memsz > l->brk)
 			l->brk = start + p->memsz;
 	}
-	l->brk = up(l->brk);
+	l->brk = page_up(l->brk);
 	l->phnum = o->head.phnum;
 	l->program_entry = o->bias + o->head.entry;
 	l->exec_stack = stack && stack->flags & PF_X;

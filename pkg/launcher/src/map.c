@@ -145,7 +145,7 @@ static struct reason map_image(struct caller *c, const struct image *im, long *p
 		if (f->flags & PLAN_FILE_PAGES)
 			fd = open_in_store(c, path, O_RDONLY | O_NONBLOCK);
 		else
-			fd = f->flags & PLAN_FILE_PROGRAM && c->given >= 0 ? c->given : open_file(path);
+			fd = f->flags & PLAN_FILE_PROGRAM && via_binfmt(c) ? c->given : open_file(path);
 		if (failed(fd))
 			return no_file(c, f, "this cannot be opened", path);
 		if (failed(sys3(SYS_fstat, fd, (u64)&st, 0)))
@@ -220,7 +220,7 @@ static u64 thread_stack(const struct rlimit *stack)
 		return 2UL << 20;
 	if (stack->cur < 16384)
 		return 16384;
-	return (stack->cur + 4095) & ~4095UL;
+	return page_up(stack->cur);
 }
 
 static struct reason correct(const struct caller *c, const struct image *im, const struct rlimit *stack, u64 tid)
@@ -301,6 +301,11 @@ static void write_auxv(struct caller *c, const struct image *im)
 	}
 }
 
+IN_LINE long describe_to_kernel(struct mm_map *mm)
+{
+	return sys6(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, (u64)mm, sizeof(*mm), 0, 0);
+}
+
 /* What /proc shows of the initial stack. The executed file stays as it is. */
 static void describe_stack(const struct caller *c, struct mm_map *mm)
 {
@@ -335,7 +340,7 @@ static struct reason describe(const struct caller *c, const struct image *im, st
 		.start_brk = start, .brk = brk,
 	};
 	describe_stack(c, mm);
-	if (failed(sys6(SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, (u64)mm, sizeof(*mm), 0, 0)))
+	if (failed(describe_to_kernel(mm)))
 		NO("the kernel does not let the memory map be described (PR_SET_MM_MAP)");
 	if (c->name && failed(sys3(SYS_prctl, PR_SET_NAME, (u64)c->name, 0)))
 		NO("the process's name cannot be set");

@@ -7,7 +7,7 @@
  * that the launcher was added to.
  */
 	.section .text.start, "ax"
-	.globl _start, _front, _interp, leave, stage_code, stage_end
+	.globl _start, _front, _interp, leave
 
 /* An exec of a launcher file. rsp is the initial stack (psABI 3.4.1), which is
  * 16-byte aligned, so a call leaves the alignment that C expects. */
@@ -38,6 +38,7 @@ interp:
 	xor	%edx, %edx
 	jmp	*%rax
 
+	.section .text.stage, "ax"
 	.balign	16
 /*
  * leave(struct leave *): load what the program is to find in its registers and
@@ -63,109 +64,5 @@ leave:
 	jz	1f
 	jmp	*%r11
 1:	ret				/* there is none: what was to be unmapped stays */
-
-	.balign	16
-	.macro	unmap_launcher
-	mov	56(%rbx), %rdi
-	mov	64(%rbx), %rsi
-	mov	$11, %eax		/* munmap */
-	syscall
-	.endm
-	.macro	set_exe
-	mov	$35, %edi		/* PR_SET_MM */
-	mov	$14, %esi		/* PR_SET_MM_MAP */
-	mov	96(%rbx), %rdx
-	mov	$104, %r10d		/* sizeof(struct mm_map) */
-	xor	%r8d, %r8d
-	mov	$157, %eax		/* prctl */
-	syscall
-	.endm
-/*
- * stage(struct stage *), copied to a page of its own: unmap the launcher, have
- * /proc/self/exe name the program, close it, and leave, taking this page away. A
- * child shares the memory and runs while its parent waits in vfork's way, so it
- * must not touch the stack. rbx holds the argument throughout.
- *
- * Where the name must be set, the child tries first with the launcher still there:
- * EBUSY says that nothing else is in the way, anything else that there is no way,
- * and then stage returns. That the program is open for writing is seen only in the
- * end, when it is the end: an exec would have failed too (ETXTBSY).
- */
-stage_code:
-	push	%rbx
-	mov	%rdi, %rbx
-	cmpl	$2, 104(%rbx)		/* how */
-	jne	4f
-	mov	$0x10004100, %edi	/* CLONE_NEWUSER | CLONE_VFORK | CLONE_VM, and no signal at its end */
-	xor	%esi, %esi
-	xor	%edx, %edx
-	xor	%r10d, %r10d
-	xor	%r8d, %r8d
-	mov	$56, %eax		/* clone */
-	syscall
-	test	%rax, %rax
-	js	3f
-	jnz	2f
-	cmpl	$0, 112(%rbx)		/* must; from here it is the child */
-	je	0f
-	set_exe
-	cmp	$-16, %eax		/* EBUSY */
-	jne	1f
-	cmpl	$2, 112(%rbx)		/* that was the question */
-	movl	$0, %eax
-	je	9f
-0:	unmap_launcher
-	set_exe
-9:	mov	%eax, 104(%rbx)
-1:	xor	%edi, %edi
-	mov	$60, %eax		/* exit */
-	syscall
-2:	mov	%eax, %edi
-	xor	%esi, %esi
-	mov	$0x80000000, %edx	/* __WCLONE */
-	xor	%r10d, %r10d
-	mov	$61, %eax		/* wait4 */
-	syscall
-	cmpl	$2, 112(%rbx)
-	je	7f
-	cmpl	$2, 104(%rbx)		/* the child has changed it */
-	jne	5f
-3:	cmpl	$0, 112(%rbx)
-	jne	7f
-4:	unmap_launcher
-	cmpl	$1, 104(%rbx)
-	jne	6f
-	set_exe
-	jmp	6f
-5:	cmpl	$0, 104(%rbx)
-	je	6f
-	cmpl	$0, 112(%rbx)
-	je	6f
-	mov	$126, %edi
-	mov	$60, %eax		/* exit */
-	syscall
-6:	mov	108(%rbx), %edi
-	mov	$3, %eax		/* close */
-	syscall
-	mov	80(%rbx), %rdi
-	mov	88(%rbx), %rsi
-	mov	0(%rbx), %rsp
-	mov	16(%rbx), %rbp
-	mov	24(%rbx), %r12
-	mov	32(%rbx), %r13
-	mov	40(%rbx), %r14
-	mov	48(%rbx), %r15
-	mov	72(%rbx), %r11
-	mov	8(%rbx), %rbx
-	xor	%edx, %edx
-	xor	%r8d, %r8d
-	xor	%r10d, %r10d
-	mov	$11, %eax
-	test	%r11, %r11
-	jz	8f
-	jmp	*%r11
-7:	pop	%rbx
-8:	ret				/* and without a gadget the page stays */
-stage_end:
 
 	.section .note.GNU-stack, "", @progbits

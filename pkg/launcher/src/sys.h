@@ -108,6 +108,7 @@ typedef long s64;
 #define EAGAIN			11
 #define ENOMEM			12
 #define EACCES			13
+#define EBUSY			16
 #define EEXIST			17
 #define ENOTDIR			20
 #define EMFILE			24
@@ -211,11 +212,27 @@ struct sigframe {
 #define EFLAGS_IF		0x202
 #define SS_DISABLE		2
 
+/* Pages of 4 KiB: x86-64 psABI 3.3.1. */
+#define PAGE			4096UL
+
+static inline u64 page_down(u64 at)
+{
+	return at & ~(PAGE - 1);
+}
+
+static inline u64 page_up(u64 at)
+{
+	return page_down(at + PAGE - 1);
+}
+
 /* gcc may ask for these two whatever the flags (gcc manual, "Standards"). */
 void *memcpy(void *to, const void *from, u64 n);
 void *memset(void *to, int c, u64 n);
 
-static inline long sys6(long n, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f)
+/* Also in a function that is copied away from all others (leave.c, stage). */
+#define IN_LINE static inline __attribute__((always_inline))
+
+IN_LINE long sys6(long n, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f)
 {
 	register u64 r10 __asm__("r10") = d;
 	register u64 r8 __asm__("r8") = e;
@@ -228,7 +245,7 @@ static inline long sys6(long n, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f)
 	return ret;
 }
 
-static inline long sys4(long n, u64 a, u64 b, u64 c, u64 d)
+IN_LINE long sys4(long n, u64 a, u64 b, u64 c, u64 d)
 {
 	register u64 r10 __asm__("r10") = d;
 	long ret;
@@ -239,7 +256,7 @@ static inline long sys4(long n, u64 a, u64 b, u64 c, u64 d)
 	return ret;
 }
 
-static inline long sys3(long n, u64 a, u64 b, u64 c)
+IN_LINE long sys3(long n, u64 a, u64 b, u64 c)
 {
 	long ret;
 
@@ -249,7 +266,7 @@ static inline long sys3(long n, u64 a, u64 b, u64 c)
 	return ret;
 }
 
-static inline int failed(long ret)
+IN_LINE int failed(long ret)
 {
 	return (u64)ret > -4096UL;
 }
