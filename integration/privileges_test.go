@@ -35,6 +35,8 @@ func TestSystemDeniesWriting(t *testing.T) {
 		for _, moment := range []struct{ name, call, action, want string }{
 			{"before the first look at the file", "look", "$W", "126"},
 			{"when it is mapped", "map", "! $W 2>/dev/null", "original, " + privilege.has + "\n0"},
+			{"before the first look, and capabilities of another namespace given to it", "look",
+				"$W; setpriv --reuid 1001 --regid 1002 --clear-groups unshare --user --map-root-user /usr/sbin/setcap cap_net_raw+ep other", "126"},
 			{"held open from before the first look", "look", "(exec 3>>other; sleep 1000) & sleep 0.2", "126"},
 		} {
 			t.Run(privilege.name+", "+moment.name, func(t *testing.T) {
@@ -60,6 +62,20 @@ func TestSystemDeniesWriting(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestSystemPrivilegesWithoutNewCode: root's set-id programs start also where no memory may
+// become code, so that the launcher can make no copy of itself.
+func TestSystemPrivilegesWithoutNewCode(t *testing.T) {
+	s := newSpace(t)
+	marked(t, filepath.Join(filepath.Dir(s.dir), "one"))
+	s.env = append(s.env, "SITUATION="+fixture(t, "situation"))
+	wantLines(t, s.run(t, `
+	cd $DIR
+	$R enable --system --even-if-slower $DIR/one >/dev/null
+	cp one other; chgrp 1002 other; chmod 2755 other
+	as 65534 $SITUATION --no-new-code -- ./other other
+	`), "original, group 1002, capabilities 0000000000000000\n")
 }
 
 // TestSystemNeedsLaunchersPlace: a program that is not position-independent starts, if the

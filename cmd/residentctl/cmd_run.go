@@ -19,7 +19,8 @@ import (
 )
 
 // newRunCommand is run for the cases that the front door (package front) leaves
-// over: a store was named, the program was not found, the usage is wrong; or
+// over: root named a store that needs a closer look, the program was not found, the
+// usage is wrong; or
 // residentctl was linked without it. It ends in the same launcher.
 func newRunCommand(g *globals) *cli.Command {
 	return &cli.Command{

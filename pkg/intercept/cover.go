@@ -147,7 +147,11 @@ func Prepare(s *store.Store, opts Options) (*Cover, error) {
 	}
 	o.Original = original.Path
 	if opts.Session != nil {
-		o.Log = filepath.Join(opts.Session.Dir, LogName)
+		dir, err := filepath.EvalSymlinks(opts.Session.Dir) // the launcher follows no links to it
+		if err != nil {
+			return nil, err
+		}
+		o.Log = filepath.Join(dir, LogName)
 	}
 	covered, err := launcher.Cover(raw, o)
 	if err != nil {

@@ -91,7 +91,7 @@ func (c *Covered) Options() CoverOptions { return c.options }
 // in the user namespace of a command tree, which does not know root. The number alone
 // stands for everybody whom it does not know. But the copy of the linker, through which
 // every dynamic program here runs, takes what is so in the tree's stores for root's
-// (src/ask.c, trusted), since their folders were found to be root's alone before the
+// (src/store.c, trusted), since their folders were found to be root's alone before the
 // namespace was made; who believes it of those stores believes no one else.
 func ShownForRoot(path string, uid uint32) bool {
 	if uid == 0 {

@@ -97,7 +97,7 @@ func pagesFault(pages plan.MappedFile, path, dir string) string {
 	return mistrust(path, info)
 }
 
-// mistrust says why a start would not use a file of an image (pkg/launcher/src/ask.c,
+// mistrust says why a start would not use a file of an image (pkg/launcher/src/store.c,
 // trusted).
 func mistrust(path string, info fs.FileInfo) string {
 	if !info.Mode().IsRegular() {

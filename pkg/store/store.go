@@ -103,8 +103,7 @@ func openChecked(dir string) (fd int, err error) {
 // directories are cannot be told.
 func mayLead(s linux.Step) error {
 	isRoot := func(uid uint32) bool { return uid == 0 || linux.MapsOneUser() }
-	roots := func(gid uint32) bool { return gid == 0 || linux.SystemGroups().Empty(gid) }
-	others := linux.Writers(s.FD, s.In, roots) != ""
+	others := linux.Writers(s.FD, s.In, linux.SystemGroups().Empty) != ""
 	why := ""
 	switch {
 	case !isRoot(s.In.Uid):

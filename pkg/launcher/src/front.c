@@ -246,7 +246,7 @@ static u64 store_option(char **argv, const char **dir)
 }
 
 /* The arguments up to the program's: 0 if they are not those of a plain `run`. */
-static u64 run_options(struct caller *c)
+static u64 run_options(struct caller *c, const struct config *cfg)
 {
 	u64 i = 1, n, run = 0;
 
@@ -259,7 +259,7 @@ static u64 run_options(struct caller *c)
 		}
 		if (run && *word != '-')
 			return i;
-		n = store_option(c->argv + i, &c->only);
+		n = cfg ? 0 : store_option(c->argv + i, &c->only); /* which has its stores */
 		if (!n && run && equal(word, "--strict"))
 			n = c->strict = 1;
 		if (!n && run && equal(word, "--explain"))
@@ -293,7 +293,7 @@ static void run_before_go(u64 *sp, const struct config *cfg)
 	int touched = 0;
 
 	look(&c, sp);
-	i = run_options(&c);
+	i = run_options(&c, cfg);
 	if (!i)
 		return;
 	find_strings(&c);
@@ -307,7 +307,7 @@ static void run_before_go(u64 *sp, const struct config *cfg)
 		ask_environment(&c); /* whether to explain */
 		exec_by_name(&c, c.argv[0], program, no);
 	}
-	if ((c.only && !cfg && !c.aux[AT_EUID] && !is_only_roots(c.only, program)) ||
+	if ((c.only && !c.aux[AT_EUID] && !is_only_roots(c.only, program)) ||
 	    !find_program(&c, c.argv[i], program, &st)) {
 		sys3(SYS_munmap, (u64)program, SCRATCH, 0);
 		return;

@@ -71,18 +71,21 @@ static _Noreturn void load_now(struct caller *c, const struct stat *st);
 /*
  * Go on in a copy of the launcher, of whose file then nothing stays mapped: whatever
  * addresses the program wants are free, and /proc/self/exe can name another file at once
- * (kernel/fork.c, replace_mm_exe_file). The code is the same wherever it is.
+ * (kernel/fork.c, replace_mm_exe_file). The code is the same wherever it is. It comes back
+ * where memory may not become code (PR_SET_MDWE, SELinux's execmem).
  */
-static _Noreturn void load_in_copy(struct caller *c, const struct stat *st)
+static void load_in_copy(struct caller *c, const struct stat *st)
 {
 	void (*next)(struct caller *, const struct stat *) = load_now;
 	u64 len = c->end - c->start, at = (u64)fresh(0, len);
 
 	if (!at)
-		give_up(c, ENOMEM);
+		return;
 	memcpy((void *)at, (const void *)c->start, len);
-	if (failed(sys3(SYS_mprotect, at, len, PROT_READ | PROT_EXEC)))
-		give_up(c, ENOMEM);
+	if (failed(sys3(SYS_mprotect, at, len, PROT_READ | PROT_EXEC))) {
+		sys3(SYS_munmap, at, len, 0);
+		return;
+	}
 	next = (void *)((u64)next - c->start + at);
 	c->copied = lowest(c);
 	c->copied_end = c->end;
@@ -121,6 +124,20 @@ static int set_exe(const struct caller *c)
 	return !failed(err);
 }
 
+/*
+ * Has the file capabilities that count in this user namespace? Of those that count in
+ * another one only, which its owner can give it there, the kernel shows a longer form with
+ * the id of that one's root (security/commoncap.c, cap_inode_getsecurity).
+ */
+static int has_capabilities(long fd)
+{
+	static const char name[] = "security.capability";
+	struct { u32 magic, data[4]; } v2; /* linux/capability.h, struct vfs_cap_data */
+
+	return sys4(SYS_fgetxattr, fd, (u64)name, (u64)&v2, sizeof(v2)) == sizeof(v2) &&
+	       (v2.magic & VFS_CAP_REVISION_MASK) == VFS_CAP_REVISION_2;
+}
+
 /* Does the file still explain the privileges that the kernel has given to this process
  * for it (fs/exec.c, bprm_fill_uid; security/commoncap.c, cap_bprm_creds_from_file)?
  * Each has to be explained: a write takes the bits and capabilities away, and its owner
@@ -128,14 +145,13 @@ static int set_exe(const struct caller *c)
  * the kernel from giving any. */
 static int explains(const struct caller *c, const struct stat *st)
 {
-	static const char name[] = "security.capability";
 	int by_user = c->aux[AT_EUID] != c->aux[AT_UID], by_group = c->aux[AT_EGID] != c->aux[AT_GID];
 
 	if (by_user && !(st->mode & S_ISUID && st->uid == c->aux[AT_EUID]))
 		return 0;
 	if (by_group && !((st->mode & S_ISGID) && (st->mode & S_IXGRP) && st->gid == c->aux[AT_EGID]))
 		return 0;
-	return !is_privileged(c) || sys4(SYS_fgetxattr, c->given, (u64)name, 0, 0) > 0;
+	return !is_privileged(c) || has_capabilities(c->given);
 }
 
 /*
@@ -170,7 +186,7 @@ static _Noreturn void load_now(struct caller *c, const struct stat *st)
 		deny_writing(c);
 	err = load_program(c->given, stack_top(c) != STACK_TOP, &l);
 	if (err == -EEXIST && !c->copied)
-		load_in_copy(c, st); /* which stands where the program belongs */
+		load_in_copy(c, st); /* the launcher is where the program belongs */
 	if (err)
 		give_up(c, -err);
 	if (l.closed)

@@ -5,11 +5,13 @@
  * its path. */
 static void note(struct caller *c, char sign, const struct plan_file_id *id, struct text *t)
 {
+	/* The path has no links: one that is in it by now leads to another file. */
+	struct open_how how = { O_WRONLY | O_APPEND | O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS };
 	long fd;
 
 	if (!c->log)
 		return;
-	fd = sys3(SYS_openat, AT_FDCWD, (u64)c->log, O_WRONLY | O_APPEND | O_CLOEXEC);
+	fd = sys4(SYS_openat2, AT_FDCWD, (u64)c->log, (u64)&how, sizeof(how));
 	if (failed(fd))
 		return;
 	t->len = 1;
@@ -124,6 +126,7 @@ u64 launcher_interp(u64 *sp, const struct config *cfg, u64 code)
 	struct reason no, other;
 	struct plan_file_id id;
 	u64 entry = code + cfg->entry, *a;
+	char sign = '-';
 	u32 which;
 
 	look(&c, sp);
@@ -168,14 +171,15 @@ u64 launcher_interp(u64 *sp, const struct config *cfg, u64 code)
 				no = other;
 		}
 		leave_store(&c);
-		note(&c, '-', &id, name);
 	} else if (c.log && no.what && !c.aux[AT_SECURE] && !ask_filter().why && identify(OWN, &id) &&
 		   (name = scratch(&c))) {
 		c.own = name + 1;
-		note(&c, '=', &id, name); /* its environment speaks against it */
+		sign = '='; /* its environment speaks against it */
 	}
 	if (c.explain)
 		tell(&c, INFO, "started normally", no, 0);
+	if (name)
+		note(&c, sign, &id, name); /* over what has been told by now */
 	if (c.plan || c.own)
 		sys3(SYS_munmap, lowest(&c), c.below - lowest(&c), 0);
 	return entry;

@@ -98,6 +98,8 @@ typedef long s64;
 #define CLONE_NEWUSER		0x10000000UL
 #define WCLONE			0x80000000UL	/* linux/wait.h, __WCLONE */
 
+#define VFS_CAP_REVISION_MASK	0xff000000U	/* linux/capability.h */
+#define VFS_CAP_REVISION_2	0x02000000U
 #define CAP_SYS_ADMIN		21
 #define CAP_CHECKPOINT_RESTORE	40		/* since Linux 5.9 */
 #define CAPABILITY_VERSION_3	0x20080522
@@ -154,6 +156,7 @@ struct open_how {		/* linux/openat2.h */
 	u64 flags, mode, resolve;
 };
 #define RESOLVE_NO_MAGICLINKS	0x02
+#define RESOLVE_NO_SYMLINKS	0x04
 #define RESOLVE_BENEATH		0x08
 
 struct rlimit {
