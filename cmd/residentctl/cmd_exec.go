@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -80,14 +79,7 @@ other stores, or --auto, are asked for; with --strict that fails with 125.
 Where the kernel does not allow it, the command is executed normally, with one
 line on standard error that says why and what can be done.`,
 		SkipFlagParsing: true, // parseExec does it: the command's options are not ours
-		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "strict", DisableDefaultText: true,
-				Usage: "fail with 125 and the reason where the command would be executed normally"},
-			&cli.BoolFlag{Name: "auto", DisableDefaultText: true, Usage: "make resident what is executed often"},
-			&cli.IntFlag{Name: "after", Value: defaultAfter, Usage: "with --auto: make it resident after `N` normal starts"},
-			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, DisableDefaultText: true, Usage: "do not say what differs in a user namespace; with --auto: nothing at the end either"},
-			g.storeFlag(),
-		},
+		Flags:           startFlags(cmdExec),
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitRun, exitCannotRun, exitNotFound) +
 			"   else the command's own\n",
 		Action: func(c *cli.Context) error {
@@ -106,85 +98,9 @@ line on standard error that says why and what can be done.`,
 	}
 }
 
-// execOptions is a command line of exec.
-type execOptions struct {
-	help, strict bool
-	auto, quiet  bool
-	after        int
-	store        string
-	inside       []string // the mounts that are still to be made, in a user namespace
-	ignoreChild  bool     // SIGCHLD is to be ignored
-	argv         []string
-}
-
-func parseExec(args []string) (o execOptions, err error) {
-	o.after = defaultAfter
-	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
-		option := args[0]
-		args = args[1:]
-		value, given := "", false
-		if name, v, ok := strings.Cut(option, "="); ok {
-			option, value, given = name, v, true
-		}
-		switch {
-		case option == "--":
-			o.argv = args
-			return o, commandGiven(o)
-		case option == "--help" || option == "-h":
-			o.help = true
-			return o, nil
-		case option == "--strict" && !given:
-			o.strict = true
-		case option == "--auto" && !given:
-			o.auto = true
-		case option == ignoreChildOption && !given:
-			o.ignoreChild = true
-		case (option == "--quiet" || option == "-q") && !given:
-			o.quiet = true
-		case option == "--store" || option == insideOption || option == "--after":
-			if !given {
-				if len(args) == 0 {
-					return o, fmt.Errorf("no value given for %s", option)
-				}
-				value, args = args[0], args[1:]
-			}
-			switch option {
-			case "--store":
-				if o.store = value; value == "" {
-					return o, errors.New("option --store needs a folder")
-				}
-			case "--after":
-				if o.after, err = strconv.Atoi(value); err != nil || o.after < 1 {
-					return o, fmt.Errorf("--after must be a number from 1 on, not %q", value)
-				}
-			default:
-				o.inside = append(o.inside, value)
-			}
-		default:
-			return o, fmt.Errorf("unknown option %s", option)
-		}
-	}
-	o.argv = args
-	return o, commandGiven(o)
-}
-
-func commandGiven(o execOptions) error {
-	if len(o.argv) == 0 {
-		return errors.New("no command given")
-	}
-	return nil
-}
-
-// insideOption is how exec calls itself in the user namespace that unshare(1)
-// made: with what is still to be mounted there, and whether SIGCHLD is ignored.
-const (
-	insideOption      = "--inside"
-	ignoreChildOption = "--inside-ignore-child"
-)
-
 // runExec becomes the command, or with --auto stays beside it. Without --auto it
 // returns only if that cannot be.
-func runExec(o execOptions, stderr io.Writer) error {
+func runExec(o startLine, stderr io.Writer) error {
 	surviveBrokenPipe()
 	command, err := findProgram(o.argv[0])
 	if err != nil {
@@ -238,7 +154,7 @@ func runExec(o execOptions, stderr io.Writer) error {
 // changesNothing says what of the command line does not come true inside of a command
 // tree; nil if all of it does. The cover stays the outer tree's: another would be made
 // of that one and not of the dynamic linker.
-func changesNothing(o execOptions, around *intercept.Within) *runError {
+func changesNothing(o startLine, around *intercept.Within) *runError {
 	dirs, err := storesToSearch(o.store)
 	if err == nil && around.Has(counting(dirs)) && (!o.auto || around.Auto) && (o.store == "" || exists(o.store)) {
 		return nil
@@ -302,7 +218,7 @@ func gainsPrivileges(program string) bool {
 
 // cover makes the namespace and the mounts. For an ordinary user it does not
 // return but with an error: unshare(1) executes residentctl again.
-func cover(o execOptions, stderr io.Writer) error {
+func cover(o startLine, stderr io.Writer) error {
 	s, stores, err := execStores(o)
 	if os.Geteuid() != 0 && (err != nil || !s.Writable()) {
 		s, err = anotherStore(s, err)
@@ -358,7 +274,7 @@ func anotherStore(s *store.Store, err error) (*store.Store, error) {
 // execStores are the store that exec keeps the covered linker in, made if there
 // is none, and the folders of the stores to look for images in, which are there also
 // when the first cannot be had.
-func execStores(o execOptions) (*store.Store, []string, error) {
+func execStores(o startLine) (*store.Store, []string, error) {
 	stores, err := storesToSearch(o.store)
 	if err != nil {
 		return nil, nil, err
@@ -376,7 +292,7 @@ func execStores(o execOptions) (*store.Store, []string, error) {
 
 // insideUser is the command line which makes a user namespace and runs exec in
 // it.
-func insideUser(s *store.Store, c *intercept.Cover, o execOptions, stderr io.Writer) ([]string, error) {
+func insideUser(s *store.Store, c *intercept.Cover, o startLine, stderr io.Writer) ([]string, error) {
 	namespace, err := intercept.NamespaceCommand()
 	if err != nil {
 		return nil, err
@@ -396,17 +312,17 @@ func insideUser(s *store.Store, c *intercept.Cover, o execOptions, stderr io.Wri
 }
 
 // inside is the command line of exec where the namespace is made already.
-func inside(c *intercept.Cover, o execOptions) ([]string, error) {
+func inside(c *intercept.Cover, o startLine) ([]string, error) {
 	self, err := os.Executable()
 	args := []string{self, "exec"}
 	if o.strict {
 		args = append(args, "--strict")
 	}
 	if o.ignoreChild {
-		args = append(args, ignoreChildOption)
+		args = append(args, "--"+ignoreChildOption)
 	}
 	for _, m := range c.Mounts {
-		args = append(args, insideOption, insideFile(m.From), insideOption, insideFile(m.To))
+		args = append(args, "--"+insideOption, insideFile(m.From), "--"+insideOption, insideFile(m.To))
 	}
 	return append(append(args, "--"), o.argv...), err
 }
@@ -420,7 +336,7 @@ func parseInsideFile(s string) (f store.File, err error) {
 	id, path, _ := strings.Cut(s, ":")
 	f.Path = path
 	if _, err = fmt.Sscanf(id, "%d-%d", &f.Dev, &f.Ino); err != nil || insideFile(f) != s || !filepath.IsAbs(path) {
-		return f, fmt.Errorf("%s wants DEVICE-INODE:PATH, not %q", insideOption, s)
+		return f, fmt.Errorf("--%s wants DEVICE-INODE:PATH, not %q", insideOption, s)
 	}
 	return f, nil
 }
@@ -443,7 +359,7 @@ func parseInside(files []string) (*intercept.Cover, error) {
 	c := &intercept.Cover{}
 	for pair := range slices.Chunk(files, 2) {
 		if len(pair) != 2 {
-			return nil, fmt.Errorf("%s wants pairs", insideOption)
+			return nil, fmt.Errorf("--%s wants pairs", insideOption)
 		}
 		from, err := parseInsideFile(pair[0])
 		if err != nil {

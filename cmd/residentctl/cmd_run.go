@@ -38,14 +38,7 @@ CRIU's own restore, as a child of residentctl. CRIU starts a program just as it
 was dumped: without arguments and environment, under the process id that it
 had; and this needs root or the capabilities that CRIU needs.`,
 		SkipFlagParsing: true, // parseRun does it: the program's options are not ours
-		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "strict", DisableDefaultText: true,
-				Usage: "fail with 125 and the reason instead of executing the program normally"},
-			&cli.BoolFlag{Name: "explain", DisableDefaultText: true,
-				Usage: "say on standard error which way the program was started and why; so does RESIDENTCTL_EXPLAIN=1"},
-			&cli.StringFlag{Name: "engine", Usage: "start it by `auto|direct|criu|exec`", DefaultText: engineAuto},
-			g.storeFlag(),
-		},
+		Flags:           startFlags(cmdRun),
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitRun, exitCannotRun, exitNotFound) +
 			"   else the program's own\n",
 		Action: func(c *cli.Context) error {
@@ -71,69 +64,6 @@ had; and this needs root or the capabilities that CRIU needs.`,
 	}
 }
 
-// runOptions is run's command line.
-type runOptions struct {
-	strict, explain, help bool
-	store                 string
-	engine                string   // "" for engineAuto
-	argv                  []string // the program, as given, and its arguments
-}
-
-// parseRun reads options up to the program's name.
-func parseRun(args []string) (o runOptions, err error) {
-	for i := 0; i < len(args); i++ {
-		name, value, hasValue := strings.Cut(args[i], "=")
-		switch {
-		case args[i] == "--strict":
-			o.strict = true
-		case args[i] == "--explain":
-			o.explain = true
-		case args[i] == "--help", args[i] == "-h":
-			o.help = true
-			return o, nil
-		case name == "--store" && !hasValue && i+1 < len(args) && args[i+1] != "":
-			i++
-			o.store = args[i]
-		case name == "--store" && value != "":
-			o.store = value
-		case name == "--store":
-			return o, errors.New("option --store needs a folder")
-		case name == "--engine" && !hasValue && i+1 < len(args):
-			i++
-			o.engine = args[i]
-		case name == "--engine" && value != "":
-			o.engine = value
-		case name == "--engine":
-			return o, errors.New("option --engine needs a name")
-		case args[i] == "--":
-			return o.program(args[i+1:])
-		case strings.HasPrefix(args[i], "-"):
-			return o, fmt.Errorf("unknown option %s", args[i])
-		default:
-			return o.program(args[i:])
-		}
-	}
-	return o.program(nil)
-}
-
-func (o runOptions) program(argv []string) (runOptions, error) {
-	switch o.engine {
-	case "", engineAuto, engineExec, engineCRIU:
-	case engineDirect:
-		o.strict = true
-	default:
-		return o, fmt.Errorf("option --engine must be %s, %s, %s or %s", engineAuto, engineDirect, engineCRIU, engineExec)
-	}
-	if o.strict && o.engine == engineExec {
-		return o, errors.New("--strict and --engine exec exclude each other")
-	}
-	if len(argv) == 0 {
-		return o, errors.New("no program given")
-	}
-	o.argv = argv
-	return o, nil
-}
-
 // storesToSearch are the folders of the stores in which the launcher looks:
 // the one that was named, or the caller's own and the system's. Root's own is the
 // system's: HOME and XDG_DATA_HOME may be another user's (su, sudo -E).
@@ -155,7 +85,7 @@ func storesFor(euid int, named string) ([]string, error) {
 }
 
 // runRun becomes the program. When it returns, with an error, there was none.
-func runRun(o runOptions, stores []string, errOut io.Writer) error {
+func runRun(o startLine, stores []string, errOut io.Writer) error {
 	program, err := findProgram(o.argv[0])
 	if err != nil {
 		return err

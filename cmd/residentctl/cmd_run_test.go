@@ -12,23 +12,23 @@ import (
 func TestParseRun(t *testing.T) {
 	for _, tc := range []struct {
 		line string // its words
-		want runOptions
+		want startLine
 		err  string // part of it
 	}{
-		{line: "perl", want: runOptions{argv: []string{"perl"}}},
-		{line: "perl --strict -h", want: runOptions{argv: []string{"perl", "--strict", "-h"}}},
-		{line: "--strict --explain perl", want: runOptions{strict: true, explain: true, argv: []string{"perl"}}},
-		{line: "--store d perl", want: runOptions{store: "d", argv: []string{"perl"}}},
-		{line: "--store=d perl", want: runOptions{store: "d", argv: []string{"perl"}}},
-		{line: "-- -perl --", want: runOptions{argv: []string{"-perl", "--"}}},
-		{line: "--engine criu perl", want: runOptions{engine: "criu", argv: []string{"perl"}}},
-		{line: "--engine=exec -- perl", want: runOptions{engine: "exec", argv: []string{"perl"}}},
-		{line: "--engine direct perl", want: runOptions{engine: "direct", strict: true, argv: []string{"perl"}}},
+		{line: "perl", want: startLine{argv: []string{"perl"}}},
+		{line: "perl --strict -h", want: startLine{argv: []string{"perl", "--strict", "-h"}}},
+		{line: "--strict --explain perl", want: startLine{strict: true, explain: true, argv: []string{"perl"}}},
+		{line: "--store d perl", want: startLine{store: "d", argv: []string{"perl"}}},
+		{line: "--store=d perl", want: startLine{store: "d", argv: []string{"perl"}}},
+		{line: "-- -perl --", want: startLine{argv: []string{"-perl", "--"}}},
+		{line: "--engine criu perl", want: startLine{engine: "criu", argv: []string{"perl"}}},
+		{line: "--engine=exec -- perl", want: startLine{engine: "exec", argv: []string{"perl"}}},
+		{line: "--engine direct perl", want: startLine{engine: "direct", strict: true, argv: []string{"perl"}}},
 		{line: "--engine fast perl", err: "must be auto"},
 		{line: "--engine", err: "needs a name"},
 		{line: "--strict --engine exec perl", err: "exclude each other"},
-		{line: "--help perl", want: runOptions{help: true}},
-		{line: "-h", want: runOptions{help: true}},
+		{line: "--help perl", want: startLine{help: true}},
+		{line: "-h", want: startLine{help: true}},
 		{line: "", err: "no program"},
 		{line: "--", err: "no program"},
 		{line: "--strict", err: "no program"},
@@ -49,7 +49,7 @@ func TestParseRun(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tc.want, got, cmp.AllowUnexported(runOptions{})); diff != "" {
+			if diff := cmp.Diff(tc.want, got, cmp.AllowUnexported(startLine{})); diff != "" {
 				t.Error(diff)
 			}
 		})

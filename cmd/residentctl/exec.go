@@ -16,7 +16,7 @@ import (
 // execLauncher executes a launcher that looks in these stores and understands
 // run's command line, in this process's place. From there on everything is as
 // if the front door had been taken. It returns only if that cannot be.
-func execLauncher(o runOptions, dirs []string) error {
+func execLauncher(o startLine, dirs []string) error {
 	if why := frontRefuses(o); why != nil {
 		return why
 	}
@@ -50,7 +50,7 @@ func execProgram(program string, argv []string) error {
 }
 
 // frontRefuses names the command lines that launcher_front leaves to Go.
-func frontRefuses(o runOptions) error {
+func frontRefuses(o startLine) error {
 	name := o.argv[0]
 	if strings.HasPrefix(name, "-") {
 		return errors.New("its name begins with a dash")
@@ -62,7 +62,7 @@ func frontRefuses(o runOptions) error {
 }
 
 // frontArgs is the command line in the form that launcher_front reads.
-func frontArgs(o runOptions) []string {
+func frontArgs(o startLine) []string {
 	args := []string{"residentctl", "run"}
 	if o.strict {
 		args = append(args, "--strict")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,15 +18,10 @@ import (
 	"github.com/residentctl/residentctl/pkg/store"
 )
 
-// defaultAfter is how often a program is executed normally before exec --auto
-// makes it resident. Making it costs as much as some hundred starts save; what
-// a build has executed three times it executes hundreds of times.
-const defaultAfter = 3
-
 // runAuto runs the command as a child, makes resident what it executes often,
 // and ends as the command ends. started says whether there was a command; if
 // not, the error is why.
-func runAuto(o execOptions, stderr io.Writer) (started bool, err error) {
+func runAuto(o startLine, stderr io.Writer) (started bool, err error) {
 	if o.strict {
 		if err := canAdd(); err != nil {
 			_, hint := diagnose(err)
@@ -97,7 +93,7 @@ func runAuto(o execOptions, stderr io.Writer) (started bool, err error) {
 			}
 		}
 	}()
-	a := &auto{manager: m, stores: stores, counter: counter, after: o.after, settled: began, tried: map[intercept.Binary]bool{}}
+	a := &auto{manager: m, stores: stores, counter: counter, after: cmp.Or(o.after, defaultAfter), settled: began, tried: map[intercept.Binary]bool{}}
 	var status syscall.WaitStatus
 	ended := make(chan error, 1)
 	go func() {
@@ -148,7 +144,7 @@ func catch(c chan<- os.Signal, sigs ...os.Signal) {
 }
 
 // autoCommand is the command line that runs the command in its namespace.
-func autoCommand(s *store.Store, stores []string, session *store.Staging, o execOptions, stderr io.Writer) (argv []string, attr *os.ProcAttr, err error) {
+func autoCommand(s *store.Store, stores []string, session *store.Staging, o startLine, stderr io.Writer) (argv []string, attr *os.ProcAttr, err error) {
 	user := os.Geteuid() != 0
 	// The store may be empty still; it is what this is going to fill.
 	c, err := intercept.Prepare(s, intercept.Options{Stores: stores, InUserNamespace: user, Session: session})

@@ -26,8 +26,8 @@ func (g *globals) storeFlag() cli.Flag {
 	return &cli.GenericFlag{
 		Name:        "store",
 		Value:       &g.store,
-		Usage:       "work on the store in `DIR`",
-		DefaultText: store.SystemDir() + " for root, else ~/.local/share/residentctl",
+		Usage:       storeUsage,
+		DefaultText: storeDefault,
 	}
 }
 

@@ -22,10 +22,12 @@ const (
 	engineExec   = "exec"
 )
 
+var engines = []string{engineAuto, engineDirect, engineCRIU, engineExec}
+
 // runCRIU is run with CRIU's restore. It ends as the program does, or gives an
 // error, and then the program has not been started: falling back would hide
 // what was asked for.
-func runCRIU(ctx context.Context, o runOptions, stores []string, errOut io.Writer) error {
+func runCRIU(ctx context.Context, o startLine, stores []string, errOut io.Writer) error {
 	program, err := findProgram(o.argv[0])
 	if err != nil {
 		return err
