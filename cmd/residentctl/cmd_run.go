@@ -14,6 +14,7 @@ import (
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/elfinfo"
+	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/resident"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -90,7 +91,7 @@ func runRun(o startLine, stores []string, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
-	restoreSignals()
+	intercept.RestoreSignals()
 	// From here on everything ends in an exec.
 	why := errors.New("--engine exec asks for it")
 	if o.engine != engineExec {
@@ -104,7 +105,7 @@ func runRun(o startLine, stores []string, errOut io.Writer) error {
 	if o.explain || explainByEnvironment() {
 		fmt.Fprintf(errOut, "residentctl: %s: started normally: %v\n", program, why)
 	}
-	return cannotRun(program, execProgram(program, o.argv))
+	return cannotRun(program, intercept.Execute(program, o.argv))
 }
 
 // mayStartFrom says why root must not start anything from one of these stores: another

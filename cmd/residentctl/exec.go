@@ -34,19 +34,8 @@ func execLauncher(o startLine, dirs []string) error {
 	}
 	defer syscall.Close(fd)
 	// syscall.Exec also puts the limit of open files back, which Go raises.
-	err = syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", fd), frontArgs(o), environment())
+	err = syscall.Exec(fmt.Sprintf("/proc/self/fd/%d", fd), frontArgs(o), intercept.Environment())
 	return fmt.Errorf("execute the launcher: %w", err)
-}
-
-// execProgram executes the program in this process's place; a file that the
-// kernel does not know is /bin/sh's to read, as execvp(3) has it. It returns
-// only the error.
-func execProgram(program string, argv []string) error {
-	err := syscall.Exec(program, argv, environment())
-	if errors.Is(err, syscall.ENOEXEC) {
-		err = syscall.Exec("/bin/sh", append([]string{"/bin/sh", program}, argv[1:]...), environment())
-	}
-	return err
 }
 
 // frontRefuses names the command lines that launcher_front leaves to Go.
@@ -100,17 +89,4 @@ func memoryFile(content []byte) (fd int, err error) {
 		return -1, err
 	}
 	return fd, nil
-}
-
-// environment is this process's environment as it was handed over. os.Environ
-// would leave out the second one of two variables with the same name.
-func environment() []string {
-	data, err := os.ReadFile("/proc/self/environ")
-	if err != nil {
-		return os.Environ()
-	}
-	if len(data) == 0 {
-		return nil
-	}
-	return strings.Split(strings.TrimSuffix(string(data), "\x00"), "\x00")
 }

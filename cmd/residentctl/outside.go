@@ -25,8 +25,8 @@ func outside(*cli.Context) error {
 	}
 	runtime.LockOSThread() // whose namespace it is about
 	if intercept.Uncover() == nil {
-		restoreSignals()
-		_ = syscall.Exec(self, os.Args, environment())
+		intercept.RestoreSignals()
+		_ = syscall.Exec(self, os.Args, intercept.Environment())
 	}
 	return nil
 }

@@ -9,8 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/resident"
 )
 
@@ -53,7 +52,7 @@ func runCRIU(ctx context.Context, o startLine, stores []string, errOut io.Writer
 			if o.explain || explainByEnvironment() {
 				fmt.Fprintf(errOut, "residentctl: %s: restored by CRIU\n", program)
 			}
-			os.Exit(endLike(status))
+			os.Exit(intercept.EndLike(status))
 		case !errors.Is(err, resident.ErrNotResident):
 			_, hint := diagnose(err)
 			return &runError{code: exitRun, what: fmt.Sprintf("%s: no start by CRIU: %v", program, err), hint: hint}
@@ -63,19 +62,4 @@ func runCRIU(ctx context.Context, o startLine, stores []string, errOut io.Writer
 		code: exitRun, what: fmt.Sprintf("%s: no start by CRIU: %v", program, err),
 		hint: fmt.Sprintf("`residentctl add %s` makes it resident", o.argv[0]),
 	}
-}
-
-// endLike gives the exit status of a process that has ended; if a signal killed
-// it, that signal kills this process too, so that the caller sees the same.
-func endLike(status syscall.WaitStatus) int {
-	if !status.Signaled() {
-		return status.ExitStatus()
-	}
-	sig := status.Signal()
-	// One core file is enough.
-	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
-	dieBy(sig)
-	// Of a signal that does not kill by default it cannot have died.
-	const shellStatus = 128
-	return shellStatus + int(sig)
 }

@@ -1,10 +1,11 @@
-package main
+package intercept
 
 import (
 	"bytes"
 	"debug/elf"
 	"encoding/binary"
 	"os"
+	"os/signal"
 	"runtime"
 	"syscall"
 	"unsafe"
@@ -15,7 +16,7 @@ import (
 	"github.com/residentctl/residentctl/pkg/launcher/front"
 )
 
-// restoreSignals gives the calling thread the signal mask that this process was
+// RestoreSignals gives the calling thread the signal mask that this process was
 // started with, and ignores the signals that it was started to ignore; an exec
 // passes both on. It is called just before one, and the goroutine stays on its
 // thread.
@@ -26,7 +27,7 @@ import (
 //
 // Descriptors 0, 1 and 2 that were closed will be closed again. A `run` that the
 // front door carries out needs none of this.
-func restoreSignals() {
+func RestoreSignals() {
 	runtime.LockOSThread()
 	for _, fd := range front.Closed() {
 		unix.CloseOnExec(fd)
@@ -78,6 +79,19 @@ func inheritedSignals() (ignored []int, mask *unix.Sigset_t, err error) {
 	return ignored, mask, nil
 }
 
+// ignoreInherited ignores what this process was started to ignore, for a command that will
+// be its child, and returns the mask that it was started with. SIGCHLD is left out: a
+// process that ignores it cannot wait for a child.
+func ignoreInherited() (mask *unix.Sigset_t) {
+	ignored, mask, _ := inheritedSignals()
+	for _, sig := range ignored {
+		if syscall.Signal(sig) != syscall.SIGCHLD {
+			signal.Ignore(syscall.Signal(sig))
+		}
+	}
+	return mask
+}
+
 // startAsInherited starts a child which finds the signal mask and the first three
 // descriptors as this process was given them. What it is to ignore is for the
 // caller to say with os/signal.
@@ -97,10 +111,10 @@ func startAsInherited(argv []string, mask *unix.Sigset_t, attr *os.ProcAttr) (*o
 	return os.StartProcess(argv[0], argv, attr)
 }
 
-// surviveBrokenPipe keeps what residentctl says from killing it where nobody reads
+// SurviveBrokenPipe keeps what residentctl says from killing it where nobody reads
 // that: a failed write to descriptor 1 or 2 does so as long as no one catches SIGPIPE
 // (os/signal, "SIGPIPE"). In what is executed it is as it was inherited.
-func surviveBrokenPipe() {
+func SurviveBrokenPipe() {
 	catch(make(chan os.Signal, 1), syscall.SIGPIPE)
 }
 

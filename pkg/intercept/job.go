@@ -1,4 +1,4 @@
-package main
+package intercept
 
 import (
 	"os"
@@ -12,6 +12,46 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
+// signals are what residentctl is sent while it stays beside the command.
+type signals struct{ terminal, passed chan os.Signal }
+
+// catchSignals catches what must not end residentctl before the command. From the terminal
+// the command gets its signals itself; residentctl must not end, or stop, before it. What
+// is sent to residentctl is passed on, an interrupt too where no terminal can have sent it.
+// SIGTTIN and SIGTTOU always come from it.
+func catchSignals() signals {
+	s := signals{terminal: make(chan os.Signal, 1), passed: make(chan os.Signal, 8)}
+	catch(s.terminal, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTSTP)
+	catch(s.passed, passedOn()...)
+	catch(make(chan os.Signal, 1), syscall.SIGTTIN, syscall.SIGTTOU)
+	return s
+}
+
+// passedOn are the signals that a user may send to residentctl and mean the
+// command: all but those of the terminal, of job control, and of what a process
+// does itself.
+func passedOn() []os.Signal {
+	sigs := []os.Signal{
+		syscall.SIGHUP, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGWINCH, syscall.SIGABRT,
+		syscall.SIGALRM, syscall.SIGVTALRM, syscall.SIGPROF, syscall.SIGIO, syscall.SIGPWR,
+	}
+	const firstRT, lastRT = 35, 64 // the runtime leaves those before alone, which are C libraries'
+	for sig := syscall.Signal(firstRT); sig <= lastRT; sig++ {
+		sigs = append(sigs, sig)
+	}
+	return sigs
+}
+
+// catch is signal.Notify but for signals that are ignored, which the command is to
+// ignore as well.
+func catch(c chan<- os.Signal, sigs ...os.Signal) {
+	for _, sig := range sigs {
+		if !signal.Ignored(sig) {
+			signal.Notify(c, sig)
+		}
+	}
+}
+
 // A job is the command beside which residentctl stays. To whoever started residentctl
 // it stops and goes on as the command does.
 type job struct {
@@ -19,6 +59,24 @@ type job struct {
 	// hadTerminal says that the command, in a group of its own as shells make one, was
 	// in the foreground when it stopped last.
 	hadTerminal atomic.Bool
+}
+
+// passOn passes on to the command what is sent to residentctl.
+func (j *job) passOn(s signals) {
+	for {
+		select {
+		case sig := <-s.passed:
+			if sig == syscall.SIGCONT {
+				j.resume()
+			} else {
+				_ = j.process.Signal(sig)
+			}
+		case sig := <-s.terminal:
+			if !inForeground() {
+				_ = j.process.Signal(sig)
+			}
+		}
+	}
 }
 
 // wait waits for the command's end.
@@ -104,4 +162,19 @@ func terminalGroup() int {
 		return -1
 	}
 	return group
+}
+
+// EndLike returns the exit status of a process that has ended; if a signal killed
+// it, that signal kills this process too, so that the caller sees the same.
+func EndLike(status syscall.WaitStatus) int {
+	if !status.Signaled() {
+		return status.ExitStatus()
+	}
+	sig := status.Signal()
+	// One core file is enough.
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	dieBy(sig)
+	// Of a signal that does not kill by default it cannot have died.
+	const shellStatus = 128
+	return shellStatus + int(sig)
 }

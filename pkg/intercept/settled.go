@@ -1,4 +1,4 @@
-package main
+package intercept
 
 import (
 	"os"
@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/residentctl/residentctl/pkg/intercept"
 )
 
 // settled tells which programs exec --auto may execute beside the command. While a
@@ -40,7 +38,7 @@ func newSettled() settled {
 // no business with but to execute them: file and folder are as they were before it
 // began, so neither it nor a build of it nor an installation under way made them,
 // and they do not lie where it was started, which is what it works on.
-func (s settled) is(path string, b intercept.Binary) bool {
+func (s settled) is(path string, b Binary) bool {
 	var file, dir unix.Stat_t
 	if unix.Stat(path, &file) != nil || file.Dev != b.Dev || file.Ino != b.Ino {
 		return false // replaced since, or a path of another mount namespace

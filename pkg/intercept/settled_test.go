@@ -1,4 +1,4 @@
-package main
+package intercept
 
 import (
 	"os"
@@ -6,8 +6,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/residentctl/residentctl/pkg/intercept"
 )
 
 func TestSettled(t *testing.T) {
@@ -30,14 +28,14 @@ func TestSettled(t *testing.T) {
 	if err := syscall.Stat(program, &st); err != nil {
 		t.Fatal(err)
 	}
-	b := intercept.Binary{Dev: st.Dev, Ino: st.Ino}
-	other := intercept.Binary{Dev: st.Dev, Ino: st.Ino + 1}
+	b := Binary{Dev: st.Dev, Ino: st.Ino}
+	other := Binary{Dev: st.Dev, Ino: st.Ino + 1}
 	now, later := time.Now(), time.Now().Add(time.Hour)
 	for _, tc := range []struct {
 		name    string
 		settled settled
 		path    string
-		binary  intercept.Binary
+		binary  Binary
 		want    bool
 	}{
 		{"changed before", settled{later, "/nowhere"}, program, b, true},

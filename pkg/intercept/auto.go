@@ -1,0 +1,197 @@
+package intercept
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// A Maker makes programs resident.
+type Maker interface {
+	// Open is called before the command is started, with the directory of the store that
+	// the programs are to be added to. With an error the command is executed normally.
+	Open(store string) error
+	// Add makes a program resident, unless the context ends before that. It reports
+	// whether another program might be made so too.
+	Add(ctx context.Context, program string) (another bool)
+}
+
+// An Outcome is what has become of a command.
+type Outcome struct {
+	Status   syscall.WaitStatus
+	Programs map[Binary]*Starts // which it has executed through the covered linker
+}
+
+// Run runs the command as a child, and has the maker make resident what the command tree
+// executes normally for the after-th time. It returns when the command has ended; EndLike
+// ends this process in the same way. A nil Outcome says that no command was started; the
+// error is then as Become's.
+func (t *Tree) Run(m Maker, after int) (*Outcome, error) {
+	if known, why := t.uncovered(true); known {
+		return nil, t.execute(why)
+	}
+	c := &companion{}
+	if err := c.start(t, m); err != nil {
+		c.close()
+		return nil, t.execute(err)
+	}
+	defer c.close()
+	a := &auto{maker: m, counter: c.counter, after: after, settled: c.settled, tried: map[Binary]bool{}}
+	status, err := a.watch(c.job)
+	return &Outcome{status, c.counter.Programs}, err
+}
+
+// A companion is what there is beside the command.
+type companion struct {
+	session *store.Staging
+	counter *Counter
+	settled settled
+	job     *job
+}
+
+// start starts the command of the tree in its namespace.
+func (c *companion) start(t *Tree, m Maker) error {
+	s, err := t.openStore()
+	if err != nil {
+		return err
+	}
+	if err := m.Open(s.Dir()); err != nil {
+		return err
+	}
+	if c.session, err = s.Stage(); err != nil {
+		return err
+	}
+	if c.counter, err = NewCounter(filepath.Join(c.session.Dir, LogName)); err != nil {
+		return err
+	}
+	mask := ignoreInherited()
+	argv, attr, err := t.childLine(s, c.session)
+	if err != nil {
+		return err
+	}
+	caught := catchSignals()
+	c.settled = newSettled()
+	process, err := startAsInherited(argv, mask, attr)
+	if err != nil && attr.Sys != nil {
+		return NoMountNamespace(err)
+	}
+	if err != nil {
+		return err
+	}
+	c.job = &job{process: process}
+	go c.job.passOn(caught)
+	return nil
+}
+
+// close removes what only the command needed. Nothing may be left where what follows
+// cannot be said. In the background a terminal may stop a process that writes to it
+// (tty_ioctl(4), TOSTOP), if that does not catch it.
+func (c *companion) close() {
+	if c.counter != nil {
+		_ = c.counter.Close()
+	}
+	if c.session != nil {
+		_ = c.session.Discard()
+	}
+	if c.job != nil && !signal.Ignored(syscall.SIGTTOU) {
+		signal.Reset(syscall.SIGTTOU)
+	}
+}
+
+// childLine is the command line that runs the command in its namespace, as a child.
+func (t *Tree) childLine(s *store.Store, session *store.Staging) (argv []string, attr *os.ProcAttr, err error) {
+	user := os.Geteuid() != 0
+	// The store may be empty still; it is what this is going to fill.
+	c, err := Prepare(s, Options{Stores: t.Stores, InUserNamespace: user, Session: session})
+	if err != nil {
+		return nil, nil, err
+	}
+	attr = &os.ProcAttr{Env: Environment()}
+	if user {
+		argv, err = t.userLine(s, c)
+		return argv, attr, err
+	}
+	attr.Sys = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	argv, err = t.again(c)
+	return argv, attr, err
+}
+
+// auto makes resident what a command tree executes often.
+type auto struct {
+	maker   Maker
+	counter *Counter
+	after   int
+	settled settled
+	tried   map[Binary]bool
+	over    bool // no other program can be made resident
+}
+
+// watch looks at the starts until the command has ended.
+func (a *auto) watch(j *job) (syscall.WaitStatus, error) {
+	const pause = 50 * time.Millisecond
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	wanted, done, ended := make(chan string), make(chan bool), make(chan struct{})
+	defer close(wanted)
+	go func() {
+		for path := range wanted {
+			done <- a.maker.Add(ctx, path)
+		}
+	}()
+	var status syscall.WaitStatus
+	var err error
+	go func() {
+		status, err = j.wait()
+		close(ended)
+	}()
+	for busy := false; ; {
+		_ = a.counter.Read() // what cannot be read is not counted
+		if path, ok := a.next(busy); ok {
+			busy = true
+			wanted <- path
+		}
+		select {
+		case <-ended:
+			cancel()
+			if busy {
+				<-done
+			}
+			_ = a.counter.Read()
+			return status, err
+		case another := <-done:
+			busy, a.over = false, !another
+		case <-time.After(pause):
+		}
+	}
+}
+
+// next is the program that has been executed normally most often, if it is often
+// enough. Each is tried once: one that is refused will be refused again, and one that
+// the command has changed does not become older than the command.
+func (a *auto) next(busy bool) (path string, ok bool) {
+	for !busy && !a.over {
+		most := a.after - 1
+		var binary Binary
+		path = ""
+		for b, s := range a.counter.Programs {
+			if s.Normal > most && s.Path != "" && !a.tried[b] {
+				binary, path, most = b, s.Path, s.Normal
+			}
+		}
+		if path == "" {
+			break
+		}
+		a.tried[binary] = true
+		if a.settled.is(path, binary) {
+			return path, true
+		}
+	}
+	return "", false
+}
