@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/residentctl/residentctl/pkg/intercept"
+	"github.com/residentctl/residentctl/pkg/launcher/front"
 	"github.com/residentctl/residentctl/pkg/resident"
 )
 
@@ -39,6 +40,10 @@ only the store is looked at, which takes a tenth of the time.`,
 			defer stop()
 			return runCheck(ctx, g, func(ctx context.Context, found func(resident.Finding)) error {
 				if !noTrial {
+					if !front.Entered() {
+						found(resident.Finding{Area: resident.AreaProgram, What: "residentctl", Status: resident.StatusNote,
+							Detail: withoutFrontDoor, Advice: useBuild})
+					}
 					for _, f := range execFindings(intercept.Probe()) {
 						found(f)
 					}

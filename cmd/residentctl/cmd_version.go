@@ -8,6 +8,7 @@ import (
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
+	"github.com/residentctl/residentctl/pkg/launcher/front"
 )
 
 func newVersionCommand(g *globals) *cli.Command {
@@ -31,10 +32,14 @@ type versions struct {
 	Go          string `json:"go"`
 	CRIU        string `json:"criu"`
 	Kernel      string `json:"kernel"`
+	FrontDoor   bool   `json:"front_door"` // scripts/build has made it
 }
 
 func findVersions() versions {
-	return versions{Residentctl: moduleVersion(), Go: runtime.Version(), CRIU: criuVersion(), Kernel: kernelVersion()}
+	return versions{
+		Residentctl: moduleVersion(), Go: runtime.Version(), CRIU: criuVersion(), Kernel: kernelVersion(),
+		FrontDoor: front.Entered(),
+	}
 }
 
 func printVersions(g *globals, v versions) error {
@@ -43,8 +48,18 @@ func printVersions(g *globals, v versions) error {
 	}
 	g.printf("residentctl version %s\ngo:     %s\ncriu:   %s\nkernel: %s\n",
 		v.Residentctl, v.Go, printable(v.CRIU), printable(v.Kernel))
+	if !v.FrontDoor {
+		g.printf("%s; %s\n", withoutFrontDoor, useBuild)
+	}
 	return nil
 }
+
+// What is said of a residentctl that is linked without the front door: its `run` is
+// slower, and its `exec` loses the signals that the caller blocks or ignores.
+const (
+	withoutFrontDoor = "built without the front door"
+	useBuild         = "use scripts/build"
+)
 
 // moduleVersion is what the Go command found in version control when it built
 // residentctl.

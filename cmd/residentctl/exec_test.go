@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -18,9 +19,9 @@ import (
 )
 
 // What an exec passes on arrives in the program as it was, although it went
-// through a Go program: compared with the same program started directly.
+// through a Go program: compared with the same program started directly. The front
+// door leaves a `run --` to Go.
 func TestExecPassesOn(t *testing.T) {
-	// Not the test binary: that is linked without symbols.
 	residentctl := buildResidentctl(t)
 	ignoreSignals(t)
 	lowerFileLimit(t)
@@ -44,7 +45,7 @@ func TestExecPassesOn(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			want := steady(start(t, tc.program, tc.argv, tc.env))
-			got := steady(start(t, residentctl, append([]string{"residentctl", "--store", store, "run"}, tc.argv...), tc.env))
+			got := steady(start(t, residentctl, append([]string{"residentctl", "--store", store, "run", "--"}, tc.argv...), tc.env))
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("executed directly (-) and by run (+):\n%s", diff)
 			}
@@ -105,15 +106,23 @@ func lowerFileLimit(t *testing.T) {
 	t.Cleanup(func() { _ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before) })
 }
 
-// buildResidentctl builds residentctl without its front door, so that run takes
-// the way through Go.
+// buildResidentctl builds residentctl with its front door, which notes down what the Go
+// runtime changes.
 func buildResidentctl(t *testing.T) string {
 	t.Helper()
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("no go command")
 	}
+	script, err := os.ReadFile("../../scripts/build")
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := regexp.MustCompile(`(?m)^LDFLAGS="(.*)"$`).FindSubmatch(script)
+	if flags == nil {
+		t.Fatal("scripts/build has no line LDFLAGS=\"…\"")
+	}
 	path := filepath.Join(t.TempDir(), "residentctl")
-	build := exec.Command("go", "build", "-o", path, ".")
+	build := exec.Command("go", "build", "-ldflags", string(flags[1]), "-o", path, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if msg, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, msg)

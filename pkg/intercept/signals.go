@@ -1,9 +1,6 @@
 package intercept
 
 import (
-	"bytes"
-	"debug/elf"
-	"encoding/binary"
 	"os"
 	"os/signal"
 	"runtime"
@@ -12,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/launcher/front"
 )
 
@@ -26,16 +22,14 @@ import (
 // as SIGCHLD.
 //
 // Descriptors 0, 1 and 2 that were closed will be closed again. A `run` that the
-// front door carries out needs none of this.
+// front door carries out needs none of this. A residentctl that is linked without the
+// front door knows none of it.
 func RestoreSignals() {
 	runtime.LockOSThread()
 	for _, fd := range front.Closed() {
 		unix.CloseOnExec(fd)
 	}
-	ignored, mask, err := inheritedSignals()
-	if err != nil {
-		return
-	}
+	ignored, mask := inheritedSignals()
 	for _, sig := range ignored {
 		ignore(sig)
 	}
@@ -45,45 +39,28 @@ func RestoreSignals() {
 }
 
 // inheritedSignals are the signals that this process was started to ignore, and its
-// first thread's mask then, nil if it is not known. The front door has noted them down.
-// In a residentctl that is linked without it they stand in two variables of the Go
-// runtime, but for those that it leaves alone (runtime.sigtable, _SigDefault), and are
-// found through the symbol table, at ten times the cost; nobody knows them where there
-// is no symbol table either (-s).
-func inheritedSignals() (ignored []int, mask *unix.Sigset_t, err error) {
-	if ignoring, blocked, ok := front.Signals(); ok {
-		for sig := 1; sig <= 64; sig++ {
-			if ignoring>>(sig-1)&1 != 0 {
-				ignored = append(ignored, sig)
-			}
-		}
-		mask = &unix.Sigset_t{}
-		mask.Val[0] = blocked
-		return ignored, mask, nil
+// first thread's mask then. The front door has noted them down; without it they are not
+// known, and mask is nil.
+func inheritedSignals() (ignored []int, mask *unix.Sigset_t) {
+	ignoring, blocked, ok := front.Signals()
+	if !ok {
+		return nil, nil
 	}
-	vars, err := runtimeVariables("runtime.fwdSig", "runtime.initSigmask")
-	if err != nil {
-		return nil, nil, err
-	}
-	dispositions, first := vars[0], vars[1] // [65]uintptr and [2]uint32
-	const sigIgn = 1
-	for sig := 1; 8*sig+8 <= len(dispositions); sig++ {
-		if binary.NativeEndian.Uint64(dispositions[8*sig:]) == sigIgn {
+	for sig := 1; sig <= 64; sig++ {
+		if ignoring>>(sig-1)&1 != 0 {
 			ignored = append(ignored, sig)
 		}
 	}
-	if len(first) == 8 {
-		mask = &unix.Sigset_t{}
-		mask.Val[0] = binary.NativeEndian.Uint64(first)
-	}
-	return ignored, mask, nil
+	mask = &unix.Sigset_t{}
+	mask.Val[0] = blocked
+	return ignored, mask
 }
 
 // ignoreInherited ignores what this process was started to ignore, for a command that will
 // be its child, and returns the mask that it was started with. SIGCHLD is left out: a
 // process that ignores it cannot wait for a child.
 func ignoreInherited() (mask *unix.Sigset_t) {
-	ignored, mask, _ := inheritedSignals()
+	ignored, mask := inheritedSignals()
 	for _, sig := range ignored {
 		if syscall.Signal(sig) != syscall.SIGCHLD {
 			signal.Ignore(syscall.Signal(sig))
@@ -168,68 +145,4 @@ func dispose(sig int, handler uintptr) disposition {
 func (d disposition) put(sig int) (before disposition) {
 	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&d)), uintptr(unsafe.Pointer(&before)), 8, 0, 0)
 	return before
-}
-
-// runtimeVariables reads variables of the running program by their symbols.
-func runtimeVariables(names ...string) ([][]byte, error) {
-	f, err := elf.Open("/proc/self/exe")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	base, err := loadedAt(f)
-	if err != nil {
-		return nil, err
-	}
-	values := make([][]byte, len(names))
-	for i, name := range names {
-		s, err := findSymbol(f, name)
-		if err != nil {
-			return nil, err
-		}
-		values[i] = make([]byte, min(s.Size, 4096))
-		if err := linux.ReadMem(os.Getpid(), base+s.Value, values[i]); err != nil {
-			return nil, err
-		}
-	}
-	return values, nil
-}
-
-// findSymbol finds a symbol by its name's place in the string table. To decode
-// all symbols, as f.Symbols does, takes 6 ms here instead of 1.
-func findSymbol(f *elf.File, name string) (sym elf.Sym64, err error) {
-	table, strings := f.Section(".symtab"), f.Section(".strtab")
-	if table == nil || strings == nil {
-		return sym, elf.ErrNoSymbols
-	}
-	text, err := strings.Data()
-	if err != nil {
-		return sym, err
-	}
-	entries, err := table.Data()
-	if err != nil {
-		return sym, err
-	}
-	at := bytes.Index(text, []byte("\x00"+name+"\x00")) + 1
-	for ; at > 0 && len(entries) >= elf.Sym64Size; entries = entries[elf.Sym64Size:] {
-		if int(f.ByteOrder.Uint32(entries)) == at {
-			_, err = binary.Decode(entries, f.ByteOrder, &sym)
-			return sym, err
-		}
-	}
-	return sym, elf.ErrNoSymbols
-}
-
-// loadedAt is by how much the running program's addresses differ from those in
-// its file.
-func loadedAt(f *elf.File) (uint64, error) {
-	data, err := os.ReadFile("/proc/self/auxv")
-	if err != nil {
-		return 0, err
-	}
-	auxv, err := linux.ParseAuxv(data)
-	if err != nil {
-		return 0, err
-	}
-	return auxv.Value(linux.ATEntry) - f.Entry, nil
 }

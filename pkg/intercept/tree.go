@@ -263,6 +263,6 @@ func (t *Tree) userLine(s *store.Store, c *Cover) ([]string, error) {
 // again is the command line of this program for a namespace that was made for the command.
 func (t *Tree) again(c *Cover) ([]string, error) {
 	// unshare(1) makes it the default, and so does what waits for a child.
-	ignored, _, _ := inheritedSignals()
+	ignored, _ := inheritedSignals()
 	return t.Again(c.words(), slices.Contains(ignored, int(syscall.SIGCHLD)))
 }

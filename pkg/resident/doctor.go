@@ -24,6 +24,7 @@ type Area string
 
 // Areas, in the order in which they are checked.
 const (
+	AreaProgram  Area = "program" // residentctl itself
 	AreaKernel   Area = "kernel"
 	AreaCRIU     Area = "criu"
 	AreaTrial    Area = "trial" // a program made resident for the occasion

@@ -6,10 +6,10 @@
 //
 //	-E _residentctl_start -T 0x70101000
 //
-// (scripts/build). Linked otherwise, the code is left out and `run` takes the
-// way through Go, which works the same and is slower. The text address keeps
-// residentctl away from where programs that are not position-independent
-// stand; see plan.FrontDoorBase.
+// (scripts/build). Linked otherwise, the code is left out, and `run` takes the way
+// through Go, which is slower and loses the signals that its caller blocks or ignores.
+// The text address keeps residentctl away from where programs that are not
+// position-independent are linked; see plan.FrontDoorBase.
 package front
 
 // What start_amd64.s has written before there was a Go runtime; all 0 without the
@@ -20,6 +20,9 @@ var (
 	ignored uint64 // bit n-1: signal n was ignored
 	blocked uint64 // and blocked
 )
+
+// Entered reports whether this process began at the front door.
+func Entered() bool { return entered != 0 }
 
 // Closed tells which of the descriptors 0, 1 and 2 were closed when this process
 // was executed. By now the Go runtime has opened /dev/null in their place
