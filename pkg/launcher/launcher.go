@@ -66,42 +66,14 @@ type Store struct {
 
 // File returns the launcher file of a program: an executable which starts the
 // program from the plan that planName, from the store's directory, leads to (an index
-// link) and, whenever that cannot be, executes the program itself. Others are further
-// paths of the program: the path that was executed, of a link to the launcher file for
-// instance, says which one is meant. It is linked at place (plan.LauncherPlace), unless
-// that is 0 or too narrow for it.
-func File(place uint64, s Store, planName, program string, others ...string) ([]byte, error) {
+// link) and, whenever that cannot be, executes the program itself, by the same path. It is
+// linked at place (plan.LauncherPlace), unless that is 0 or too narrow for it.
+func File(place uint64, s Store, planName, program string) ([]byte, error) {
 	w := wrapper{place: place}
 	w.stores([]Store{s})
 	w.config.Program = w.path(program)
-	for _, other := range others {
-		w.path(other) // one behind the other
-	}
-	w.strings = append(w.strings, 0)
 	w.config.Plan = w.name(planName)
 	return w.file()
-}
-
-// Names are the program's paths in a launcher file that File made, nil in anything
-// else.
-func Names(file []byte) []string {
-	if len(file) < headersLen+len(Code) {
-		return nil
-	}
-	var c config
-	behind := file[headersLen+len(Code):]
-	if err := binary.Read(bytes.NewReader(behind), binary.LittleEndian, &c); err != nil ||
-		string(c.Magic[:]) != configMagic || c.Program == 0 || uint64(c.Program) > uint64(len(behind)) {
-		return nil
-	}
-	var names []string
-	for rest := behind[c.Program:]; ; {
-		name, more, ok := bytes.Cut(rest, []byte{0})
-		if !ok || len(name) == 0 {
-			return names
-		}
-		names, rest = append(names, string(name)), more
-	}
 }
 
 // Front returns an executable that understands `NAME run [--strict] [--explain]

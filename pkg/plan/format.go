@@ -23,8 +23,9 @@ import "github.com/residentctl/residentctl/internal/linux"
 const Magic = "RESPLAN\x00"
 
 // Version is the format's version. A launcher that finds another one starts
-// the program normally. Version 3 names what is in the store from its directory.
-const Version = 3
+// the program normally. Version 4 has FlagNeedsExe for every program that may look at
+// itself.
+const Version = 4
 
 // Kinds of image: at which stop point the template was dumped.
 const (
@@ -85,11 +86,11 @@ const (
 	// the image is for whatever path leads to the folder of Real, and not for hard
 	// links in others.
 	FlagOwnPath = 1 << 2
-	// FlagNeedsExe: the program reads its own file through /proc/self/exe, so it
+	// FlagNeedsExe: the program may look at itself through /proc/self/exe, so it
 	// is started only where that can be set.
 	FlagNeedsExe = 1 << 3
-	// FlagSetExe: ordinary users may make user namespaces, so who may not set
-	// /proc/self/exe himself has a child do it in one.
+	// FlagSetExe: and ordinary users may make user namespaces, so a caller who may not
+	// set /proc/self/exe has a child do it in one.
 	FlagSetExe = 1 << 4
 	// FlagSlowFaults: where the image was made page faults are so slow that it pays
 	// to map text before it is touched. The launcher does not look at it.

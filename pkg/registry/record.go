@@ -54,8 +54,7 @@ type Image struct {
 	Libraries  int       `json:"libraries"`
 	Mappings   int       `json:"mappings"`
 	ImageBytes int64     `json:"image_bytes"`
-	Bound      int       `json:"bound,omitempty"`  // calls that are bound in the image ahead of their first time
-	Mirror     bool      `json:"mirror,omitempty"` // its launcher file stands in a mirror of its folders
+	Bound      int       `json:"bound,omitempty"` // calls that are bound in the image ahead of their first time
 	Timing     *Timing   `json:"timing,omitempty"`
 	// LauncherPlace is where its launcher files are linked (plan.LauncherPlace), 0
 	// if nothing is known of a good place.

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"os"
@@ -23,6 +24,7 @@ func schema1(t *testing.T, all ...Record) *Registry {
 		for _, rec := range all {
 			text, jsonErr := json.Marshal(&rec)
 			err = errors.Join(err, jsonErr)
+			text = append([]byte(`{"mirror":true,`), text[1:]...) // a field of that time
 			key := key1(&rec)
 			put(recordsBucket, key, string(text))
 			put(idBucket, rec.ID, key)
@@ -42,7 +44,7 @@ func schema1(t *testing.T, all ...Record) *Registry {
 // that it held; who only reads says that it is older, and so does Check.
 func TestMigrateFromSchema1(t *testing.T) {
 	perl := record(1, "/usr/bin/perl", 10, "/lib/libc.so.6", "/lib/libm.so.6")
-	perl.Paths, perl.Layouts, perl.Mirror, perl.LauncherPlace = []string{"/usr/bin/perl5"}, 3, true, 1<<62
+	perl.Paths, perl.Layouts, perl.LauncherPlace = []string{"/usr/bin/perl5"}, 3, 1<<62
 	git := record(2, "/usr/bin/git", 20, "/lib/libc.so.6")
 	r := schema1(t, perl, git)
 	was, err := os.ReadFile(r.Path())
@@ -111,5 +113,22 @@ func TestMigrateDamagedRecord(t *testing.T) {
 			}
 			mustBeSound(t, r)
 		})
+	}
+}
+
+// TestReadsRecordsOfMirrors: a field that older versions wrote is passed over.
+func TestReadsRecordsOfMirrors(t *testing.T) {
+	perl := record(1, "/usr/bin/perl", 10)
+	value, err := encodeStored("record-1", storedOf(&perl))
+	if err != nil {
+		t.Fatal(err)
+	}
+	object := bytes.Replace(value[len(storedHeader("", nil)):], []byte(`"image":{`), []byte(`"image":{"mirror":true,`), 1)
+	s, err := decodeStored("record-1", append(storedHeader("record-1", object), object...))
+	if err != nil || !bytes.Contains(object, []byte("mirror")) {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(perl, s.record()); diff != "" {
+		t.Error(diff)
 	}
 }

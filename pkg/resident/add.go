@@ -122,7 +122,7 @@ func (m *Manager) addCurrent(ctx context.Context, path string, opts AddOptions) 
 		return nil, err
 	}
 	known := slices.Contains(rec.Names(), path)
-	if known && m.launchersAreCurrent(rec) && m.mirrorIsCurrent(rec) {
+	if known && m.launchersAreCurrent(rec) {
 		return &Added{Record: rec, Path: path, Already: true}, nil
 	}
 	rec, err = m.addName(ctx, rec.ID, path)
@@ -550,9 +550,6 @@ func (a *adding) record() (*registry.Record, error) {
 	}
 	for _, l := range append([]fingerprint.File{a.deps.Linker}, a.deps.Libraries...) {
 		rec.LibraryPaths = append(rec.LibraryPaths, l.Path)
-	}
-	if rec.Mirror, err = a.looksAtItself(); err != nil {
-		return nil, err
 	}
 	return rec, filepath.WalkDir(a.staging.Dir, func(_ string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {

@@ -118,29 +118,12 @@ func changeable(path string, info fs.FileInfo) string {
 	return ""
 }
 
-// servesAs tells whether a launcher file is what is wanted, or would be with further
-// names, as an add leaves it that was killed before the record had the name.
-func (m *Manager) servesAs(rec registry.Record, got, want []byte) bool {
-	names := launcher.Names(got)
-	if bytes.Equal(got, want) || len(names) == 0 {
-		return bytes.Equal(got, want)
-	}
-	for _, name := range launcher.Names(want) {
-		if !slices.Contains(names, name) {
-			return false
-		}
-	}
-	same, err := m.launcherFile(rec, names)
-	return err == nil && bytes.Equal(got, same)
-}
-
 // launcherFaults says which launcher files of an entry are missing or not what
 // this residentctl would write.
 func (m *Manager) launcherFaults(rec registry.Record) (faults []string) {
-	t := treeOf(rec)
 	for _, name := range rec.Names() {
 		path := m.store.LauncherPath(rec.Binary.Dev, rec.Binary.Ino, name)
-		want, err := m.wantedFile(rec, t, name)
+		want, err := m.launcherFile(rec, name)
 		if err != nil {
 			faults = append(faults, err.Error())
 			continue
@@ -156,10 +139,10 @@ func (m *Manager) launcherFaults(rec registry.Record) (faults []string) {
 			faults = append(faults, err.Error())
 		case info.Mode().Perm()&0o111 == 0:
 			faults = append(faults, path+" is not executable")
-		case !t.gone && !m.servesAs(rec, got, want): // with a name gone it is stale
+		case !bytes.Equal(got, want):
 			faults = append(faults, fmt.Sprintf("the launcher file %s is not what this residentctl writes", path))
 		}
 	}
-	exposed, _ := m.launcherExposure(rec, t)
+	exposed, _ := m.launcherExposure(rec)
 	return append(faults, exposed...)
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -83,22 +82,21 @@ func (m *Manager) exposure(rec registry.Record) (faults []string, exact bool) {
 	return faults, exact
 }
 
-// launcherExposure looks at the owners and modes of the folders and files that stand
-// in launchers/ for an entry's names.
-func (m *Manager) launcherExposure(rec registry.Record, t *launcherTree) (faults []string, exact bool) {
+// launcherExposure looks at the owners and modes of an entry's launcher files and of the
+// directories that lead to them.
+func (m *Manager) launcherExposure(rec registry.Record) (faults []string, exact bool) {
 	exact = true
-	look := func(original, name string) {
+	for _, original := range withFolders(rec.Names()) {
 		path := m.store.LauncherPath(rec.Binary.Dev, rec.Binary.Ino, original)
 		info, err := os.Lstat(path)
 		if err != nil {
-			return // whether it has to be there is another question
+			continue // whether it has to be there is another question
 		}
-		why := changeable(path, info)
-		if why != "" {
+		if why := changeable(path, info); why != "" {
 			faults = append(faults, why)
-			return
+			continue
 		}
-		want, err := launcherAccess(name)(original)
+		want, err := launcherAccess(original)
 		switch {
 		case err != nil: // the original is gone
 		case want.ExceededBy(info) && !m.private():
@@ -107,13 +105,20 @@ func (m *Manager) launcherExposure(rec registry.Record, t *launcherTree) (faults
 			exact = false
 		}
 	}
-	for _, folder := range slices.Sorted(maps.Keys(t.folders)) {
-		look(folder, t.folders[folder])
-	}
-	for _, file := range slices.Sorted(maps.Keys(t.files)) {
-		look(file, file)
-	}
 	return faults, exact
+}
+
+// withFolders are paths and the directories that lead to them, sorted, each once.
+func withFolders(paths []string) []string {
+	var all []string
+	for _, path := range paths {
+		for ; path != "/"; path = filepath.Dir(path) {
+			all = append(all, path)
+		}
+	}
+	all = append(all, "/")
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 func tooOpen(path string, info fs.FileInfo) string {

@@ -154,16 +154,7 @@ func (m *Manager) collectLauncher(item GCItem) (bool, error) {
 	if !slices.Contains(m.surplusLaunchers(rec), item.Path) {
 		return false, nil
 	}
-	if err := os.Remove(item.Path); err != nil {
-		return false, err
-	}
-	// Folders that are empty now go too; the first that is not ends it.
-	for dir := filepath.Dir(item.Path); dir != m.store.LaunchersDir(item.binary.Dev, item.binary.Ino); dir = filepath.Dir(dir) {
-		if os.Remove(dir) != nil {
-			break
-		}
-	}
-	return true, nil
+	return true, m.removeLauncher(item.binary, item.Path)
 }
 
 func (m *Manager) collectImage(id string) (bool, error) {

@@ -119,36 +119,35 @@ func (r *readers) restrict(st *syscall.Stat_t, need, lose fs.FileMode) {
 	}
 }
 
-// launcherAccess gives who may use what stands in a store for the program at name
-// and the folders that lead to it: to execute it, or to pass through it, whoever
-// may do that with the original, or a start through the launcher would fail where
-// a plain one works; to read it, only who can read the original and the program.
-func launcherAccess(name string) func(path string) (store.Access, error) {
-	return func(path string) (a store.Access, err error) {
-		st, err := permissions(path)
-		if err != nil {
-			return a, err
-		}
-		pass, passed := fs.FileMode(st.Mode)&(maySeek|maySeek<<3), map[string]bool{}
-		if acl, err := linux.HasACL(path); acl || err != nil {
-			return store.Access{Mode: maySeek | maySeek<<3, GID: -1}, err // it may let in anybody
-		}
-		r := readers{mode: everyone}
-		if err := r.reach(name, bothMay, passed); err != nil {
-			return a, err
-		}
-		if err := r.reach(path, bothMay, passed); err != nil {
-			return a, err
-		}
-		a = store.Access{Mode: pass, GID: int(st.Gid)}
-		if pass == 0 || pass == maySeek|maySeek<<3 {
-			a.GID = r.gid // whose group passes does not matter
-		}
-		if a.GID == r.gid {
-			a.Mode |= r.mode & (mayRead | mayRead<<3)
-		}
+// launcherAccess returns who may use what stands in a store for the original at path, a
+// name of a program or a directory that leads to one. Anyone who may execute or pass the
+// original may do that there too, or a start through the launcher would fail where a plain
+// one works. A launcher file can be read by who can read the program by that name, and a
+// directory by the store's owner only.
+func launcherAccess(path string) (a store.Access, err error) {
+	st, err := permissions(path)
+	if err != nil {
+		return a, err
+	}
+	if acl, err := linux.HasACL(path); acl || err != nil {
+		return store.Access{Mode: maySeek | maySeek<<3, GID: -1}, err // it may let in anybody
+	}
+	pass := fs.FileMode(st.Mode) & (maySeek | maySeek<<3)
+	a = store.Access{Mode: pass, GID: int(st.Gid)}
+	if st.Mode&syscall.S_IFMT == syscall.S_IFDIR {
 		return a, nil
 	}
+	r := readers{mode: everyone}
+	if err := r.reach(path, bothMay, map[string]bool{}); err != nil {
+		return a, err
+	}
+	if pass == 0 || pass == maySeek|maySeek<<3 {
+		a.GID = r.gid // whose group passes does not matter
+	}
+	if a.GID == r.gid {
+		a.Mode |= r.mode & (mayRead | mayRead<<3)
+	}
+	return a, nil
 }
 
 // permissions is stat(2), without the rights of group and others where an ACL

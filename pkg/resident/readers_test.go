@@ -112,8 +112,8 @@ func TestWay(t *testing.T) {
 	}
 }
 
-// TestLauncherAccess: who may use the original may use its like, and only who can
-// reach it can read that.
+// TestLauncherAccess: who may use the original may use its like. Only who can reach the
+// program can read its launcher file, and no other user a directory.
 func TestLauncherAccess(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "top")
 	file, link := filepath.Join(dir, "in", "file"), filepath.Join(filepath.Dir(dir), "link")
@@ -145,21 +145,22 @@ func TestLauncherAccess(t *testing.T) {
 		{0o755, 0o755, 0o755, file, 0o055},
 		{0o755, 0o755, 0o711, file, 0o011},
 		{0o755, 0o755, 0o700, file, 0},
-		{0o755, 0o755, 0o755, dir, 0o055},
-		{0o755, 0o755, 0o711, dir, 0o011},
-		{0o755, 0o755, 0o700, dir, 0o011},
+		{0o755, 0o755, 0o755, dir, 0o011},
 		{0o700, 0o755, 0o755, dir, 0},
 		{0o700, 0o755, 0o755, filepath.Dir(file), 0o011},
 		{0o700, 0o755, 0o755, link, 0o011},
-		{0o755, 0o755, 0o755, link, 0o055},
+		{0o755, 0o755, 0o755, link, 0o011},
 		{0o755, 0o711, 0o755, filepath.Dir(file), 0o011},
+		{0o700, 0o755, 0o755, file, 0o011},
+		{0o755, 0o755, 0o755, filepath.Join(link, "file"), 0o055},
+		{0o700, 0o755, 0o755, filepath.Join(link, "file"), 0o011},
 	} {
 		for path, mode := range map[string]fs.FileMode{dir: tc.top, filepath.Dir(file): tc.in, file: tc.file} {
 			if err := os.Chmod(path, mode); err != nil {
 				t.Fatal(err)
 			}
 		}
-		a, err := launcherAccess(file)(tc.path)
+		a, err := launcherAccess(tc.path)
 		if err != nil || a.Mode != tc.want {
 			t.Errorf("%o/%o/%o: %s: mode %03o, want %03o, %v", tc.top, tc.in, tc.file, tc.path, a.Mode, tc.want, err)
 		}

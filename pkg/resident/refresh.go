@@ -73,7 +73,7 @@ func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts Refresh
 		return r
 	}
 	if now, current, err := m.current(rec.Program); err == nil && current && !opts.All {
-		if !m.launchersAreCurrent(now) || !m.mirrorIsCurrent(now) {
+		if !m.launchersAreCurrent(now) {
 			_, r.Err = m.addName(ctx, now.ID, now.Program)
 		}
 		if r.Err == nil {

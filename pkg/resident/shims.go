@@ -126,7 +126,7 @@ func (m *Manager) mayHaveShim(path string) error {
 // isSecret tells whether there is a program that not everybody may read. Of one that
 // is not there Add says it better.
 func isSecret(path string) (bool, error) {
-	a, err := launcherAccess(path)(path)
+	a, err := launcherAccess(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

@@ -68,20 +68,15 @@ func (a *adding) source() (*plan.Source, error) {
 	if usesOrigin(a.program) {
 		src.Flags |= plan.FlagOwnPath
 	}
-	// Where damaged headers keep that from being told, it may read anything.
-	needs, err := needsExe(a.program.Path)
-	if err != nil {
-		needs = true
-	}
-	if needs {
-		src.Flags |= plan.FlagNeedsExe
-	}
 	looks, err := a.looksAtItself()
 	if err != nil {
 		return nil, err
 	}
-	if (needs || looks) && intercept.MayMakeUserNamespaces() {
-		src.Flags |= plan.FlagSetExe
+	if looks {
+		src.Flags |= plan.FlagNeedsExe
+		if intercept.MayMakeUserNamespaces() {
+			src.Flags |= plan.FlagSetExe
+		}
 	}
 	if src.Real, err = filepath.EvalSymlinks(a.program.Path); err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package resident
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/binfmt"
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -54,7 +57,7 @@ func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions
 		return nil, err
 	}
 	// Whether it can be read at all Add says better.
-	if needs, err := needsExe(path); err == nil && needs {
+	if reads, err := readsItself(path); err == nil && reads {
 		return nil, &EnableError{
 			"it reads its own file through /proc/self/exe, which not every start by binfmt_misc can set",
 			"enable it by a shim (without --system)",
@@ -62,6 +65,9 @@ func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions
 	}
 	added, err := m.Add(ctx, path, opts)
 	if err != nil {
+		return nil, err
+	}
+	if err := maySetExe(added.Record); err != nil {
 		return nil, err
 	}
 	unlock, err := m.store.Lock(ctx)
@@ -91,6 +97,26 @@ func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions
 	}
 	e.Collides = collisions(path)
 	return e, nil
+}
+
+// maySetExe refuses a program that looks at itself where ordinary users' starts of it could
+// not set /proc/self/exe, a normal start by binfmt_misc no more than a resident one.
+func maySetExe(rec registry.Record) error {
+	if intercept.MayMakeUserNamespaces() {
+		return nil
+	}
+	var deps fingerprint.Dependencies
+	if err := json.Unmarshal(rec.Deps, &deps); err != nil {
+		return err
+	}
+	looks, err := looksAtItself(&deps)
+	if err == nil && looks {
+		err = &EnableError{
+			"it looks at itself through /proc/self/exe, which a start by binfmt_misc can set for ordinary users only where they may make user namespaces",
+			"enable it by a shim (without --system), or allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)",
+		}
+	}
+	return err
 }
 
 // mayBeEnabled refuses a program whose path and first bytes the kernel's entry would

@@ -32,7 +32,6 @@ var FaultPoints = []string{
 	"before-link",              // the index link is made, in staging/
 	"after-link",               // it stands in index/
 	"after-unlink",             // it is gone
-	"after-mirror",             // the links beside the launcher file stand in launchers/
 	"before-launcher",          // the launcher file is made, in staging/
 	"after-launcher",           // it stands in launchers/
 	"before-stamp",             // the boot stamp is made, in staging/

@@ -50,9 +50,7 @@ func life(dir string) error {
 	}
 	for _, step := range []func() error{
 		func() error { return publish(s, idA) },
-		func() error { return s.MirrorFolder(1, 2, "/", []string{"bin", "etc"}, nil) },
 		func() error { return s.WriteLauncher(1, 2, "/usr/bin/perl", []byte("launcher"), nil) },
-		func() error { return s.LinkLauncher(1, 2, "/bin", "/usr/bin") },
 		func() error { return s.StampBoot(Boot{ID: testBoot}) },
 		func() error { return s.Link(1, 2, idA) },
 		func() error { return s.WriteShim(1, 2, "/usr/bin/perl") },

@@ -93,7 +93,7 @@ func (s *Store) AboutPath(id string) string { return s.in(imagesName, id, aboutN
 // IndexPath is the link to the plan of a program.
 func (s *Store) IndexPath(dev, ino uint64) string { return s.At(IndexName(dev, ino)) }
 
-// LaunchersDir is the folder of everything that leads to one program.
+// LaunchersDir is the directory of a program's launcher files.
 func (s *Store) LaunchersDir(dev, ino uint64) string {
 	return s.in(launcherName, binaryName(dev, ino))
 }

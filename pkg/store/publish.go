@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"os"
@@ -53,7 +54,7 @@ func (s *Store) writeLauncher(top, program string, data []byte, like func(path s
 	if !filepath.IsAbs(program) || program == "/" {
 		return fs.ErrInvalid
 	}
-	if err := s.mirror(top, filepath.Dir(program), like); err != nil {
+	if err := leadTo(top, filepath.Dir(program), like); err != nil {
 		return err
 	}
 	a, err := like(program)
@@ -75,15 +76,54 @@ func (s *Store) writeLauncher(top, program string, data []byte, like func(path s
 	})
 }
 
-// mirror makes the folders below top that stand for folder and those that lead to
-// it.
-func (s *Store) mirror(top, folder string, like func(path string) (Access, error)) error {
+// leadTo makes the directories below top that stand for folder and for those that lead
+// to it. Links that are in their place, as an older residentctl made them, go.
+func leadTo(top, folder string, like func(path string) (Access, error)) error {
 	if folder != "/" {
-		if err := s.mirror(top, filepath.Dir(folder), like); err != nil {
+		if err := leadTo(top, filepath.Dir(folder), like); err != nil {
 			return err
 		}
 	}
-	return realFolder(filepath.Join(top, folder), folder, like)
+	path := filepath.Join(top, folder)
+	a, err := like(folder)
+	if err != nil {
+		return err
+	}
+	if info, err := os.Lstat(path); err == nil && !info.IsDir() {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	if err := makeFolder(path, 0o700); err != nil {
+		return err
+	}
+	return a.set(path)
+}
+
+// clearFolder removes a folder in the place of which a file is to be.
+func clearFolder(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return os.RemoveAll(path)
+}
+
+// isFile tells whether a file, not a link to one, holds data, and will: nobody else
+// can write to it, or have it open from when he could.
+func isFile(path string, data []byte) bool {
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() != int64(len(data)) {
+		return false
+	}
+	if st := info.Sys().(*syscall.Stat_t); st.Uid != 0 && int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+		return false
+	}
+	got, err := os.ReadFile(path)
+	return err == nil && bytes.Equal(got, data)
 }
 
 // replace has a file made in a staging folder and renames it to path. The fault
@@ -116,8 +156,7 @@ func (s *Store) RemoveImage(id string) error {
 	return wrap("remove image", s.ImageDir(id), err)
 }
 
-// RemoveLaunchers removes everything that leads to one program, launcher file
-// and mirror, in the same way.
+// RemoveLaunchers removes all launcher files of one program, in the same way.
 func (s *Store) RemoveLaunchers(dev, ino uint64) error {
 	path := s.LaunchersDir(dev, ino)
 	return wrap("remove", path, s.remove(path, "launchers"))

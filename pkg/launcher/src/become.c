@@ -25,6 +25,16 @@ static int may_try(const struct caller *c, const struct image *im)
 	return c->may_set_exe || im->head->flags & PLAN_FLAG_SET_EXE;
 }
 
+/*
+ * Must /proc/self/exe be set? What looks at itself is started normally where it cannot.
+ * As a part of a dynamic linker the kernel has set it; under binfmt_misc it could be set
+ * in a normal start no more than here.
+ */
+static int must_set_exe(const struct caller *c, const struct image *im)
+{
+	return im->head->flags & PLAN_FLAG_NEEDS_EXE && !c->may_set_exe && !opened(c);
+}
+
 /* Everything that must be true; nothing is touched. */
 static struct reason ask(struct caller *c, const char *name, const struct plan_file_id *id, struct image *im,
 			 struct rlimit *stack)
@@ -41,7 +51,7 @@ static struct reason ask(struct caller *c, const char *name, const struct plan_f
 	if (flags & PLAN_FLAG_CHECK_EXEC && !opened(c) &&
 	    failed(sys4(SYS_faccessat2, AT_FDCWD, (u64)c->program, X_OK, AT_EACCESS)))
 		NO_FOR("you may not execute it", c->program);
-	if (flags & PLAN_FLAG_NEEDS_EXE && !c->linker && !may_try(c, im))
+	if (must_set_exe(c, im) && !may_try(c, im))
 		NO(EXE_UNSET);
 	return ask_program(c, im, id);
 }
@@ -93,7 +103,7 @@ static struct reason prepare(struct caller *c, const struct image *im, const str
 /* And that, if the name that /proc/self/exe has to have can be had. */
 static struct reason jump(struct caller *c, const struct image *im, struct mm_map *mm, long program)
 {
-	u32 must = im->head->flags & PLAN_FLAG_NEEDS_EXE && !c->may_set_exe ? EXE_MUST : EXE_NEED_NOT;
+	u32 must = must_set_exe(c, im) ? EXE_MUST : EXE_NEED_NOT;
 
 	if (must && c->explain)
 		TRY(enter(c, im, mm, program, EXE_ASK));

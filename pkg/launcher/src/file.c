@@ -1,30 +1,5 @@
 /* Part of launcher.c: as a launcher file. */
 
-/*
- * Which of the program's names is meant, when a launcher file was executed by this
- * path. In the store its path, or that of a link to it, ends with the name; of
- * another link, in a folder for PATH, only the last part tells; else it is the
- * first.
- */
-static const char *meant(const char *names, const char *path)
-{
-	const char *best = names, *n;
-	u64 most = 0, whole = length(path), len;
-	int base = 0;
-
-	for (n = names; *n; n += len + 1) {
-		len = length(n);
-		if (len > most && len <= whole && equal(path + whole - len, n)) {
-			best = n;
-			most = len;
-		} else if (!most && !base && equal(base_name(n), base_name(path))) {
-			best = n;
-			base = 1;
-		}
-	}
-	return best;
-}
-
 /* An exec of a launcher file: its configuration says which program it is for. */
 _Noreturn void launcher_file(u64 *sp, const struct config *cfg)
 {
@@ -45,8 +20,6 @@ _Noreturn void launcher_file(u64 *sp, const struct config *cfg)
 	if (c.aux[AT_FLAGS] & AT_FLAGS_PRESERVE_ARGV0)
 		launcher_given(&c, cfg);
 	c.program = (const char *)cfg + cfg->program;
-	if (c.aux[AT_EXECFN])
-		c.program = meant(c.program, (const char *)c.aux[AT_EXECFN]);
 	no = ask_environment(&c);
 	if (!no.why)
 		no = ask_filter();

@@ -16,11 +16,9 @@ static int is_launcher_file(struct caller *c, const char *name)
 
 /*
  * Execute the program's launcher file instead of becoming the program here. There is
- * one under each name that the program was made resident by; where its directories
- * are a mirror, under other names a link leads to the program itself, and so out of
- * the store. What `run` was asked for goes along as one more variable, which the
- * launcher file takes off again; there is room for it, since at least `run` and one
- * option stood before the program's arguments.
+ * one under each name that the program was made resident by. What `run` was asked for
+ * goes along as one more variable, which the launcher file takes off again; there is
+ * room for it, since at least `run` and one option stood before the program's arguments.
  */
 static struct reason exec_launcher(struct caller *c, const struct plan_file_id *id, struct text *name)
 {

@@ -22,7 +22,7 @@ struct stage {
 };
 enum { EXE_STAYS, EXE_SET, EXE_SET_BY_CHILD };
 enum { EXE_NEED_NOT, EXE_MUST, EXE_ASK };
-#define EXE_UNSET	"it reads its own file through /proc/self/exe, which the kernel does not let you set"
+#define EXE_UNSET	"it looks at itself through /proc/self/exe, which the kernel does not let you set"
 
 /* A function that runs where it has been copied to calls nothing that stays behind. */
 #define ON_STAGE __attribute__((section(".text.stage"), noinline)) static

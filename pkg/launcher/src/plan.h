@@ -1,5 +1,5 @@
 /* Written by planheader from pkg/plan/format.go, where the words are explained. */
-#define PLAN_VERSION 3
+#define PLAN_VERSION 4
 #define PLAN_KIND_LINKED 1
 #define PLAN_FLAG_CHECK_EXEC 1
 #define PLAN_FLAG_KEEP_BRK 2

@@ -1,20 +1,86 @@
 package resident
 
 import (
+	"bytes"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/residentctl/residentctl/pkg/fingerprint"
 )
 
-// needsExe tells whether a program is known to break where /proc/self/exe is its
-// launcher file instead of itself, mirror or not. Such programs are started
-// normally where that cannot be set (plan.FlagNeedsExe).
-func needsExe(program string) (bool, error) {
+// selfExe is what a program opens that looks at its own path or reads its own file.
+const selfExe = "/proc/self/exe"
+
+// binFolders are the directories of programs that know where their files are without
+// looking at their own path.
+var binFolders = []string{"/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"}
+
+// looksAtItself reports whether a program may look at /proc/self/exe: it has that name
+// in its file or in a library, or is in none of the usual directories for programs. It is
+// started normally where /proc/self/exe cannot be set (plan.FlagNeedsExe). The C library
+// and the dynamic linker have the name for $ORIGIN only, which is settled before the stop
+// point.
+func looksAtItself(deps *fingerprint.Dependencies) (bool, error) {
+	real, err := filepath.EvalSymlinks(deps.Program.Path)
+	if err != nil || !slices.Contains(binFolders, filepath.Dir(real)) {
+		return true, err
+	}
+	for _, f := range append([]fingerprint.File{deps.Program}, deps.Libraries...) {
+		if f.ID == deps.Linker.ID || strings.HasPrefix(filepath.Base(f.Path), "libc.") {
+			continue
+		}
+		if found, err := fileContains(f.Path, selfExe); found || err != nil {
+			return found, err
+		}
+	}
+	return false, nil
+}
+
+// looksAtItself is the same of the program that is being added, found out once.
+func (a *adding) looksAtItself() (looks bool, err error) {
+	if a.looks == nil {
+		looks, err = looksAtItself(a.deps)
+		if err != nil {
+			return false, err
+		}
+		a.looks = &looks
+	}
+	return *a.looks, nil
+}
+
+// fileContains looks for a short text in a file of any size.
+func fileContains(path, text string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	buf, kept := make([]byte, 1<<20), 0
+	for {
+		n, err := io.ReadFull(f, buf[kept:])
+		if bytes.Contains(buf[:kept+n], []byte(text)) {
+			return true, nil
+		}
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return false, nil
+		case err != nil:
+			return false, fmt.Errorf("read %s: %w", path, err)
+		}
+		kept = copy(buf, buf[len(buf)-len(text):])
+	}
+}
+
+// readsItself reports whether a program is known to read its own file through
+// /proc/self/exe. By binfmt_misc even a normal start cannot always set that.
+func readsItself(program string) (bool, error) {
 	for _, known := range []func(program string) (bool, error){
 		// Archives with their unpacker in front (PyInstaller, makeself's in C,
 		// "single executables"): it reads what stands behind itself.

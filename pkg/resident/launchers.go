@@ -1,0 +1,97 @@
+package resident
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/residentctl/residentctl/pkg/launcher"
+	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// An entry has a launcher file for each of its names, at that name below
+// launchers/<dev>-<ino>/. So comm is the name's last component, and the path of the
+// launcher file, which the kernel has put on the stack, is longer than the name that
+// takes its place as AT_EXECFN.
+
+// writeLaunchers writes the launcher files of all of an entry's names, and removes what
+// else is there. A file that is right already stays, so that it is still the executable
+// of the processes that run it.
+func (m *Manager) writeLaunchers(rec registry.Record) error {
+	for _, name := range rec.Names() {
+		raw, err := m.launcherFile(rec, name)
+		if err != nil {
+			return err
+		}
+		if err := m.store.WriteLauncher(rec.Binary.Dev, rec.Binary.Ino, name, raw, launcherAccess); err != nil {
+			return err
+		}
+	}
+	for _, path := range m.surplusLaunchers(rec) {
+		if err := m.removeLauncher(binaryOf(rec), path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// launcherFile is the launcher file of one of an entry's names.
+func (m *Manager) launcherFile(rec registry.Record, name string) ([]byte, error) {
+	return launcher.File(rec.LauncherPlace, launcherStore(m.store), store.IndexName(rec.Binary.Dev, rec.Binary.Ino), name)
+}
+
+// launcherStore is a store as launchers know it.
+func launcherStore(s *store.Store) launcher.Store {
+	dev, ino := s.Identity()
+	return launcher.Store{Dir: s.Dir(), Dev: dev, Ino: ino}
+}
+
+// launchersAreCurrent reports whether an entry's launcher files are as this residentctl
+// would write them, and for the same users.
+func (m *Manager) launchersAreCurrent(rec registry.Record) bool {
+	if faults, exact := m.launcherExposure(rec); !exact || len(faults) > 0 {
+		return false
+	}
+	return !slices.ContainsFunc(rec.Names(), func(name string) bool {
+		want, err := m.launcherFile(rec, name)
+		if err != nil {
+			return true
+		}
+		got, err := os.ReadFile(m.store.LauncherPath(rec.Binary.Dev, rec.Binary.Ino, name))
+		return err != nil || !bytes.Equal(got, want)
+	})
+}
+
+// surplusLaunchers are the files and links in an entry's directory of launcher files that
+// are under no name of the entry: another file has taken the name, an add was killed, or
+// an older residentctl has made links there.
+func (m *Manager) surplusLaunchers(rec registry.Record) (surplus []string) {
+	dev, ino, wanted := rec.Binary.Dev, rec.Binary.Ino, map[string]bool{}
+	for _, name := range rec.Names() {
+		wanted[m.store.LauncherPath(dev, ino, name)] = true
+	}
+	_ = filepath.WalkDir(m.store.LaunchersDir(dev, ino), func(path string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() && !wanted[path] {
+			surplus = append(surplus, path)
+		}
+		return nil
+	})
+	return surplus
+}
+
+// removeLauncher removes a launcher file or link of a binary, and the directories that
+// are empty then.
+func (m *Manager) removeLauncher(b store.Binary, path string) error {
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	for dir := filepath.Dir(path); dir != m.store.LaunchersDir(b.Dev, b.Ino); dir = filepath.Dir(dir) {
+		if os.Remove(dir) != nil {
+			break // the first that is not empty
+		}
+	}
+	return nil
+}
