@@ -105,13 +105,8 @@ func TestAttach(t *testing.T) {
 	t.Run("gdb", func(t *testing.T) {
 		gdb := installed(t, "gdb")
 		for _, u := range users {
-			// Without being told the program gdb takes /proc/PID/exe, which is the
-			// launcher file where a user may not say otherwise.
-			told := [][]string{{program}, nil}
-			if u != root && exeIsLauncher != "" {
-				told = told[:1]
-			}
-			for _, file := range told {
+			// Without being told the program gdb takes /proc/PID/exe.
+			for _, file := range [][]string{{program}, nil} {
 				attach := func(w way) (said, after string) {
 					t.Helper()
 					process := startAttached(t, s, w, u, program)

@@ -364,9 +364,7 @@ func (s *store) compareReports(t *testing.T, program, fault string) {
 }
 
 // TestOrigin loads a library by $ORIGIN in a program without RPATH, for which the
-// dynamic linker reads /proc/self/exe at that moment. For an ordinary user that is
-// the launcher file (the kernel wants CAP_CHECKPOINT_RESTORE to change it: prctl(2),
-// PR_SET_MM_EXE_FILE), in a mirror of the program's folder.
+// dynamic linker reads /proc/self/exe at that moment.
 func TestOrigin(t *testing.T) {
 	s := sharedStore(t)
 	folder := filepath.Join(temporary, "built", "origin")

@@ -385,6 +385,7 @@ func TestSystemRefused(t *testing.T) {
 		{"not root", `as 65534 $R enable --system $DIR/one`, "only root may enable a program for the whole system"},
 		{"not there", `$R enable --system $DIR/none`, "does not exist"},
 		{"not for all to read", `chmod 700 $DIR/one; $R enable --system $DIR/one`, "would show its path"},
+		{"no user namespaces", `chmod 755 $DIR/one; echo 0 >/proc/sys/user/max_user_namespaces; $R enable --system --even-if-slower $DIR/one`, "it looks at itself"},
 		{"an interpreter", `chmod 755 $DIR/one; printf ':mine:M::MINE::%s:' $DIR/one >/proc/sys/fs/binfmt_misc/register; $R enable --system $DIR/one`, "interpreter of another format"},
 		{"both", `$R enable --system --shim $DIR/one`, "exclude each other"},
 		{"no binfmt_misc", `umount /proc/sys/fs/binfmt_misc; unshare --user --map-root-user $R enable --system $DIR/one`, "mount binfmt_misc"},

@@ -50,7 +50,9 @@ which does the kernel's work for them (some 15% of a small program's start); so 
 the program itself when its image does not fit. A debugger that starts the program
 sees the launcher first: attach to it, or disable it meanwhile. An exec by a
 descriptor that is close-on-exec (fexecve) fails, as that of a script does, for the
-program and for others of its first bytes. Linux 5.15 or newer is needed.`,
+program and for others of its first bytes. A program that reads its own file through
+/proc/self/exe is refused, and where ordinary users may not make user namespaces one
+that looks there for its path. Linux 5.15 or newer is needed.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "shim", Usage: "by a link in a folder of PATH; this is the default", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "system", Usage: "for the whole system, by binfmt_misc; for root", Destination: &system, DisableDefaultText: true},
