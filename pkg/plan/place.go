@@ -38,53 +38,82 @@ const (
 // where a stack can be, the only mapping that is there before.
 func LauncherPlace(planSize int, layouts ...*Plan) uint64 {
 	below := planGap + roundUp(uint64(planSize), pageSize)
-	need := below + LauncherSpan
-	free := func(from uint64) bool {
-		for _, p := range layouts[1:] {
-			for _, m := range p.allMaps() {
-				if m.Addr < from+need && m.Addr+m.Len > from {
-					return false
-				}
-			}
-		}
-		return true
-	}
 	maps := layouts[0].allMaps()
-	written := map[uint64]bool{} // the tables that a start needs for certain
+	written := writtenTables(maps)
+	place := uint64(LauncherBase)
+	for _, g := range gapsBeside(maps) {
+		at, ok := g.highest(below)
+		switch {
+		case !ok || meets(layouts[1:], at-below, at+LauncherSpan):
+		case written[(at-below)/linux.TableSpan]:
+			return at
+		case place == LauncherBase:
+			place = at
+		}
+	}
+	return place
+}
+
+// writtenTables are the page tables of the last level, by number, that a start needs for
+// certain: those of what is written.
+func writtenTables(maps []Map) map[uint64]bool {
+	tables := map[uint64]bool{}
 	for _, m := range maps {
 		if m.Prot&unix.PROT_WRITE != 0 {
-			written[m.Addr/linux.TableSpan] = true
+			tables[m.Addr/linux.TableSpan] = true
 		}
 	}
-	var second uint64
+	return tables
+}
+
+// A gap is where nothing is mapped, between two addresses.
+type gap struct {
+	from, to uint64
+}
+
+// gapsBeside are for each mapping, in the order of their addresses, the gaps below and
+// above it, as far as the page tables of its own beginning and end reach.
+func gapsBeside(maps []Map) []gap {
+	var gaps []gap
 	for i, m := range maps {
-		var from, to uint64 = 0, stacksFrom // of the gaps below and above it
+		end := m.Addr + m.Len
+		below, above := gap{0, m.Addr}, gap{end, stacksFrom}
 		if i > 0 {
-			from = maps[i-1].Addr + maps[i-1].Len
+			below.from = maps[i-1].Addr + maps[i-1].Len
 		}
 		if i < len(maps)-1 {
-			to = maps[i+1].Addr
+			above.to = maps[i+1].Addr
 		}
-		end := m.Addr + m.Len
-		for _, gap := range [][2]uint64{
-			{max(from, m.Addr/linux.TableSpan*linux.TableSpan), m.Addr},
-			{end, min(to, roundUp(end, linux.TableSpan))},
-		} {
-			at := (gap[1]-LauncherSpan)/shadowed*shadowed - below
-			switch {
-			case gap[1] < gap[0] || gap[1]-gap[0] < need || at < gap[0] || gap[1] > stacksFrom || gap[0] == 0 || !free(at):
-			case written[at/linux.TableSpan]:
-				return at + below
-			case second == 0:
-				second = at + below
+		below.from = max(below.from, roundDown(m.Addr, linux.TableSpan))
+		above.to = min(above.to, roundUp(end, linux.TableSpan))
+		gaps = append(gaps, below, above)
+	}
+	return gaps
+}
+
+// highest is the highest address in the gap at which a launcher file can be linked,
+// with below bytes free below it.
+func (g gap) highest(below uint64) (at uint64, ok bool) {
+	if g.from == 0 || g.to > stacksFrom || g.to < g.from+below+LauncherSpan {
+		return 0, false
+	}
+	at = roundDown(g.to-LauncherSpan, shadowed)
+	return at, at >= g.from+below
+}
+
+// meets reports whether one of the layouts maps something between two addresses.
+func meets(layouts []*Plan, from, to uint64) bool {
+	for _, p := range layouts {
+		for _, m := range p.allMaps() {
+			if m.Addr < to && m.Addr+m.Len > from {
+				return true
 			}
 		}
 	}
-	if second != 0 {
-		return second
-	}
-	return LauncherBase
+	return false
 }
+
+func roundDown(n, to uint64) uint64 { return n / to * to }
 
 func roundUp(n, to uint64) uint64 { return (n + to - 1) / to * to }
 
