@@ -197,7 +197,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 		{"Flags", func(p *plan.Plan) { p.Flags ^= plan.FlagOwnPath }},
 		{"Flags", func(p *plan.Plan) { p.Flags ^= plan.FlagCheckExec }},
 		{"Flags", func(p *plan.Plan) { p.Flags ^= plan.FlagKeepBrk }},
-		{"Files[0].ID.Ctime", func(p *plan.Plan) { p.Files[0].ID.Ctime++ }},
+		{"Files[0].ID.Ctime", func(p *plan.Plan) { p.Program().ID.Ctime++ }},
 		{fmt.Sprintf("Files[%d].Flags", len(original.Files)-1), func(p *plan.Plan) { p.Pages().Flags, p.Pages().Path = 0, pagesPath }},
 		{"Maps.Flags", func(p *plan.Plan) { p.Pages().Maps[0].Flags ^= unix.MAP_PRIVATE | unix.MAP_SHARED }},
 		{"number of Checks", func(p *plan.Plan) { p.Checks = p.Checks[1:] }},
@@ -208,6 +208,8 @@ func TestVerifyFindsDamage(t *testing.T) {
 		{"Kernel.RobustLen", func(p *plan.Plan) { p.Kernel.RobustLen = 0 }},
 		{"Entry.SigReturn", func(p *plan.Plan) { p.Entry.SigReturn = 0 }},
 		{"Entry.RBX", func(p *plan.Plan) { p.Entry.RBX = 1 }},
+		{"Stop.Addr", func(p *plan.Plan) { p.Stop.Addr++ }},
+		{"Stop.Point", func(p *plan.Plan) { p.Stop.Point = plan.StopEntry }},
 		{"Real", func(p *plan.Plan) { p.Real = "/bin/c-main" }},
 		{"number of Layouts", func(p *plan.Plan) { p.Layouts = []string{"images/x/plan"} }},
 	} {

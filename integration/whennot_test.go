@@ -361,7 +361,7 @@ func TestWhenNotThisMachine(t *testing.T) {
 			change: func(p *plan.Plan) { p.Checks = append(p.Checks, plan.CheckedFile{Path: program}) }},
 		{name: "a file that is not there any more", normal: "this has changed /nowhere",
 			change: func(p *plan.Plan) {
-				p.Checks = append(p.Checks, plan.CheckedFile{Path: "/nowhere", ID: p.Files[0].ID})
+				p.Checks = append(p.Checks, plan.CheckedFile{Path: "/nowhere", ID: p.Program().ID})
 			}},
 	}
 	for _, test := range tests {

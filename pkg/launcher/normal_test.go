@@ -214,7 +214,7 @@ func TestFrontDoorStartsNormally(t *testing.T) {
 func TestReasonNamesItsStore(t *testing.T) {
 	dir := openFolder(t)
 	bin := witness(t, dir)
-	id := witnessPlan(t, dir, bin).Files[0].ID
+	id := witnessPlan(t, dir, bin).Program().ID
 	index := filepath.Join(dir, "a", fmt.Sprintf("index/%d-%d", id.Dev, id.Ino))
 	writeFile(t, index, []byte("no plan"), 0o644)
 	door := frontDoor(t, dir, filepath.Join(dir, "a"), filepath.Join(dir, "b"))

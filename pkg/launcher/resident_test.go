@@ -146,7 +146,7 @@ func TestResidentStartOfFrontDoor(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := witnessPlan(t, store, bin)
-	id := p.Files[0].ID
+	id := p.Program().ID
 	binary := fmt.Sprintf("%d-%d", id.Dev, id.Ino)
 	write(t, filepath.Join(store, "index", binary), p)
 	// Executed by the front door where the caller cannot set /proc/self/exe.
@@ -207,7 +207,7 @@ func TestDoubts(t *testing.T) {
 		{"checked file gone", func(p *plan.Plan) { p.Checks[0].Path = "/gone" }, "this has changed /gone"},
 		{"checked file now there", func(p *plan.Plan) { p.Checks[1].Path = "/etc/passwd" }, "this has changed /etc/passwd"},
 		{"missed library now there", func(p *plan.Plan) { p.Folders[0].Misses[0] = "/etc/passwd" }, "comes first in the search for libraries /etc/passwd"},
-		{"program changed", func(p *plan.Plan) { p.Files[0].ID.Ctime++ }, "this has changed"},
+		{"program changed", func(p *plan.Plan) { p.Program().ID.Ctime++ }, "this has changed"},
 		{"pages cut", func(p *plan.Plan) { os.Truncate(pagesOf(p), 4096) }, "this has changed"},
 		{"pages gone", func(p *plan.Plan) { os.Remove(pagesOf(p)) }, "this cannot be opened"},
 		{"pages writable for others", func(p *plan.Plan) {
@@ -234,7 +234,7 @@ func TestDoubts(t *testing.T) {
 }
 
 // pagesOf are those of a witness's plan, which is in the same directory.
-func pagesOf(p *plan.Plan) string { return filepath.Join(filepath.Dir(p.Program), p.Pages().Path) }
+func pagesOf(p *plan.Plan) string { return filepath.Join(filepath.Dir(p.Path), p.Pages().Path) }
 
 // startsNormally holds that the launcher file execs the program as if it were
 // not there, and says why when it is asked.

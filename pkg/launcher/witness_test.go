@@ -138,7 +138,7 @@ func witnessPlan(t *testing.T, dir, bin string) *plan.Plan {
 
 	const private = unix.MAP_PRIVATE | unix.MAP_FIXED_NOREPLACE
 	p := &plan.Plan{
-		Kind: plan.KindLinked, Program: bin, Real: bin, ID: "by-hand",
+		Kind: plan.KindLinked, Path: bin, Real: bin, ID: "by-hand",
 		Files: []plan.MappedFile{
 			{Path: bin, Flags: plan.FileProgram, ID: id(bin),
 				Maps: []plan.Map{{Addr: witnessText, Len: size, Prot: unix.PROT_READ | unix.PROT_EXEC, Flags: private}}},
@@ -162,6 +162,7 @@ func witnessPlan(t *testing.T, dir, bin string) *plan.Plan {
 			RseqAddr: witnessData + 0x400, RseqLen: 32, RseqSig: 0x53053053},
 		Entry: plan.Entry{RIP: f.Entry, RBX: 0xb0b, R12: 1, Gadget: symbol("gadget"), SigReturn: symbol("sig_return"),
 			Phdr: witnessText + 64, Phent: 56, Phnum: uint64(len(f.Progs)), ProgramEntry: f.Entry},
+		Stop: plan.Stop{Addr: f.Entry, Point: plan.StopEntry},
 	}
 	copy(p.Caller.BootID[:], boot)
 	for kind := range uint32(plan.FixKinds) {

@@ -43,11 +43,11 @@ func (t *Template) arrive(s *side, b *breakpoint) (regs unix.PtraceRegs, err err
 // anything behind.
 func (t *Template) arrived(regs *unix.PtraceRegs, sp uint64, status status, state uint32) error {
 	switch {
-	case regs.Rip != t.StopIP:
-		return fmt.Errorf("stopped at %#x instead of %#x", regs.Rip, t.StopIP)
+	case regs.Rip != t.Stop.Addr:
+		return fmt.Errorf("stopped at %#x instead of %#x", regs.Rip, t.Stop.Addr)
 	case regs.Rsp != sp:
 		return refusef("its stack pointer is %#x at the stop point, not the initial %#x", regs.Rsp, sp)
-	case t.Point == StopLinked && regs.Rax != t.Auxv.Value(linux.ATEntry):
+	case t.Stop.Point == plan.StopLinked && regs.Rax != t.Auxv.Value(linux.ATEntry):
 		return refusef("rax is %#x at the stop point, not the program's entry", regs.Rax)
 	case status.threads != 1:
 		return refusef("its dynamic linker starts threads")
@@ -80,7 +80,7 @@ func linkerRange(maps []linux.Mapping, entry uint64) linux.PageRange {
 // robust_prev, then robust_head). musl has it twice when the program's
 // thread-local storage does not fit into the place that its dynamic linker had
 // for its own (ldso/dynlink.c, __dls3: builtin_tls, which is not read again).
-func checkFixups(fixups []plan.Fixup, point StopPoint, tidAddr, robustHead uint64) error {
+func checkFixups(fixups []plan.Fixup, point plan.StopPoint, tidAddr, robustHead uint64) error {
 	var tids []uint64
 	for _, f := range fixups {
 		if f.Kind == plan.FixTID {
@@ -90,11 +90,11 @@ func checkFixups(fixups []plan.Fixup, point StopPoint, tidAddr, robustHead uint6
 	switch {
 	case tidAddr == 0 && len(tids) == 0: // glibc before 2.34 without libpthread
 		return nil
-	case point == StopEntry && len(tids) == 2:
+	case point == plan.StopEntry && len(tids) == 2:
 		return nil
 	case len(tids) != 1:
 		return refusef("its thread id stands in %d words instead of one", len(tids))
-	case point == StopLinked && robustHead != 0 && tids[0] != robustHead-16:
+	case point == plan.StopLinked && robustHead != 0 && tids[0] != robustHead-16:
 		return refusef("its thread id stands at %#x, not 16 bytes before the robust list at %#x", tids[0], robustHead)
 	}
 	return nil

@@ -21,24 +21,7 @@ type side struct {
 // newSide describes a process; random are its AT_RANDOM bytes, limit its soft
 // RLIMIT_STACK.
 func newSide(pid int, stack InitialStack, random []byte, limit uint64) side {
-	s := side{pid: pid, stack: stack}
-	s.values = [plan.FixKinds]uint64{
-		plan.FixSP:       stack.SP,
-		plan.FixArgv:     stack.Argv,
-		plan.FixEnvp:     stack.Envp,
-		plan.FixAuxv:     stack.Auxv,
-		plan.FixPlatform: stack.Platform,
-		plan.FixRandom:   stack.Random,
-		plan.FixExecfn:   stack.Execfn,
-		plan.FixArgc:     stack.Argc,
-		plan.FixTID:      uint64(pid),
-		// glibc, sysdeps/unix/sysv/linux/dl-osinfo.h: _dl_setup_stack_chk_guard
-		// and _dl_setup_pointer_guard.
-		plan.FixCanary:    binary.LittleEndian.Uint64(random) &^ 0xff,
-		plan.FixGuard:     binary.LittleEndian.Uint64(random[8:]),
-		plan.FixStackSize: limit,
-	}
-	return s
+	return side{pid: pid, stack: stack, values: fixupValues(pid, stack, random, limit)}
 }
 
 // dead tells whether addr lies on s's stack below the stack pointer: frames
@@ -48,7 +31,7 @@ func (s *side) dead(addr uint64) bool { return addr >= s.stackLow && addr < s.st
 // A comparison tells what the words are in which the twin differs.
 type comparison struct {
 	template, twin side
-	point          StopPoint
+	point          plan.StopPoint
 	// rseq is the thread's rseq area, which the kernel writes (cpu_id).
 	rseq linux.PageRange
 	// linker is where the dynamic linker itself is mapped. Its RDTSC times for
@@ -79,10 +62,8 @@ func (c *comparison) word(addr, a, b uint64) (wordClass, []plan.Fixup) {
 		if a != c.template.values[kind] || b != c.twin.values[kind] || a == 0 || b == 0 {
 			continue
 		}
-		if kind == plan.FixGuard && c.point == StopEntry {
-			// musl has no pointer guard: this is mallocng's secret (glue.h),
-			// which stands in every allocation's header and so must stay.
-			return wordNoise, nil
+		if kind == plan.FixGuard && c.point.KeepsHeap() {
+			return wordNoise, nil // the heap's secret
 		}
 		return wordFixup, []plan.Fixup{{Addr: addr, Kind: kind, Size: 8}}
 	}

@@ -23,7 +23,7 @@ func synthetic() *comparison {
 	return &comparison{
 		template: mk(0x7ffd00001000, 4711, 1, "abcdefghijklmnop", 0x407b000),
 		twin:     mk(0x7ffcffffd000, 4712, 2, "ABCDEFGHIJKLMNOP", 0x3f0d000),
-		point:    StopLinked,
+		point:    plan.StopLinked,
 		rseq:     linux.PageRange{Start: 0x5000, End: 0x5020},
 		linker:   linux.PageRange{Start: 0x9000, End: 0xa000},
 		tscStart: 1 << 40, tscEnd: 1<<40 + 100000,
@@ -89,7 +89,7 @@ func TestWord(t *testing.T) {
 	}
 	t.Run("musl's malloc secret stays", func(t *testing.T) {
 		c := synthetic()
-		c.point = StopEntry
+		c.point = plan.StopEntry
 		if class, got := c.word(0x1000, guard("ijklmnop"), guard("IJKLMNOP")); class != wordNoise || got != nil {
 			t.Errorf("got %d %v", class, got)
 		}
@@ -175,17 +175,17 @@ func TestCheckFixups(t *testing.T) {
 	tests := []struct {
 		name          string
 		fixups        []plan.Fixup
-		point         StopPoint
+		point         plan.StopPoint
 		tidAddr, head uint64
 		ok            bool
 	}{
-		{"glibc", []plan.Fixup{tid(0x100)}, StopLinked, 0x100, 0x110, true},
-		{"glibc 2.43 clears another word", []plan.Fixup{tid(0x100)}, StopLinked, 0x500, 0x110, true},
-		{"glibc 2.31 registers later", nil, StopLinked, 0, 0, true},
-		{"musl", []plan.Fixup{tid(0x100)}, StopEntry, 0x900, 0x400, true},
-		{"elsewhere", []plan.Fixup{tid(0x100)}, StopLinked, 0x100, 0x120, false},
-		{"twice", []plan.Fixup{tid(0x100), tid(0x200)}, StopLinked, 0x100, 0x110, false},
-		{"nowhere", nil, StopLinked, 0x100, 0x110, false},
+		{"glibc", []plan.Fixup{tid(0x100)}, plan.StopLinked, 0x100, 0x110, true},
+		{"glibc 2.43 clears another word", []plan.Fixup{tid(0x100)}, plan.StopLinked, 0x500, 0x110, true},
+		{"glibc 2.31 registers later", nil, plan.StopLinked, 0, 0, true},
+		{"musl", []plan.Fixup{tid(0x100)}, plan.StopEntry, 0x900, 0x400, true},
+		{"elsewhere", []plan.Fixup{tid(0x100)}, plan.StopLinked, 0x100, 0x120, false},
+		{"twice", []plan.Fixup{tid(0x100), tid(0x200)}, plan.StopLinked, 0x100, 0x110, false},
+		{"nowhere", nil, plan.StopLinked, 0x100, 0x110, false},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {

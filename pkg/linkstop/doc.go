@@ -10,7 +10,7 @@
 // process, in which everything is bound at once: its addresses of functions are
 // put into the template. A probe is a path that the dynamic linker looked at.
 //
-// Two stop points are known. StopLinked is the return address of the first
+// Two stop points are known (plan.Stop). StopLinked is the return address of the first
 // call in glibc's entry code (sysdeps/x86_64/dl-machine.h, RTLD_START): there
 // rax is the program's entry, rsp the initial stack pointer, and every other
 // register is dead. StopEntry is the program's own entry, AT_ENTRY: musl's

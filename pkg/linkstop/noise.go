@@ -27,7 +27,7 @@ func (r *Relinked) Noise(addr, word uint64) string {
 		return NoiseDead
 	case slices.Contains(c.random, word):
 		return NoiseRandom
-	case c.point == StopEntry && word == c.template.values[plan.FixGuard]:
+	case c.point.KeepsHeap() && word == c.template.values[plan.FixGuard]:
 		return NoiseSecret
 	case addr >= c.linker.Start && addr < c.linker.End && c.plausible(word):
 		return NoiseTime

@@ -175,23 +175,23 @@ func TestArrivedRefuses(t *testing.T) {
 	good := status{threads: 1}
 	for _, tc := range []struct {
 		name   string
-		point  StopPoint
+		point  plan.StopPoint
 		regs   unix.PtraceRegs
 		status status
 		state  uint32
 		want   string
 	}{
-		{"linked", StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry}, good, 0, ""},
-		{"at the entry rax is anything", StopEntry, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: 7}, good, 0, ""},
-		{"elsewhere", StopLinked, unix.PtraceRegs{Rip: ip + 1, Rsp: sp, Rax: entry}, good, 0, "stopped at 0x1001 instead of 0x1000"},
-		{"another stack", StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp - 8, Rax: entry}, good, 0, "its stack pointer is 0x7ffcfff8"},
-		{"another entry", StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry + 8}, good, 0, "rax is 0x2008"},
-		{"a thread", StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry}, status{threads: 2}, 0, "starts threads"},
-		{"a handler", StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry}, status{threads: 1, caught: 1 << 9}, 0, "handles signals"},
-		{"half-way", StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry}, good, 1, "has not finished: r_state is 1"},
+		{"linked", plan.StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry}, good, 0, ""},
+		{"at the entry rax is anything", plan.StopEntry, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: 7}, good, 0, ""},
+		{"elsewhere", plan.StopLinked, unix.PtraceRegs{Rip: ip + 1, Rsp: sp, Rax: entry}, good, 0, "stopped at 0x1001 instead of 0x1000"},
+		{"another stack", plan.StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp - 8, Rax: entry}, good, 0, "its stack pointer is 0x7ffcfff8"},
+		{"another entry", plan.StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry + 8}, good, 0, "rax is 0x2008"},
+		{"a thread", plan.StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry}, status{threads: 2}, 0, "starts threads"},
+		{"a handler", plan.StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry}, status{threads: 1, caught: 1 << 9}, 0, "handles signals"},
+		{"half-way", plan.StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry}, good, 1, "has not finished: r_state is 1"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			tm := &Template{Point: tc.point, StopIP: ip, Auxv: linux.Auxv{{Type: linux.ATEntry, Value: entry}}}
+			tm := &Template{Stop: plan.Stop{Addr: ip, Point: tc.point}, Auxv: linux.Auxv{{Type: linux.ATEntry, Value: entry}}}
 			err := tm.arrived(&tc.regs, sp, tc.status, tc.state)
 			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("%v, want something about %q", err, tc.want)
@@ -212,18 +212,18 @@ func TestCheckFixupsRefuses(t *testing.T) {
 	for _, tc := range []struct {
 		name            string
 		fixups          []plan.Fixup
-		point           StopPoint
+		point           plan.StopPoint
 		tidAddr, robust uint64
 		want            string
 	}{
-		{"glibc", at(tid), StopLinked, tid, robust, ""},
-		{"glibc without threads", at(), StopLinked, 0, 0, ""},
-		{"musl", at(tid), StopEntry, tid, 0, ""},
-		{"musl with large thread-local storage", at(tid, tid+0x100), StopEntry, tid, 0, ""},
-		{"nowhere", at(), StopLinked, tid, robust, "in 0 words instead of one"},
-		{"twice", at(tid, tid+0x100), StopLinked, tid, robust, "in 2 words instead of one"},
-		{"thrice", at(tid, tid+0x100, tid+0x200), StopEntry, tid, 0, "in 3 words instead of one"},
-		{"not in the thread", at(tid + 8), StopLinked, tid, robust, "stands at 0x5008, not 16 bytes before the robust list at 0x5010"},
+		{"glibc", at(tid), plan.StopLinked, tid, robust, ""},
+		{"glibc without threads", at(), plan.StopLinked, 0, 0, ""},
+		{"musl", at(tid), plan.StopEntry, tid, 0, ""},
+		{"musl with large thread-local storage", at(tid, tid+0x100), plan.StopEntry, tid, 0, ""},
+		{"nowhere", at(), plan.StopLinked, tid, robust, "in 0 words instead of one"},
+		{"twice", at(tid, tid+0x100), plan.StopLinked, tid, robust, "in 2 words instead of one"},
+		{"thrice", at(tid, tid+0x100, tid+0x200), plan.StopEntry, tid, 0, "in 3 words instead of one"},
+		{"not in the thread", at(tid + 8), plan.StopLinked, tid, robust, "stands at 0x5008, not 16 bytes before the robust list at 0x5010"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			err := checkFixups(tc.fixups, tc.point, tc.tidAddr, tc.robust)

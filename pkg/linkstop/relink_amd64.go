@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/plan"
 )
 
 // A Layout says where a program is to be linked.
@@ -19,7 +20,6 @@ type Layout struct {
 	Maps []linux.Mapping
 	VDSO linux.PageRange // the vDSO and its data
 
-	StopIP uint64 // the stop point
 	Memory uint64 // as Options have it
 	// What PR_SET_MM_MAP (prctl(2)) describes.
 	StartCode, EndCode, StartData, EndData, StartBrk, Brk uint64
@@ -29,6 +29,7 @@ type Layout struct {
 // addresses of a Layout.
 type Relinked struct {
 	*Process
+	Stop    plan.Stop // where it is
 	Stack   InitialStack
 	Auxv    linux.Auxv
 	TIDAddr uint64 // set_tid_address(2)
@@ -96,12 +97,13 @@ func (r *Relinked) relink(path string, l Layout, allow Allow) error {
 	if err := p.move(tr); err != nil {
 		return err
 	}
+	r.Stop = p.stop
 	binder, binderPlacer, err := r.makeBinder(p, limit)
 	if err != nil {
 		return err
 	}
 	rec := &recorder{pid: pid, memory: l.Memory, placer: p, allow: allow}
-	b, err := setBreakpoint(pid, l.StopIP, first.soft)
+	b, err := setBreakpoint(pid, r.Stop.Addr, first.soft)
 	if err != nil {
 		return fmt.Errorf("set a breakpoint: %w", err)
 	}
@@ -128,18 +130,15 @@ func (r *Relinked) relink(path string, l Layout, allow Allow) error {
 	}
 	r.known = comparison{
 		template: newSide(pid, r.Stack, block[r.Stack.Random-r.Stack.SP:], limit),
-		point:    StopLinked, tscStart: tscStart, tscEnd: linux.TSC(), random: rec.random,
+		point:    r.Stop.Point, tscStart: tscStart, tscEnd: linux.TSC(), random: rec.random,
 		linker: linkerRange(maps, p.linkerEntry),
-	}
-	if r.Regs.Rip == r.Auxv.Value(linux.ATEntry) {
-		r.known.point = StopEntry
 	}
 	m, _ := linux.FindMapping(maps, r.Regs.Rsp)
 	r.known.template.stackLow = m.Start
 	if binder == 0 {
 		return nil
 	}
-	r.Bound = tr.runBinder(pid, binder, l.StopIP, first.soft, maps, binderPlacer)
+	r.Bound = tr.runBinder(pid, binder, r.Stop.Addr, first.soft, maps, binderPlacer)
 	return nil
 }
 
@@ -155,7 +154,7 @@ func (r *Relinked) makeBinder(p *placer, limit uint64) (binder int, its *placer,
 		return 0, nil, err
 	}
 	stack, auxv, block, err := readStack(p.pid, regs.Rsp, maps)
-	if err != nil || p.layout.StopIP == auxv.Value(linux.ATEntry) {
+	if err != nil || !p.stop.Point.BindsLazily() {
 		return 0, nil, err
 	}
 	its = &placer{layout: p.layout, top: p.top, used: slices.Clone(p.used), linkerEntry: p.linkerEntry}
@@ -170,7 +169,8 @@ type placer struct {
 	top         uint64            // nothing is placed above
 	used        []linux.PageRange // what is mapped below top, in order, joined
 	linkerEntry uint64
-	insn        uint64 // the address of a SYSCALL instruction
+	stop        plan.Stop // as the dynamic linker has it at its place
+	insn        uint64    // the address of a SYSCALL instruction
 }
 
 // move puts what the kernel has mapped for the exec to its place: the program,
@@ -224,7 +224,8 @@ func (p *placer) move(t *tracer) error {
 	for i, e := range auxv {
 		switch e.Type {
 		case linux.ATPhdr, linux.ATBase, linux.ATEntry, linux.ATSysinfoEhdr:
-			word := binary.LittleEndian.AppendUint64(nil, moved(e.Value))
+			auxv[i].Value = moved(e.Value)
+			word := binary.LittleEndian.AppendUint64(nil, auxv[i].Value)
 			if err := linux.WriteMem(p.pid, stack.Auxv+uint64(i)*16+8, word); err != nil {
 				return err
 			}
@@ -234,6 +235,9 @@ func (p *placer) move(t *tracer) error {
 		return err
 	}
 	p.linkerEntry = moved(regs.Rip)
+	if p.stop, err = findStop(p.pid, p.linkerEntry, auxv); err != nil {
+		return err
+	}
 	regs.Rip, regs.Orig_rax = p.linkerEntry, ^uint64(0)
 	if err := unix.PtraceSetRegs(p.pid, &regs); err != nil {
 		return t.gone(p.pid, err)

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
-	"github.com/residentctl/residentctl/pkg/plan"
 )
 
 // DefaultTimeout is how long a program may take to be linked.
@@ -104,7 +103,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	}
 
 	pid := first.pid
-	t.PID, t.Kind = pid, plan.KindLinked
+	t.PID = pid
 	var (
 		regs  unix.PtraceRegs
 		stack InitialStack
@@ -132,7 +131,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 
 	// From here on the addresses are those of the image.
 	t.Stack, t.Auxv = stack, auxv
-	if t.StopIP, t.Point, err = findStop(pid, regs.Rip, auxv); err != nil {
+	if t.Stop, err = findStop(pid, regs.Rip, auxv); err != nil {
 		return err
 	}
 
@@ -163,7 +162,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	}
 
 	binder := 0
-	if t.Point == StopLinked { // musl binds nothing lazily
+	if t.Stop.Point.BindsLazily() {
 		if binder, err = tr.makeBinder(pid, insn, stack, auxv, block, limit); err != nil {
 			return err
 		}
@@ -173,7 +172,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	// there, and may call nothing that the template may not.
 	r := &recorder{pid: pid, memory: opts.Memory, allow: opts.Allow}
 	soft := opts.SoftBreakpoint || first.soft
-	b, err := setBreakpoint(pid, t.StopIP, soft)
+	b, err := setBreakpoint(pid, t.Stop.Addr, soft)
 	if err != nil {
 		return fmt.Errorf("set a breakpoint: %w", err)
 	}
@@ -183,7 +182,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	if err := checkMemory(pid, opts.Memory); err != nil {
 		return err
 	}
-	twinBreak, err := setBreakpoint(twin, t.StopIP, soft)
+	twinBreak, err := setBreakpoint(twin, t.Stop.Addr, soft)
 	if err != nil {
 		return fmt.Errorf("set a breakpoint: %w", err)
 	}
@@ -195,7 +194,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	c := comparison{
 		template: newSide(pid, stack, block[stack.Random-stack.SP:], limit),
 		twin:     newSide(twin, twinStack, twinBlock[twinStack.Random-twinStack.SP:], twinLimit),
-		point:    t.Point, tscStart: tscStart, random: r.random,
+		point:    t.Stop.Point, tscStart: tscStart, random: r.random,
 	}
 	if t.Regs, err = t.arrive(&c.template, b); err != nil {
 		return err
@@ -227,7 +226,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	if t.Fixups, t.Anon, err = c.fixups(); err != nil {
 		return err
 	}
-	if err := checkFixups(t.Fixups, t.Point, t.TIDAddr, t.RobustHead); err != nil {
+	if err := checkFixups(t.Fixups, t.Stop.Point, t.TIDAddr, t.RobustHead); err != nil {
 		return err
 	}
 	tr.discard(twin)
@@ -246,6 +245,6 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 // bind fills in the addresses of functions that each process would look up anew at
 // their first call.
 func (t *Template) bind(binder int, soft bool) error {
-	t.Bound = t.tracer.runBinder(t.PID, binder, t.StopIP, soft, t.Maps, nil)
+	t.Bound = t.tracer.runBinder(t.PID, binder, t.Stop.Addr, soft, t.Maps, nil)
 	return writeCalls(t.PID, t.Bound)
 }

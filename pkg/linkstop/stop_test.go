@@ -132,8 +132,8 @@ func TestStopPrograms(t *testing.T) {
 // checkTemplate checks what must be true of each template on glibc.
 func checkTemplate(t *testing.T, tm *Template) {
 	t.Helper()
-	if tm.Point != StopLinked {
-		t.Fatalf("stopped at %v", tm.Point)
+	if tm.Stop.Point != plan.StopLinked {
+		t.Fatalf("stopped at %v", tm.Stop.Point)
 	}
 	// 2 fewer where AT_PLATFORM's copy points into ld.so and where the stack's
 	// address is not in struct pthread.
@@ -148,11 +148,11 @@ func checkTemplate(t *testing.T, tm *Template) {
 	if !slices.IsSortedFunc(tm.Fixups, func(a, b plan.Fixup) int { return int(int64(a.Addr - b.Addr)) }) {
 		t.Error("the fix-ups are not in order")
 	}
-	if tm.Regs.Rip != tm.StopIP || tm.Regs.Rsp != tm.Stack.SP || tm.Regs.Fs_base != tm.FSBase {
+	if tm.Regs.Rip != tm.Stop.Addr || tm.Regs.Rsp != tm.Stack.SP || tm.Regs.Fs_base != tm.FSBase {
 		t.Errorf("registers %+v", tm.Regs)
 	}
 	text := make([]byte, 3)
-	if err := linux.ReadMem(tm.PID, tm.StopIP, text); err != nil || string(text) != "\x49\x89\xc4" {
+	if err := linux.ReadMem(tm.PID, tm.Stop.Addr, text); err != nil || string(text) != "\x49\x89\xc4" {
 		t.Errorf("at the stop point: % x, %v", text, err)
 	}
 	if len(tm.Probes) == 0 || tm.RobustHead == 0 || tm.TIDAddr == 0 || len(tm.Anon) == 0 {
@@ -174,8 +174,8 @@ func TestStopMusl(t *testing.T) {
 	for _, soft := range []bool{false, true} {
 		noChildren(t)
 		tm := stop(t, path, Options{SoftBreakpoint: soft})
-		if tm.Point != StopEntry || tm.StopIP != tm.Auxv.Value(linux.ATEntry) {
-			t.Errorf("stopped at %v, %#x", tm.Point, tm.StopIP)
+		if tm.Stop.Point != plan.StopEntry || tm.Stop.Addr != tm.Auxv.Value(linux.ATEntry) {
+			t.Errorf("stopped at %v, %#x", tm.Stop.Point, tm.Stop.Addr)
 		}
 		if n := len(tm.Fixups); n < 3 || n > 5 || count(tm, plan.FixTID) != 1 || count(tm, plan.FixGuard) != 0 {
 			t.Errorf("fix-ups %v", symbolic(tm))

@@ -16,14 +16,12 @@ import (
 // from comparing it with its twin. It must be given up with Kill, or be waited
 // for with Reap.
 type Template struct {
-	PID    int
-	Kind   uint32 // of the plan: plan.KindLinked
-	Point  StopPoint
-	StopIP uint64
-	Regs   unix.PtraceRegs
-	Maps   []linux.Mapping // all of /proc/PID/maps, in order
-	Auxv   linux.Auxv
-	Stack  InitialStack
+	PID   int
+	Stop  plan.Stop // where it is
+	Regs  unix.PtraceRegs
+	Maps  []linux.Mapping // all of /proc/PID/maps, in order
+	Auxv  linux.Auxv
+	Stack InitialStack
 
 	// What the dynamic linker registered with the kernel; 0 if it did not.
 	FSBase, TIDAddr, RobustHead, RobustLen, RseqAddr uint64

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/plan"
 )
 
 // A TimedStart is one way to start a program.
@@ -27,10 +28,10 @@ type TimedStart struct {
 // Linked is the address at which the template stands, in another process that
 // was executed from the same program.
 func (t *Template) Linked() func(linux.Auxv) uint64 {
-	if t.Point == StopEntry {
+	if t.Stop.Point == plan.StopEntry {
 		return func(a linux.Auxv) uint64 { return a.Value(linux.ATEntry) }
 	}
-	offset := t.StopIP - t.Auxv.Value(linux.ATBase)
+	offset := t.Stop.Addr - t.Auxv.Value(linux.ATBase)
 	return func(a linux.Auxv) uint64 { return a.Value(linux.ATBase) + offset }
 }
 

@@ -37,7 +37,7 @@ func (p *Plan) check() error {
 	if p.Kind != KindLinked {
 		return damaged("an image of kind %d", p.Kind)
 	}
-	if len(p.Files) == 0 || p.Files[0].Flags&FileProgram == 0 {
+	if len(p.Files) == 0 || p.Program().Flags&FileProgram == 0 {
 		return damaged("the first file is not the program")
 	}
 	for _, s := range p.paths() {
@@ -78,7 +78,7 @@ func (p *Plan) check() error {
 }
 
 // checkWords holds that every corrected word lies within a writable mapping and
-// every protection within a mapping, and that the jumps go into text.
+// every protection within a mapping, and that the stop point and the jumps are in text.
 func (p *Plan) checkWords(sorted []Map) error {
 	within := func(addr, size uint64, prot uint32) bool {
 		i := sort.Search(len(sorted), func(i int) bool { return sorted[i].Addr+sorted[i].Len > addr })
@@ -95,6 +95,9 @@ func (p *Plan) checkWords(sorted []Map) error {
 		if pr.Addr%pageSize != 0 || pr.Len%pageSize != 0 || !within(pr.Addr, pr.Len, 0) {
 			return damaged("the protection at %#x", pr.Addr)
 		}
+	}
+	if p.Stop.Point != StopLinked && p.Stop.Point != StopEntry || !within(p.Stop.Addr, 1, unix.PROT_EXEC) {
+		return damaged("the stop point %v at %#x", p.Stop.Point, p.Stop.Addr)
 	}
 	jumps := []uint64{p.Entry.RIP, p.Entry.Gadget}
 	if p.Entry.SigReturn != 0 {
@@ -138,7 +141,7 @@ func (p *Plan) names() []string {
 
 // paths are all others.
 func (p *Plan) paths() []string {
-	out := []string{p.Program, p.Real}
+	out := []string{p.Path, p.Real}
 	for _, f := range p.Files {
 		if f.Flags&FilePages == 0 {
 			out = append(out, f.Path)

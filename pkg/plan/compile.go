@@ -166,7 +166,7 @@ func (c *compiler) base(a Area, from, to uint64) {
 // maps right behind its data (fs/binfmt_elf.c, elf_load).
 func (c *compiler) isProgramBSS(a Area) bool {
 	return slices.ContainsFunc(c.src.Areas, func(data Area) bool {
-		return data.Path == c.src.Program && data.Prot&unix.PROT_WRITE != 0 && data.End == a.Start
+		return data.Path == c.src.Path && data.Prot&unix.PROT_WRITE != 0 && data.End == a.Start
 	})
 }
 
@@ -239,7 +239,7 @@ func (c *compiler) image(a Area, r Run) {
 func (c *compiler) populateFiles() {
 	var maps []*Map
 	for i := range c.mapped {
-		if path := c.mapped[i].Path; path != c.src.Program && path != c.src.Linker && !isLibC(path) {
+		if path := c.mapped[i].Path; path != c.src.Path && path != c.src.Linker && !isLibC(path) {
 			continue
 		}
 		for k := range c.mapped[i].Maps {
@@ -264,7 +264,7 @@ func (c *compiler) populateFiles() {
 				cut = append(cut, m)
 			case m.Prot&unix.PROT_EXEC != 0:
 				cut = append(cut, populateEnds(m, true)...)
-			case c.mapped[i].Path == c.src.Program && m.Off == 0 && m.Prot&unix.PROT_WRITE == 0:
+			case c.mapped[i].Path == c.src.Path && m.Off == 0 && m.Prot&unix.PROT_WRITE == 0:
 				cut = append(cut, populateEnds(m, false)...)
 			default:
 				cut = append(cut, m)
@@ -349,9 +349,9 @@ func overlap(runs []Run, a Area) []Run {
 
 // programFirst moves the program to where the launcher expects it.
 func programFirst(p *Plan) error {
-	i := slices.IndexFunc(p.Files, func(f MappedFile) bool { return f.Path == p.Program })
+	i := slices.IndexFunc(p.Files, func(f MappedFile) bool { return f.Path == p.Path })
 	if i < 0 {
-		return unusable("nothing of %s is mapped", p.Program)
+		return unusable("nothing of %s is mapped", p.Path)
 	}
 	p.Files[i].Flags |= FileProgram
 	program := p.Files[i]

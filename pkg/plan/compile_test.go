@@ -37,7 +37,7 @@ func template(t *testing.T) *Source {
 	program := file("program", []byte("text"), syscallRet, sigReturn)
 	linker := file("ld.so", []byte("linker"), syscallRet, sigReturn)
 	return &Source{
-		Plan: Plan{Kind: KindLinked, Program: program, Real: program, Entry: Entry{RIP: text}},
+		Plan: Plan{Kind: KindLinked, Path: program, Real: program, Entry: Entry{RIP: text}, Stop: Stop{Addr: text, Point: StopLinked}},
 		Areas: []Area{
 			{Start: prog, End: prog + 0x1000, Prot: rx, Path: program},
 			{Start: prog + 0x1000, End: prog + 0x4000, Prot: rw, Path: program, Off: 0x1000},
@@ -83,7 +83,7 @@ func TestCompilePopulatesLittle(t *testing.T) {
 			t.Fatal(err)
 		}
 		var bytes uint64
-		for _, m := range p.Files[len(p.Files)-1].Maps {
+		for _, m := range p.Pages().Maps {
 			if m.Flags&unix.MAP_POPULATE != 0 {
 				bytes += m.Len
 			}
@@ -176,8 +176,8 @@ func TestCompilePopulatesText(t *testing.T) {
 		s.Areas[2].End = text + 0x100000
 		s.Areas = s.Areas[:3]
 		const libc, other, large = 1 << 34, 2 << 34, 3 << 34
-		s.Areas[0], s.Areas[1] = Area{Start: prog, End: prog + 0x1000, Prot: r, Path: s.Program},
-			Area{Start: prog + 0x1000, End: prog + 0x2000, Prot: rx, Path: s.Program, Off: 0x1000}
+		s.Areas[0], s.Areas[1] = Area{Start: prog, End: prog + 0x1000, Prot: r, Path: s.Path},
+			Area{Start: prog + 0x1000, End: prog + 0x2000, Prot: rx, Path: s.Path, Off: 0x1000}
 		for _, l := range []struct {
 			at, size uint64
 			path     string
@@ -193,13 +193,13 @@ func TestCompilePopulatesText(t *testing.T) {
 			t.Fatal(err)
 		}
 		populated := map[string]uint64{}
-		for _, f := range p.Files[:len(p.Files)-1] {
+		for _, f := range p.Files {
 			for _, m := range f.Maps {
-				if m.Flags&unix.MAP_POPULATE == 0 {
+				if m.Flags&unix.MAP_POPULATE == 0 || f.Flags&FilePages != 0 {
 					continue
 				}
 				populated[filepath.Base(f.Path)] += m.Len
-				if m.Prot != rx && f.Path != s.Program {
+				if m.Prot != rx && f.Path != s.Path {
 					t.Errorf("flags %#x, %s: %+v", flags, f.Path, m)
 				}
 			}
@@ -242,13 +242,13 @@ func TestCompilePopulates(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			maps := p.Files[len(p.Files)-1].Maps
+			maps := p.Pages().Maps
 			if len(maps) != 1 || (maps[0].Flags&unix.MAP_POPULATE != 0) != tc.want {
 				t.Errorf("mapped as %+v", maps)
 			}
-			for _, f := range p.Files[:len(p.Files)-1] {
+			for _, f := range p.Files {
 				for _, m := range f.Maps {
-					if m.Flags&unix.MAP_POPULATE != 0 {
+					if m.Flags&unix.MAP_POPULATE != 0 && f.Flags&FilePages == 0 {
 						t.Errorf("%s: %+v", f.Path, m)
 					}
 				}
@@ -349,11 +349,11 @@ func TestCompile(t *testing.T) {
 			if diff := cmp.Diff(tc.protects, p.Protects); diff != "" {
 				t.Errorf("protections:\n%s", diff)
 			}
-			if p.Files[0].Path != s.Program || p.Files[0].Flags != FileProgram {
-				t.Errorf("the first file is %+v", p.Files[0])
+			if p.Program().Path != s.Path || p.Program().Flags != FileProgram {
+				t.Errorf("the program is %+v", p.Program())
 			}
-			if last := p.Files[len(p.Files)-1]; last.Path != s.PagesAt || last.Flags != FilePages {
-				t.Errorf("the last file is %+v", last)
+			if pages := p.Pages(); pages.Path != s.PagesAt || pages.Flags != FilePages {
+				t.Errorf("the pages are %+v", pages)
 			}
 			if p.Caller.MapsEnd != bss+0x3000 {
 				t.Errorf("the stack must stay above %#x", p.Caller.MapsEnd)
@@ -390,7 +390,7 @@ func TestCompileRefuses(t *testing.T) {
 		}, "dumped no page"},
 		{"pages where nothing is mapped", func(s *Source) { s.Runs = []Run{{vdso, 0x1000, 0}} }, "nothing is mapped"},
 		{"pages over an area's end", func(s *Source) { s.Runs = []Run{{bss + 0x2000, 0x2000, 0}} }, "nothing is mapped"},
-		{"nothing of the program mapped", func(s *Source) { s.Program = "/other" }, "nothing of /other"},
+		{"nothing of the program mapped", func(s *Source) { s.Path = "/other" }, "nothing of /other"},
 		{"no system call in the text", func(s *Source) {
 			for _, a := range s.Areas[:3] {
 				if err := os.WriteFile(a.Path, []byte("no code"), 0o755); err != nil {

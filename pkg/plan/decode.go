@@ -112,10 +112,10 @@ func Decode(raw []byte) (*Plan, error) {
 	d := &decoder{raw: raw}
 	d.strings = elements[byte](d, "paths", h.Strings)
 	p := &Plan{
-		Kind: h.Kind, Flags: h.Flags, Program: d.string(h.Program), Real: d.string(h.Real), ID: d.string(h.ID),
+		Kind: h.Kind, Flags: h.Flags, Path: d.string(h.Program), Real: d.string(h.Real), ID: d.string(h.ID),
 		Anon: elements[Map](d, "anonymous mappings", h.Anon), Protects: elements[Protect](d, "protections", h.Protects),
 		Fixups: elements[Fixup](d, "fix-ups", h.Fixups), CPUID: elements[CPUID](d, "CPU facts", h.CPUID),
-		Caller: h.Caller, VDSO: h.VDSO, MM: h.MM, Kernel: h.Kernel, Entry: h.Entry,
+		Caller: h.Caller, VDSO: h.VDSO, MM: h.MM, Kernel: h.Kernel, Entry: h.Entry, Stop: h.Stop,
 	}
 	maps := elements[Map](d, "mappings", h.Maps)
 	restOfMaps := maps

@@ -66,11 +66,11 @@ func (p *Plan) encode(entry Entry) ([]byte, error) {
 	}
 	h := Header{
 		Version: Version, Kind: p.Kind, Flags: p.Flags,
-		Caller: p.Caller, VDSO: p.VDSO, MM: p.MM, Kernel: p.Kernel, Entry: entry,
+		Caller: p.Caller, VDSO: p.VDSO, MM: p.MM, Kernel: p.Kernel, Entry: entry, Stop: p.Stop,
 	}
 	copy(h.Magic[:], Magic)
 	e := &encoder{base: uint32(binary.Size(h)), known: map[string]uint32{}}
-	h.Program, h.Real, h.ID = e.string(p.Program), e.string(p.Real), e.string(p.ID)
+	h.Program, h.Real, h.ID = e.string(p.Path), e.string(p.Real), e.string(p.ID)
 
 	var files []File
 	var maps []Map

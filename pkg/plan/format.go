@@ -2,8 +2,8 @@
 // process image that CRIU dumped is put back in place by a program that has
 // just been exec'd.
 //
-// The nouns. A plan has a Kind (at which stop point the image was taken) and
-// is made of independent tables: what must be true of the caller, of the files
+// The nouns. A plan has a Kind (how far the program had come) and a stop point
+// (Stop), and is made of independent tables: what must be true of the caller, of the files
 // and of the machine (Files, Checks, Folders, Misses, CPUID and the scalar
 // fields of Caller), what to map (Maps, Anon), which words to correct
 // (Fixups), which pages to make read-only afterwards (Protects), what to
@@ -27,7 +27,7 @@ const Magic = "RESPLAN\x00"
 // itself.
 const Version = 4
 
-// Kinds of image: at which stop point the template was dumped.
+// Kinds of image: how far the program had come when the template was dumped.
 const (
 	// KindLinked is an image taken just after dynamic linking, before any
 	// constructor. Its registers are dead but for the entry and the stack
@@ -72,6 +72,7 @@ type Header struct {
 	MM     MM
 	Kernel Kernel
 	Entry  Entry
+	Stop   Stop
 }
 
 // Flags of a plan.

@@ -6,13 +6,13 @@ import (
 
 // Plan is a plan in memory: the format's tables, with paths as strings.
 type Plan struct {
-	Kind    uint32
-	Flags   uint32
-	Program string // the program's absolute path
-	Real    string // the same with links resolved
-	ID      string // the image's id
+	Kind  uint32
+	Flags uint32
+	Path  string // the program's absolute path
+	Real  string // the same with links resolved
+	ID    string // the image's id
 
-	Files    []MappedFile // the program first, CRIU's pages last; these by their name from the store's directory
+	Files    []MappedFile // Program first, Pages last
 	Anon     []Map
 	Protects []Protect
 	Fixups   []Fixup
@@ -26,6 +26,7 @@ type Plan struct {
 	MM     MM
 	Kernel Kernel
 	Entry  Entry
+	Stop   Stop
 }
 
 // MappedFile is a file and what is mapped of it.
@@ -50,7 +51,10 @@ type SearchedFolder struct {
 	Misses []string
 }
 
-// Pages is what is mapped of CRIU's pages.
+// Program is what is mapped of the program.
+func (p *Plan) Program() *MappedFile { return &p.Files[0] }
+
+// Pages is what is mapped of CRIU's pages, which are named from the store's directory.
 func (p *Plan) Pages() *MappedFile { return &p.Files[len(p.Files)-1] }
 
 // Mappings is the number of mmap calls in the plan.

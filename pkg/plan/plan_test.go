@@ -26,7 +26,7 @@ const (
 // rich is a plan with something in each of its parts.
 func rich() *Plan {
 	return &Plan{
-		Kind: KindLinked, Flags: FlagCheckExec, Program: "/usr/bin/p", Real: "/usr/bin/p", ID: "0123abcd",
+		Kind: KindLinked, Flags: FlagCheckExec, Path: "/usr/bin/p", Real: "/usr/bin/p", ID: "0123abcd",
 		Files: []MappedFile{
 			{Path: "/usr/bin/p", Flags: FileProgram, ID: FileID{Dev: 1, Ino: 2, Size: 3, Mtime: -4, Ctime: 5},
 				Maps: []Map{{Addr: prog, Len: 0x2000, Prot: 5, Flags: private}}},
@@ -50,16 +50,18 @@ func rich() *Plan {
 		MM:     MM{StartCode: prog, EndCode: prog + 0x1000, BrkBase: prog + 0x2000},
 		Kernel: Kernel{FSBase: data, TIDAddr: data + 16, RobustHead: data + 32, RobustLen: 24, RseqSig: 0x53053053},
 		Entry:  Entry{RIP: text + 0x10, R12: prog, Gadget: text + 0x20, SigReturn: text + 0x30, Phnum: 13},
+		Stop:   Stop{Addr: text + 0xd, Point: StopLinked},
 	}
 }
 
 // small is the shortest plan there is.
 func small() *Plan {
 	return &Plan{
-		Kind: KindLinked, Program: "/p", Real: "/p",
+		Kind: KindLinked, Path: "/p", Real: "/p",
 		Files:  []MappedFile{{Path: "/p", Flags: FileProgram, Maps: []Map{{Addr: text, Len: 0x1000, Prot: 5}}}},
 		Caller: Caller{MapsEnd: text + 0x1000},
 		Entry:  Entry{RIP: text, Gadget: text},
+		Stop:   Stop{Addr: text, Point: StopEntry},
 	}
 }
 
@@ -239,7 +241,7 @@ func TestCheck(t *testing.T) {
 		{"other kind", func(p *Plan) { p.Kind = 2 }, "kind 2"},
 		{"no file", func(p *Plan) { p.Files = nil }, "not the program"},
 		{"program not first", func(p *Plan) { p.Files[0], p.Files[1] = p.Files[1], p.Files[0] }, "not the program"},
-		{"relative program", func(p *Plan) { p.Program = "bin/p" }, "absolute"},
+		{"relative program", func(p *Plan) { p.Path = "bin/p" }, "absolute"},
 		{"absolute pages", func(p *Plan) { p.Pages().Path = "/store/pages-1.img" }, "in a store"},
 		{"pages outside of the store", func(p *Plan) { p.Pages().Path = "images/../../pages-1.img" }, "in a store"},
 		{"absolute layout", func(p *Plan) { p.Layouts[0] = "/store/images/0123abcd/1/plan" }, "in a store"},
@@ -277,6 +279,8 @@ func TestCheck(t *testing.T) {
 		{"protection outside", func(p *Plan) { p.Protects[0].Addr = bss + 0x1000 }, "protection"},
 		{"protection over the end", func(p *Plan) { p.Protects[0].Len = 0x3000 }, "protection"},
 		{"unaligned protection", func(p *Plan) { p.Protects[0].Addr++ }, "protection"},
+		{"no stop point", func(p *Plan) { p.Stop = Stop{} }, "the stop point StopPoint(0) at 0x0"},
+		{"stop point in data", func(p *Plan) { p.Stop.Addr = data }, "the stop point linked"},
 		{"entry outside", func(p *Plan) { p.Entry.RIP = 0 }, "jump"},
 		{"gadget outside", func(p *Plan) { p.Entry.Gadget = bss + 0x1000 }, "jump"},
 		{"entry in data", func(p *Plan) { p.Entry.RIP = data }, "jump"},

@@ -67,17 +67,15 @@ func (m *Manager) layoutDamage(rec registry.Record, dir string, others []string)
 	switch {
 	case p.ID != rec.ID:
 		fault("its plan is that of image %s", p.ID)
-	case !slices.Contains(rec.Names(), p.Program): // that name leads to another file now
-		fault("its plan is of %s", p.Program)
-	case len(p.Files) < 2 || p.Files[0].ID != rec.Binary:
+	case !slices.Contains(rec.Names(), p.Path): // that name leads to another file now
+		fault("its plan is of %s", p.Path)
+	case len(p.Files) < 2 || p.Program().ID != rec.Binary:
 		fault("its plan is of another state of the program")
 	case !slices.EqualFunc(p.Layouts, others, named):
 		fault("its plan has %d other layouts instead of %d", len(p.Layouts), len(others))
 	}
-	if len(p.Files) > 0 {
-		if why := pagesFault(*p.Pages(), m.store.At(p.Pages().Path), dir); why != "" {
-			fault("%s", why)
-		}
+	if why := pagesFault(*p.Pages(), m.store.At(p.Pages().Path), dir); why != "" {
+		fault("%s", why)
 	}
 	return faults
 }

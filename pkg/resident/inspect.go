@@ -197,9 +197,9 @@ type inspecting struct {
 }
 
 func (i *inspecting) maps() {
-	for n, f := range i.plan.Files {
+	for _, f := range i.plan.Files {
 		source := "file"
-		if n == len(i.plan.Files)-1 {
+		if f.Flags&plan.FilePages != 0 {
 			source = "pages"
 		}
 		for _, m := range f.Maps {
@@ -317,10 +317,7 @@ func soname(path string) (name string) {
 
 // words are the fix-ups, the registrations and the entry.
 func (i *inspecting) words() {
-	i.StopPoint = "linked"
-	if i.plan.Flags&plan.FlagKeepBrk != 0 {
-		i.StopPoint = "entry"
-	}
+	i.StopPoint = i.plan.Stop.Point.String()
 	for _, f := range i.plan.Fixups {
 		i.Fixups = append(i.Fixups, ImageFixup{
 			Address: Address(f.Addr), Size: int(f.Size), Kind: FixupName(f.Kind), In: i.at(f.Addr),

@@ -13,11 +13,6 @@ import (
 	"github.com/residentctl/residentctl/pkg/plan"
 )
 
-// afterMove is the length of `mov %rax,%r12` at the stop point (glibc,
-// sysdeps/x86_64/dl-machine.h, RTLD_START): a start enters behind it with the
-// program's entry in r12, which leaves rax to the launcher's last system call.
-const afterMove = 3
-
 // source puts together what the plan is compiled from: CRIU's images for what
 // was mapped and dumped, the template for what belongs to the process, and the
 // dependencies for what must still be true.
@@ -32,7 +27,7 @@ func (a *adding) source() (*plan.Source, error) {
 	}
 	src := &plan.Source{
 		Plan: plan.Plan{
-			Kind: t.Kind, Program: a.program.Path, ID: a.id,
+			Kind: plan.KindLinked, Path: a.program.Path, ID: a.id, Stop: t.Stop,
 			Fixups: t.Fixups, CPUID: fingerprint.CPUTable(),
 			Caller: plan.Caller{
 				HWCap: t.Auxv.Value(linux.ATHWCap), HWCap2: t.Auxv.Value(linux.ATHWCap2),
@@ -51,7 +46,6 @@ func (a *adding) source() (*plan.Source, error) {
 				RseqAddr: t.RseqAddr, RseqLen: t.RseqLen, RseqSig: t.RseqSig,
 			},
 			Entry: plan.Entry{
-				RIP: t.StopIP + afterMove, R12: t.Regs.Rax,
 				Phdr: t.Auxv.Value(linux.ATPhdr), Phent: t.Auxv.Value(linux.ATPhent), Phnum: t.Auxv.Value(linux.ATPhnum),
 				Base: t.Auxv.Value(linux.ATBase), ProgramEntry: t.Auxv.Value(linux.ATEntry),
 			},
@@ -81,9 +75,8 @@ func (a *adding) source() (*plan.Source, error) {
 	if src.Real, err = filepath.EvalSymlinks(a.program.Path); err != nil {
 		return nil, err
 	}
-	if t.Point == linkstop.StopEntry {
-		// musl jumps to the program's entry and keeps its heap in the image.
-		src.Entry.RIP, src.Entry.R12 = t.StopIP, 0
+	src.Entry.RIP, src.Entry.R12 = linkstop.Enter(t.Stop, t.Regs.Rax)
+	if t.Stop.Point.KeepsHeap() {
 		src.Flags |= plan.FlagKeepBrk
 		src.MM.BrkBase, src.MM.Brk = im.MM.StartBrk, im.MM.Brk
 	}

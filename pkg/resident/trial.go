@@ -12,8 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/linkstop"
@@ -63,7 +61,7 @@ func (a *adding) try(ctx context.Context) error {
 		return err
 	}
 	place := plan.LauncherPlace(len(raw), trial)
-	start, err := writeStarter(launcherStore(a.store), side.Dir, place, trial.Program, raw)
+	start, err := writeStarter(launcherStore(a.store), side.Dir, place, trial.Path, raw)
 	if err != nil {
 		return err
 	}
@@ -85,7 +83,7 @@ func (a *adding) try(ctx context.Context) error {
 	if raw, err = trial.EncodeToNowhere(); err != nil {
 		return err
 	}
-	if start, err = writeStarter(launcherStore(a.store), side.Dir, place, trial.Program, raw); err != nil {
+	if start, err = writeStarter(launcherStore(a.store), side.Dir, place, trial.Path, raw); err != nil {
 		return err
 	}
 	return a.gate(ctx, start)
@@ -126,7 +124,7 @@ func startTrial(ctx context.Context, file string, pl *plan.Plan) (*linkstop.Proc
 		return nil, err
 	}
 	defer said.Close()
-	p, err := linkstop.StartAt(ctx, file, []string{pl.Program}, []string{"RESIDENTCTL_EXPLAIN=1"}, pl.Entry.RIP,
+	p, err := linkstop.StartAt(ctx, file, []string{pl.Path}, []string{"RESIDENTCTL_EXPLAIN=1"}, pl.Entry.RIP,
 		linkstop.StartOptions{Stderr: messages})
 	messages.Close()
 	switch {
@@ -258,7 +256,7 @@ func comparePages(p *plan.Plan, pagesPath string, proc *linkstop.Process, stack 
 		return err
 	}
 	defer f.Close()
-	value, err := fixupValues(proc.PID, stack)
+	value, err := linkstop.FixupValues(proc.PID, stack)
 	if err != nil {
 		return err
 	}
@@ -301,31 +299,4 @@ func maskRseq(p *plan.Plan, m plan.Map, want, got []byte) {
 			want[a-m.Addr], got[a-m.Addr] = 0, 0
 		}
 	}
-}
-
-// fixupValues says, independently of the launcher, what each kind of word is
-// in a process with this initial stack.
-func fixupValues(pid int, stack linkstop.InitialStack) (v [plan.FixKinds]uint64, err error) {
-	var random [16]byte
-	if err := linux.ReadMem(pid, stack.Random, random[:]); err != nil {
-		return v, err
-	}
-	limit, err := stackLimit(pid)
-	if err != nil {
-		return v, err
-	}
-	v[plan.FixSP], v[plan.FixArgv], v[plan.FixEnvp] = stack.SP, stack.Argv, stack.Envp
-	v[plan.FixAuxv], v[plan.FixPlatform], v[plan.FixRandom] = stack.Auxv, stack.Platform, stack.Random
-	v[plan.FixExecfn], v[plan.FixArgc], v[plan.FixTID] = stack.Execfn, stack.Argc, uint64(pid)
-	v[plan.FixCanary] = binary.LittleEndian.Uint64(random[:8]) &^ 0xff
-	v[plan.FixGuard] = binary.LittleEndian.Uint64(random[8:])
-	switch size := (limit + 4095) &^ 4095; {
-	case limit == unix.RLIM_INFINITY:
-		v[plan.FixStackSize] = 2 << 20
-	case limit < 16384:
-		v[plan.FixStackSize] = 16384
-	default:
-		v[plan.FixStackSize] = size
-	}
-	return v, nil
 }

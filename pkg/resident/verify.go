@@ -160,7 +160,7 @@ func (v *verifying) files(ctx context.Context) error {
 // mayExecute holds the program and its dynamic linker to the rule about owners. To the
 // libraries it is applied when they are opened.
 func (v *verifying) mayExecute() error {
-	for _, path := range []string{v.plan.Program, v.deps.Linker.Path} {
+	for _, path := range []string{v.plan.Path, v.deps.Linker.Path} {
 		if _, err := v.owners.allow(path); err != nil {
 			return err
 		}
@@ -241,7 +241,7 @@ func (v *verifying) starter() (path string, p *plan.Plan, remove func(), err err
 		raw, err = alone.Encode()
 	}
 	if err == nil {
-		path, err = writeStarter(s, dir, plan.LauncherPlace(len(raw), alone), alone.Program, raw)
+		path, err = writeStarter(s, dir, plan.LauncherPlace(len(raw), alone), alone.Path, raw)
 	}
 	if err != nil {
 		remove()
@@ -272,14 +272,10 @@ func (v *verifying) copyPages(dir string, p *plan.Plan) (launcher.Store, error) 
 // withLink compares with the program as its dynamic linker links it now, at the
 // same addresses.
 func (v *verifying) withLink(ctx context.Context, proc *linkstop.Process) error {
-	stop := v.plan.Entry.RIP
-	if v.plan.Flags&plan.FlagKeepBrk == 0 {
-		stop -= afterMove
-	}
 	mm := v.image.MM
 	layout := linkstop.Layout{
-		VDSO:   linux.PageRange{Start: v.plan.VDSO.Addr, End: v.plan.VDSO.Addr + v.plan.VDSO.Len},
-		StopIP: stop, StartCode: mm.StartCode, EndCode: mm.EndCode, StartData: mm.StartData, EndData: mm.EndData,
+		VDSO:      linux.PageRange{Start: v.plan.VDSO.Addr, End: v.plan.VDSO.Addr + v.plan.VDSO.Len},
+		StartCode: mm.StartCode, EndCode: mm.EndCode, StartData: mm.StartData, EndData: mm.EndData,
 		StartBrk: mm.StartBrk, Brk: mm.StartBrk,
 		Memory: limitOf(v.rec),
 	}
@@ -288,11 +284,14 @@ func (v *verifying) withLink(ctx context.Context, proc *linkstop.Process) error 
 			layout.Maps = append(layout.Maps, linux.Mapping{Start: a.Start, End: a.End, Path: a.Path, Offset: a.Offset})
 		}
 	}
-	ref, err := linkstop.Relink(ctx, v.plan.Program, layout, v.owners.allowOpened)
+	ref, err := linkstop.Relink(ctx, v.plan.Path, layout, v.owners.allowOpened)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = ref.Kill() }()
+	if ref.Stop != v.plan.Stop {
+		v.result.failf("the stop point is %v at %#x instead of %v at %#x", v.plan.Stop.Point, v.plan.Stop.Addr, ref.Stop.Point, ref.Stop.Addr)
+	}
 	if ref.TIDAddr != v.plan.Kernel.TIDAddr {
 		v.result.failf("the thread id's address is %#x instead of %#x", v.plan.Kernel.TIDAddr, ref.TIDAddr)
 	}
@@ -426,13 +425,7 @@ func (v *verifying) compare(proc, ref *linkstop.Process, bound map[uint64]uint64
 	v.result.Failures = append(v.result.Failures, c.failures()...)
 	v.result.Differences, v.result.Pages = c.found(), c.pages
 	v.result.NotCompared = notCompared
-	for _, w := range []struct {
-		what      string
-		got, want uint64
-	}{
-		{"the thread pointer", proc.Regs.Fs_base, ref.Regs.Fs_base},
-		{"the gs base", proc.Regs.Gs_base, ref.Regs.Gs_base},
-		{"the direction flag", proc.Regs.Eflags & directionFlag, ref.Regs.Eflags & directionFlag},
+	v.same([]value{
 		{"the robust list", proc.RobustHead, ref.RobustHead},
 		{"the robust list's length", proc.RobustLen, ref.RobustLen},
 		{"rseq", proc.Rseq.Addr, ref.Rseq.Addr},
@@ -443,11 +436,7 @@ func (v *verifying) compare(proc, ref *linkstop.Process, bound map[uint64]uint64
 		{"AT_BASE", v.plan.Entry.Base, auxv.Value(linux.ATBase)},
 		{"AT_ENTRY", v.plan.Entry.ProgramEntry, auxv.Value(linux.ATEntry)},
 		{"AT_SYSINFO_EHDR", v.plan.VDSO.Code, auxv.Value(linux.ATSysinfoEhdr)},
-	} {
-		if w.got != w.want {
-			v.result.failf("%s is %#x instead of %#x", w.what, w.got, w.want)
-		}
-	}
+	})
 	if err := v.sameRegisters(proc, ref); err != nil {
 		return err
 	}
@@ -468,35 +457,42 @@ var notCompared = []string{
 
 const directionFlag = 1 << 10
 
-// sameRegisters compares the registers that are alive at the stop point.
+// sameRegisters compares the registers that are alive at the stop point, where the
+// reference is. The resident start has gone on from there already.
 func (v *verifying) sameRegisters(proc, ref *linkstop.Process) error {
-	ourX87, ourSSE, err := proc.FloatControl()
+	x87, sse, err := proc.FloatControl()
 	if err != nil {
 		return err
 	}
-	x87, sse, err := ref.FloatControl()
+	refX87, refSSE, err := ref.FloatControl()
 	if err != nil {
 		return err
 	}
-	if ourX87 != x87 || ourSSE != sse {
-		v.result.failf("the floating-point control words are %#x and %#x, instead of %#x and %#x", ourX87, ourSSE, x87, sse)
-	}
-	// With glibc the launcher jumps behind the instruction at which the
-	// template was stopped, having done its work.
-	if v.plan.Flags&plan.FlagKeepBrk != 0 {
-		if proc.Regs.Rip != ref.Regs.Rip {
-			v.result.failf("rip is %#x instead of %#x", proc.Regs.Rip, ref.Regs.Rip)
-		}
-		return nil
-	}
-	code := make([]byte, afterMove)
-	if err := ref.ReadMem(ref.Regs.Rip, code); err != nil {
-		return err
-	}
-	if !bytes.Equal(code, []byte{0x49, 0x89, 0xc4}) || proc.Regs.Rip != ref.Regs.Rip+afterMove || proc.Regs.R12 != ref.Regs.Rax {
-		v.result.failf("rip is %#x and r12 %#x, where the program stands at %#x with %#x in rax", proc.Regs.Rip, proc.Regs.R12, ref.Regs.Rip, ref.Regs.Rax)
-	}
+	rip, r12 := linkstop.Enter(plan.Stop{Addr: ref.Regs.Rip, Point: v.plan.Stop.Point}, ref.Regs.Rax)
+	v.same([]value{
+		{"rip", proc.Regs.Rip, rip},
+		{"r12", proc.Regs.R12, r12},
+		{"the thread pointer", proc.Regs.Fs_base, ref.Regs.Fs_base},
+		{"the gs base", proc.Regs.Gs_base, ref.Regs.Gs_base},
+		{"the direction flag", proc.Regs.Eflags & directionFlag, ref.Regs.Eflags & directionFlag},
+		{"the x87 control word", uint64(x87), uint64(refX87)},
+		{"the SSE control word", uint64(sse), uint64(refSSE)},
+	})
 	return nil
+}
+
+// A value is one that the resident start must have as the reference has it.
+type value struct {
+	what      string
+	got, want uint64
+}
+
+func (v *verifying) same(values []value) {
+	for _, w := range values {
+		if w.got != w.want {
+			v.result.failf("%s is %#x instead of %#x", w.what, w.got, w.want)
+		}
+	}
 }
 
 // restoreStopped has CRIU restore an image as a child of this process, stopped

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/linkstop"
@@ -54,7 +52,7 @@ func newSide(pid int, stack linkstop.InitialStack) (side, error) {
 	if s.maps, err = linux.ReadMaps(pid); err != nil {
 		return s, err
 	}
-	if s.values, err = fixupValues(pid, stack); err != nil {
+	if s.values, err = linkstop.FixupValues(pid, stack); err != nil {
 		return s, err
 	}
 	own := slices.DeleteFunc(slices.Clone(s.maps), func(m linux.Mapping) bool { return m.Kernel() || m.Path == "[stack]" })
@@ -300,8 +298,7 @@ func (c *comparison) belongs(word uint64) bool {
 		plan.FixSP, plan.FixArgv, plan.FixEnvp, plan.FixAuxv, plan.FixPlatform, plan.FixRandom, plan.FixExecfn,
 		plan.FixCanary, plan.FixGuard,
 	} {
-		// musl keeps the second word as its heap's secret, which stays.
-		secret := kind == plan.FixGuard && c.plan.Flags&plan.FlagKeepBrk != 0
+		secret := kind == plan.FixGuard && c.plan.Stop.Point.KeepsHeap() // the heap's, which stays
 		if word == c.ref.values[kind] && !secret {
 			return true
 		}
@@ -410,13 +407,4 @@ func (c *comparison) found() []Difference {
 	}
 	slices.SortFunc(all, func(a, b Difference) int { return cmp.Compare(a.Class, b.Class) })
 	return all
-}
-
-// stackLimit is a process's soft RLIMIT_STACK, in bytes.
-func stackLimit(pid int) (uint64, error) {
-	var limit unix.Rlimit
-	if err := unix.Prlimit(pid, unix.RLIMIT_STACK, nil, &limit); err != nil {
-		return 0, fmt.Errorf("read the stack limit: %w", err)
-	}
-	return limit.Cur, nil
 }

@@ -20,17 +20,17 @@ import (
 // up to ask for.
 func (v *verifying) planAgrees() {
 	p := v.plan
-	if p.ID != v.rec.ID || !slices.Contains(v.rec.Names(), p.Program) {
-		v.result.failf("the plan is of image %s of %s", p.ID, p.Program)
+	if p.ID != v.rec.ID || !slices.Contains(v.rec.Names(), p.Path) {
+		v.result.failf("the plan is of image %s of %s", p.ID, p.Path)
 	}
-	last := p.Pages()
+	ours := p.Pages()
 	pages, err := linux.StatID(v.image.PagesPath)
 	switch {
 	case err != nil:
 		v.result.failf("%v", err)
-	case v.store.At(last.Path) != v.image.PagesPath:
-		v.result.failf("the plan maps the pages of another image, %s", last.Path)
-	case last.ID != pages:
+	case v.store.At(ours.Path) != v.image.PagesPath:
+		v.result.failf("the plan maps the pages of another image, %s", ours.Path)
+	case ours.ID != pages:
 		v.result.failf("%s has changed since it was made resident", v.image.PagesPath)
 	}
 	if len(v.result.Failures) > 0 {
@@ -82,7 +82,7 @@ func (v *verifying) compileAgain() (*plan.Plan, error) {
 // with the vDSO's parts, which CRIU dumps as one.
 func dumpedTemplate(im *criuwrap.Image) (*linkstop.Template, error) {
 	t := &linkstop.Template{
-		Kind: plan.KindLinked, StopIP: im.Regs.IP,
+		Stop:   plan.Stop{Addr: im.Regs.IP, Point: plan.StopLinked},
 		Regs:   unix.PtraceRegs{Rip: im.Regs.IP, Rsp: im.Regs.SP, Rax: im.Regs.AX},
 		FSBase: im.Regs.FSBase, TIDAddr: im.ClearTIDAddr, RobustHead: im.RobustHead,
 		RseqAddr: im.Rseq.Addr, RseqLen: im.Rseq.Len, RseqSig: im.Rseq.Sig,
@@ -106,9 +106,8 @@ func dumpedTemplate(im *criuwrap.Image) (*linkstop.Template, error) {
 	t.Auxv = append(t.Auxv, own...) // whoever asks is given the first
 	// musl's stop point is the program's entry, where glibc never stands: it has
 	// called nothing of the program's yet.
-	t.Point = linkstop.StopLinked
-	if im.Regs.IP == t.Auxv.Value(linux.ATEntry) {
-		t.Point = linkstop.StopEntry
+	if t.Stop.Addr == t.Auxv.Value(linux.ATEntry) {
+		t.Stop.Point = plan.StopEntry
 	}
 	maps, err := linux.ReadMaps(os.Getpid())
 	if err != nil {
@@ -181,7 +180,7 @@ func eachDifference(name string, a, b reflect.Value, say func(field string, a, b
 		return false
 	case a.Equal(b):
 		return false
-	case a.Kind() == reflect.String:
+	case a.Kind() == reflect.String, a.Type() == reflect.TypeFor[plan.StopPoint]():
 		say(name, a, b)
 	default:
 		say(name, fmt.Sprintf("%#x", a), fmt.Sprintf("%#x", b))

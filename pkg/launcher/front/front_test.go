@@ -185,10 +185,11 @@ func TestSignals(t *testing.T) {
 func keptFree(addr uint64) bool {
 	addr &^= 4095
 	p := plan.Plan{
-		Kind: plan.KindLinked, Program: "/p", Real: "/p",
+		Kind: plan.KindLinked, Path: "/p", Real: "/p",
 		Files:  []plan.MappedFile{{Path: "/p", Flags: plan.FileProgram, Maps: []plan.Map{{Addr: addr, Len: 4096, Prot: 5}}}},
 		Caller: plan.Caller{MapsEnd: addr + 4096},
 		Entry:  plan.Entry{RIP: addr, Gadget: addr},
+		Stop:   plan.Stop{Addr: addr, Point: plan.StopEntry},
 	}
 	_, err := p.Encode()
 	return err != nil

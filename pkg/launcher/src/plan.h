@@ -160,6 +160,15 @@ _Static_assert(__builtin_offsetof(struct plan_entry, phnum) == 88, "Phnum");
 _Static_assert(__builtin_offsetof(struct plan_entry, base) == 96, "Base");
 _Static_assert(__builtin_offsetof(struct plan_entry, program_entry) == 104, "ProgramEntry");
 
+struct plan_stop {
+	u64 addr;
+	u32 point;
+	u32 pad2;
+};
+_Static_assert(sizeof(struct plan_stop) == 16, "size");
+_Static_assert(__builtin_offsetof(struct plan_stop, addr) == 0, "Addr");
+_Static_assert(__builtin_offsetof(struct plan_stop, point) == 8, "Point");
+
 struct plan_header {
 	unsigned char magic[8];
 	u32 version;
@@ -186,8 +195,9 @@ struct plan_header {
 	struct plan_mm mm;
 	struct plan_kernel kernel;
 	struct plan_entry entry;
+	struct plan_stop stop;
 };
-_Static_assert(sizeof(struct plan_header) == 576, "size");
+_Static_assert(sizeof(struct plan_header) == 592, "size");
 _Static_assert(__builtin_offsetof(struct plan_header, magic) == 0, "Magic");
 _Static_assert(__builtin_offsetof(struct plan_header, version) == 8, "Version");
 _Static_assert(__builtin_offsetof(struct plan_header, kind) == 12, "Kind");
@@ -213,6 +223,7 @@ _Static_assert(__builtin_offsetof(struct plan_header, vdso) == 272, "VDSO");
 _Static_assert(__builtin_offsetof(struct plan_header, mm) == 368, "MM");
 _Static_assert(__builtin_offsetof(struct plan_header, kernel) == 416, "Kernel");
 _Static_assert(__builtin_offsetof(struct plan_header, entry) == 464, "Entry");
+_Static_assert(__builtin_offsetof(struct plan_header, stop) == 576, "Stop");
 
 struct plan_file {
 	u32 path;

@@ -43,7 +43,7 @@ func header() string {
 		fmt.Fprintf(&b, "#define PLAN_%s %d\n", c.name, c.value)
 	}
 	fmt.Fprintf(&b, "#define PLAN_MAGIC 0x%016xULL\n", magic())
-	for _, v := range []any{plan.Table{}, plan.FileID{}, plan.Caller{}, plan.VDSO{}, plan.MM{}, plan.Kernel{}, plan.Entry{},
+	for _, v := range []any{plan.Table{}, plan.FileID{}, plan.Caller{}, plan.VDSO{}, plan.MM{}, plan.Kernel{}, plan.Entry{}, plan.Stop{},
 		plan.Header{}, plan.File{}, plan.Map{}, plan.Protect{}, plan.Fixup{}, plan.Check{}, plan.Folder{}, plan.CPUID{}} {
 		structure(&b, reflect.TypeOf(v))
 	}
