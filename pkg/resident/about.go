@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -19,9 +20,9 @@ import (
 // each image holds a copy of its record, which is for those who may read the
 // image: what an ordinary user can see of the system's store is the sum of those.
 
-// expose gives what is staged to the program's readers.
-func (a *adding) expose() error {
-	r, err := readersOf(a.program.Path, a.deps)
+// expose gives what is staged to those who may read the program and what it depends on.
+func (a *adding) expose(deps *fingerprint.Dependencies) error {
+	r, err := readersOf(a.program.Path, deps)
 	if err != nil {
 		return err
 	}
@@ -38,7 +39,7 @@ func (a *adding) describe(rec *registry.Record) error {
 	if err := os.WriteFile(about, text, 0o600); err != nil {
 		return err
 	}
-	return a.expose()
+	return a.expose(a.layouts[0].deps)
 }
 
 // maxAbout bounds what is read of an about.json; that of inkscape, with 138

@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/residentctl/residentctl/internal/linux"
@@ -102,11 +101,8 @@ func (m *Manager) addPath(ctx context.Context, path string, opts AddOptions) (*A
 			return added, err
 		}
 	}
-	a := &adding{
-		Manager: m, step: opts.Step, evenIfSlower: opts.EvenIfSlower, layouts: opts.Layouts,
-		trustOwner: opts.TrustOwner, owners: ownersUnless(opts.TrustOwner),
-		memory: cmp.Or(opts.MemoryLimit, DefaultMemoryLimit),
-	}
+	opts.MemoryLimit = cmp.Or(opts.MemoryLimit, DefaultMemoryLimit)
+	a := &adding{Manager: m, opts: opts, owners: ownersUnless(opts.TrustOwner)}
 	rec, err := a.makeResident(ctx, path)
 	if err != nil {
 		return nil, err
@@ -135,64 +131,28 @@ func (m *Manager) addCurrent(ctx context.Context, path string, opts AddOptions) 
 	return &Added{Record: rec, Path: path, Already: known, Named: !known}, nil
 }
 
-// adding is one program on its way.
+// adding is an add under way: of one program, which is not resident yet.
 type adding struct {
 	*Manager
-	step         func(string)
-	evenIfSlower bool
-	layouts      int
-	trustOwner   bool
-	owners       *ownerRule // nil where anyone's files may be executed
-	memory       uint64     // AddOptions' MemoryLimit
+	opts   AddOptions
+	owners *ownerRule // nil where anyone's files may be executed
 
-	id      string
-	program *elfinfo.File
-	criu    criuwrap.Release
-	path    string // CRIU's
-	staging *store.Staging
-	looks   *bool // at itself, once that is known
-	timing  *registry.Timing
+	id       string // of the image
+	program  *elfinfo.File
+	criu     criuwrap.Release
+	criuPath string
+	staging  *store.Staging
 
-	// Of the layout that is being made; afterwards of the first.
-	another  bool   // not the first one, which has told whether it pays
-	dir, at  string // where it is made, and where it will stand
-	template *linkstop.Template
-	deps     *fingerprint.Dependencies
-	image    *criuwrap.Image
-	plan     *plan.Plan
-	planSize int // encoded
-
-	others []*plan.Plan // of the further layouts
+	layouts []*layout        // so far; the first one is the image's own directory
+	looks   *bool            // whether the program looks at itself, once that is known
+	timing  *registry.Timing // of the first layout
 }
-
-// MaxLayouts is how many layouts an image may have.
-const MaxLayouts = 64
 
 // makeResident is the whole way, step by step.
 func (a *adding) makeResident(ctx context.Context, path string) (*registry.Record, error) {
-	var err error
-
 	// What can be refused without running anything is.
-	a.step("inspect")
-	if a.program, err = elfinfo.Open(path); err != nil {
-		return nil, err
-	}
-	if err := a.program.CanBeResident(); err != nil {
-		return nil, err
-	}
-	if err := notInside(); err != nil {
-		return nil, err
-	}
-	if a.path, err = criuwrap.Find(); err != nil {
-		return nil, err
-	}
-	if a.criu, err = criuwrap.Version(a.path); err != nil {
-		return nil, err
-	}
-	if err := criuwrap.MayDump(a.path); err != nil {
-		return nil, err
-	}
-	if a.id, err = newID(); err != nil {
+	a.opts.Step("inspect")
+	if err := a.inspect(path); err != nil {
 		return nil, err
 	}
 	back, err := aside(ctx, path)
@@ -201,134 +161,125 @@ func (a *adding) makeResident(ctx context.Context, path string) (*registry.Recor
 	}
 	defer back()
 
-	// Everything is made in a staging folder, which is garbage until it is
-	// renamed. The first layout is the image's own folder, others are below it.
+	// Everything is made in a staging directory, which is garbage until it is
+	// renamed.
 	if a.staging, err = a.store.Stage(); err != nil {
 		return nil, err
 	}
 	defer func() { _ = a.staging.Discard() }()
-	a.dir, a.at = a.staging.Dir, a.store.ImageDir(a.id)
-	if err := a.makeLayout(ctx); err != nil {
-		return nil, err
-	}
-	for i := 1; i < a.layouts; i++ {
-		if err := a.makeAnother(ctx, i); err != nil {
+	for i := range a.opts.Layouts {
+		l, err := a.makeLayout(ctx, i)
+		if err != nil {
 			return nil, err
 		}
+		a.layouts = append(a.layouts, l)
 	}
 	if err := a.end(); err != nil {
 		return nil, err
 	}
-	if err := a.unchanged(); err != nil {
+	if err := a.layouts[0].unchanged(); err != nil {
 		return nil, err
 	}
 	store.Fault("after-trial")
 
-	a.step("publish")
+	a.opts.Step("publish")
 	return a.publish(ctx)
 }
 
-// makeLayout makes one image of the program, at addresses of its own.
-func (a *adding) makeLayout(ctx context.Context) error {
+// inspect looks at the program and at what an image of it is made with.
+func (a *adding) inspect(path string) (err error) {
+	if a.program, err = elfinfo.Open(path); err != nil {
+		return err
+	}
+	if err := a.program.CanBeResident(); err != nil {
+		return err
+	}
+	if err := notInside(); err != nil {
+		return err
+	}
+	if a.criuPath, err = criuwrap.Find(); err != nil {
+		return err
+	}
+	if a.criu, err = criuwrap.Version(a.criuPath); err != nil {
+		return err
+	}
+	if err := criuwrap.MayDump(a.criuPath); err != nil {
+		return err
+	}
+	a.id, err = newID()
+	return err
+}
+
+// makeLayout makes the layout of this number, from the same files as the first one.
+func (a *adding) makeLayout(ctx context.Context, number int) (*layout, error) {
 	began, err := linux.CoarseNow()
 	if err != nil {
-		return err
+		return nil, err
+	}
+	l := a.newLayout(number)
+	if err := os.MkdirAll(l.dir, 0o700); err != nil {
+		return nil, err
 	}
 
 	// The template stands just after linking, and which of its words belong
 	// to the process is known.
-	a.step("link")
+	a.opts.Step("link")
 	program, linker, err := a.begin()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if a.template, err = linkstop.Stop(ctx, a.program.Path, linkstop.Options{FewTables: fewTables(), Allow: a.allow, Memory: a.memory}); err != nil {
-		return err
+	if l.template, err = linkstop.Stop(ctx, a.program.Path, linkstop.Options{FewTables: fewTables(), Allow: a.allow, Memory: a.opts.MemoryLimit}); err != nil {
+		return nil, err
 	}
-	defer func() { _ = a.template.Kill() }()
-	if err := sameDomain("/proc/self/attr/current", fmt.Sprintf("/proc/%d/attr/current", a.template.PID)); err != nil {
-		return err
+	defer func() { _ = l.template.Kill() }()
+	if err := sameDomain("/proc/self/attr/current", fmt.Sprintf("/proc/%d/attr/current", l.template.PID)); err != nil {
+		return nil, err
 	}
 
 	// What the dynamic linker saw is recorded before the dump, and must not
 	// have changed while it looked.
-	a.step("hash")
-	if a.deps, err = fingerprint.Record(ctx, a.program.Path, a.program.Interp, a.template.Probes, mappedFiles(a.template.Maps)); err != nil {
-		return err
+	a.opts.Step("hash")
+	if l.deps, err = fingerprint.Record(ctx, a.program.Path, a.program.Interp, l.template.Probes, mappedFiles(l.template.Maps)); err != nil {
+		return nil, err
 	}
-	if changed := a.deps.ChangedSince(began); len(changed) > 0 {
-		return fmt.Errorf("%s %w", changed[0], fingerprint.ErrChanged)
+	if changed := l.deps.ChangedSince(began); len(changed) > 0 {
+		return nil, fmt.Errorf("%s %w", changed[0], fingerprint.ErrChanged)
 	}
-	if a.deps.Program.ID != program || a.deps.Linker.ID != linker {
-		return fmt.Errorf("%s, or its dynamic linker, %w", a.program.Path, fingerprint.ErrChanged)
+	if l.deps.Program.ID != program || l.deps.Linker.ID != linker {
+		return nil, fmt.Errorf("%s, or its dynamic linker, %w", a.program.Path, fingerprint.ErrChanged)
 	}
 
-	if err = a.makeImage(ctx); err != nil && ctx.Err() == nil {
-		if changed := a.unchanged(); changed != nil {
-			return changed // which explains whatever it was
+	if err := a.makeImage(ctx, l); err != nil {
+		if changed := l.unchanged(); changed != nil && ctx.Err() == nil {
+			return nil, changed // which explains whatever it was
 		}
+		return nil, err
 	}
-	return err
-}
-
-// unchanged is ErrChanged where a start would no longer find what was linked.
-func (a *adding) unchanged() error {
-	if reasons := a.deps.Stale(); len(reasons) > 0 {
-		return fmt.Errorf("%w: %s", fingerprint.ErrChanged, reasons[0])
+	if number > 0 && l.deps.Digest() != a.layouts[0].deps.Digest() {
+		return nil, fmt.Errorf("a library of %s %w", a.program.Path, fingerprint.ErrChanged)
 	}
-	return nil
+	return l, nil
 }
 
 // makeImage makes the image of the template.
-func (a *adding) makeImage(ctx context.Context) error {
-	a.step("dump")
-	if err := a.dump(ctx); err != nil {
+func (a *adding) makeImage(ctx context.Context, l *layout) error {
+	a.opts.Step("dump")
+	if err := a.dump(ctx, l); err != nil {
 		return err
 	}
 	store.Fault("after-dump")
 
-	a.step("compile")
-	if err := a.compile(); err != nil {
+	a.opts.Step("compile")
+	if err := a.compile(l); err != nil {
 		return err
 	}
 	store.Fault("after-compile")
 
 	// The image has to do what it is for before anybody relies on it, and to
 	// pay.
-	a.step("try")
-	return a.try(ctx)
+	a.opts.Step("try")
+	return a.try(ctx, l)
 }
-
-// makeAnother makes one more layout, from the same files.
-func (a *adding) makeAnother(ctx context.Context, i int) error {
-	b := *a
-	b.dir, b.at = filepath.Join(a.dir, strconv.Itoa(i)), filepath.Join(a.at, strconv.Itoa(i))
-	b.layouts, b.another = 1, true
-	if err := os.Mkdir(b.dir, 0o700); err != nil {
-		return err
-	}
-	if err := b.makeLayout(ctx); err != nil {
-		return err
-	}
-	if b.deps.Digest() != a.deps.Digest() {
-		return fmt.Errorf("a library of %s %w", a.program.Path, fingerprint.ErrChanged)
-	}
-	a.others = append(a.others, b.plan)
-	a.planSize = max(a.planSize, b.planSize)
-	return nil
-}
-
-// layoutDirs are the folders of an image's layouts, the first one first.
-func (m *Manager) layoutDirs(rec registry.Record) []string {
-	dirs := []string{m.store.ImageDir(rec.ID)}
-	for i := 1; i < min(rec.Layouts, MaxLayouts); i++ {
-		dirs = append(dirs, filepath.Join(dirs[0], strconv.Itoa(i)))
-	}
-	return dirs
-}
-
-// planName is a plan's name in its layout's folder.
-func planName(s *store.Store) string { return filepath.Base(s.PlanPath("")) }
 
 // newID is a new image's name. It says nothing: what an image is of stands in
 // its record.
@@ -375,8 +326,8 @@ func mappedFiles(maps []linux.Mapping) []string {
 
 // dump has CRIU write the template's image into the staging folder, and ends
 // the template. CRIU's log is kept only if it failed.
-func (a *adding) dump(ctx context.Context) error {
-	if err := a.template.Detach(); err != nil {
+func (a *adding) dump(ctx context.Context, l *layout) error {
+	if err := l.template.Detach(); err != nil {
 		return err
 	}
 	// Not in the store: where there is no room for an image there must be some
@@ -386,21 +337,21 @@ func (a *adding) dump(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = work.Discard() }()
-	err = criuwrap.Dump(ctx, criuwrap.DumpOptions{PID: a.template.PID, ImagesDir: a.dir, WorkDir: work.Dir, CRIU: a.path})
+	err = criuwrap.Dump(ctx, criuwrap.DumpOptions{PID: l.template.PID, ImagesDir: l.dir, WorkDir: work.Dir, CRIU: a.criuPath})
 	if err != nil {
 		return keepLog(work, err)
 	}
-	if _, err := a.template.Reap(); err != nil {
+	if _, err := l.template.Reap(); err != nil {
 		return err
 	}
-	if err := a.withinLimit(); err != nil {
+	if err := withinLimit(l.dir, a.opts.MemoryLimit); err != nil {
 		return err
 	}
-	if err := a.expose(); err != nil {
+	if err := a.expose(l.deps); err != nil {
 		return err
 	}
-	if a.image, err = criuwrap.Open(a.dir); err != nil {
-		return &FormatError{Path: a.path, CRIU: a.criu, Err: err}
+	if l.image, err = criuwrap.Open(l.dir); err != nil {
+		return &FormatError{Path: a.criuPath, CRIU: a.criu, Err: err}
 	}
 	return nil
 }
@@ -433,33 +384,31 @@ func keepLog(work *store.Temporary, err error) error {
 
 // compile makes the plan and writes it beside CRIU's files. It names them by
 // the path that they will have.
-func (a *adding) compile() error {
-	src, err := a.source()
+func (a *adding) compile(l *layout) error {
+	looks, err := a.looksAtItself(l.deps)
+	if err != nil {
+		return err
+	}
+	src, err := l.source(looks)
 	if err != nil {
 		return err
 	}
 	if slowFaults() {
 		src.Flags |= plan.FlagSlowFaults
 	}
-	pages, err := os.Open(a.image.PagesPath)
+	if l.plan, err = l.planFrom(src); err != nil {
+		return err
+	}
+	raw, err := l.plan.Encode()
 	if err != nil {
 		return err
 	}
-	defer pages.Close()
-	src.Pages = pages
-	if a.plan, err = plan.Compile(src); err != nil {
-		return err
-	}
-	raw, err := a.plan.Encode()
-	if err != nil {
-		return err
-	}
-	a.planSize = len(raw)
-	name := filepath.Join(a.dir, planName(a.store))
+	l.planSize = len(raw)
+	name := filepath.Join(l.dir, planName(a.store))
 	if err := os.WriteFile(name, raw, 0o600); err != nil {
 		return err
 	}
-	return a.expose()
+	return a.expose(l.deps)
 }
 
 // publish makes the image findable: image, record, launcher file, index, in
@@ -534,22 +483,22 @@ func (m *Manager) takeAway(rec *registry.Record, old registry.Record) error {
 }
 
 func (a *adding) record() (*registry.Record, error) {
-	deps, err := json.Marshal(a.deps)
+	first := a.layouts[0]
+	deps, err := json.Marshal(first.deps)
 	if err != nil {
 		return nil, err
 	}
 	rec := &registry.Record{
-		Wish: registry.Wish{Program: a.program.Path, Layouts: a.layouts, TrustOwner: a.trustOwner},
+		Wish: registry.Wish{Program: a.program.Path, Layouts: len(a.layouts), TrustOwner: a.opts.TrustOwner},
 		Image: registry.Image{
-			ID: a.id, Binary: a.deps.Program.ID, Digest: a.deps.Digest(), Deps: deps,
-			Kind: "linked", Created: time.Now(), CRIU: a.criu.String(), Kernel: a.deps.Kernel,
-			Libraries: len(a.deps.Libraries), Mappings: a.plan.Mappings(), Timing: a.timing,
-			Bound:         len(a.template.Bound),
-			LauncherPlace: plan.LauncherPlace(a.planSize, append([]*plan.Plan{a.plan}, a.others...)...),
+			ID: a.id, Binary: first.deps.Program.ID, Digest: first.deps.Digest(), Deps: deps,
+			Kind: "linked", Created: time.Now(), CRIU: a.criu.String(), Kernel: first.deps.Kernel,
+			Libraries: len(first.deps.Libraries), Mappings: first.plan.Mappings(), Timing: a.timing,
+			Bound: len(first.template.Bound), LauncherPlace: launcherPlace(a.layouts),
 		},
 	}
-	for _, l := range append([]fingerprint.File{a.deps.Linker}, a.deps.Libraries...) {
-		rec.LibraryPaths = append(rec.LibraryPaths, l.Path)
+	for _, f := range append([]fingerprint.File{first.deps.Linker}, first.deps.Libraries...) {
+		rec.LibraryPaths = append(rec.LibraryPaths, f.Path)
 	}
 	return rec, filepath.WalkDir(a.staging.Dir, func(_ string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {
@@ -569,7 +518,8 @@ func (a *adding) stampBoot() error {
 	if err != nil {
 		return err
 	}
-	now := store.Boot{ID: boot, MachineSum: a.deps.MachineSum(), Mark: a.bootMark()}
+	deps := a.layouts[0].deps
+	now := store.Boot{ID: boot, MachineSum: deps.MachineSum(), Mark: bootMark(deps)}
 	if was, err := a.store.ReadBoot(); err == nil && was == now {
 		return nil
 	}
@@ -577,4 +527,4 @@ func (a *adding) stampBoot() error {
 }
 
 // bootMark takes the dynamic linker's for a file that was built long ago.
-func (a *adding) bootMark() uint64 { return linux.BootMark(a.deps.Linker.ID.Mtime) }
+func bootMark(deps *fingerprint.Dependencies) uint64 { return linux.BootMark(deps.Linker.ID.Mtime) }

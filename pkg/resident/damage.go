@@ -20,7 +20,7 @@ import (
 // of some KiB each, and pages only looked at. Unless the store is locked somebody
 // may be at work on them.
 func (m *Manager) damage(rec registry.Record) (faults []string) {
-	dirs := m.layoutDirs(rec)
+	dirs := layoutDirs(m.store.ImageDir(rec.ID), rec.Layouts)
 	leads, err := os.Stat(m.store.IndexPath(rec.Binary.Dev, rec.Binary.Ino))
 	if err != nil {
 		faults = append(faults, fmt.Sprintf("no start finds it (%v)", err))

@@ -44,7 +44,8 @@ func (a *adding) allow(path, opened string) error {
 
 // end refuses what is open for writing when the image is about to be published.
 func (a *adding) end() error {
-	for _, f := range append([]fingerprint.File{a.deps.Program, a.deps.Linker}, a.deps.Libraries...) {
+	deps := a.layouts[0].deps
+	for _, f := range append([]fingerprint.File{deps.Program, deps.Linker}, deps.Libraries...) {
 		if _, err := refuseWriters(f.Path, f.Path, f.ID); err != nil {
 			return err
 		}

@@ -70,10 +70,10 @@ func faster(t *registry.Timing) bool { return t.ResidentNS*100 <= t.ExecNS*faste
 // gate times starts both ways, the resident ones with a launcher file of the
 // trial's whose last jump leads to plan.Nowhere, and refuses an image that does
 // not pay.
-func (a *adding) gate(ctx context.Context, launcherFile string) error {
-	timing, err := a.time(ctx, launcherFile, timedAtLeast, timingBudget)
-	if err == nil && !a.evenIfSlower && !faster(timing) {
-		timing, err = a.time(ctx, launcherFile, againAtLeast, againBudget)
+func (a *adding) gate(ctx context.Context, l *layout, launcherFile string) error {
+	timing, err := a.time(ctx, l, launcherFile, timedAtLeast, timingBudget)
+	if err == nil && !a.opts.EvenIfSlower && !faster(timing) {
+		timing, err = a.time(ctx, l, launcherFile, againAtLeast, againBudget)
 	}
 	switch {
 	case errors.Is(err, linkstop.ErrStartedNormally):
@@ -81,7 +81,7 @@ func (a *adding) gate(ctx context.Context, launcherFile string) error {
 	case err != nil:
 		return err
 	}
-	if a.timing = timing; !a.evenIfSlower && !faster(timing) {
+	if a.timing = timing; !a.opts.EvenIfSlower && !faster(timing) {
 		return &SlowerError{Program: a.program.Path, Timing: *timing}
 	}
 	return nil
@@ -89,11 +89,11 @@ func (a *adding) gate(ctx context.Context, launcherFile string) error {
 
 // time gives the medians of starts both ways. The launcher file is small: it is
 // also what the measured processes are made from.
-func (a *adding) time(ctx context.Context, launcherFile string, least int, budget time.Duration) (*registry.Timing, error) {
+func (a *adding) time(ctx context.Context, l *layout, launcherFile string, least int, budget time.Duration) (*registry.Timing, error) {
 	took, err := linkstop.TimeStarts(ctx, launcherFile, []linkstop.TimedStart{
-		{Path: a.program.Path, Until: a.template.Linked(), Filtered: true},
+		{Path: a.program.Path, Until: l.template.Linked(), Filtered: true},
 		{Path: launcherFile, Until: linkstop.At(plan.Nowhere)},
-	}, linkstop.TimeOptions{Rounds: timedStarts, Least: least, Budget: budget, Memory: a.memory})
+	}, linkstop.TimeOptions{Rounds: timedStarts, Least: least, Budget: budget, Memory: a.opts.MemoryLimit})
 	if err != nil {
 		return nil, err
 	}

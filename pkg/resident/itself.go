@@ -44,9 +44,9 @@ func looksAtItself(deps *fingerprint.Dependencies) (bool, error) {
 }
 
 // looksAtItself is the same of the program that is being added, found out once.
-func (a *adding) looksAtItself() (looks bool, err error) {
+func (a *adding) looksAtItself(deps *fingerprint.Dependencies) (looks bool, err error) {
 	if a.looks == nil {
-		looks, err = looksAtItself(a.deps)
+		looks, err = looksAtItself(deps)
 		if err != nil {
 			return false, err
 		}

@@ -11,9 +11,9 @@ import (
 // DefaultMemoryLimit is AddOptions' MemoryLimit where that is 0.
 const DefaultMemoryLimit = linkstop.DefaultMemory
 
-// withinLimit refuses an image that CRIU has made larger than it may be.
-func (a *adding) withinLimit() error {
-	entries, err := os.ReadDir(a.dir)
+// withinLimit refuses an image in dir that CRIU has made larger than it may be, in bytes.
+func withinLimit(dir string, limit uint64) error {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
@@ -27,9 +27,9 @@ func (a *adding) withinLimit() error {
 			size += uint64(info.Size())
 		}
 	}
-	if size > a.memory {
+	if size > limit {
 		return &linkstop.Refusal{
-			Reason: fmt.Sprintf("its image takes %d MiB, more than the limit of %d MiB", size>>20, a.memory>>20),
+			Reason: fmt.Sprintf("its image takes %d MiB, more than the limit of %d MiB", size>>20, limit>>20),
 			Hint:   linkstop.MemoryHint,
 		}
 	}

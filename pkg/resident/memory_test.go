@@ -26,10 +26,10 @@ func TestImageWithinLimit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := (&adding{dir: dir, memory: 4 << 20}).withinLimit(); err != nil {
+	if err := withinLimit(dir, 4<<20); err != nil {
 		t.Errorf("an image of just the limit: %v", err)
 	}
-	err := (&adding{dir: dir, memory: 4<<20 - 1}).withinLimit()
+	err := withinLimit(dir, 4<<20-1)
 	var refusal *linkstop.Refusal
 	if !errors.As(err, &refusal) || refusal.Reason != "its image takes 4 MiB, more than the limit of 3 MiB" || !strings.Contains(refusal.Hint, "--memory-limit") {
 		t.Errorf("got %v", err)

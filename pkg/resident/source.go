@@ -3,7 +3,6 @@ package resident
 import (
 	"fmt"
 	"path/filepath"
-	"strconv"
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
@@ -15,10 +14,11 @@ import (
 
 // source puts together what the plan is compiled from: CRIU's images for what
 // was mapped and dumped, the template for what belongs to the process, and the
-// dependencies for what must still be true.
-func (a *adding) source() (*plan.Source, error) {
-	t, im := a.template, a.image
-	if err := a.agree(); err != nil {
+// dependencies for what must still be true. The program looks at itself or not
+// (looksAtItself).
+func (l *layout) source(looks bool) (*plan.Source, error) {
+	t, im := l.template, l.image
+	if err := l.agree(); err != nil {
 		return nil, err
 	}
 	boot, err := linux.BootID()
@@ -27,19 +27,19 @@ func (a *adding) source() (*plan.Source, error) {
 	}
 	src := &plan.Source{
 		Plan: plan.Plan{
-			Kind: plan.KindLinked, Path: a.program.Path, ID: a.id, Stop: t.Stop,
+			Kind: plan.KindLinked, Path: l.program.Path, ID: l.id, Stop: t.Stop,
 			Fixups: t.Fixups, CPUID: fingerprint.CPUTable(),
 			Caller: plan.Caller{
 				HWCap: t.Auxv.Value(linux.ATHWCap), HWCap2: t.Auxv.Value(linux.ATHWCap2),
 				PageSize: t.Auxv.Value(linux.ATPageSize), ClockTick: t.Auxv.Value(linux.ATClockTick),
 				Flags: t.Auxv.Value(linux.ATFlags), MinSigStack: t.Auxv.Value(linux.ATMinSigStackSize),
 				RseqSize: t.Auxv.Value(linux.ATRseqFeatureSize), RseqAlign: t.Auxv.Value(linux.ATRseqAlign),
-				XCR0: a.deps.XCR0, MachineSum: a.deps.MachineSum(), BootMark: a.bootMark(),
+				XCR0: l.deps.XCR0, MachineSum: l.deps.MachineSum(), BootMark: bootMark(l.deps),
 			},
 			MM: plan.MM{
 				StartCode: im.MM.StartCode, EndCode: im.MM.EndCode,
 				StartData: im.MM.StartData, EndData: im.MM.EndData,
-				BrkBase: t.Auxv.Value(linux.ATEntry) - a.program.Entry + a.program.LoadEnd,
+				BrkBase: t.Auxv.Value(linux.ATEntry) - l.program.Entry + l.program.LoadEnd,
 			},
 			Kernel: plan.Kernel{
 				FSBase: t.FSBase, TIDAddr: t.TIDAddr, RobustHead: t.RobustHead, RobustLen: t.RobustLen,
@@ -50,21 +50,17 @@ func (a *adding) source() (*plan.Source, error) {
 				Base: t.Auxv.Value(linux.ATBase), ProgramEntry: t.Auxv.Value(linux.ATEntry),
 			},
 		},
-		Linker: a.deps.Linker.Path,
+		Linker: l.deps.Linker.Path,
 	}
-	if src.PagesAt, err = a.store.NameOf(filepath.Join(a.at, filepath.Base(im.PagesPath))); err != nil {
+	if src.PagesAt, err = l.store.NameOf(filepath.Join(l.at, filepath.Base(im.PagesPath))); err != nil {
 		return nil, err
 	}
 	copy(src.Caller.BootID[:], boot)
-	if a.program.Mode&0o111 != 0o111 || a.program.ACL {
+	if l.program.Mode&0o111 != 0o111 || l.program.ACL {
 		src.Flags |= plan.FlagCheckExec
 	}
-	if usesOrigin(a.program) {
+	if usesOrigin(l.program) {
 		src.Flags |= plan.FlagOwnPath
-	}
-	looks, err := a.looksAtItself()
-	if err != nil {
-		return nil, err
 	}
 	if looks {
 		src.Flags |= plan.FlagNeedsExe
@@ -72,7 +68,7 @@ func (a *adding) source() (*plan.Source, error) {
 			src.Flags |= plan.FlagSetExe
 		}
 	}
-	if src.Real, err = filepath.EvalSymlinks(a.program.Path); err != nil {
+	if src.Real, err = filepath.EvalSymlinks(l.program.Path); err != nil {
 		return nil, err
 	}
 	src.Entry.RIP, src.Entry.R12 = linkstop.Enter(t.Stop, t.Regs.Rax)
@@ -86,7 +82,7 @@ func (a *adding) source() (*plan.Source, error) {
 	if src.PagesID, err = linux.StatID(im.PagesPath); err != nil {
 		return nil, err
 	}
-	if src.Areas, err = a.areas(); err != nil {
+	if src.Areas, err = l.areas(); err != nil {
 		return nil, err
 	}
 	for _, r := range im.Pages {
@@ -94,25 +90,25 @@ func (a *adding) source() (*plan.Source, error) {
 			src.Runs = append(src.Runs, plan.Run{Addr: r.Addr, Len: r.Pages * criuwrap.PageSize, Off: r.FileOff})
 		}
 	}
-	for i := 1; i < a.layouts; i++ {
-		name, err := a.store.NameOf(filepath.Join(a.at, strconv.Itoa(i), planName(a.store)))
+	for _, dir := range l.others {
+		name, err := l.store.NameOf(filepath.Join(dir, planName(l.store)))
 		if err != nil {
 			return nil, err
 		}
 		src.Layouts = append(src.Layouts, name)
 	}
-	for _, c := range a.deps.Checks {
+	for _, c := range l.deps.Checks {
 		src.Checks = append(src.Checks, plan.CheckedFile{Path: c.Path, ID: c.ID})
 	}
-	for _, f := range a.deps.Folders {
+	for _, f := range l.deps.Folders {
 		src.Folders = append(src.Folders, plan.SearchedFolder{Path: f.Path, ID: f.ID, Misses: f.Misses})
 	}
 	return src, nil
 }
 
 // agree holds that CRIU saw the process that the template is.
-func (a *adding) agree() error {
-	t, im := a.template, a.image
+func (l *layout) agree() error {
+	t, im := l.template, l.image
 	for _, w := range []struct {
 		what       string
 		ours, criu uint64
@@ -144,17 +140,17 @@ func kernels(vmas []criuwrap.VMA, addr uint64) bool {
 
 // areas are CRIU's VMAs with the paths that the dynamic linker opened, which a
 // start opens again.
-func (a *adding) areas() ([]plan.Area, error) {
+func (l *layout) areas() ([]plan.Area, error) {
 	type inode struct{ dev, ino uint64 }
 	opened := map[inode]fingerprint.File{}
-	for _, f := range append([]fingerprint.File{a.deps.Program, a.deps.Linker}, a.deps.Libraries...) {
+	for _, f := range append([]fingerprint.File{l.deps.Program, l.deps.Linker}, l.deps.Libraries...) {
 		opened[inode{f.ID.Dev, f.ID.Ino}] = f
 	}
 	var areas []plan.Area
-	for _, v := range a.image.VMAs {
+	for _, v := range l.image.VMAs {
 		area := plan.Area{Start: v.Start, End: v.End, Prot: v.Prot}
 		switch {
-		case kernels(a.image.VMAs, v.Start):
+		case kernels(l.image.VMAs, v.Start):
 			continue
 		case v.Shared || v.Special:
 			return nil, &plan.ImageError{What: fmt.Sprintf("the mapping at %#x is shared or of a special kind", v.Start)}

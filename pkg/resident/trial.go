@@ -41,9 +41,9 @@ func (e *TrialError) Hint() string {
 func wrong(format string, args ...any) error { return &TrialError{What: fmt.Sprintf(format, args...)} }
 
 // try starts the program from the staged image up to the launcher's jump, and
-// compares what is there with what the plan and CRIU's images say. What is
-// right is timed.
-func (a *adding) try(ctx context.Context) error {
+// compares what is there with what the plan and CRIU's images say. The first
+// layout is timed, if it is right.
+func (a *adding) try(ctx context.Context, l *layout) error {
 	side, err := a.store.Stage()
 	if err != nil {
 		return err
@@ -52,8 +52,8 @@ func (a *adding) try(ctx context.Context) error {
 
 	// The same plan, but for the name of CRIU's pages, which are still in
 	// staging.
-	trial := aloneOf(a.plan)
-	if trial.Pages().Path, err = a.store.NameOf(a.image.PagesPath); err != nil {
+	trial := aloneOf(l.plan)
+	if trial.Pages().Path, err = a.store.NameOf(l.image.PagesPath); err != nil {
 		return err
 	}
 	raw, err := trial.Encode()
@@ -70,23 +70,23 @@ func (a *adding) try(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = p.Kill() }()
-	if err := compareStart(trial, a.image.PagesPath, p); err != nil {
+	if err := compareStart(trial, l.image.PagesPath, p); err != nil {
 		return err
 	}
 	if err := p.Kill(); err != nil {
 		return err
 	}
-	if a.another {
+	if a.timing != nil { // as fast as the first layout
 		return nil
 	}
-	a.step("time")
+	a.opts.Step("time")
 	if raw, err = trial.EncodeToNowhere(); err != nil {
 		return err
 	}
 	if start, err = writeStarter(launcherStore(a.store), side.Dir, place, trial.Path, raw); err != nil {
 		return err
 	}
-	return a.gate(ctx, start)
+	return a.gate(ctx, l, start)
 }
 
 // aloneOf is a copy of a plan that may be changed, without other layouts.

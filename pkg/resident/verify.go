@@ -101,7 +101,7 @@ func (m *Manager) Verify(ctx context.Context, rec registry.Record, ref Reference
 		return nil, err
 	}
 	defer back()
-	for _, v.dir = range m.layoutDirs(rec) {
+	for _, v.dir = range layoutDirs(m.store.ImageDir(rec.ID), rec.Layouts) {
 		v.layout()
 		// With something wrong here a start is a normal one, so there is
 		// nothing to compare.

@@ -57,23 +57,21 @@ func (v *verifying) compileAgain() (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &adding{Manager: v.Manager, id: v.rec.ID, program: program, at: v.dir, template: template, deps: &v.deps, image: v.image, layouts: 1}
-	if v.dir == v.store.ImageDir(v.rec.ID) {
-		a.layouts = v.rec.Layouts
+	l := &layout{store: v.store, id: v.rec.ID, program: program, at: v.dir, template: template, deps: &v.deps, image: v.image}
+	if dirs := layoutDirs(v.store.ImageDir(v.rec.ID), v.rec.Layouts); l.at == dirs[0] {
+		l.others = dirs[1:]
 	}
-	src, err := a.source()
+	looks, err := looksAtItself(l.deps)
+	if err != nil {
+		return nil, err
+	}
+	src, err := l.source(looks)
 	if err != nil {
 		return nil, err
 	}
 	src.Caller.BootID, src.Caller.BootMark = v.plan.Caller.BootID, v.plan.Caller.BootMark
 	src.Flags |= v.plan.Flags & plan.FlagSlowFaults
-	pages, err := os.Open(v.image.PagesPath)
-	if err != nil {
-		return nil, err
-	}
-	defer pages.Close()
-	src.Pages = pages
-	return plan.Compile(src)
+	return l.planFrom(src)
 }
 
 // dumpedTemplate is what CRIU's image tells of the template. CRIU keeps 22 entries

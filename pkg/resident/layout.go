@@ -1,0 +1,89 @@
+package resident
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/residentctl/residentctl/pkg/criuwrap"
+	"github.com/residentctl/residentctl/pkg/elfinfo"
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/linkstop"
+	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/store"
+)
+
+// MaxLayouts is how many layouts an image may have.
+const MaxLayouts = 64
+
+// A layout is one image of a program, at addresses of its own.
+type layout struct {
+	store   *store.Store
+	id      string // of the image that it is part of
+	program *elfinfo.File
+
+	dir    string   // where it is made
+	at     string   // where it will be
+	others []string // where the layouts will be that a start may take instead of this one
+
+	template *linkstop.Template
+	deps     *fingerprint.Dependencies
+	image    *criuwrap.Image
+	plan     *plan.Plan
+	planSize int // encoded, bytes
+}
+
+// newLayout is the layout of this number, of which nothing is made yet. Starts find the
+// first one, and from there all others.
+func (a *adding) newLayout(number int) *layout {
+	made := layoutDirs(a.staging.Dir, a.opts.Layouts)
+	published := layoutDirs(a.store.ImageDir(a.id), a.opts.Layouts)
+	l := &layout{store: a.store, id: a.id, program: a.program, dir: made[number], at: published[number]}
+	if number == 0 {
+		l.others = published[1:]
+	}
+	return l
+}
+
+// layoutDirs are the directories of an image's layouts: its own, and others below it.
+func layoutDirs(image string, layouts int) []string {
+	dirs := []string{image}
+	for i := 1; i < min(layouts, MaxLayouts); i++ {
+		dirs = append(dirs, filepath.Join(image, strconv.Itoa(i)))
+	}
+	return dirs
+}
+
+// planName is a plan's name in its layout's directory.
+func planName(s *store.Store) string { return filepath.Base(s.PlanPath("")) }
+
+// unchanged is ErrChanged where a start would no longer find what was linked.
+func (l *layout) unchanged() error {
+	if reasons := l.deps.Stale(); len(reasons) > 0 {
+		return fmt.Errorf("%w: %s", fingerprint.ErrChanged, reasons[0])
+	}
+	return nil
+}
+
+// planFrom compiles what source has put together.
+func (l *layout) planFrom(src *plan.Source) (*plan.Plan, error) {
+	pages, err := os.Open(l.image.PagesPath)
+	if err != nil {
+		return nil, err
+	}
+	defer pages.Close()
+	src.Pages = pages
+	return plan.Compile(src)
+}
+
+// launcherPlace is plan.LauncherPlace for an image with these layouts.
+func launcherPlace(layouts []*layout) uint64 {
+	var plans []*plan.Plan
+	size := 0
+	for _, l := range layouts {
+		plans = append(plans, l.plan)
+		size = max(size, l.planSize)
+	}
+	return plan.LauncherPlace(size, plans...)
+}
