@@ -226,6 +226,8 @@ func TestVerifyFindsDamage(t *testing.T) {
 			switch tc.field { // what list and check find as well
 			case "Files[0].ID.Ctime":
 				want = "its plan is of another state of the program"
+			case fmt.Sprintf("Files[%d].Flags", len(original.Files)-1):
+				want = "its plan maps pages from outside of the image"
 			case "number of Layouts":
 				want = "its plan has 1 other layouts instead of 0"
 			}
