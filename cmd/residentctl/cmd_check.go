@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 
@@ -64,12 +63,8 @@ func execFindings(own, ordinary error) []resident.Finding {
 		if err == nil {
 			return resident.Finding{Area: resident.AreaKernel, What: what, Status: resident.StatusOK, Detail: fine}
 		}
-		f := resident.Finding{Area: resident.AreaKernel, What: what, Status: resident.StatusNote,
-			Detail: "commands are executed normally: " + err.Error()}
-		if hinter := interface{ Hint() string }(nil); errors.As(err, &hinter) {
-			f.Advice = hinter.Hint()
-		}
-		return f
+		return resident.Finding{Area: resident.AreaKernel, What: what, Status: resident.StatusNote,
+			Detail: "commands are executed normally: " + err.Error(), Advice: resident.HintOf(err)}
 	}
 	if os.Geteuid() == 0 {
 		return []resident.Finding{
@@ -136,4 +131,5 @@ func checkResult(all []resident.Finding) error {
 // checkFailed ends check when it found faults, which have been printed.
 type checkFailed struct{ code, faults int }
 
+func (e *checkFailed) status() int   { return e.code }
 func (e *checkFailed) Error() string { return fmt.Sprintf("check found %s", count(e.faults, "fault")) }

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -62,92 +64,105 @@ func exitStatusPart(codes ...int) string {
 	return b.String()
 }
 
+// A meaning is what errors of one kind mean: the exit status, and the hint. Hint is
+// shown instead of the error's own, otherwise where the error has none.
+type meaning struct {
+	of              func(error) bool
+	code            int
+	hint, otherwise string
+}
+
+// meanings are those of all errors, from the most to the least particular: the first
+// that fits counts.
+var meanings = []meaning{
+	{of: isA[*outputError], code: exitFailed},
+	{of: isA[*usageError], code: exitUsage},
+	{of: is(context.Canceled), code: exitInterrupted},
+
+	// Of the program.
+	{of: isA[*elfinfo.Refusal], code: exitFailed},
+	{of: isA[*linkstop.Refusal], code: exitFailed},
+	{of: isA[*resident.InsideError], code: exitSystem},
+	{of: isA[*resident.FormatError], code: exitSystem},
+	{of: isA[*linkstop.LinkError], code: exitFailed},
+	{of: is(fingerprint.ErrChanged), code: exitFailed},
+
+	// Of limits, whatever they have ended.
+	{of: is(syscall.EMFILE, syscall.ENFILE), code: exitSystem, hint: "the limit of open files is too low: raise it (ulimit -n 1024)"},
+	{of: is(syscall.EFBIG), code: exitSystem, hint: criuwrap.TooLarge},
+	{of: is(syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS), code: exitStore,
+		otherwise: "there has to be room for an image: free some space, or use another store with --store"},
+
+	// Of CRIU and the store.
+	{of: is(criuwrap.ErrNoCRIU), code: exitSystem, hint: noCRIU},
+	{of: isA[*criuwrap.ErrTooOld], code: exitSystem, hint: noCRIU},
+	{of: isA[*criuwrap.Error], code: exitSystem, otherwise: criuDoubt},
+	{of: isA[*criuwrap.ErrNoCapability], code: exitSystem, otherwise: criuDoubt},
+	{of: is(registry.ErrNotFound), code: exitFailed, hint: "`residentctl list` shows what is resident"},
+	{of: is(registry.ErrAmbiguous), code: exitFailed, hint: "give more digits of the id, or the program's absolute path"},
+	{of: isA[*storeError], code: exitStore},
+	{of: isStoreError, code: exitStore},
+
+	// Of files. They are opened with O_NONBLOCK, so as not to wait (open(2), EWOULDBLOCK).
+	{of: calling("open", syscall.EAGAIN), code: exitFailed,
+		hint: "another process holds a lease on the file (fcntl(2), F_SETLEASE) and has been told to give it up: try again"},
+	{of: calling("fork/exec", syscall.EAGAIN), code: exitSystem, hint: noProcess},
+	{of: noProc, code: exitFailed, otherwise: "is /proc mounted?"},
+	{of: isA[*fs.PathError], code: exitFailed},
+
+	// Of the kernel.
+	{of: is(syscall.EAGAIN), code: exitSystem, hint: noProcess},
+	{of: is(syscall.ENOMEM), code: exitSystem, hint: "the memory, or the address space that the limits allow (ulimit -v), is used up"},
+	{of: is(syscall.ETXTBSY), code: exitFailed, hint: "something has the program open for writing: try again when that is done"},
+	{of: is(syscall.EPERM, syscall.ENOSYS), code: exitSystem,
+		hint: "the kernel, a container or a sandbox forbids it: ptrace must be allowed (kernel.yama.ptrace_scope, seccomp)"},
+
+	{of: func(error) bool { return true }, code: exitFailed},
+}
+
+const criuDoubt = "`residentctl check` shows whether CRIU works here"
+
+var noCRIU = fmt.Sprintf("install CRIU %v or newer (scripts/setup does), or name one in %s", criuwrap.Minimum, criuwrap.PathVariable)
+
 // diagnose says what an error means: the exit status, and what a person can do
 // about it, if anything. Everything that ends residentctl comes through here.
 func diagnose(err error) (code int, hint string) {
-	var (
-		output    *outputError
-		usage     *usageError
-		run       *runError
-		check     *checkFailed
-		program   *elfinfo.Refusal
-		process   *linkstop.Refusal
-		link      *linkstop.LinkError
-		inside    *resident.InsideError
-		unread    *resident.FormatError
-		tooOld    *criuwrap.ErrTooOld
-		criu      *criuwrap.Error
-		noCap     *criuwrap.ErrNoCapability
-		storeFail *storeError
-		path      *fs.PathError
-		hinter    interface{ Hint() string }
-	)
-	if errors.As(err, &hinter) {
-		hint = hinter.Hint()
-	}
+	var own interface{ status() int }
 	switch {
 	case err == nil:
 		return exitDone, ""
-	case errors.As(err, &output):
-		return exitFailed, ""
-	case errors.As(err, &run):
-		return run.code, run.hint
-	case errors.As(err, &check):
-		return check.code, hint
-	case errors.As(err, &usage):
-		return exitUsage, usage.hint
-	case errors.Is(err, context.Canceled):
-		return exitInterrupted, hint
-	case errors.As(err, &program):
-		return exitFailed, program.Hint
-	case errors.As(err, &process):
-		return exitFailed, process.Hint
-	case errors.As(err, &inside), errors.As(err, &unread):
-		return exitSystem, hint
-	case errors.As(err, &link), errors.Is(err, fingerprint.ErrChanged):
-		return exitFailed, hint
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return exitSystem, "the limit of open files is too low: raise it (ulimit -n 1024)"
-	case errors.Is(err, syscall.EFBIG):
-		return exitSystem, criuwrap.TooLarge
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EROFS):
-		if hint == "" {
-			hint = "there has to be room for an image: free some space, or use another store with --store"
-		}
-		return exitStore, hint
-	case errors.Is(err, criuwrap.ErrNoCRIU), errors.As(err, &tooOld):
-		return exitSystem, fmt.Sprintf("install CRIU %v or newer (scripts/setup does), or name one in %s", criuwrap.Minimum, criuwrap.PathVariable)
-	case errors.As(err, &criu), errors.As(err, &noCap):
-		if hint == "" {
-			hint = "`residentctl check` shows whether CRIU works here"
-		}
-		return exitSystem, hint
-	case errors.Is(err, registry.ErrNotFound):
-		return exitFailed, "`residentctl list` shows what is resident"
-	case errors.Is(err, registry.ErrAmbiguous):
-		return exitFailed, "give more digits of the id, or the program's absolute path"
-	case errors.As(err, &storeFail), isStoreError(err):
-		return exitStore, hint
-	case errors.As(err, &path) && path.Op == "open" && path.Err == syscall.EAGAIN:
-		// open(2), EWOULDBLOCK: files are opened with O_NONBLOCK, so as not to wait.
-		return exitFailed, "another process holds a lease on the file (fcntl(2), F_SETLEASE) and has been told to give it up: try again"
-	case errors.As(err, &path) && path.Op == "fork/exec" && path.Err == syscall.EAGAIN:
-		return exitSystem, noProcess
-	case errors.As(err, &path):
-		if hint == "" && strings.HasPrefix(path.Path, "/proc/") && errors.Is(path, fs.ErrNotExist) {
-			hint = "is /proc mounted?"
-		}
-		return exitFailed, hint
-	case errors.Is(err, syscall.EAGAIN):
-		return exitSystem, noProcess
-	case errors.Is(err, syscall.ENOMEM):
-		return exitSystem, "the memory, or the address space that the limits allow (ulimit -v), is used up"
-	case errors.Is(err, syscall.ETXTBSY):
-		return exitFailed, "something has the program open for writing: try again when that is done"
-	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.ENOSYS):
-		return exitSystem, "the kernel, a container or a sandbox forbids it: ptrace must be allowed (kernel.yama.ptrace_scope, seccomp)"
+	case errors.As(err, &own):
+		return own.status(), resident.HintOf(err)
 	}
-	return exitFailed, hint
+	m := meanings[slices.IndexFunc(meanings, func(m meaning) bool { return m.of(err) })]
+	return m.code, cmp.Or(m.hint, resident.HintOf(err), m.otherwise)
+}
+
+// isA reports whether an error is, or wraps, one of type E.
+func isA[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}
+
+// is reports whether an error is, or wraps, one of these.
+func is(these ...error) func(error) bool {
+	return func(err error) bool {
+		return slices.ContainsFunc(these, func(this error) bool { return errors.Is(err, this) })
+	}
+}
+
+// calling reports whether an error is that of a call about a file.
+func calling(op string, why syscall.Errno) func(error) bool {
+	return func(err error) bool {
+		var path *fs.PathError
+		return errors.As(err, &path) && path.Op == op && path.Err == why
+	}
+}
+
+// noProc reports whether an error is that of a file in /proc which is not there.
+func noProc(err error) bool {
+	var path *fs.PathError
+	return errors.As(err, &path) && strings.HasPrefix(path.Path, "/proc/") && errors.Is(path, fs.ErrNotExist)
 }
 
 // noProcess is the hint for fork(2)'s and execve(2)'s EAGAIN.
@@ -218,6 +233,7 @@ func (g *globals) fail(err error) int {
 type usageError struct{ what, hint string }
 
 func (e *usageError) Error() string { return e.what }
+func (e *usageError) Hint() string  { return e.hint }
 
 // usagef is a usageError whose hint leads to the help of a command.
 func usagef(command, format string, args ...any) error {
@@ -242,6 +258,7 @@ type runError struct {
 
 func (e *runError) Error() string { return e.what }
 func (e *runError) Hint() string  { return e.hint }
+func (e *runError) status() int   { return e.code }
 
 // ended is how a command for so many programs ends: with what made it stop, with the
 // sum of the failures after which it went on, or well.

@@ -52,29 +52,29 @@ type Finding struct {
 	Advice string `json:"advice,omitempty"` // what to do about it
 }
 
-// doctor collects findings.
-type doctor struct {
+// checker collects findings.
+type checker struct {
 	dir   string
 	found func(Finding)
 }
 
-func (d *doctor) ok(a Area, what, detail string) { d.found(Finding{a, what, StatusOK, detail, ""}) }
-func (d *doctor) note(a Area, what, detail, advice string) {
-	d.found(Finding{a, what, StatusNote, detail, advice})
+func (c *checker) ok(a Area, what, detail string) { c.found(Finding{a, what, StatusOK, detail, ""}) }
+func (c *checker) note(a Area, what, detail, advice string) {
+	c.found(Finding{a, what, StatusNote, detail, advice})
 }
-func (d *doctor) fault(a Area, what, detail, advice string) {
-	d.found(Finding{a, what, StatusFault, detail, advice})
+func (c *checker) fault(a Area, what, detail, advice string) {
+	c.found(Finding{a, what, StatusFault, detail, advice})
 }
 
 // CheckMachine tries out everything that residentctl needs of the machine. Found is
 // told each finding as it is made. The error is the context's.
 func CheckMachine(ctx context.Context, found func(Finding)) error {
-	d := &doctor{found: found}
-	d.kernel(ctx)
+	c := &checker{found: found}
+	c.kernel(ctx)
 	if err := notInside(); err != nil {
-		d.note(AreaTrial, "program", err.Error(), "what CRIU needs, and adding, is tried out outside only")
-	} else if path, ok := d.criu(ctx); ok {
-		d.trial(ctx, path)
+		c.note(AreaTrial, "program", err.Error(), "what CRIU needs, and adding, is tried out outside only")
+	} else if path, ok := c.criu(ctx); ok {
+		c.trial(ctx, path)
 	}
 	return context.Cause(ctx)
 }
@@ -82,44 +82,44 @@ func CheckMachine(ctx context.Context, found func(Finding)) error {
 // CheckStore looks at all that is in the store in dir, and changes nothing in it.
 // Found and the error are as CheckMachine's.
 func CheckStore(ctx context.Context, dir string, found func(Finding)) error {
-	d := &doctor{dir: dir, found: found}
-	if m := d.openStore(); m != nil {
-		d.contents(ctx, m)
+	c := &checker{dir: dir, found: found}
+	if m := c.openStore(); m != nil {
+		c.contents(ctx, m)
 	}
 	return context.Cause(ctx)
 }
 
 // openStore opens the store and the registry as they are. Unlike Open it makes
 // nothing, and tells a store that is not there from one that is damaged.
-func (d *doctor) openStore() *Manager {
-	if _, err := os.Lstat(d.dir); errors.Is(err, fs.ErrNotExist) {
-		d.note(AreaStore, d.dir, "there is none yet", "`residentctl add PROGRAM` makes it")
+func (c *checker) openStore() *Manager {
+	if _, err := os.Lstat(c.dir); errors.Is(err, fs.ErrNotExist) {
+		c.note(AreaStore, c.dir, "there is none yet", "`residentctl add PROGRAM` makes it")
 		return nil
 	}
-	s, err := store.Open(d.dir)
-	if errors.Is(err, fs.ErrNotExist) && !store.HasRegistry(d.dir) {
-		d.note(AreaStore, d.dir, "its making was not finished; nothing is resident yet", "`residentctl add PROGRAM` completes it")
+	s, err := store.Open(c.dir)
+	if errors.Is(err, fs.ErrNotExist) && !store.HasRegistry(c.dir) {
+		c.note(AreaStore, c.dir, "its making was not finished; nothing is resident yet", "`residentctl add PROGRAM` completes it")
 		return nil
 	}
 	if err != nil {
-		d.fault(AreaStore, d.dir, err.Error(), hintOf(err))
+		c.fault(AreaStore, c.dir, err.Error(), HintOf(err))
 		return nil
 	}
 	for _, folder := range s.Missing() {
-		d.fault(AreaStore, folder, "it is missing", "`residentctl add PROGRAM` makes it again")
+		c.fault(AreaStore, folder, "it is missing", "`residentctl add PROGRAM` makes it again")
 	}
-	d.ok(AreaStore, d.dir, "it belongs to root or to you, and nobody else may write to it")
-	d.files(s)
-	d.boot(s)
-	return d.openRegistry(s)
+	c.ok(AreaStore, c.dir, "it belongs to root or to you, and nobody else may write to it")
+	c.files(s)
+	c.boot(s)
+	return c.openRegistry(s)
 }
 
 // files looks who may write to the store's own small files. Starts take the boot
 // stamp's word for it that the CPU is the right one, and who can open the registry's
 // gate can keep its writers waiting. The registry looks at itself.
-func (d *doctor) files(s *store.Store) {
+func (c *checker) files(s *store.Store) {
 	for _, path := range s.NamesShown() {
-		d.fault(AreaStore, path, "others can list it, which shows the inode of every resident program", "`residentctl refresh` ends that")
+		c.fault(AreaStore, path, "others can list it, which shows the inode of every resident program", "`residentctl refresh` ends that")
 	}
 	for _, file := range []struct {
 		path, what string
@@ -134,19 +134,19 @@ func (d *doctor) files(s *store.Store) {
 			continue
 		}
 		if err != nil {
-			d.fault(AreaStore, file.path, err.Error(), hintOf(err))
+			c.fault(AreaStore, file.path, err.Error(), HintOf(err))
 			continue
 		}
 		if mode := info.Mode(); mode.IsRegular() && mode&file.mode != 0 {
-			d.fault(AreaStore, file.path, fmt.Sprintf("others may %s it (mode %03o)", file.what, mode.Perm()), "chmod "+file.right+" "+file.path)
+			c.fault(AreaStore, file.path, fmt.Sprintf("others may %s it (mode %03o)", file.what, mode.Perm()), "chmod "+file.right+" "+file.path)
 		} else if why := mistrust(file.path, info); why != "" {
-			d.fault(AreaStore, file.path, why, "remove it; the next `residentctl add` makes it")
+			c.fault(AreaStore, file.path, why, "remove it; the next `residentctl add` makes it")
 		}
 	}
 }
 
-// hintOf is the hint that an error has for people.
-func hintOf(err error) string {
+// HintOf is the hint that an error has for people, or "".
+func HintOf(err error) string {
 	var (
 		program *elfinfo.Refusal
 		process *linkstop.Refusal
@@ -165,29 +165,29 @@ func hintOf(err error) string {
 
 // boot looks at the boot stamp. Without a fitting one starts are right, but
 // each of them looks at the CPU.
-func (d *doctor) boot(s *store.Store) {
+func (c *checker) boot(s *store.Store) {
 	const again = "the next `residentctl add` writes it; until then each start asks the CPU, up to 0.5 ms in a virtual machine"
 	boot, err := linux.BootID()
 	if err != nil {
-		d.fault(AreaKernel, "boot id", err.Error(), "is /proc mounted?")
+		c.fault(AreaKernel, "boot id", err.Error(), "is /proc mounted?")
 		return
 	}
 	switch was, err := s.ReadBoot(); {
 	case errors.Is(err, fs.ErrNotExist):
-		d.note(AreaStore, "boot stamp", "there is none", again)
+		c.note(AreaStore, "boot stamp", "there is none", again)
 	case err != nil:
-		d.fault(AreaStore, "boot stamp", err.Error(), "remove the file; "+again)
+		c.fault(AreaStore, "boot stamp", err.Error(), "remove the file; "+again)
 	case was.ID != boot:
-		d.note(AreaStore, "boot stamp", "it is from another boot of this machine", again)
+		c.note(AreaStore, "boot stamp", "it is from another boot of this machine", again)
 	case was.Mark != 0 && was.Mark != linux.BootMark(0):
-		d.note(AreaStore, "boot stamp", "it is of this boot, and /dev/null has been changed since",
+		c.note(AreaStore, "boot stamp", "it is of this boot, and /dev/null has been changed since",
 			"the next `residentctl add` writes it; until then each start reads the boot id too, up to 20 µs in a virtual machine")
 	default:
-		d.ok(AreaStore, "boot stamp", "of this boot")
+		c.ok(AreaStore, "boot stamp", "of this boot")
 	}
 }
 
-func (d *doctor) openRegistry(s *store.Store) *Manager {
+func (c *checker) openRegistry(s *store.Store) *Manager {
 	path := s.RegistryPath()
 	const anew = "move the file away and add the programs again; then `residentctl gc` removes what is left"
 	r := registry.At(path, registry.Options{ReadOnly: true})
@@ -196,22 +196,22 @@ func (d *doctor) openRegistry(s *store.Store) *Manager {
 	case errors.Is(err, fs.ErrNotExist):
 		ids, _, _ := s.Images()
 		if len(ids) == 0 {
-			d.note(AreaRegistry, path, "there is none yet", "`residentctl add PROGRAM` makes it")
+			c.note(AreaRegistry, path, "there is none yet", "`residentctl add PROGRAM` makes it")
 		} else {
-			d.fault(AreaRegistry, path, fmt.Sprintf("it is missing, and there are %d images", len(ids)), "put it back, or add the programs again; then `residentctl gc` removes what is left")
+			c.fault(AreaRegistry, path, fmt.Sprintf("it is missing, and there are %d images", len(ids)), "put it back, or add the programs again; then `residentctl gc` removes what is left")
 		}
 		return nil
 	case errors.Is(err, fs.ErrPermission):
-		d.note(AreaRegistry, path, "only the store's owner may read it", "")
+		c.note(AreaRegistry, path, "only the store's owner may read it", "")
 		return nil
 	case errors.Is(err, registry.ErrLocked):
-		d.note(AreaRegistry, path, err.Error(), hintOf(err))
+		c.note(AreaRegistry, path, err.Error(), HintOf(err))
 		return nil
 	case errors.Is(err, registry.ErrUnsafe):
-		d.fault(AreaRegistry, path, err.Error(), hintOf(err))
+		c.fault(AreaRegistry, path, err.Error(), HintOf(err))
 		return nil
 	case err != nil:
-		d.fault(AreaRegistry, path, err.Error(), anew)
+		c.fault(AreaRegistry, path, err.Error(), anew)
 		return nil
 	}
 	isDamaged := func(f registry.Fault) bool { return f.Kind == registry.FaultRecord }
@@ -220,44 +220,44 @@ func (d *doctor) openRegistry(s *store.Store) *Manager {
 		switch advice := anew; f.Kind {
 		case registry.FaultRecord:
 		case registry.FaultOlder:
-			d.note(AreaRegistry, path, "an older residentctl has written it, and nothing in it was looked at",
+			c.note(AreaRegistry, path, "an older residentctl has written it, and nothing in it was looked at",
 				"`residentctl list`, by its owner, brings it up to date")
 		case registry.FaultSchema:
 			advice = "it was written by another version of residentctl: use that one, or " + anew
 			fallthrough
 		default:
-			d.fault(AreaRegistry, path, f.String(), advice)
+			c.fault(AreaRegistry, path, f.String(), advice)
 		}
 	}
 	if !damaged && len(faults) > 0 {
 		return nil
 	}
 	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
-		d.fault(AreaRegistry, path, fmt.Sprintf("it names every program, and others may read it (mode %04o)", info.Mode().Perm()),
+		c.fault(AreaRegistry, path, fmt.Sprintf("it names every program, and others may read it (mode %04o)", info.Mode().Perm()),
 			"chmod 600 it, as the next `residentctl add` does")
 	}
 	if !damaged {
-		d.ok(AreaRegistry, path, "every page, record and index entry fits")
+		c.ok(AreaRegistry, path, "every page, record and index entry fits")
 	}
 	return &Manager{store: s, registry: r, dir: s.Dir()}
 }
 
 // contents compares registry, index, images and launcher files, with the store
 // locked if this user may lock it.
-func (d *doctor) contents(ctx context.Context, m *Manager) {
+func (c *checker) contents(ctx context.Context, m *Manager) {
 	unlock, err := m.store.Lock(ctx)
 	mine := err == nil
 	switch {
 	case mine:
 		defer unlock()
 	case !errors.Is(err, fs.ErrPermission):
-		d.fault(AreaStore, d.dir, err.Error(), hintOf(err))
+		c.fault(AreaStore, c.dir, err.Error(), HintOf(err))
 		return
 	}
 	records, err := m.registry.List()
 	damaged := registry.Damaged(err)
 	if err != nil && len(damaged) == 0 {
-		d.fault(AreaRegistry, m.registry.Path(), err.Error(), hintOf(err))
+		c.fault(AreaRegistry, m.registry.Path(), err.Error(), HintOf(err))
 		return
 	}
 	known := map[store.Binary]string{}
@@ -268,98 +268,98 @@ func (d *doctor) contents(ctx context.Context, m *Manager) {
 		}
 		known[binaryOf(rec)] = rec.ID
 		images[rec.ID] = true
-		d.entry(m, rec)
+		c.entry(m, rec)
 	}
 	if len(damaged) > 0 {
-		d.damaged(m, damaged, images)
+		c.damaged(m, damaged, images)
 	} else {
-		d.system(ctx, m)
-		d.garbage(m, records, known, images, mine)
+		c.system(ctx, m)
+		c.garbage(m, records, known, images, mine)
 	}
-	d.strays(m)
+	c.strays(m)
 }
 
 // damaged reports damaged records, and the images of which one may be theirs: those
 // that no whole record explains. While there is one, nothing is garbage.
-func (d *doctor) damaged(m *Manager, damaged []*registry.DamagedError, explained map[string]bool) {
+func (c *checker) damaged(m *Manager, damaged []*registry.DamagedError, explained map[string]bool) {
 	for _, e := range damaged {
 		detail := e.Error()
 		if of := e.Of(); of != "" {
 			detail += "; the indexes say that it is of " + of
 		}
-		d.fault(AreaRegistry, m.registry.Path(), detail, e.Hint())
+		c.fault(AreaRegistry, m.registry.Path(), detail, e.Hint())
 	}
 	ids, _, err := m.store.Images()
 	if err != nil {
-		d.fault(AreaStore, d.dir, err.Error(), hintOf(err))
+		c.fault(AreaStore, c.dir, err.Error(), HintOf(err))
 	}
 	ids = slices.DeleteFunc(ids, func(id string) bool { return explained[id] })
 	for _, id := range ids {
-		d.note(AreaStore, m.store.ImageDir(id), "no record that can be read has this image; a damaged one may", "")
+		c.note(AreaStore, m.store.ImageDir(id), "no record that can be read has this image; a damaged one may", "")
 	}
 }
 
 // entry checks one program's record, image, plan, index link and launcher files.
-func (d *doctor) entry(m *Manager, rec registry.Record) {
+func (c *checker) entry(m *Manager, rec registry.Record) {
 	what := fmt.Sprintf("%s (id %.12s)", rec.Program, rec.ID)
 	again := fmt.Sprintf("it is executed normally; `residentctl add %s` makes it resident again, `residentctl gc` removes it", rec.Program)
 	wrong := m.damage(rec)
 	for _, f := range wrong {
-		d.fault(AreaEntry, what, f, again)
+		c.fault(AreaEntry, what, f, again)
 	}
 	exposed, _ := m.exposure(rec)
 	exposed = slices.DeleteFunc(exposed, func(f string) bool { // said already, of a layout
 		return slices.ContainsFunc(wrong, func(w string) bool { return strings.HasSuffix(w, f) })
 	})
 	for _, f := range exposed {
-		d.fault(AreaEntry, what, f, fmt.Sprintf("look who could have read or changed it; `residentctl add %s` makes the image anew", rec.Program))
+		c.fault(AreaEntry, what, f, fmt.Sprintf("look who could have read or changed it; `residentctl add %s` makes the image anew", rec.Program))
 	}
 	about := m.aboutFault(rec)
 	if about != "" {
-		d.fault(AreaEntry, what, about, fmt.Sprintf("it is not shown to others; `residentctl add %s` makes the image anew", rec.Program))
+		c.fault(AreaEntry, what, about, fmt.Sprintf("it is not shown to others; `residentctl add %s` makes the image anew", rec.Program))
 	}
 	files := m.launcherFaults(rec)
 	for _, f := range files {
-		d.fault(AreaEntry, what, f, fmt.Sprintf("`residentctl add %s` writes it again", rec.Program))
+		c.fault(AreaEntry, what, f, fmt.Sprintf("`residentctl add %s` writes it again", rec.Program))
 	}
 	var deps fingerprint.Dependencies
 	if err := json.Unmarshal(rec.Deps, &deps); err != nil {
-		d.fault(AreaEntry, what, fmt.Sprintf("what it depends on cannot be read: %v", err), again)
+		c.fault(AreaEntry, what, fmt.Sprintf("what it depends on cannot be read: %v", err), again)
 		return
 	}
 	if len(wrong)+len(exposed)+len(files) > 0 || about != "" {
 		return
 	}
 	if stale := deps.Stale(); len(stale) > 0 {
-		d.note(AreaEntry, what, "stale: "+stale[0], again)
+		c.note(AreaEntry, what, "stale: "+stale[0], again)
 		return
 	}
-	d.ok(AreaEntry, what, "current; its image, plan, link and launcher file fit")
+	c.ok(AreaEntry, what, "current; its image, plan, link and launcher file fit")
 }
 
 // system says of what is enabled for the whole system whether it is so.
-func (d *doctor) system(ctx context.Context, m *Manager) {
+func (c *checker) system(ctx context.Context, m *Manager) {
 	all, err := m.System(ctx)
 	if err != nil {
-		d.fault(AreaStore, "binfmt_misc", err.Error(), hintOf(err))
+		c.fault(AreaStore, "binfmt_misc", err.Error(), HintOf(err))
 	}
 	for _, s := range all {
 		what := s.Program + " (system-wide)"
 		switch s.State {
 		case SystemOff:
-			d.note(AreaEntry, what, s.Reason, "it is executed normally; `residentctl refresh` registers it again")
+			c.note(AreaEntry, what, s.Reason, "it is executed normally; `residentctl refresh` registers it again")
 		case SystemElsewhere:
-			d.note(AreaEntry, what, s.Reason, fmt.Sprintf("`residentctl enable --system %s` enables it here too", s.Program))
+			c.note(AreaEntry, what, s.Reason, fmt.Sprintf("`residentctl enable --system %s` enables it here too", s.Program))
 		case SystemNormal:
-			d.note(AreaEntry, what, s.Reason, "it is executed normally")
+			c.note(AreaEntry, what, s.Reason, "it is executed normally")
 		default:
-			d.ok(AreaEntry, what, "every exec of it is a start from its image")
+			c.ok(AreaEntry, what, "every exec of it is a start from its image")
 		}
 	}
 }
 
 // garbage reports what gc would remove and what has no entry.
-func (d *doctor) garbage(m *Manager, records []registry.Record, known map[store.Binary]string, images map[string]bool, mine bool) {
+func (c *checker) garbage(m *Manager, records []registry.Record, known map[store.Binary]string, images map[string]bool, mine bool) {
 	p := &GCPlan{}
 	for _, rec := range records {
 		m.planSurplus(p, rec)
@@ -367,45 +367,45 @@ func (d *doctor) garbage(m *Manager, records []registry.Record, known map[store.
 	err := errors.Join(m.planShims(p, records), m.planSystem(p, records), m.planLinks(p, known), m.planLaunchers(p, known), m.planImages(p, images))
 	if mine {
 		err = errors.Join(err, m.planStaging(p), m.planLeftovers(p))
-		d.temporary()
+		c.temporary()
 	}
 	if err != nil {
-		d.fault(AreaStore, d.dir, err.Error(), hintOf(err))
+		c.fault(AreaStore, c.dir, err.Error(), HintOf(err))
 	}
 	for _, item := range p.Items {
-		d.fault(AreaStore, item.Path, fmt.Sprintf("garbage (%s): %s", item.Kind, item.Reason), "harmless; `residentctl gc` removes it")
+		c.fault(AreaStore, item.Path, fmt.Sprintf("garbage (%s): %s", item.Kind, item.Reason), "harmless; `residentctl gc` removes it")
 	}
 	if err == nil && len(p.Items) == 0 {
-		d.ok(AreaStore, "garbage", "nothing is there without an entry")
+		c.ok(AreaStore, "garbage", "nothing is there without an entry")
 	}
 }
 
 // temporary reports the folders of killed adds in TMPDIR, which may have been at
 // work on any store.
-func (d *doctor) temporary() {
+func (c *checker) temporary() {
 	p := &GCPlan{}
 	if err := planTemporary(p); err != nil {
-		d.note(AreaStore, os.TempDir(), err.Error(), hintOf(err))
+		c.note(AreaStore, os.TempDir(), err.Error(), HintOf(err))
 	}
 	if n := len(p.Items); n > 0 {
-		d.note(AreaStore, os.TempDir(), fmt.Sprintf("%d folders residentctl-work-*: whoever made them was killed", n),
+		c.note(AreaStore, os.TempDir(), fmt.Sprintf("%d folders residentctl-work-*: whoever made them was killed", n),
 			"harmless; `residentctl gc` removes it")
 	}
 }
 
 // strays reports what residentctl never puts into a store.
-func (d *doctor) strays(m *Manager) {
+func (c *checker) strays(m *Manager) {
 	_, images, err1 := m.store.Images()
 	_, links, err2 := m.store.Links()
 	_, launchers, err3 := m.store.Launchers()
 	_, shims, err4 := m.store.Shims()
 	_, system, err5 := m.store.SystemLinks()
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
-		d.fault(AreaStore, d.dir, err.Error(), hintOf(err))
+		c.fault(AreaStore, c.dir, err.Error(), HintOf(err))
 	}
 	for _, paths := range [][]string{images, links, launchers, shims, system} {
 		for _, path := range paths {
-			d.fault(AreaStore, path, "not made by residentctl", fmt.Sprintf("look at it, and remove %s by hand", filepath.Base(path)))
+			c.fault(AreaStore, path, "not made by residentctl", fmt.Sprintf("look at it, and remove %s by hand", filepath.Base(path)))
 		}
 	}
 }

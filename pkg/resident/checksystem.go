@@ -20,29 +20,29 @@ import (
 )
 
 // kernel tries out what is needed of the kernel, by this user.
-func (d *doctor) kernel(ctx context.Context) {
+func (c *checker) kernel(ctx context.Context) {
 	if release, err := linux.Kernel(); err == nil {
-		d.ok(AreaKernel, "release", release)
+		c.ok(AreaKernel, "release", release)
 	}
 	self, err := os.Executable()
 	if err != nil {
-		d.fault(AreaKernel, "ptrace", err.Error(), "is /proc mounted?")
+		c.fault(AreaKernel, "ptrace", err.Error(), "is /proc mounted?")
 		return
 	}
 	for _, f := range linkstop.ProbeKernel(ctx, self) {
 		switch {
 		case f.Err == nil:
-			d.ok(AreaKernel, f.Name, f.Detail)
+			c.ok(AreaKernel, f.Name, f.Detail)
 		case f.Optional:
-			d.note(AreaKernel, f.Name, f.Err.Error(), f.Without)
+			c.note(AreaKernel, f.Name, f.Err.Error(), f.Without)
 		default:
-			d.fault(AreaKernel, f.Name, f.Err.Error(), f.Without)
+			c.fault(AreaKernel, f.Name, f.Err.Error(), f.Without)
 		}
 	}
 }
 
 // criu looks for CRIU and has it check the kernel itself.
-func (d *doctor) criu(ctx context.Context) (path string, ok bool) {
+func (c *checker) criu(ctx context.Context) (path string, ok bool) {
 	get := fmt.Sprintf("install CRIU %v or newer (scripts/setup does), or name one in %s", criuwrap.Minimum, criuwrap.PathVariable)
 	path, err := criuwrap.Find()
 	var v criuwrap.Release
@@ -53,39 +53,39 @@ func (d *doctor) criu(ctx context.Context) (path string, ok bool) {
 		if _, missing := os.Stat(os.DevNull); missing != nil {
 			get = os.DevNull + " is missing: mount /dev, or make it with mknod(1)"
 		}
-		d.fault(AreaCRIU, "program", err.Error(), get)
+		c.fault(AreaCRIU, "program", err.Error(), get)
 		return "", false
 	}
-	d.ok(AreaCRIU, "program", fmt.Sprintf("%v (%s)", v, path))
+	c.ok(AreaCRIU, "program", fmt.Sprintf("%v (%s)", v, path))
 	if _, err := os.Lstat(criuwrap.ConfigFile); err == nil {
-		d.note(AreaCRIU, "configuration", criuwrap.ConfigFile+" is there, and CRIU obeys it when residentctl starts it too",
+		c.note(AreaCRIU, "configuration", criuwrap.ConfigFile+" is there, and CRIU obeys it when residentctl starts it too",
 			"remove what a dump should not do, such as action-script")
 	}
 	if err := criuwrap.MayDump(path); err != nil {
-		d.note(AreaCRIU, "for this user", "what is resident starts, and nothing can be added: "+err.Error(), hintOf(err))
+		c.note(AreaCRIU, "for this user", "what is resident starts, and nothing can be added: "+err.Error(), HintOf(err))
 		return path, false
 	}
 	if err := criuwrap.Check(ctx, path); err != nil {
-		advice := hintOf(err)
+		advice := HintOf(err)
 		if advice == "" {
 			advice = fmt.Sprintf("see what `%s check` says; %s", path, get)
 		}
-		d.fault(AreaCRIU, "its own check", fmt.Sprintf("%+v", err), advice)
+		c.fault(AreaCRIU, "its own check", fmt.Sprintf("%+v", err), advice)
 		return path, false
 	}
-	d.ok(AreaCRIU, "its own check", "`criu check` finds nothing missing")
-	d.ordinaryUsers(path)
+	c.ok(AreaCRIU, "its own check", "`criu check` finds nothing missing")
+	c.ordinaryUsers(path)
 	return path, true
 }
 
 // ordinaryUsers says whether users other than root can add programs.
-func (d *doctor) ordinaryUsers(criu string) {
+func (c *checker) ordinaryUsers(criu string) {
 	const what = "for ordinary users"
 	if err := criuwrap.AnybodyMayDump(criu); err != nil {
-		d.note(AreaCRIU, what, "they can start what is resident, and not add: "+err.Error(), hintOf(err))
+		c.note(AreaCRIU, what, "they can start what is resident, and not add: "+err.Error(), HintOf(err))
 		return
 	}
-	d.ok(AreaCRIU, what, "they can add to stores of their own")
+	c.ok(AreaCRIU, what, "they can add to stores of their own")
 }
 
 // trialPrograms are small programs, one of which is on every machine.
@@ -114,47 +114,47 @@ func trialProgram() (string, error) {
 
 // trial makes a small program resident in a store of its own, which shows that
 // template, CRIU's dump, the reading of its images, and a start work together.
-func (d *doctor) trial(ctx context.Context, criu string) {
+func (c *checker) trial(ctx context.Context, criu string) {
 	program, err := trialProgram()
 	if err != nil {
-		d.note(AreaTrial, "program", err.Error(), "there is no small program here to try it out with")
+		c.note(AreaTrial, "program", err.Error(), "there is no small program here to try it out with")
 		return
 	}
 	work, err := store.StageTemporary()
 	if err != nil {
-		d.fault(AreaTrial, "folder", err.Error(), hintOf(err))
+		c.fault(AreaTrial, "folder", err.Error(), HintOf(err))
 		return
 	}
 	defer func() { _ = work.Discard() }()
 	// Other users are to start from it. Nothing in it is a secret.
 	if err := os.Chmod(work.Dir, 0o755); err != nil {
-		d.fault(AreaTrial, "folder", err.Error(), "")
+		c.fault(AreaTrial, "folder", err.Error(), "")
 		return
 	}
 	m, err := Open(filepath.Join(work.Dir, "residentctl"), true)
 	if errors.Is(err, store.ErrNoExec) {
-		d.note(AreaTrial, "store", "not tried: from "+os.TempDir()+" no program may be executed", "set TMPDIR to a folder from which they may")
+		c.note(AreaTrial, "store", "not tried: from "+os.TempDir()+" no program may be executed", "set TMPDIR to a folder from which they may")
 		return
 	}
 	if err != nil {
-		d.fault(AreaTrial, "store", err.Error(), hintOf(err))
+		c.fault(AreaTrial, "store", err.Error(), HintOf(err))
 		return
 	}
 	began := time.Now()
 	added, err := m.Add(ctx, program, AddOptions{EvenIfSlower: true})
 	if err != nil {
-		d.fault(AreaTrial, "add "+program, err.Error(), trialAdvice(err))
+		c.fault(AreaTrial, "add "+program, err.Error(), trialAdvice(err))
 		return
 	}
-	d.ok(AreaTrial, "add "+program, fmt.Sprintf("stopped, dumped, compiled and tried in %d ms", time.Since(began).Milliseconds()))
-	d.imageFormat(m.store.ImageDir(added.Record.ID))
-	d.starts(ctx, m, added.Record.Program, m.Launcher(added.Record))
+	c.ok(AreaTrial, "add "+program, fmt.Sprintf("stopped, dumped, compiled and tried in %d ms", time.Since(began).Milliseconds()))
+	c.imageFormat(m.store.ImageDir(added.Record.ID))
+	c.starts(ctx, m, added.Record.Program, m.Launcher(added.Record))
 }
 
 func trialAdvice(err error) string {
 	var criu *criuwrap.Error
 	var trial *TrialError
-	switch hint := hintOf(err); {
+	switch hint := HintOf(err); {
 	case errors.As(err, &trial) && hint == trial.Hint(): // which leads here
 		return "resident starts do not work on this kernel; please report it with the output of `residentctl version`"
 	case hint != "":
@@ -170,11 +170,11 @@ func trialAdvice(err error) string {
 // imageFormat reads back what CRIU wrote. From CRIU 4.2 on a pagemap entry has
 // its page count in another field, and a reader that does not know it finds an
 // image empty.
-func (d *doctor) imageFormat(dir string) {
+func (c *checker) imageFormat(dir string) {
 	const what = "format of images"
 	im, err := criuwrap.Open(dir)
 	if err != nil {
-		d.fault(AreaTrial, what, err.Error(), otherCRIU)
+		c.fault(AreaTrial, what, err.Error(), otherCRIU)
 		return
 	}
 	var pages uint64
@@ -183,18 +183,18 @@ func (d *doctor) imageFormat(dir string) {
 	}
 	info, err := os.Stat(im.PagesPath)
 	if err != nil {
-		d.fault(AreaTrial, what, err.Error(), "")
+		c.fault(AreaTrial, what, err.Error(), "")
 		return
 	}
 	if pages == 0 || pages*criuwrap.PageSize != uint64(info.Size()) {
-		d.fault(AreaTrial, what, fmt.Sprintf("the page map tells of %d pages, the pages' file has %d bytes", pages, info.Size()), otherCRIU)
+		c.fault(AreaTrial, what, fmt.Sprintf("the page map tells of %d pages, the pages' file has %d bytes", pages, info.Size()), otherCRIU)
 		return
 	}
-	d.ok(AreaTrial, what, fmt.Sprintf("%d pages in %d runs, as many as in the file", pages, len(im.Pages)))
+	c.ok(AreaTrial, what, fmt.Sprintf("%d pages in %d runs, as many as in the file", pages, len(im.Pages)))
 }
 
 // starts starts the program from its image, as this user and as an ordinary one.
-func (d *doctor) starts(ctx context.Context, m *Manager, program, launcher string) {
+func (c *checker) starts(ctx context.Context, m *Manager, program, launcher string) {
 	const nobody = 65534
 	const advice = "programs are executed normally; please report it with the output of `residentctl version`"
 	users := []struct {
@@ -223,13 +223,13 @@ func (d *doctor) starts(ctx context.Context, m *Manager, program, launcher strin
 		line, _, _ := strings.Cut(said.String(), "\n")
 		switch {
 		case errors.Is(err, fs.ErrPermission) && cmd.Process == nil && cmd.SysProcAttr != nil:
-			d.note(AreaTrial, u.what, "not tried: others may not enter "+os.TempDir(), "set TMPDIR to a folder that they may enter")
+			c.note(AreaTrial, u.what, "not tried: others may not enter "+os.TempDir(), "set TMPDIR to a folder that they may enter")
 		case err != nil:
-			d.fault(AreaTrial, u.what, fmt.Sprintf("%v: %s", err, line), advice)
+			c.fault(AreaTrial, u.what, fmt.Sprintf("%v: %s", err, line), advice)
 		case !strings.Contains(line, ": resident start: "):
-			d.fault(AreaTrial, u.what, line, advice)
+			c.fault(AreaTrial, u.what, line, advice)
 		default:
-			d.ok(AreaTrial, u.what, "it started from its image and ended well")
+			c.ok(AreaTrial, u.what, "it started from its image and ended well")
 		}
 	}
 }
