@@ -12,7 +12,7 @@ const module = "github.com/residentctl/residentctl/"
 // layers are the packages from top to bottom: each imports only what stands
 // further down, or beside it.
 var layers = [][]string{
-	{"cmd/residentctl"},
+	{"cmd/residentctl", "internal/sweep"},
 	{"pkg/resident", "pkg/intercept"},
 	{"pkg/registry", "pkg/store", "pkg/criuwrap", "pkg/linkstop", "pkg/launcher/front", "pkg/binfmt"},
 	{"pkg/fingerprint"},

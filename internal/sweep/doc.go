@@ -1,4 +1,4 @@
-// Command sweep.d is scripts/sweep: it makes programs resident and compares how
+// Package sweep is scripts/sweep: it makes programs resident and compares how
 // they behave with how they behave otherwise. There are three processes of it, one
 // in the other:
 //
@@ -23,4 +23,4 @@
 // load modules, to set the clock) are taken away. A program is process 101 there,
 // leads a session without a terminal, reads from /dev/null, and dies with
 // everything that it has started when it is over or its time is up.
-package main
+package sweep

@@ -1,4 +1,4 @@
-package main
+package sweep
 
 import (
 	"bytes"
@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 const (
@@ -221,59 +223,68 @@ func (s *sweeper) startOnce(path, argv0 string, args []string, limit time.Durati
 	defer release()
 	defer time.AfterFunc(waitsFor, release).Stop()
 
-	told, err := json.Marshal(start{Path: path, Argv: append([]string{argv0}, args...), User: s.User, Dir: s.Dir})
+	var from cellStreams
+	c, err := newCell(start{Path: path, Argv: append([]string{argv0}, args...), User: s.User, Dir: s.Dir}, &from)
+	if err == nil {
+		err = c.Start()
+	}
 	if err != nil {
-		return o, false, err
-	}
-	c := exec.Command("/proc/self/exe", cellArgument)
-	c.Env = []string{}
-	c.SysProcAttr = newNamespaces()
-	c.Stdin = bytes.NewReader(told)
-	var stdout, stderr, result stream
-	if c.Stdout, err = stdout.open(); err != nil {
-		return o, false, err
-	}
-	if c.Stderr, err = stderr.open(); err != nil {
-		return o, false, err
-	}
-	w, err := result.open()
-	if err != nil {
-		return o, false, err
-	}
-	c.ExtraFiles = []*os.File{w} // resultFD
-	if err := c.Start(); err != nil {
 		return o, false, fmt.Errorf("make a cell: %w", err)
 	}
+	kill := func() { _ = c.Process.Kill() }
 	var late atomic.Bool
-	defer time.AfterFunc(limit, func() { late.Store(true); _ = c.Process.Kill() }).Stop()
-	for _, st := range []*stream{&stdout, &stderr, &result} {
-		st.read(func() { _ = c.Process.Kill() })
-	}
+	defer time.AfterFunc(limit, func() { late.Store(true); kill() }).Stop()
+	from.read(kill)
 	// With process 1 every process of the cell ends, and so do the streams.
 	waited := c.Wait()
-	o.Stdout, o.Stderr = stdout.all(), stderr.all()
+	o.Stdout, o.Stderr = from.stdout.all(), from.stderr.all()
+	result := from.result.all()
 	var end ending
-	told = []byte(result.all())
 	switch {
-	case stdout.flood || stderr.flood:
+	case from.stdout.flood || from.stderr.flood:
 		o.Status = statusFlood
-	case len(told) == 0 && late.Load():
+	case result == "" && late.Load():
 		o.Status = statusTimeout
-	case json.Unmarshal(told, &end) != nil:
+	case json.Unmarshal([]byte(result), &end) != nil:
 		return o, false, fmt.Errorf("the cell of %s ended without a result: %v %s", path, waited, o.Stderr)
 	case end.Failure != "":
 		return o, false, fmt.Errorf("make a cell: %s", end.Failure)
 	default:
-		o.Status = statusText(end.Status)
+		o.Status = linux.StatusText(unix.WaitStatus(end.Status))
 	}
 	return o, end.Again, nil
 }
 
-func statusText(ws syscall.WaitStatus) string {
-	if ws.Signaled() {
-		return "killed by " + unix.SignalName(ws.Signal())
+// newCell is the command that makes a cell for one start, and writes to these streams.
+func newCell(s start, to *cellStreams) (*exec.Cmd, error) {
+	order, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
 	}
-	return fmt.Sprintf("exit status %d", ws.ExitStatus())
+	for _, st := range to.all() {
+		if err := st.open(); err != nil {
+			return nil, err
+		}
+	}
+	c := exec.Command("/proc/self/exe", cellArgument)
+	c.Env = []string{}
+	c.SysProcAttr = newNamespaces()
+	c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(order), to.stdout.w, to.stderr.w
+	c.ExtraFiles = []*os.File{to.result.w} // resultFD
+	return c, nil
+}
+
+// cellStreams are all that comes out of a cell: what its program writes, and how it
+// ended.
+type cellStreams struct{ stdout, stderr, result stream }
+
+func (c *cellStreams) all() []*stream { return []*stream{&c.stdout, &c.stderr, &c.result} }
+
+// read begins to read, once the cell has been started.
+func (c *cellStreams) read(tooMuch func()) {
+	for _, s := range c.all() {
+		s.read(tooMuch)
+	}
 }
 
 // stream is a pipe that a cell writes to.
@@ -284,10 +295,10 @@ type stream struct {
 	done  chan struct{}
 }
 
-// open makes the pipe and gives its end for the cell.
-func (s *stream) open() (w *os.File, err error) {
+// open makes the pipe, whose end w is the cell's.
+func (s *stream) open() (err error) {
 	s.r, s.w, err = os.Pipe()
-	return s.w, err
+	return err
 }
 
 // read begins to read, once the cell has the other end.
