@@ -229,7 +229,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 			case fmt.Sprintf("Files[%d].Flags", len(original.Files)-1):
 				want = "its plan maps pages from outside of the image"
 			case "number of Layouts":
-				want = "its plan has 1 other layouts instead of 0"
+				want = "its plan has 1 other layout instead of 0"
 			}
 			if said := strings.Join(r.Failures, "\n"); r.OK || !strings.Contains(said, want) {
 				t.Errorf("ok %v, failures %q", r.OK, said)

@@ -244,7 +244,7 @@ func printSummary(p *sections, i *resident.Inspection) {
 	field("on disk", fmt.Sprintf("%s (pages %s, plan %s)", size(s.Image), size(s.Pages), size(s.Plan)))
 	field("mapped", fmt.Sprintf("%s: %s of files, %s of CRIU's pages, %s of fresh memory",
 		count(s.Mappings, "mapping"), size(s.MappedFiles), size(s.MappedPages), size(s.FreshMemory)))
-	field("bound", fmt.Sprintf("%d calls ahead of their first time", i.Bound))
+	field("bound", count(i.Bound, "call")+" in advance")
 	field("copied", fmt.Sprintf("%s at each start, at most %s when it is written to", size(s.CorrectedPages), size(s.WritablePages)))
 }
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+
+	"github.com/residentctl/residentctl/internal/plural"
 )
 
 // shortIDLen is how much of an id is shown to people: as much as a registry
@@ -23,16 +25,7 @@ func nothingResident(dirs ...string) string {
 func shortID(id string) string { return id[:min(len(id), shortIDLen)] }
 
 // count is a number of things in words: "1 library", "5 libraries".
-func count(n int, thing string) string {
-	if n != 1 {
-		if stem, ok := strings.CutSuffix(thing, "y"); ok {
-			thing = stem + "ies"
-		} else {
-			thing += "s"
-		}
-	}
-	return fmt.Sprintf("%d %s", n, thing)
-}
+func count(n int, thing string) string { return plural.Count(n, thing) }
 
 // formatBytes is a size for people: "512 B", "180 KiB", "1.3 MiB".
 func formatBytes(n int64) string {

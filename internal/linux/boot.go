@@ -9,6 +9,8 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/plural"
 )
 
 // bootIDLen is the length of a UUID in text, RFC 9562 section 4.
@@ -24,7 +26,7 @@ func BootID() (string, error) {
 	}
 	id := strings.TrimSuffix(string(b), "\n")
 	if len(id) != bootIDLen {
-		return "", fmt.Errorf("read the boot id: %s holds %d characters instead of %d", path, len(id), bootIDLen)
+		return "", fmt.Errorf("read the boot id: %s holds %s instead of %d", path, plural.Count(len(id), "character"), bootIDLen)
 	}
 	return id, nil
 }

@@ -19,7 +19,7 @@ var layers = [][]string{
 	{"pkg/launcher"},
 	{"pkg/plan", "pkg/plan/planheader", "pkg/elfinfo"},
 	{"internal/unchanged", "internal/seeded"}, // of tests only
-	{"internal/linux", "internal/descriptors"},
+	{"internal/linux", "internal/descriptors", "internal/plural"},
 }
 
 // only says who alone may import something.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/residentctl/residentctl/internal/plural"
 )
 
 // result is what became of one name of a program.
@@ -183,8 +185,8 @@ func (s summary) String() string {
 	if s.Failed > 0 {
 		failed = fmt.Sprintf(", %d failed", s.Failed)
 	}
-	return fmt.Sprintf("%d programs: %d equal (%d of them but for noise), %d refused%s, %d never run, %d noisy, %d time out both ways, %d different for a known reason, %d different%s; %d starts in %.0f s",
-		s.Programs, s.Equal, s.Noise, refused, by, s.NotRun, s.Noisy, s.Timeouts, s.Known, s.Different, failed, s.Starts, s.Seconds)
+	return fmt.Sprintf("%s: %d equal (%d of them but for noise), %d refused%s, %d never run, %d noisy, %d time out both ways, %d different for a known reason, %d different%s; %s in %.0f s",
+		plural.Count(s.Programs, "program"), s.Equal, s.Noise, refused, by, s.NotRun, s.Noisy, s.Timeouts, s.Known, s.Different, failed, plural.Count(s.Starts, "start"), s.Seconds)
 }
 
 func (v verdict) commandLine() string {

@@ -8,6 +8,8 @@ import (
 	"github.com/checkpoint-restore/go-criu/v7/crit/images/pagemap"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/residentctl/residentctl/internal/plural"
 )
 
 // The PE_* bits of criu/include/pagemap.h. PE_LAZY only says that the page could
@@ -66,7 +68,7 @@ func (im *Image) readPagemap(fsys fs.FS) error {
 		return err
 	}
 	if total*PageSize != uint64(size) {
-		return fmt.Errorf("%s: %w: %d bytes, and the pagemap has %d pages", im.PagesPath, ErrTruncated, size, total)
+		return fmt.Errorf("%s: %w: %s, and the pagemap has %s", im.PagesPath, ErrTruncated, plural.Count(size, "byte"), plural.Count(total, "page"))
 	}
 	return im.pagesInVMAs(name)
 }
@@ -107,7 +109,7 @@ func decodePagemap(record []byte) (run PageRun, present bool, err error) {
 	case flags&^(pageLazy|pagePresent) != 0:
 		return run, false, fmt.Errorf("%w: pages at %#x have flags %#x", ErrUnsupported, run.Addr, flags)
 	case run.Addr%PageSize != 0, run.Pages == 0, run.Pages > (math.MaxUint64-run.Addr)/PageSize:
-		return run, false, fmt.Errorf("%w: %d pages at %#x", ErrFormat, run.Pages, run.Addr)
+		return run, false, fmt.Errorf("%w: %s at %#x", ErrFormat, plural.Count(run.Pages, "page"), run.Addr)
 	}
 	return run, flags&pagePresent != 0, nil
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+
+	"github.com/residentctl/residentctl/internal/plural"
 )
 
 // Why an image is refused. Each is wrapped in an error that says where.
@@ -110,7 +112,7 @@ func readRecords(r io.Reader, size int64, magic uint32, each func(i int, record 
 			return fmt.Errorf("record %d: %w: length %d", i, ErrFormat, n)
 		}
 		if int64(n) > size {
-			return fmt.Errorf("record %d: %w: %d bytes of %d are there", i, ErrTruncated, size, n)
+			return fmt.Errorf("record %d: %w: %s of %d present", i, ErrTruncated, plural.Count(size, "byte"), n)
 		}
 		size -= int64(n)
 		if cap(buf) < int(n) {

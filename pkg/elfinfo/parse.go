@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+
+	"github.com/residentctl/residentctl/internal/plural"
 )
 
 // The bounds within which a file is believed. Those that have a source are the
@@ -135,7 +137,7 @@ func (im *image) interp() error {
 		return nil
 	}
 	if p.Filesz < 2 || p.Filesz > maxInterp {
-		return fmt.Errorf("read the dynamic linker's name: %d bytes: %w", p.Filesz, errFields)
+		return fmt.Errorf("read the dynamic linker's name: %s: %w", plural.Count(p.Filesz, "byte"), errFields)
 	}
 	b, err := im.bytes(p.Off, p.Filesz)
 	if err != nil {
@@ -211,7 +213,7 @@ func (im *image) tag(tag elf.DynTag, val uint64) (err error) {
 // str is the string at offset off of the dynamic string table.
 func (im *image) str(off uint64) (string, error) {
 	if off >= im.strSize {
-		return "", fmt.Errorf("a string at %d of %d bytes: %w", off, im.strSize, errFields)
+		return "", fmt.Errorf("a string at %d of %s: %w", off, plural.Count(im.strSize, "byte"), errFields)
 	}
 	at, ok := im.fileOffset(im.strTab, off)
 	if !ok {

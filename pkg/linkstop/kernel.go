@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/plural"
 )
 
 // A KernelFeature is something that making or starting an image needs of the
@@ -190,7 +191,7 @@ func (g *guinea) moveVDSO() (string, error) {
 			return "", fmt.Errorf("mremap of %s: %w", m.Path, err)
 		}
 	}
-	return fmt.Sprintf("%d mappings", len(parts)), nil
+	return plural.Count(len(parts), "mapping"), nil
 }
 
 // rseq registers the area that every kernel takes: 32 bytes (rseq.h,

@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/residentctl/residentctl/internal/plural"
 )
 
 // Read reads the plan in the file. Its errors are the file's, *VersionError or
@@ -95,7 +97,7 @@ func Decode(raw []byte) (*Plan, error) {
 	var h Header
 	if err := binary.Read(bytes.NewReader(raw), binary.LittleEndian, &h); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil, damaged("only %d bytes", len(raw))
+			return nil, damaged("only %s", plural.Count(len(raw), "byte"))
 		}
 		return nil, err
 	}
@@ -105,7 +107,7 @@ func Decode(raw []byte) (*Plan, error) {
 	case h.Version != Version || h.Kind != KindLinked:
 		return nil, &VersionError{Got: h.Version}
 	case h.Size != uint64(len(raw)) || h.Size > maxSize || h.Size%8 != 0:
-		return nil, damaged("%d bytes instead of %d", len(raw), h.Size)
+		return nil, damaged("%s instead of %d", plural.Count(len(raw), "byte"), h.Size)
 	case h.Sum != xxhash.Sum64(raw[summedFrom:]):
 		return nil, damaged("the checksum is wrong")
 	}

@@ -6,6 +6,8 @@ import (
 	"hash/fnv"
 	"io"
 	"os"
+
+	"github.com/residentctl/residentctl/internal/plural"
 )
 
 // bbolt follows offsets in a memory-mapped file without looking at them: a
@@ -69,7 +71,7 @@ func scanPages(file *os.File) []string {
 	}
 	s.end = meta.end
 	if s.end < 2 || s.end > uint64(s.size)/uint64(s.pageSize) {
-		s.fault("%d pages expected, the file has %d bytes", s.end, s.size)
+		s.fault("%s expected, the file has %s", plural.Count(s.end, "page"), plural.Count(s.size, "byte"))
 		return s.faults
 	}
 	s.tree(meta.root, 0)
@@ -89,7 +91,7 @@ func summary(faults []string) string {
 	if len(faults) == 1 {
 		return faults[0]
 	}
-	return fmt.Sprintf("%s, and %d more faults", faults[0], len(faults)-1)
+	return fmt.Sprintf("%s, and %s more", faults[0], plural.Count(len(faults)-1, "fault"))
 }
 
 // meta is the meta page that bbolt would use: of the valid ones the newer.
@@ -182,7 +184,7 @@ func (s *pageScan) tree(id uint64, depth int) {
 		at := int64(id) * int64(s.pageSize)
 		s.leaf(id, io.NewSectionReader(s.file, at, length), buf, count, length, depth)
 	default:
-		s.fault("page %d is of kind %#x with %d elements", id, flags, count)
+		s.fault("page %d is of kind %#x with %s", id, flags, plural.Count(count, "element"))
 	}
 }
 
@@ -221,7 +223,7 @@ func (s *pageScan) leaf(id uint64, data io.ReaderAt, table []byte, count int, le
 func (s *pageScan) bucket(id uint64, value io.ReaderAt, size int64, depth int) {
 	head := make([]byte, bucketHeader)
 	if _, err := value.ReadAt(head, 0); err != nil {
-		s.fault("page %d: a bucket of %d bytes", id, size)
+		s.fault("page %d: a bucket of %s", id, plural.Count(size, "byte"))
 		return
 	}
 	if root := order.Uint64(head); root != 0 {
@@ -231,7 +233,7 @@ func (s *pageScan) bucket(id uint64, value io.ReaderAt, size int64, depth int) {
 	inline := io.NewSectionReader(value, bucketHeader, size-bucketHeader)
 	length := inline.Size()
 	if length < pageHeader || length > int64(s.pageSize) || depth > maxDepth {
-		s.fault("page %d: a bucket of %d bytes", id, size)
+		s.fault("page %d: a bucket of %s", id, plural.Count(size, "byte"))
 		return
 	}
 	table := make([]byte, length)
@@ -241,7 +243,7 @@ func (s *pageScan) bucket(id uint64, value io.ReaderAt, size int64, depth int) {
 	}
 	count := int(order.Uint16(table[10:]))
 	if order.Uint16(table[8:]) != leafFlag || int64(pageHeader+count*elementSize) > length {
-		s.fault("page %d: a bucket with %d elements in %d bytes", id, count, size)
+		s.fault("page %d: a bucket with %s in %s", id, plural.Count(count, "element"), plural.Count(size, "byte"))
 		return
 	}
 	s.leaf(id, inline, table, count, length, depth)
@@ -268,7 +270,7 @@ func (s *pageScan) freelist(id uint64) {
 		n, skip = order.Uint64(first), 8
 	}
 	if n > uint64(length-pageHeader-skip)/8 {
-		s.fault("list of free pages: %d in %d bytes", n, length)
+		s.fault("list of free pages: %d in %s", n, plural.Count(length, "byte"))
 		return
 	}
 	buf := make([]byte, 8*n)

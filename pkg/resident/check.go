@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/plural"
 	"github.com/residentctl/residentctl/pkg/elfinfo"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/linkstop"
@@ -198,7 +199,7 @@ func (c *checker) openRegistry(s *store.Store) *Manager {
 		if len(ids) == 0 {
 			c.note(AreaRegistry, path, "there is none yet", "`residentctl add PROGRAM` makes it")
 		} else {
-			c.fault(AreaRegistry, path, fmt.Sprintf("it is missing, and there are %d images", len(ids)), "put it back, or add the programs again; then `residentctl gc` removes what is left")
+			c.fault(AreaRegistry, path, "it is missing, and the store has "+plural.Count(len(ids), "image"), "put it back, or add the programs again; then `residentctl gc` removes what is left")
 		}
 		return nil
 	case errors.Is(err, fs.ErrPermission):
@@ -380,7 +381,7 @@ func (c *checker) garbage(m *Manager, records []registry.Record, known map[store
 	}
 }
 
-// temporary reports the folders of killed adds in TMPDIR, which may have been at
+// temporary reports the directories of killed adds in TMPDIR, which may have been at
 // work on any store.
 func (c *checker) temporary() {
 	p := &GCPlan{}
@@ -388,7 +389,7 @@ func (c *checker) temporary() {
 		c.note(AreaStore, os.TempDir(), err.Error(), HintOf(err))
 	}
 	if n := len(p.Items); n > 0 {
-		c.note(AreaStore, os.TempDir(), fmt.Sprintf("%d folders residentctl-work-*: whoever made them was killed", n),
+		c.note(AreaStore, os.TempDir(), plural.Count(n, "directory")+" residentctl-work-*, made by commands that were killed",
 			"harmless; `residentctl gc` removes it")
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/plural"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/elfinfo"
 	"github.com/residentctl/residentctl/pkg/linkstop"
@@ -187,10 +188,10 @@ func (c *checker) imageFormat(dir string) {
 		return
 	}
 	if pages == 0 || pages*criuwrap.PageSize != uint64(info.Size()) {
-		c.fault(AreaTrial, what, fmt.Sprintf("the page map tells of %d pages, the pages' file has %d bytes", pages, info.Size()), otherCRIU)
+		c.fault(AreaTrial, what, fmt.Sprintf("the page map tells of %s, the pages' file has %s", plural.Count(pages, "page"), plural.Count(info.Size(), "byte")), otherCRIU)
 		return
 	}
-	c.ok(AreaTrial, what, fmt.Sprintf("%d pages in %d runs, as many as in the file", pages, len(im.Pages)))
+	c.ok(AreaTrial, what, fmt.Sprintf("%s in %s, as many as in the file", plural.Count(pages, "page"), plural.Count(len(im.Pages), "run")))
 }
 
 // starts starts the program from its image, as this user and as an ordinary one.

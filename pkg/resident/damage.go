@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/plural"
 	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/plan"
 	"github.com/residentctl/residentctl/pkg/registry"
@@ -72,7 +73,7 @@ func (m *Manager) layoutDamage(rec registry.Record, dir string, others []string)
 	case len(p.Files) < 2 || p.Program().ID != rec.Binary:
 		fault("its plan is of another state of the program")
 	case !slices.EqualFunc(p.Layouts, others, named):
-		fault("its plan has %d other layouts instead of %d", len(p.Layouts), len(others))
+		fault("its plan has %s instead of %d", plural.Count(len(p.Layouts), "other layout"), len(others))
 	}
 	if why := pagesFault(*p.Pages(), m.store.At(p.Pages().Path), dir); why != "" {
 		fault("%s", why)

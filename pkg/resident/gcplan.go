@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/residentctl/residentctl/internal/plural"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/registry"
@@ -125,7 +126,7 @@ func (m *Manager) wholeRegistry() ([]registry.Record, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		ids, _, err := m.store.Images()
 		if len(ids) > 0 {
-			err = fail(registry.ErrMissing, fmt.Sprintf("there are %d images", len(ids)))
+			err = fail(registry.ErrMissing, "the store has "+plural.Count(len(ids), "image"))
 		}
 		return nil, err
 	case err != nil:

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/plural"
 	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
@@ -222,7 +223,7 @@ func compareMaps(p *plan.Plan, maps []linux.Mapping) error {
 		}
 	}
 	if len(want) != len(got) {
-		return wrong("there are %d mappings instead of %d", len(got), len(want))
+		return wrong("it has %s instead of %d", plural.Count(len(got), "mapping"), len(want))
 	}
 	return nil
 }

@@ -128,8 +128,8 @@ func TestCompareMaps(t *testing.T) {
 		{"of another file", "there is 1000-3000 prot 5 inode 8", func(m []linux.Mapping) []linux.Mapping { m[0].Ino = 8; return m }},
 		{"from elsewhere in the file", "there is 1000-3000 prot 5 inode 7 offset 0x1000", func(m []linux.Mapping) []linux.Mapping { m[0].Offset = 0x1000; return m }},
 		{"at another place", "there is 5000-6000", func(m []linux.Mapping) []linux.Mapping { m[2].Start = 0x5000; return m }},
-		{"one too few", "there are 2 mappings instead of 3", func(m []linux.Mapping) []linux.Mapping { return append(m[:2], m[3:]...) }},
-		{"one too many", "there are 4 mappings instead of 3", func(m []linux.Mapping) []linux.Mapping {
+		{"one too few", "it has 2 mappings instead of 3", func(m []linux.Mapping) []linux.Mapping { return append(m[:2], m[3:]...) }},
+		{"one too many", "it has 4 mappings instead of 3", func(m []linux.Mapping) []linux.Mapping {
 			return append(m, linux.Mapping{Start: 0x8000, End: 0x9000, Prot: r})
 		}},
 	} {

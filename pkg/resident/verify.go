@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/plural"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/launcher"
@@ -296,7 +297,7 @@ func (v *verifying) withLink(ctx context.Context, proc *linkstop.Process) error 
 		v.result.failf("the thread id's address is %#x instead of %#x", v.plan.Kernel.TIDAddr, ref.TIDAddr)
 	}
 	if v.rec.Bound > 0 && len(ref.Bound) == 0 {
-		v.result.failf("it cannot be compared: %d calls are bound in it ahead of their first time, and a process that binds all at once does not get to the stop point now", v.rec.Bound)
+		v.result.failf("it cannot be compared: it has bound %s in advance, and a process that binds all at once does not get to the stop point now", plural.Count(v.rec.Bound, "call"))
 		return nil
 	}
 	bound := map[uint64]uint64{}

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/plural"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
@@ -222,7 +223,7 @@ func (c *comparison) sameFiles() error {
 		covered -= in.end - in.start
 	}
 	if covered != 0 { // all of it is in the image, so something else is not there
-		return fmt.Errorf("%w: %d bytes of the image are not mapped", errLayout, -covered)
+		return fmt.Errorf("%w: not mapped of the image: %s", errLayout, plural.Count(-covered, "byte"))
 	}
 	return nil
 }
@@ -389,7 +390,7 @@ func (c *comparison) failures() []string {
 		all = append(all, w.Error())
 	}
 	if c.more > 0 {
-		all = append(all, fmt.Sprintf("and so are %d more words", c.more))
+		all = append(all, "and "+plural.Count(c.more, "word")+" more")
 	}
 	return all
 }

@@ -103,7 +103,7 @@ func TestCompareFailures(t *testing.T) {
 	}
 	c.word(0x4008, 1, 2)
 	f := c.failures()
-	if len(f) != maxShown+1 || !strings.Contains(f[maxShown], "4 more words") {
+	if len(f) != maxShown+1 || !strings.Contains(f[maxShown], "4 words more") {
 		t.Errorf("failures %q", f)
 	}
 	if want := "the word at 0x2000 (libx.so+0x6000) is 0x1 instead of 0x2"; f[0] != want {
