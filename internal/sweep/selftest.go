@@ -16,7 +16,7 @@ import (
 // /proc/uptime, may stand still.)
 const selfTestProgram = "/usr/bin/stat"
 
-var noisyArgs = []string{"--format=%.Z beside", "/proc/self", "/nowhere"}
+var noisyArgs = []string{"--format=%.Z beside", "/proc/self", "/proc/self/nowhere"}
 
 // check is one part of the self-test.
 type check struct {
