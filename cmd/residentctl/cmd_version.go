@@ -61,9 +61,15 @@ const (
 	useBuild         = "use scripts/build"
 )
 
-// moduleVersion is what the Go command found in version control when it built
-// residentctl.
+// version is set by scripts/build (go tool link, -X), to what scripts/version prints.
+var version string
+
+// moduleVersion is residentctl's version: of another build than that of scripts/build,
+// what the Go command knows of the module.
 func moduleVersion() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {
 		return "(unknown)"

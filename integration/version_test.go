@@ -1,0 +1,36 @@
+package integration
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// TestVersionIsSetAtBuild: what scripts/build makes says which sources it is of.
+func TestVersionIsSetAtBuild(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds residentctl")
+	}
+	if os.Getenv("RESIDENTCTL_TEST_BINARY") != "" {
+		t.Skip("RESIDENTCTL_TEST_BINARY may be of other sources")
+	}
+	script := exec.Command("scripts/version")
+	script.Dir = ".."
+	want, err := script.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	output, err := exec.Command(residentctl(t), "version", "--format", "json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct{ Residentctl string }
+	if err := json.Unmarshal(output, &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Residentctl != strings.TrimSpace(string(want)) {
+		t.Errorf("the version is %q, want %q", got.Residentctl, want)
+	}
+}
