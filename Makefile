@@ -1,0 +1,50 @@
+# The scripts do the work; this file is how they are called. Targets:
+#
+#   build            bin/residentctl
+#   test             set-up, all checks, all tests (root)
+#   test-short       the tests that need neither root nor much time
+#   lint             gofmt, vet, staticcheck, shellcheck
+#   generate         what is generated: the launcher and its plan.h
+#   check-generated  is what is generated that of the sources?
+#   fuzz             every fuzz target for ten seconds
+#   bench            how long starts take
+#   install          DESTDIR, PREFIX=/usr/local
+#   dist             an archive of the source, with its checksum
+
+PREFIX = /usr/local
+
+.PHONY: build test test-short lint generate check-generated fuzz bench install dist
+
+build:
+	scripts/build
+
+test:
+	scripts/test
+
+test-short:
+	go test -short ./...
+
+lint:
+	scripts/lint
+
+generate:
+	go generate ./...
+
+check-generated:
+	go test -count=1 -run '^Test(HeaderIsCurrent|SumIsOfTheseSources|CodeIsWhatTheSourcesGive|FrontHoldsTheSameCode)$$' ./pkg/plan/planheader ./pkg/launcher
+
+fuzz:
+	scripts/fuzz
+
+bench:
+	scripts/bench
+
+# Not built again: root installs what a user has built.
+bin/residentctl:
+	scripts/build
+
+install: bin/residentctl
+	install -D -m 755 bin/residentctl $(DESTDIR)$(PREFIX)/bin/residentctl
+
+dist:
+	scripts/dist
