@@ -14,7 +14,6 @@ import (
 
 func newAddCommand(g *globals) *cli.Command {
 	var opts resident.AddOptions
-	limit := memorySize(resident.DefaultMemoryLimit)
 	return &cli.Command{
 		Name:      "add",
 		Before:    outside,
@@ -55,10 +54,7 @@ the script. That one is made resident.`,
 				Name: "layouts", Value: 1, Destination: &opts.Layouts,
 				Usage: fmt.Sprintf("make `N` images at different addresses, of which a start takes one at random (at most %d)", resident.MaxLayouts),
 			},
-			&cli.GenericFlag{
-				Name: "memory-limit", Value: &limit, DefaultText: limit.String(),
-				Usage: "refuse a program that needs more than `SIZE` (512M, 2G) of memory of its own to be linked, or whose image takes more",
-			},
+			memoryLimitFlag(&opts.MemoryLimit),
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate +
@@ -74,7 +70,6 @@ the script. That one is made resident.`,
 			if opts.Layouts < 1 || opts.Layouts > resident.MaxLayouts {
 				return usagef("add", "--layouts must be from 1 to %d", resident.MaxLayouts)
 			}
-			opts.MemoryLimit = uint64(limit)
 			m, err := g.open(true)
 			if err != nil {
 				return err
@@ -91,6 +86,16 @@ func trustOwnerFlag(trust *bool) cli.Flag {
 	return &cli.BoolFlag{
 		Name: "trust-owner", Usage: "as root, also execute files that other users own or may change",
 		Destination: trust, DisableDefaultText: true,
+	}
+}
+
+// memoryLimitFlag is for the commands that make a program resident for the first time,
+// which the entry then remembers.
+func memoryLimitFlag(limit *uint64) cli.Flag {
+	byDefault := memorySize(resident.DefaultMemoryLimit)
+	return &cli.GenericFlag{
+		Name: "memory-limit", Value: (*memorySize)(limit), DefaultText: byDefault.String(),
+		Usage: "refuse a program that needs more than `SIZE` (512M, 2G) of memory of its own to be linked, or whose image takes more",
 	}
 }
 

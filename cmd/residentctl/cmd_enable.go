@@ -61,6 +61,7 @@ that looks there for its path. Linux 5.15 or newer is needed.`,
 				Destination: &opts.EvenIfSlower, DisableDefaultText: true,
 			},
 			trustOwnerFlag(&opts.TrustOwner),
+			memoryLimitFlag(&opts.MemoryLimit),
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate +

@@ -233,6 +233,9 @@ func printSummary(p *sections, i *resident.Inspection) {
 	if i.TrustOwner {
 		field("trusted", "root executes its files also where other users may change them")
 	}
+	if i.MemoryLimit != 0 {
+		field("memory limit", size(i.MemoryLimit))
+	}
 	field("created", i.Created.Local().Format("2006-01-02 15:04:05"))
 	field("by", fmt.Sprintf("CRIU %s on Linux %s", i.CRIU, i.Kernel))
 	field("contents", i.Digest)

@@ -19,8 +19,8 @@ func newRefreshCommand(g *globals) *cli.Command {
 		Description: `Makes the images anew that something has made stale, of all programs or of those
 that are named. With --all those that are current too: each gets new addresses,
 which is worth doing now and then (cron, a boot), since an image's addresses stay
-the same until then. Programs that run go on. Names, layouts
-and whether the owner is trusted (see add) stay as they were.
+the same until then. Programs that run go on. Names, layouts,
+the memory limit and whether the owner is trusted (see add) stay as they were.
 
 A program that is gone is left for gc.`,
 		Flags: []cli.Flag{

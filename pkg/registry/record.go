@@ -32,6 +32,9 @@ type Wish struct {
 	Layouts int      `json:"layouts,omitempty"` // that an image of it has; 0 is 1
 	// TrustOwner: root executes its files although other users may change them.
 	TrustOwner bool `json:"trust_owner,omitempty"`
+	// MemoryLimit is how many bytes of memory of its own the program may have when it is linked,
+	// and its image may take; 0 is the default.
+	MemoryLimit uint64 `json:"memory_limit,omitempty"`
 }
 
 // Image is what serves a wish, and what it was made of.

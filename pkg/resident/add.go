@@ -101,7 +101,6 @@ func (m *Manager) addPath(ctx context.Context, path string, opts AddOptions) (*A
 			return added, err
 		}
 	}
-	opts.MemoryLimit = cmp.Or(opts.MemoryLimit, DefaultMemoryLimit)
 	a := &adding{Manager: m, opts: opts, owners: ownersUnless(opts.TrustOwner)}
 	rec, err := a.makeResident(ctx, path)
 	if err != nil {
@@ -116,6 +115,11 @@ func (m *Manager) addCurrent(ctx context.Context, path string, opts AddOptions) 
 	rec, ok, err := m.current(path)
 	if err != nil || !ok || opts.Anew || opts.Layouts > max(rec.Layouts, 1) || opts.TrustOwner && !rec.TrustOwner {
 		return nil, err
+	}
+	if opts.MemoryLimit > cmp.Or(rec.MemoryLimit, DefaultMemoryLimit) {
+		if err := m.raiseLimit(ctx, &rec, opts.MemoryLimit); err != nil {
+			return nil, err
+		}
 	}
 	known := slices.Contains(rec.Names(), path)
 	if known && m.launchersAreCurrent(rec) {
@@ -344,7 +348,7 @@ func (a *adding) dump(ctx context.Context, l *layout) error {
 	if _, err := l.template.Reap(); err != nil {
 		return err
 	}
-	if err := withinLimit(l.dir, a.opts.MemoryLimit); err != nil {
+	if err := withinLimit(l.dir, cmp.Or(a.opts.MemoryLimit, DefaultMemoryLimit)); err != nil {
 		return err
 	}
 	if err := a.expose(l.deps); err != nil {
@@ -489,7 +493,9 @@ func (a *adding) record() (*registry.Record, error) {
 		return nil, err
 	}
 	rec := &registry.Record{
-		Wish: registry.Wish{Program: a.program.Path, Layouts: len(a.layouts), TrustOwner: a.opts.TrustOwner},
+		Wish: registry.Wish{
+			Program: a.program.Path, Layouts: len(a.layouts), TrustOwner: a.opts.TrustOwner, MemoryLimit: a.opts.MemoryLimit,
+		},
 		Image: registry.Image{
 			ID: a.id, Binary: first.deps.Program.ID, Digest: first.deps.Digest(), Deps: deps,
 			Kind: "linked", Created: time.Now(), CRIU: a.criu.String(), Kernel: first.deps.Kernel,

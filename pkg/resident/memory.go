@@ -1,6 +1,8 @@
 package resident
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -36,9 +38,26 @@ func withinLimit(dir string, limit uint64) error {
 	return nil
 }
 
-// limitOf is how much memory the program of an entry may have when its image is made
-// again. A record does not hold with what limit it was added, but an image that is large
-// was allowed to be: it may grow to twice its size.
-func limitOf(rec registry.Record) uint64 {
-	return max(DefaultMemoryLimit, 2*uint64(rec.ImageBytes)/uint64(max(rec.Layouts, 1)))
+// raiseLimit records a higher limit for an entry whose image is current: refresh and
+// verify go by it. An entry that is gone meanwhile, or has another image, is left to the
+// caller, who finds that out.
+func (m *Manager) raiseLimit(ctx context.Context, rec *registry.Record, limit uint64) error {
+	unlock, err := m.store.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	now, err := m.registry.Get(rec.ID)
+	if errors.Is(err, registry.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	now.MemoryLimit = limit
+	if _, err := m.registry.Put(now); err != nil {
+		return err
+	}
+	*rec = now
+	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/residentctl/residentctl/pkg/linkstop"
-	"github.com/residentctl/residentctl/pkg/registry"
 )
 
 // An image may be larger than what the template had of its own: other files count too.
@@ -33,24 +32,5 @@ func TestImageWithinLimit(t *testing.T) {
 	var refusal *linkstop.Refusal
 	if !errors.As(err, &refusal) || refusal.Reason != "its image takes 4 MiB, more than the limit of 3 MiB" || !strings.Contains(refusal.Hint, "--memory-limit") {
 		t.Errorf("got %v", err)
-	}
-}
-
-func TestLimitOf(t *testing.T) {
-	for _, tc := range []struct {
-		size    int64
-		layouts int
-		want    uint64
-	}{
-		{0, 0, DefaultMemoryLimit},
-		{128 << 20, 1, DefaultMemoryLimit},
-		{400 << 20, 1, 800 << 20},
-		{400 << 20, 4, DefaultMemoryLimit},
-		{1600 << 20, 4, 800 << 20},
-	} {
-		rec := registry.Record{Wish: registry.Wish{Layouts: tc.layouts}, Image: registry.Image{ImageBytes: tc.size}}
-		if got := limitOf(rec); got != tc.want {
-			t.Errorf("an image of %d bytes and %d layouts: %d, want %d", tc.size, tc.layouts, got, tc.want)
-		}
 	}
 }

@@ -33,9 +33,8 @@ type Refreshed struct {
 // Programs that are running go on; starts use the old image, or are normal ones,
 // until the new one has taken its place. It gives done one result for each
 // entry, and goes on after a failure; the error is of entries that could not be
-// read. The names, the number of layouts, that an entry was wanted although it is
-// slower and that its owner is trusted stay. A program may have as much memory as by
-// default, or twice what its image takes if that is more.
+// read. The names, the number of layouts, the memory limit, that an entry was wanted
+// although it is slower and that its owner is trusted stay.
 func (m *Manager) Refresh(ctx context.Context, opts RefreshOptions, done func(Refreshed)) error {
 	records, err := m.refreshable(opts.Queries)
 	for _, rec := range records {
@@ -86,7 +85,7 @@ func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts Refresh
 	}
 	added, err := m.Add(ctx, rec.Program, AddOptions{
 		EvenIfSlower: rec.Timing != nil && !faster(rec.Timing),
-		Layouts:      rec.Layouts, MemoryLimit: limitOf(rec), Anew: true, Step: opts.Step,
+		Layouts:      rec.Layouts, MemoryLimit: rec.MemoryLimit, Anew: true, Step: opts.Step,
 		TrustOwner: rec.TrustOwner || opts.TrustOwner,
 	})
 	if err != nil {
@@ -95,7 +94,7 @@ func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts Refresh
 	}
 	r.Record = added.Record
 	for _, name := range rec.Names()[1:] {
-		if named, err := m.Add(ctx, name, AddOptions{Step: opts.Step, TrustOwner: r.Record.TrustOwner}); err == nil {
+		if named, err := m.Add(ctx, name, AddOptions{Step: opts.Step, TrustOwner: r.Record.TrustOwner, MemoryLimit: r.Record.MemoryLimit}); err == nil {
 			r.Record = named.Record
 		}
 	}

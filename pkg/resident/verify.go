@@ -278,7 +278,7 @@ func (v *verifying) withLink(ctx context.Context, proc *linkstop.Process) error 
 		VDSO:      linux.PageRange{Start: v.plan.VDSO.Addr, End: v.plan.VDSO.Addr + v.plan.VDSO.Len},
 		StartCode: mm.StartCode, EndCode: mm.EndCode, StartData: mm.StartData, EndData: mm.EndData,
 		StartBrk: mm.StartBrk, Brk: mm.StartBrk,
-		Memory: limitOf(v.rec),
+		Memory: v.rec.MemoryLimit,
 	}
 	for _, a := range v.image.VMAs {
 		if !kernels(v.image.VMAs, a.Start) {
