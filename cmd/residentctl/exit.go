@@ -98,6 +98,7 @@ var meanings = []meaning{
 	{of: isA[*criuwrap.ErrTooOld], code: exitSystem, hint: noCRIU},
 	{of: isA[*criuwrap.Error], code: exitSystem, otherwise: criuDoubt},
 	{of: isA[*criuwrap.ErrNoCapability], code: exitSystem, otherwise: criuDoubt},
+	{of: isA[*criuwrap.OwnerError], code: exitSystem, otherwise: criuDoubt},
 	{of: is(registry.ErrNotFound), code: exitFailed, hint: "`residentctl list` shows what is resident"},
 	{of: is(registry.ErrAmbiguous), code: exitFailed, hint: "give more digits of the id, or the program's absolute path"},
 	{of: isA[*storeError], code: exitStore},

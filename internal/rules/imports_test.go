@@ -19,6 +19,7 @@ var layers = [][]string{
 	{"pkg/launcher"},
 	{"pkg/plan", "pkg/plan/planheader", "pkg/elfinfo"},
 	{"internal/unchanged", "internal/seeded"}, // of tests only
+	{"internal/owners"},
 	{"internal/linux", "internal/descriptors", "internal/plural"},
 }
 

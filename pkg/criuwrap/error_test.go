@@ -139,6 +139,48 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestRootExecutesNoCRIUThatOthersMayChange: the environment may be another user's, and
+// what it names is not even asked for its version.
+func TestRootExecutesNoCRIUThatOthersMayChange(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	const user = 61005
+	for _, tc := range []struct {
+		name    string
+		variant func(criu string) error // makes it another user's
+		ok      bool
+	}{
+		{"root's", func(string) error { return nil }, true},
+		{"another user's", func(criu string) error { return os.Chown(criu, user, user) }, false},
+		{"another user's directory", func(criu string) error { return os.Chown(filepath.Dir(criu), user, user) }, false},
+		{"writable by all", func(criu string) error { return os.Chmod(criu, 0o777) }, false},
+	} {
+		for _, variable := range []string{PathVariable, "PATH"} {
+			t.Run(tc.name+" in "+variable, func(t *testing.T) {
+				criu, ran := fakeCRIU(t, "Version: 4.1"), filepath.Join(t.TempDir(), "ran")
+				if err := os.WriteFile(criu, []byte("#!/bin/sh\n: >'"+ran+"'\necho Version: 4.1\n"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := tc.variant(criu); err != nil {
+					t.Fatal(err)
+				}
+				t.Setenv(PathVariable, "")
+				t.Setenv(variable, map[string]string{PathVariable: criu, "PATH": filepath.Dir(criu)}[variable])
+				found, err := Find()
+				_, missing := os.Stat(ran)
+				if executed := missing == nil; executed != tc.ok || (found == criu) != tc.ok {
+					t.Errorf("found %q (%v), executed: %v", found, err, executed)
+				}
+				var refused *OwnerError
+				if !tc.ok && variable == PathVariable && (!errors.As(err, &refused) || refused.Path != criu || !strings.Contains(refused.Hint(), PathVariable)) {
+					t.Errorf("Find: %v", err)
+				}
+			})
+		}
+	}
+}
+
 func TestReleaseLess(t *testing.T) {
 	ascending := []Release{{3, 19, 0}, {4, 0, 9}, {4, 1, 0}, {4, 1, 1}, {4, 2, 0}, {5, 0, 0}}
 	for i, a := range ascending {

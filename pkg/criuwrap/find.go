@@ -10,7 +10,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/residentctl/residentctl/internal/owners"
 )
 
 // PathVariable names the environment variable with the path of the CRIU to use.
@@ -38,6 +41,15 @@ func (e *ErrTooOld) Error() string {
 	return fmt.Sprintf("%s is version %v, and %v or newer is needed", e.Path, e.Version, Minimum)
 }
 
+// An OwnerError refuses to execute as root a CRIU that another user may change: the
+// environment, which a user's may be (sudo -E), must not choose what root executes.
+type OwnerError struct{ *owners.Refusal }
+
+// Hint says what can be done about it.
+func (e *OwnerError) Hint() string {
+	return fmt.Sprintf("name a CRIU that only root can change in %s; if %[2]s is to be trusted: chown root %[2]s and chmod go-w %[2]s", PathVariable, e.At)
+}
+
 // Release is CRIU's version number.
 type Release struct{ Major, Minor, Sublevel int }
 
@@ -61,8 +73,9 @@ func (r Release) Less(o Release) bool {
 
 // Find returns the path of the first criu that is at least Minimum: the one
 // that PathVariable names, else one in PATH, /usr/local/sbin or /usr/sbin, which
-// are not in an ordinary user's PATH on Debian. Its error is ErrNoCRIU or an
-// *ErrTooOld, or tells why the only one there did not run.
+// are not in an ordinary user's PATH on Debian. Root executes, and finds, only one
+// that root alone can change. Its error is ErrNoCRIU, an *ErrTooOld or an *OwnerError,
+// or says why the only one there did not run.
 func Find() (string, error) {
 	candidates := []string{os.Getenv(PathVariable)}
 	if candidates[0] == "" {
@@ -71,14 +84,12 @@ func Find() (string, error) {
 			candidates = append([]string{path}, candidates...)
 		}
 	}
+	rule := owners.New()
 	var first error
-	for _, path := range candidates {
-		v, err := Version(path)
-		if err == nil && v.Less(Minimum) {
-			err = &ErrTooOld{Path: path, Version: v}
-		}
+	for _, candidate := range candidates {
+		path, err := try(candidate, rule)
 		if err == nil {
-			return filepath.Abs(path)
+			return path, nil
 		}
 		// A program that is there and won't do tells more than one that
 		// is not there.
@@ -87,6 +98,33 @@ func Find() (string, error) {
 		}
 	}
 	return "", first
+}
+
+// try returns the absolute path of a candidate of Find's that will do. Nothing of one
+// that the rule refuses is executed.
+func try(candidate string, rule *owners.Rule) (path string, err error) {
+	if !strings.ContainsRune(candidate, '/') {
+		if candidate, err = exec.LookPath(candidate); err != nil {
+			return "", fmt.Errorf("%w (%v)", ErrNoCRIU, err)
+		}
+	}
+	if path, err = filepath.Abs(candidate); err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("%w (looked for %s)", ErrNoCRIU, path)
+	}
+	var refused *owners.Refusal
+	if _, err := rule.Check(path); errors.As(err, &refused) {
+		return "", &OwnerError{refused}
+	} else if err != nil {
+		return "", err
+	}
+	v, err := Version(path)
+	if err == nil && v.Less(Minimum) {
+		err = &ErrTooOld{Path: path, Version: v}
+	}
+	return path, err
 }
 
 // Source: print_version in CRIU's crtools.c. A build from git adds a line with

@@ -54,6 +54,10 @@ func (c *checker) criu(ctx context.Context) (path string, ok bool) {
 		if _, missing := os.Stat(os.DevNull); missing != nil {
 			get = os.DevNull + " is missing: mount /dev, or make it with mknod(1)"
 		}
+		var refused *criuwrap.OwnerError
+		if errors.As(err, &refused) {
+			get = refused.Hint()
+		}
 		c.fault(AreaCRIU, "program", err.Error(), get)
 		return "", false
 	}

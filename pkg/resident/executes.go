@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/owners"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 )
 
@@ -83,8 +84,8 @@ func (o *ownerRule) allowOpened(path, opened string) error {
 
 // ownersUnless returns the rule about owners, or nil where they are trusted.
 func ownersUnless(trusted bool) *ownerRule {
-	if trusted {
-		return nil
+	if rule := owners.New(); rule != nil && !trusted {
+		return &ownerRule{rule}
 	}
-	return newOwnerRule()
+	return nil
 }

@@ -1,7 +1,6 @@
 package resident
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -94,7 +93,7 @@ func (a *adding) time(ctx context.Context, l *layout, launcherFile string, least
 	took, err := linkstop.TimeStarts(ctx, launcherFile, []linkstop.TimedStart{
 		{Path: a.program.Path, Until: l.template.Linked(), Filtered: true},
 		{Path: launcherFile, Until: linkstop.At(plan.Nowhere)},
-	}, linkstop.TimeOptions{Rounds: timedStarts, Least: least, Budget: budget, Memory: cmp.Or(a.opts.MemoryLimit, DefaultMemoryLimit)})
+	}, linkstop.TimeOptions{Rounds: timedStarts, Least: least, Budget: budget, Memory: a.opts.MemoryLimit})
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package resident
+package owners
 
 import (
 	"encoding/binary"
@@ -126,12 +126,12 @@ func TestOnlyRootMayChange(t *testing.T) {
 		{"users", "users", "belongs to user 61005"},
 	} {
 		for _, round := range []string{"first", "again"} { // directories that passed are remembered
-			o := &ownerRule{groups: testGroups, passed: map[string]string{}}
+			o := &Rule{groups: testGroups, passed: map[string]string{}}
 			if round == "again" {
-				_, _ = o.check(in(tc.path))
+				_, _ = o.Check(in(tc.path))
 			}
-			id, err := o.check(in(tc.path))
-			var refused *OwnerError
+			id, err := o.Check(in(tc.path))
+			var refused *Refusal
 			switch errors.As(err, &refused); {
 			case err == nil && tc.at == "":
 				var st unix.Stat_t
@@ -147,10 +147,10 @@ func TestOnlyRootMayChange(t *testing.T) {
 	}
 
 	// What one path has shown does not let another pass.
-	o := &ownerRule{groups: testGroups, passed: map[string]string{}}
+	o := &Rule{groups: testGroups, passed: map[string]string{}}
 	for path, refused := range map[string]bool{"roots/file": false, "roots/users": true, "sticky/file": false, "sticky/missing": true} {
 		for range 2 {
-			if _, err := o.check(in(path)); (err != nil) != refused {
+			if _, err := o.Check(in(path)); (err != nil) != refused {
 				t.Errorf("%s: %v", path, err)
 			}
 		}
