@@ -14,6 +14,7 @@ import (
 	"github.com/residentctl/residentctl/pkg/elfinfo"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/linkstop"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/resident"
 	"github.com/residentctl/residentctl/pkg/store"
@@ -50,7 +51,7 @@ var diagnoses = []struct {
 	{"CRIU may not", &criuwrap.Error{Op: "dump", Errno: syscall.EPERM}, exitSystem, "CRIU"},
 	{"CRIU's images are other ones", &resident.FormatError{Err: criuwrap.ErrUnsupported}, exitSystem, "another version"},
 	{"the template is gone", &criuwrap.Error{Op: "dump", Errno: syscall.ESRCH}, exitSystem, "try again"},
-	{"killed meanwhile", fmt.Errorf("detach: %w", &linkstop.EndedError{}), exitFailed, "try again"},
+	{"killed meanwhile", fmt.Errorf("detach: %w", &ptrace.EndedError{}), exitFailed, "try again"},
 	{"no more processes", fmt.Errorf("execute /p: %w", syscall.EAGAIN), exitSystem, "ulimit -u"},
 	{"no more processes for a command", &fs.PathError{Op: "fork/exec", Path: "/p", Err: syscall.EAGAIN}, exitSystem, "ulimit -u"},
 	{"a leased file", &fs.PathError{Op: "open", Path: "/p", Err: syscall.EAGAIN}, exitFailed, "lease"},

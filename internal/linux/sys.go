@@ -60,3 +60,11 @@ func CoarseNow() (int64, error) {
 	}
 	return time.Unix(ts.Unix()).UnixNano(), nil
 }
+
+// StatusText says how a process ended.
+func StatusText(ws unix.WaitStatus) string {
+	if ws.Signaled() {
+		return "killed by " + unix.SignalName(ws.Signal())
+	}
+	return fmt.Sprintf("exit status %d", ws.ExitStatus())
+}

@@ -1,7 +1,10 @@
 package rules
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -15,10 +18,10 @@ var layers = [][]string{
 	{"cmd/residentctl", "internal/sweep"},
 	{"pkg/resident", "pkg/intercept"},
 	{"pkg/registry", "pkg/store", "pkg/criuwrap", "pkg/linkstop", "pkg/launcher/front", "pkg/binfmt"},
-	{"pkg/fingerprint"},
+	{"pkg/fingerprint", "pkg/ptrace"},
 	{"pkg/launcher"},
 	{"pkg/plan", "pkg/plan/planheader", "pkg/elfinfo"},
-	{"internal/unchanged", "internal/seeded"}, // of tests only
+	{"internal/unchanged", "internal/seeded", "internal/fixture"}, // of tests only
 	{"internal/owners"},
 	{"internal/linux", "internal/descriptors", "internal/plural"},
 }
@@ -56,6 +59,33 @@ func TestImports(t *testing.T) {
 	}
 	if seen < len(layers) {
 		t.Errorf("only %d packages were found", seen)
+	}
+}
+
+// tracing is what x/sys/unix and syscall have of ptrace(2).
+var tracing = regexp.MustCompile(`\b(unix|syscall)\.(Ptrace|PTRACE_|SYS_PTRACE)`)
+
+// Only pkg/ptrace stops processes; others use it.
+func TestOnlyPtraceTraces(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .GoFiles}} {{$.Dir}}/{{.}}{{end}}`, module+"...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		pkg := strings.TrimPrefix(words[0], module)
+		if pkg == "pkg/ptrace" || pkg == "internal/linux" {
+			continue
+		}
+		for _, file := range words[1:] {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if what := tracing.Find(text); what != nil {
+				t.Errorf("%s uses %s…; only pkg/ptrace may", filepath.Base(file)+" of "+pkg, what)
+			}
+		}
 	}
 }
 

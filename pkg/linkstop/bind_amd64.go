@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 // bindTimeout is how long a binder may take. ffmpeg's needs 0.2 s. It is a variable
@@ -26,13 +27,13 @@ var bindTimeout = 5 * time.Second
 // makeTwin does, with LD_BIND_NOW in the clone's environment: its dynamic linker
 // looks up at once what it otherwise binds lazily, at the first call (ld.so(8)).
 // Where there can be no such process it is 0.
-func (t *tracer) makeBinder(pid int, insn uint64, s InitialStack, auxv linux.Auxv, block []byte, limit uint64) (int, error) {
+func makeBinder(t *ptrace.Tracer, pid int, insn uint64, s linux.InitialStack, auxv linux.Auxv, block []byte, limit uint64) (int, error) {
 	stack, moved, err := anotherStack(s, auxv, block, "", "LD_BIND_NOW=1")
 	if err != nil {
 		return 0, err
 	}
-	binder, err := t.makeTwin(pid, insn, moved.SP, stack, limit)
-	var ended *EndedError
+	binder, err := makeTwin(t, pid, insn, moved.SP, stack, limit)
+	var ended *ptrace.EndedError
 	if err != nil && !errors.As(err, &ended) {
 		return 0, nil
 	}
@@ -51,25 +52,25 @@ type Call struct {
 // may never be called. The recorder sees to it that a resolver of a library's, which
 // the program itself may never call, does nothing that lasts: at the first call of the
 // kernel that is not a dynamic linker's the binder is given up.
-func (t *tracer) runBinder(pid, binder int, stop uint64, soft bool, maps []linux.Mapping, p *placer) []Call {
+func runBinder(t *ptrace.Tracer, pid, binder int, stop uint64, soft bool, maps []linux.Mapping, p *placer) []Call {
 	b := newBinding(maps)
 	if len(b.tables) == 0 {
-		t.discard(binder)
+		t.Discard(binder)
 		return nil
 	}
 	// A crash of it is nobody's business (core(5): with 1 neither a file nor a pipe gets
 	// a dump).
 	_ = unix.Prlimit(binder, unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1, Max: 1}, nil)
-	defer t.killAfter(binder, bindTimeout)()
-	at, err := setBreakpoint(binder, stop, soft)
+	defer t.KillAfter(binder, bindTimeout)()
+	at, err := ptrace.SetBreakpoint(binder, stop, soft)
 	if err == nil {
 		err = (&recorder{pid: binder, placer: p}).run(t, at)
 	}
-	var ended *EndedError
+	var ended *ptrace.EndedError
 	if errors.As(err, &ended) {
 		return nil // and reaped
 	}
-	defer t.discard(binder)
+	defer t.Discard(binder)
 	if err != nil {
 		return nil
 	}

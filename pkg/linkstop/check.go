@@ -7,15 +7,16 @@ import (
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 // arrive removes the breakpoint at which a process stands, checks what must be
 // true at the stop point, and completes its side of the comparison.
-func (t *Template) arrive(s *side, b *breakpoint) (regs unix.PtraceRegs, err error) {
-	if err := unix.PtraceGetRegs(s.pid, &regs); err != nil {
-		return regs, t.tracer.gone(s.pid, err)
+func (t *Template) arrive(s *side, b *ptrace.Breakpoint) (regs ptrace.Regs, err error) {
+	if regs, err = t.tracer.Regs(s.pid); err != nil {
+		return regs, err
 	}
-	if err := b.remove(&regs); err != nil {
+	if err := b.Remove(&regs); err != nil {
 		return regs, fmt.Errorf("remove the breakpoint: %w", err)
 	}
 	status, err := readStatus(s.pid)
@@ -41,7 +42,7 @@ func (t *Template) arrive(s *side, b *breakpoint) (regs unix.PtraceRegs, err err
 // initial stack at sp, what /proc says of it, and r_state of its struct r_debug (0,
 // RT_CONSISTENT, if it has none). Code that runs before the stop point may have left
 // anything behind.
-func (t *Template) arrived(regs *unix.PtraceRegs, sp uint64, status status, state uint32) error {
+func (t *Template) arrived(regs *ptrace.Regs, sp uint64, status status, state uint32) error {
 	switch {
 	case regs.Rip != t.Stop.Addr:
 		return fmt.Errorf("stopped at %#x instead of %#x", regs.Rip, t.Stop.Addr)

@@ -13,14 +13,14 @@ import (
 type side struct {
 	pid      int
 	maps     []linux.Mapping
-	stack    InitialStack
+	stack    linux.InitialStack
 	stackLow uint64 // where the stack's mapping starts
 	values   [plan.FixKinds]uint64
 }
 
 // newSide describes a process; random are its AT_RANDOM bytes, limit its soft
 // RLIMIT_STACK.
-func newSide(pid int, stack InitialStack, random []byte, limit uint64) side {
+func newSide(pid int, stack linux.InitialStack, random []byte, limit uint64) side {
 	return side{pid: pid, stack: stack, values: fixupValues(pid, stack, random, limit)}
 }
 

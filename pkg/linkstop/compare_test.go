@@ -13,7 +13,7 @@ import (
 // synthetic is a comparison of two processes that never were.
 func synthetic() *comparison {
 	mk := func(base uint64, pid int, argc uint64, random string, limit uint64) side {
-		s := newSide(pid, InitialStack{
+		s := newSide(pid, linux.InitialStack{
 			SP: base, Argc: argc, Argv: base + 8, Envp: base + 16 + 8*argc, Auxv: base + 0x40 + 8*argc,
 			Platform: base + 0x309, Random: base + 0x2f9, Execfn: base + 0xff0, End: base + 0x1000,
 		}, []byte(random), limit)

@@ -17,13 +17,13 @@
 // dynamic linker jumps there before any constructor (ldso/dynlink.c, __dls3),
 // whereas glibc's has by then run the libraries'.
 //
-// The flow is Template.stop, one list. Every ptrace call is made by one OS
-// thread (tracer), which outlives the template, and every error path kills and
-// reaps all processes.
+// The flow is Template.stop, one list. Processes are stopped by package ptrace: one
+// OS thread (ptrace.Tracer) makes every call and outlives the template, and every
+// error path kills and reaps all processes.
 //
 // The template runs with an empty environment (the binder with LD_BIND_NOW): of an
 // environment glibc's dynamic linker reads LD_*, GLIBC_TUNABLES and MALLOC_*, musl's LD_*, and with
 // any of those set a program is not started from an image anyway.
 //
-// It needs Linux 5.9 (close_range; PTRACE_GET_SYSCALL_INFO is 5.3).
+// It needs Linux 5.9 (close_range).
 package linkstop

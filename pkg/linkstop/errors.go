@@ -8,25 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 // ErrUnknownLinker is wrapped by the Refusal of a program whose dynamic linker
 // starts with code that is neither glibc's nor musl's.
 var ErrUnknownLinker = errors.New("unknown entry code")
 
-// ErrStartedNormally is what StartAt answers when the process called execve
-// instead of coming to the address: a launcher's fallback.
-var ErrStartedNormally = errors.New("it started the program normally instead")
-
-// A Refusal says why a program that runs well cannot become an image.
-type Refusal struct {
-	Reason string
-	Hint   string // what its user can do about it, or ""
-	Err    error  // ErrUnknownLinker, *ProcessWordError, or nil
-}
-
-func (r *Refusal) Error() string { return r.Reason }
-func (r *Refusal) Unwrap() error { return r.Err }
+// A Refusal says why a program that runs well cannot become an image. Its Err is
+// ErrUnknownLinker, a *ProcessWordError, or nil.
+type Refusal = ptrace.Refusal
 
 // refusef is a Refusal without a hint.
 func refusef(format string, args ...any) error {
@@ -60,9 +51,9 @@ type LinkError struct {
 
 func (e *LinkError) Error() string {
 	if e.Message == "" {
-		return fmt.Sprintf("%s ended before it was linked (%s)", e.Path, statusText(e.Status))
+		return fmt.Sprintf("%s ended before it was linked (%s)", e.Path, linux.StatusText(e.Status))
 	}
-	return fmt.Sprintf("the dynamic linker gave up on %s (%s): %s", e.Path, statusText(e.Status), e.Message)
+	return fmt.Sprintf("the dynamic linker gave up on %s (%s): %s", e.Path, linux.StatusText(e.Status), e.Message)
 }
 
 // Hint says what a person can do about it.
@@ -72,7 +63,7 @@ func (e *LinkError) Hint() string { return "it does not start without residentct
 // dynamic linker had to say. SIGKILL is others' doing: no process comes to send it
 // to itself (plainCalls).
 func linkError(path string, message []byte, err error) error {
-	var ended *EndedError
+	var ended *ptrace.EndedError
 	if errors.As(err, &ended) && ended.Status.Signal() != unix.SIGKILL {
 		return &LinkError{Path: path, Status: ended.Status, Message: strings.TrimSpace(string(message))}
 	}
@@ -82,10 +73,10 @@ func linkError(path string, message []byte, err error) error {
 // twinError is the error of a twin, whose template came to its stop point.
 func twinError(err error) error {
 	var refusal *Refusal
-	var ended *EndedError
+	var ended *ptrace.EndedError
 	what := err.Error()
 	switch {
-	case errors.Is(err, ErrStartedNormally):
+	case errors.Is(err, ptrace.ErrStartedNormally):
 		what = "it executed another program"
 	case !errors.As(err, &refusal) && !errors.As(err, &ended):
 		return fmt.Errorf("the twin: %w", err)
@@ -94,22 +85,4 @@ func twinError(err error) error {
 		Reason: "it is not linked alike in each process; of the second one: " + what,
 		Hint:   "try again; if that does not help there is nothing to be done: it starts normally, as before",
 	}
-}
-
-// statusText says how a process ended.
-func statusText(ws unix.WaitStatus) string {
-	if ws.Signaled() {
-		return "killed by " + unix.SignalName(ws.Signal())
-	}
-	return fmt.Sprintf("exit status %d", ws.ExitStatus())
-}
-
-// An EndedError says that a process ended while it was traced.
-type EndedError struct{ Status unix.WaitStatus }
-
-func (e *EndedError) Error() string { return "it ended (" + statusText(e.Status) + ")" }
-
-// Hint says what a person can do about it.
-func (e *EndedError) Hint() string {
-	return "somebody may have killed it, or the kernel for want of memory (see dmesg); try again"
 }

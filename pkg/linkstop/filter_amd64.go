@@ -1,12 +1,9 @@
 package linkstop
 
 import (
-	"encoding/binary"
-	"fmt"
-
 	"golang.org/x/sys/unix"
 
-	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 // A condition of a filtered call: the lower half of an argument, masked, is compared
@@ -116,52 +113,11 @@ func filterProgram() []unix.SockFilter {
 	return append(program, stop)
 }
 
-// filter has a process that stands at an exec stop, or was cloned from one there, stop
-// before each system call that a recorder might refuse: runTo looks at those. Its stack
-// pointer is sp, and insn the address of a SYSCALL instruction. The filter stays over an
-// exec. Unlike under a recorder the process stops for no other call and runs at its own
-// pace: between the medians of 60 starts of perl with and without it was no difference.
-//
-// It gains no privileges any more (PR_SET_NO_NEW_PRIVS), without which only root may
-// set a filter; programs that would gain some are refused before.
-func (t *tracer) filter(pid int, insn, sp uint64) error {
-	at := (sp - 8192) &^ 63 // nothing but zeros is below a fresh stack pointer
-	program := filterProgram()
-	var code []byte
-	for _, f := range program {
-		code = binary.LittleEndian.AppendUint16(code, f.Code)
-		code = append(code, f.Jt, f.Jf)
-		code = binary.LittleEndian.AppendUint32(code, f.K)
-	}
-	// struct sock_fprog (include/uapi/linux/filter.h)
-	arg := binary.LittleEndian.AppendUint64(nil, uint64(len(program)))
-	arg = binary.LittleEndian.AppendUint64(arg, at+16)
-	arg = append(arg, code...)
-	err := linux.WriteMem(pid, at, arg)
-	if err == nil {
-		_, err = t.inject(pid, insn, unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-	}
-	if err == nil {
-		// Else kernels before 5.16 slow the process down (spec_store_bypass_disable=seccomp).
-		_, err = t.inject(pid, insn, unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, at)
-	}
-	if err == nil {
-		err = linux.WriteMem(pid, at, make([]byte, len(arg)))
-	}
-	if err == nil {
-		err = unix.PtraceSetOptions(pid, traceOptions|unix.PTRACE_O_TRACESECCOMP)
-	}
-	if err != nil {
-		return fmt.Errorf("filter the system calls of process %d: %w", pid, err)
-	}
-	return nil
-}
-
-// filtered looks at a call before which a filter has stopped a process.
-func (t *tracer) filtered(pid int) error {
-	info, err := getSyscallInfo(pid)
-	if err != nil {
-		return t.gone(pid, err)
-	}
-	return (&recorder{pid: pid}).onEntry(info)
+// filter has a process stop before each system call that a recorder might refuse, and
+// RunTo ask the recorder about those: see ptrace.Tracer.Filter. Programs that would gain
+// privileges, which one with a filter does not, are refused before.
+func filter(t *ptrace.Tracer, pid int, insn, sp uint64) error {
+	return t.Filter(pid, insn, sp, filterProgram(), func(pid int, call ptrace.SyscallInfo) error {
+		return (&recorder{pid: pid}).onEntry(call)
+	})
 }

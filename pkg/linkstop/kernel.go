@@ -15,6 +15,7 @@ import (
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/plural"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 // A KernelFeature is something that making or starting an image needs of the
@@ -66,11 +67,11 @@ func ProbeKernel(ctx context.Context, path string) []KernelFeature {
 
 // A guinea is a process at its exec stop that something is tried out in.
 type guinea struct {
-	*tracer
+	*ptrace.Tracer
 	pid     int
 	insn    uint64 // a SYSCALL instruction that is not the vDSO's
 	maps    []linux.Mapping
-	regs    unix.PtraceRegs
+	regs    ptrace.Regs
 	scratch uint64 // an address on the stack with a page of nothing below the stack pointer
 }
 
@@ -78,19 +79,15 @@ func inGuinea(ctx context.Context, path string, try func(*guinea) (string, error
 	const timeout = 10 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	g := &guinea{tracer: newTracer()}
-	defer g.end()
-	defer context.AfterFunc(ctx, g.kill)()
-	err = g.do(func() error {
+	g := &guinea{Tracer: ptrace.NewTracer()}
+	defer g.End()
+	err = g.Run(ctx, func() error {
 		if err := g.begin(path); err != nil {
 			return err
 		}
 		detail, err = try(g)
 		return err
 	})
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
 	return detail, err
 }
 
@@ -102,10 +99,10 @@ func (g *guinea) begin(path string) (err error) {
 	}
 	defer null.Close()
 	fd := null.Fd()
-	if g.pid, err = g.start(path, []string{path}, nil, "/", [3]uintptr{fd, fd, fd}); err != nil {
+	if g.pid, err = g.Start(path, []string{path}, nil, "/", [3]uintptr{fd, fd, fd}); err != nil {
 		return err
 	}
-	if g.regs, err = g.regs64(g.pid); err != nil {
+	if g.regs, err = g.Regs64(g.pid); err != nil {
 		return err
 	}
 	if g.maps, err = linux.ReadMaps(g.pid); err != nil {
@@ -118,13 +115,13 @@ func (g *guinea) begin(path string) (err error) {
 		}
 	}
 	g.scratch = (g.regs.Rsp - 4096) &^ 63
-	g.insn, err = findSyscall(g.pid, files)
+	g.insn, err = ptrace.FindSyscall(g.pid, files)
 	return err
 }
 
 // call makes a system call in the process.
 func (g *guinea) call(nr uint64, args ...uint64) (uint64, error) {
-	return g.inject(g.pid, g.insn, nr, args...)
+	return g.Inject(g.pid, g.insn, nr, args...)
 }
 
 func (g *guinea) ptraced() (string, error) {
@@ -136,11 +133,11 @@ func (g *guinea) ptraced() (string, error) {
 }
 
 func (g *guinea) breakpoint() (string, error) {
-	return "a child stopped at one", g.tryDebugRegister(g.pid)
+	return "a child stopped at one", g.TryDebugRegister(g.pid)
 }
 
 func (g *guinea) filters() (string, error) {
-	return "a child made one for itself", g.filter(g.pid, g.insn, g.regs.Rsp)
+	return "a child made one for itself", filter(g.Tracer, g.pid, g.insn, g.regs.Rsp)
 }
 
 func (g *guinea) closeRange() (string, error) {
@@ -201,7 +198,7 @@ func (g *guinea) rseq() (string, error) {
 	if _, err := g.call(unix.SYS_RSEQ, g.scratch, size, 0, signature); err != nil {
 		return "", err
 	}
-	c, err := getRseq(g.pid)
+	c, err := ptrace.Rseq(g.pid)
 	if err == nil && c.Addr != g.scratch {
 		err = errors.New("ptrace does not show its registration (requires Linux 5.13)")
 	}

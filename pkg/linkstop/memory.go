@@ -54,15 +54,15 @@ func checkMemory(pid int, memory uint64) error {
 // have got it. It is told what a call gave.
 func (r *recorder) onMemory(result int64) error {
 	wanted, e := uint64(0), &r.entry
-	switch nr, failed := e.nr(), unix.Errno(-result) == unix.ENOMEM; {
+	switch nr, failed := e.Number(), unix.Errno(-result) == unix.ENOMEM; {
 	case r.memory == 0:
 		return nil
-	case nr == unix.SYS_MMAP && failed && e.arg(2)&unix.PROT_WRITE != 0, nr == unix.SYS_MPROTECT && failed && e.arg(2)&unix.PROT_WRITE != 0:
-		wanted = e.arg(1)
-	case nr == unix.SYS_MREMAP && failed && e.arg(2) > e.arg(1):
-		wanted = e.arg(2) - e.arg(1)
-	case nr == unix.SYS_BRK && e.arg(0) > uint64(result): // brk(2) gives what it has left as it is
-		wanted = e.arg(0) - uint64(result)
+	case nr == unix.SYS_MMAP && failed && e.Arg(2)&unix.PROT_WRITE != 0, nr == unix.SYS_MPROTECT && failed && e.Arg(2)&unix.PROT_WRITE != 0:
+		wanted = e.Arg(1)
+	case nr == unix.SYS_MREMAP && failed && e.Arg(2) > e.Arg(1):
+		wanted = e.Arg(2) - e.Arg(1)
+	case nr == unix.SYS_BRK && e.Arg(0) > uint64(result): // brk(2) gives what it has left as it is
+		wanted = e.Arg(0) - uint64(result)
 	default:
 		return nil
 	}

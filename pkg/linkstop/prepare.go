@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 // A firstStop is a process at its first exec stop, in which system calls can
@@ -15,7 +16,7 @@ import (
 type firstStop struct {
 	pid   int
 	insn  uint64 // the address of a SYSCALL instruction
-	stack InitialStack
+	stack linux.InitialStack
 	soft  bool // breakpoints have to be INT3s
 }
 
@@ -25,17 +26,17 @@ const preservedArgv0 = 1
 
 // startClean executes path with nothing of ours but the three standard
 // descriptors, and refuses what is not worth going on with.
-func (t *tracer) startClean(path string) (f firstStop, err error) {
+func startClean(t *ptrace.Tracer, path string) (f firstStop, err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return f, err
 	}
 	defer null.Close()
 	fd := null.Fd()
-	if f.pid, err = t.start(path, []string{path}, nil, "/", [3]uintptr{fd, fd, fd}); err != nil {
+	if f.pid, err = t.Start(path, []string{path}, nil, "/", [3]uintptr{fd, fd, fd}); err != nil {
 		return f, err
 	}
-	regs, err := t.regs64(f.pid)
+	regs, err := t.Regs64(f.pid)
 	if err != nil {
 		return f, err
 	}
@@ -43,7 +44,7 @@ func (t *tracer) startClean(path string) (f firstStop, err error) {
 	if err != nil {
 		return f, err
 	}
-	stack, auxv, _, err := readStack(f.pid, regs.Rsp, maps)
+	stack, auxv, _, err := linux.ReadStack(f.pid, regs.Rsp, maps)
 	if err != nil {
 		return f, err
 	}
@@ -67,17 +68,17 @@ func (t *tracer) startClean(path string) (f firstStop, err error) {
 		}
 	}
 	f.stack = stack
-	if f.insn, err = findSyscall(f.pid, maps); err != nil {
+	if f.insn, err = ptrace.FindSyscall(f.pid, maps); err != nil {
 		return f, err
 	}
-	f.soft, err = t.softBreakpoints(f.pid)
+	f.soft, err = t.SoftBreakpoints(f.pid)
 	return f, err
 }
 
 // prepare sets what the second exec and the image start from: the sentinel
 // limits, no other descriptors, full address space randomisation, default
 // signals (nohup leaves SIGHUP ignored, and CRIU would restore that).
-func (t *tracer) prepare(f firstStop) (limit, twinLimit uint64, err error) {
+func prepare(t *ptrace.Tracer, f firstStop) (limit, twinLimit uint64, err error) {
 	pid, insn := f.pid, f.insn
 	var lim unix.Rlimit
 	if err := unix.Prlimit(pid, unix.RLIMIT_STACK, nil, &lim); err != nil {
@@ -89,24 +90,23 @@ func (t *tracer) prepare(f firstStop) (limit, twinLimit uint64, err error) {
 	if err := setStackLimit(pid, limit); err != nil {
 		return 0, 0, err
 	}
-	if _, err := t.inject(pid, insn, unix.SYS_CLOSE_RANGE, 3, 1<<32-1, 0); err != nil {
+	if _, err := t.Inject(pid, insn, unix.SYS_CLOSE_RANGE, 3, 1<<32-1, 0); err != nil {
 		return 0, 0, fmt.Errorf("close descriptors (requires Linux 5.9): %w", err)
 	}
-	if _, err := t.inject(pid, insn, unix.SYS_PERSONALITY, 0); err != nil {
+	if _, err := t.Inject(pid, insn, unix.SYS_PERSONALITY, 0); err != nil {
 		return 0, 0, fmt.Errorf("reset the personality: %w", err)
 	}
 	if os.Geteuid() != 0 {
 		// With kernel.yama.ptrace_scope=1 only its ancestors may trace a process,
 		// and CRIU is none of the template's. Without Yama this is EINVAL.
-		_, _ = t.inject(pid, insn, unix.SYS_PRCTL, unix.PR_SET_PTRACER, unix.PR_SET_PTRACER_ANY)
+		_, _ = t.Inject(pid, insn, unix.SYS_PRCTL, unix.PR_SET_PTRACER, unix.PR_SET_PTRACER_ANY)
 	}
-	return limit, twinLimit, t.resetSignals(f)
+	return limit, twinLimit, resetSignals(t, f)
 }
 
 // resetSignals unblocks all signals and sets ignored ones to their default.
-func (t *tracer) resetSignals(f firstStop) error {
-	var none uint64
-	if _, err := ptrace(unix.PTRACE_SETSIGMASK, f.pid, unsafe.Sizeof(none), uintptr(unsafe.Pointer(&none))); err != nil {
+func resetSignals(t *ptrace.Tracer, f firstStop) error {
+	if err := ptrace.SetSignalMask(f.pid, 0); err != nil {
 		return fmt.Errorf("unblock signals: %w", err)
 	}
 	status, err := readStatus(f.pid)
@@ -120,7 +120,7 @@ func (t *tracer) resetSignals(f firstStop) error {
 		if status.ignored>>(sig-1)&1 == 0 {
 			continue
 		}
-		if _, err := t.inject(f.pid, f.insn, unix.SYS_RT_SIGACTION, sig, action, 0, 8); err != nil {
+		if _, err := t.Inject(f.pid, f.insn, unix.SYS_RT_SIGACTION, sig, action, 0, 8); err != nil {
 			return fmt.Errorf("reset signal %d: %w", sig, err)
 		}
 	}
@@ -130,14 +130,11 @@ func (t *tracer) resetSignals(f firstStop) error {
 // execAgain has the process execute the same program once more, with path,
 // argv and environment as they stand on its stack, and returns the registers
 // of the new one.
-func (t *tracer) execAgain(f firstStop) (regs unix.PtraceRegs, err error) {
-	if _, err := t.inject(f.pid, f.insn, unix.SYS_EXECVE, f.stack.Execfn, f.stack.Argv, f.stack.Envp); err != nil {
+func execAgain(t *ptrace.Tracer, f firstStop) (regs ptrace.Regs, err error) {
+	if _, err := t.Inject(f.pid, f.insn, unix.SYS_EXECVE, f.stack.Execfn, f.stack.Argv, f.stack.Envp); err != nil {
 		return regs, fmt.Errorf("execute the program again: %w", err)
 	}
-	if err := unix.PtraceGetRegs(f.pid, &regs); err != nil {
-		return regs, t.gone(f.pid, err)
-	}
-	return regs, nil
+	return t.Regs(f.pid)
 }
 
 // pinCPU lets the process, and this thread, run on the thread's present CPU

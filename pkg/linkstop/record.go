@@ -8,12 +8,12 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 // A recorder watches the system calls of a dynamic linker: it notes what an
@@ -34,7 +34,7 @@ type recorder struct {
 	placer *placer // chooses where memory is mapped, or nil
 	allow  Allow   // may be nil
 
-	entry syscallInfo        // of the call under way
+	entry ptrace.SyscallInfo // of the call under way
 	probe *fingerprint.Probe // that it makes, or nil
 }
 
@@ -122,52 +122,30 @@ const (
 )
 
 // run lets the process run to the breakpoint, noting its system calls.
-func (r *recorder) run(t *tracer, b *breakpoint) error {
+func (r *recorder) run(t *ptrace.Tracer, b *ptrace.Breakpoint) error {
 	var err error
-	if r.mask, err = signalMask(r.pid); err != nil {
+	if r.mask, err = ptrace.SignalMask(r.pid); err != nil {
 		return err
 	}
-	sig := 0
-	for {
-		ws, err := t.toSyscall(r.pid, sig)
-		if err != nil {
-			return err
+	return t.WatchTo(b, func(info ptrace.SyscallInfo) error {
+		var err error
+		if info.Entry() {
+			err = r.onEntry(info)
+		} else {
+			err = r.onExit(info.Result())
 		}
-		sig = 0
-		switch {
-		case isSyscall(ws):
-			info, err := getSyscallInfo(r.pid)
-			if err != nil {
-				return t.gone(r.pid, err)
-			}
-			if info.entry() {
-				err = r.onEntry(info)
-			} else {
-				err = r.onExit(info.result())
-			}
-			if err == nil && r.placer != nil {
-				err = r.placer.at(&r.entry, info)
-			}
-			if err != nil {
-				return err
-			}
-		case event(ws) != 0:
-			return anotherProcess()
-		default:
-			done, err := t.atBreakpoint(b, ws)
-			if done || err != nil {
-				return err
-			}
-			sig = int(ws.StopSignal())
+		if err == nil && r.placer != nil {
+			err = r.placer.at(t, &r.entry, info)
 		}
-	}
+		return err
+	})
 }
 
 // onEntry looks at a call that is about to be made.
-func (r *recorder) onEntry(info syscallInfo) error {
+func (r *recorder) onEntry(info ptrace.SyscallInfo) error {
 	r.entry, r.probe = info, nil
-	nr := info.nr()
-	if info.arch != unix.AUDIT_ARCH_X86_64 { // int $0x80, whose numbers are others
+	nr := info.Number()
+	if info.Arch != unix.AUDIT_ARCH_X86_64 { // int $0x80, whose numbers are others
 		return refusef("its dynamic linker makes 32-bit system calls")
 	}
 	if call, ok := pathCalls[nr]; ok {
@@ -177,30 +155,30 @@ func (r *recorder) onEntry(info syscallInfo) error {
 		return refusef("its dynamic linker calls %s, which an image cannot repeat", callName(nr))
 	}
 	if call, ok := fileCalls[nr]; ok {
-		if err := r.onFile(call.name, info.arg(call.file)); err != nil {
+		if err := r.onFile(call.name, info.Arg(call.file)); err != nil {
 			return err
 		}
 	}
 	switch nr {
 	case unix.SYS_MMAP:
-		if info.arg(3)&unix.MAP_TYPE != unix.MAP_PRIVATE {
+		if info.Arg(3)&unix.MAP_TYPE != unix.MAP_PRIVATE {
 			return refusef("its dynamic linker maps shared memory")
 		}
-		if info.arg(3)&unix.MAP_ANONYMOUS == 0 {
-			return r.onFile("mmap", info.arg(4))
+		if info.Arg(3)&unix.MAP_ANONYMOUS == 0 {
+			return r.onFile("mmap", info.Arg(4))
 		}
 	case unix.SYS_ARCH_PRCTL:
-		if info.arg(0) == archSetGS {
+		if info.Arg(0) == archSetGS {
 			return refusef("its dynamic linker sets the GS base")
 		}
 	case unix.SYS_MADVISE:
 		// Others (madvise(2)) reach beyond the process, as root's MADV_HWPOISON does.
-		if advice := info.arg(2); !slices.Contains(plainAdvice, advice) {
+		if advice := info.Arg(2); !slices.Contains(plainAdvice, advice) {
 			return refusef("its dynamic linker calls madvise with the advice %d", advice)
 		}
 	case unix.SYS_FCNTL:
 		// Not what a lease, a lock or a signal's receiver is set by (fcntl(2)).
-		if command := info.arg(1); !slices.Contains(plainCommands, command) {
+		if command := info.Arg(1); !slices.Contains(plainCommands, command) {
 			return refusef("its dynamic linker calls fcntl with the command %d", command)
 		}
 	case unix.SYS_PRLIMIT64, unix.SYS_GETRLIMIT:
@@ -222,7 +200,7 @@ func (r *recorder) onFile(name string, fd uint64) error {
 
 // onPath notes which path a call asks for; onExit completes the probe.
 func (r *recorder) onPath(name string, arg int) error {
-	path, err := linux.ReadString(r.pid, r.entry.arg(arg), unix.PathMax)
+	path, err := linux.ReadString(r.pid, r.entry.Arg(arg), unix.PathMax)
 	if errors.Is(err, unix.EFAULT) {
 		return nil // the call will fail with it
 	}
@@ -234,7 +212,7 @@ func (r *recorder) onPath(name string, arg int) error {
 		if arg == 0 {
 			return nil
 		}
-		return r.onFile(name, r.entry.arg(arg-1))
+		return r.onFile(name, r.entry.Arg(arg-1))
 	case path == "/proc/self/exe" && strings.HasPrefix(name, "readlink"):
 		// $ORIGIN (glibc's _dl_get_origin). It tells the program's own path,
 		// which the image is bound to anyway.
@@ -256,14 +234,14 @@ func (r *recorder) onPath(name string, arg int) error {
 
 // openFlags are the flags of the call, if it opens a file.
 func (r *recorder) openFlags() (flags uint64, ok bool) {
-	switch r.entry.nr() {
+	switch r.entry.Number() {
 	case unix.SYS_OPEN:
-		return r.entry.arg(1), true
+		return r.entry.Arg(1), true
 	case unix.SYS_OPENAT:
-		return r.entry.arg(2), true
+		return r.entry.Arg(2), true
 	case unix.SYS_OPENAT2: // struct open_how begins with them
 		var how [8]byte
-		if linux.ReadMem(r.pid, r.entry.arg(2), how[:]) != nil {
+		if linux.ReadMem(r.pid, r.entry.Arg(2), how[:]) != nil {
 			return 0, false
 		}
 		return binary.LittleEndian.Uint64(how[:]), true
@@ -273,9 +251,9 @@ func (r *recorder) openFlags() (flags uint64, ok bool) {
 
 // onLimit lets only RLIMIT_STACK be read, of which the twin has another value.
 func (r *recorder) onLimit() error {
-	resource, newLimit := r.entry.arg(0), uint64(0)
-	if r.entry.nr() == unix.SYS_PRLIMIT64 {
-		resource, newLimit = r.entry.arg(1), r.entry.arg(2)
+	resource, newLimit := r.entry.Arg(0), uint64(0)
+	if r.entry.Number() == unix.SYS_PRLIMIT64 {
+		resource, newLimit = r.entry.Arg(1), r.entry.Arg(2)
 	}
 	if resource != unix.RLIMIT_STACK {
 		return refusef("its dynamic linker reads the resource limit number %d", resource)
@@ -291,13 +269,13 @@ const messageLimit = 4096
 
 // onWrite keeps what is written to standard error.
 func (r *recorder) onWrite() error {
-	if r.entry.arg(0) != 2 {
+	if r.entry.Arg(0) != 2 {
 		return refusef("its dynamic linker writes to a file")
 	}
-	parts := []linux.PageRange{{Start: r.entry.arg(1), End: r.entry.arg(1) + r.entry.arg(2)}}
-	if r.entry.nr() == unix.SYS_WRITEV {
-		vec := make([]byte, min(r.entry.arg(2), 64)*16)
-		if err := linux.ReadMem(r.pid, r.entry.arg(1), vec); err != nil {
+	parts := []linux.PageRange{{Start: r.entry.Arg(1), End: r.entry.Arg(1) + r.entry.Arg(2)}}
+	if r.entry.Number() == unix.SYS_WRITEV {
+		vec := make([]byte, min(r.entry.Arg(2), 64)*16)
+		if err := linux.ReadMem(r.pid, r.entry.Arg(1), vec); err != nil {
 			return err
 		}
 		parts = parts[:0]
@@ -329,17 +307,17 @@ func (r *recorder) onExit(result int64) error {
 	if err := r.onMemory(result); err != nil || result < 0 {
 		return err
 	}
-	switch e := &r.entry; e.nr() {
+	switch e := &r.entry; e.Number() {
 	case unix.SYS_ARCH_PRCTL:
-		if e.arg(0) == archSetFS {
-			r.fsBase = e.arg(1)
+		if e.Arg(0) == archSetFS {
+			r.fsBase = e.Arg(1)
 		}
 	case unix.SYS_SET_TID_ADDRESS:
-		r.tidAddr = e.arg(0)
+		r.tidAddr = e.Arg(0)
 	case unix.SYS_SET_ROBUST_LIST:
-		r.robustHead, r.robustLen = e.arg(0), e.arg(1)
+		r.robustHead, r.robustLen = e.Arg(0), e.Arg(1)
 	case unix.SYS_RSEQ:
-		r.rseqAddr, r.rseqLen, r.rseqSig = e.arg(0), uint32(e.arg(1)), uint32(e.arg(3))
+		r.rseqAddr, r.rseqLen, r.rseqSig = e.Arg(0), uint32(e.Arg(1)), uint32(e.Arg(3))
 	case unix.SYS_GETRANDOM:
 		return r.onRandom(uint64(result))
 	}
@@ -349,7 +327,7 @@ func (r *recorder) onExit(result int64) error {
 // onRandom remembers the words that getrandom(2) has written.
 func (r *recorder) onRandom(size uint64) error {
 	buf := make([]byte, min(size, 256))
-	if err := linux.ReadMem(r.pid, r.entry.arg(0), buf); err != nil {
+	if err := linux.ReadMem(r.pid, r.entry.Arg(0), buf); err != nil {
 		return err
 	}
 	for ; len(buf) >= 8; buf = buf[8:] {
@@ -359,11 +337,11 @@ func (r *recorder) onRandom(size uint64) error {
 }
 
 // check compares what was recorded with what the kernel says.
-func (r *recorder) check(regs *unix.PtraceRegs) error {
+func (r *recorder) check(regs *ptrace.Regs) error {
 	if r.fsBase != 0 && regs.Fs_base != r.fsBase {
 		return refusef("its FS base is %#x at the stop point, but arch_prctl set %#x", regs.Fs_base, r.fsBase)
 	}
-	mask, err := signalMask(r.pid)
+	mask, err := ptrace.SignalMask(r.pid)
 	if err != nil {
 		return err
 	}
@@ -371,14 +349,14 @@ func (r *recorder) check(regs *unix.PtraceRegs) error {
 		return refusef("its dynamic linker changes which signals are blocked (from %#x to %#x)", r.mask, mask)
 	}
 	r.fsBase = regs.Fs_base // WRFSBASE sets it without a system call
-	rseq, err := getRseq(r.pid)
+	rseq, err := ptrace.Rseq(r.pid)
 	if err != nil {
 		return fmt.Errorf("read the rseq registration: %w", err)
 	}
 	if rseq.Addr != 0 && (rseq.Addr != r.rseqAddr || rseq.Len != r.rseqLen || rseq.Sig != r.rseqSig) {
 		return fmt.Errorf("rseq is registered at %#x, but was seen at %#x", rseq.Addr, r.rseqAddr)
 	}
-	head, size, err := getRobustList(r.pid)
+	head, size, err := ptrace.RobustList(r.pid)
 	if err != nil {
 		return err
 	}
@@ -386,10 +364,4 @@ func (r *recorder) check(regs *unix.PtraceRegs) error {
 		return fmt.Errorf("the robust list is at %#x, but was seen at %#x", head, r.robustHead)
 	}
 	return nil
-}
-
-// signalMask gives the signals that a stopped process has blocked.
-func signalMask(pid int) (mask uint64, err error) {
-	_, err = ptrace(unix.PTRACE_GETSIGMASK, pid, unsafe.Sizeof(mask), uintptr(unsafe.Pointer(&mask)))
-	return mask, err
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 // resolving is a program that has body executed while it is linked, by an
@@ -132,12 +133,12 @@ func TestStopTakesTooLong(t *testing.T) {
 func TestRecorderRefuses(t *testing.T) {
 	for _, tc := range []struct {
 		name string
-		info syscallInfo
+		info ptrace.SyscallInfo
 		want string
 	}{
 		// mprotect(2) by its number here, unlink(2) there.
-		{"32-bit", syscallInfo{arch: unix.AUDIT_ARCH_I386, data: [8]uint64{unix.SYS_MPROTECT}}, "32-bit system calls"},
-		{"x32", syscallInfo{arch: unix.AUDIT_ARCH_X86_64, data: [8]uint64{0x40000000 | unix.SYS_MPROTECT}}, "system call number 1073741834,"},
+		{"32-bit", ptrace.SyscallInfo{Arch: unix.AUDIT_ARCH_I386, Data: [8]uint64{unix.SYS_MPROTECT}}, "32-bit system calls"},
+		{"x32", ptrace.SyscallInfo{Arch: unix.AUDIT_ARCH_X86_64, Data: [8]uint64{0x40000000 | unix.SYS_MPROTECT}}, "system call number 1073741834,"},
 	} {
 		var refusal *Refusal
 		if err := new(recorder).onEntry(tc.info); !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, tc.want) {
@@ -146,25 +147,8 @@ func TestRecorderRefuses(t *testing.T) {
 	}
 	// WRFSBASE is no system call.
 	var refusal *Refusal
-	if err := (&recorder{fsBase: 0x1000}).check(&unix.PtraceRegs{Fs_base: 0x2000}); !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, "FS base") {
+	if err := (&recorder{fsBase: 0x1000}).check(&ptrace.Regs{Fs_base: 0x2000}); !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, "FS base") {
 		t.Errorf("another FS base: %v", err)
-	}
-}
-
-// A start that has another process made comes to no good end for who waits for its
-// address.
-func TestStartAtRefusesAnotherProcess(t *testing.T) {
-	noChildren(t)
-	for _, soft := range []bool{false, true} {
-		p, err := StartAt(t.Context(), "/bin/sh", []string{"sh", "-c", "(exit 0); exit 0"}, nil, 0x10000, StartOptions{SoftBreakpoint: soft})
-		if err == nil {
-			_ = p.Kill()
-			t.Fatal("it was accepted")
-		}
-		var refusal *Refusal
-		if !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, "starts another process before the stop point") {
-			t.Errorf("soft %v: got %q", soft, err)
-		}
 	}
 }
 
@@ -176,19 +160,19 @@ func TestArrivedRefuses(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		point  plan.StopPoint
-		regs   unix.PtraceRegs
+		regs   ptrace.Regs
 		status status
 		state  uint32
 		want   string
 	}{
-		{"linked", plan.StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry}, good, 0, ""},
-		{"at the entry rax is anything", plan.StopEntry, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: 7}, good, 0, ""},
-		{"elsewhere", plan.StopLinked, unix.PtraceRegs{Rip: ip + 1, Rsp: sp, Rax: entry}, good, 0, "stopped at 0x1001 instead of 0x1000"},
-		{"another stack", plan.StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp - 8, Rax: entry}, good, 0, "its stack pointer is 0x7ffcfff8"},
-		{"another entry", plan.StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry + 8}, good, 0, "rax is 0x2008"},
-		{"a thread", plan.StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry}, status{threads: 2}, 0, "starts threads"},
-		{"a handler", plan.StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry}, status{threads: 1, caught: 1 << 9}, 0, "handles signals"},
-		{"half-way", plan.StopLinked, unix.PtraceRegs{Rip: ip, Rsp: sp, Rax: entry}, good, 1, "has not finished: r_state is 1"},
+		{"linked", plan.StopLinked, ptrace.Regs{Rip: ip, Rsp: sp, Rax: entry}, good, 0, ""},
+		{"at the entry rax is anything", plan.StopEntry, ptrace.Regs{Rip: ip, Rsp: sp, Rax: 7}, good, 0, ""},
+		{"elsewhere", plan.StopLinked, ptrace.Regs{Rip: ip + 1, Rsp: sp, Rax: entry}, good, 0, "stopped at 0x1001 instead of 0x1000"},
+		{"another stack", plan.StopLinked, ptrace.Regs{Rip: ip, Rsp: sp - 8, Rax: entry}, good, 0, "its stack pointer is 0x7ffcfff8"},
+		{"another entry", plan.StopLinked, ptrace.Regs{Rip: ip, Rsp: sp, Rax: entry + 8}, good, 0, "rax is 0x2008"},
+		{"a thread", plan.StopLinked, ptrace.Regs{Rip: ip, Rsp: sp, Rax: entry}, status{threads: 2}, 0, "starts threads"},
+		{"a handler", plan.StopLinked, ptrace.Regs{Rip: ip, Rsp: sp, Rax: entry}, status{threads: 1, caught: 1 << 9}, 0, "handles signals"},
+		{"half-way", plan.StopLinked, ptrace.Regs{Rip: ip, Rsp: sp, Rax: entry}, good, 1, "has not finished: r_state is 1"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tm := &Template{Stop: plan.Stop{Addr: ip, Point: tc.point}, Auxv: linux.Auxv{{Type: linux.ATEntry, Value: entry}}}

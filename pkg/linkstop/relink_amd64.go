@@ -11,6 +11,7 @@ import (
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 // A Layout says where a program is to be linked.
@@ -28,9 +29,9 @@ type Layout struct {
 // A Relinked is a program that its dynamic linker has just linked, at the
 // addresses of a Layout.
 type Relinked struct {
-	*Process
+	*ptrace.Process
 	Stop    plan.Stop // where it is
-	Stack   InitialStack
+	Stack   linux.InitialStack
 	Auxv    linux.Auxv
 	TIDAddr uint64 // set_tid_address(2)
 	Bound   []Call // that a Template would have bound; it has not
@@ -54,39 +55,31 @@ func Relink(ctx context.Context, path string, l Layout, allow Allow) (*Relinked,
 	if l.Memory == 0 {
 		l.Memory = DefaultMemory
 	}
-	ctx, cancel := withTimeout(ctx, DefaultTimeout, "it is not linked")
+	ctx, cancel := ptrace.WithTimeout(ctx, DefaultTimeout, "it is not linked")
 	defer cancel()
-	r := &Relinked{Process: &Process{tracer: newTracer()}}
-	unwatch := context.AfterFunc(ctx, r.tracer.kill)
-	err := r.tracer.do(func() error { return r.relink(path, l, allow) })
-	unwatch()
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		r.tracer.end()
+	tr, r := ptrace.NewTracer(), &Relinked{}
+	if err := tr.Run(ctx, func() error { return r.relink(tr, path, l, allow) }); err != nil {
+		tr.End()
 		return nil, fmt.Errorf("link %s anew: %w", path, err)
 	}
 	return r, nil
 }
 
 // relink is Relink on the tracer's thread.
-func (r *Relinked) relink(path string, l Layout, allow Allow) error {
-	tr := r.tracer
+func (r *Relinked) relink(tr *ptrace.Tracer, path string, l Layout, allow Allow) error {
 	tscStart := linux.TSC()
-	first, err := tr.startClean(path)
+	first, err := startClean(tr, path)
 	if err != nil {
 		return err
 	}
-	limit, _, err := tr.prepare(first)
+	limit, _, err := prepare(tr, first)
 	if err != nil {
 		return err
 	}
-	if _, err := tr.execAgain(first); err != nil {
+	if _, err := execAgain(tr, first); err != nil {
 		return err
 	}
 	pid := first.pid
-	r.PID = pid
 	if _, err := limitMemory(pid, l.Memory); err != nil {
 		return err
 	}
@@ -98,25 +91,26 @@ func (r *Relinked) relink(path string, l Layout, allow Allow) error {
 		return err
 	}
 	r.Stop = p.stop
-	binder, binderPlacer, err := r.makeBinder(p, limit)
+	binder, binderPlacer, err := placedBinder(tr, p, limit)
 	if err != nil {
 		return err
 	}
 	rec := &recorder{pid: pid, memory: l.Memory, placer: p, allow: allow}
-	b, err := setBreakpoint(pid, r.Stop.Addr, first.soft)
+	b, err := ptrace.SetBreakpoint(pid, r.Stop.Addr, first.soft)
 	if err != nil {
 		return fmt.Errorf("set a breakpoint: %w", err)
 	}
 	if err := rec.run(tr, b); err != nil {
 		return linkError(path, rec.message, err)
 	}
-	if err := unix.PtraceGetRegs(pid, &r.Regs); err != nil {
-		return tr.gone(pid, err)
+	regs, err := tr.Regs(pid)
+	if err != nil {
+		return err
 	}
-	if err := b.remove(&r.Regs); err != nil {
+	if err := b.Remove(&regs); err != nil {
 		return fmt.Errorf("remove the breakpoint: %w", err)
 	}
-	if err := r.look(); err != nil {
+	if r.Process, err = tr.Process(pid); err != nil {
 		return err
 	}
 	r.TIDAddr = rec.tidAddr
@@ -125,7 +119,7 @@ func (r *Relinked) relink(path string, l Layout, allow Allow) error {
 		return err
 	}
 	var block []byte
-	if r.Stack, r.Auxv, block, err = readStack(pid, r.Regs.Rsp, maps); err != nil {
+	if r.Stack, r.Auxv, block, err = linux.ReadStack(pid, r.Regs.Rsp, maps); err != nil {
 		return err
 	}
 	r.known = comparison{
@@ -138,14 +132,14 @@ func (r *Relinked) relink(path string, l Layout, allow Allow) error {
 	if binder == 0 {
 		return nil
 	}
-	r.Bound = tr.runBinder(pid, binder, r.Stop.Addr, first.soft, maps, binderPlacer)
+	r.Bound = runBinder(tr, pid, binder, r.Stop.Addr, first.soft, maps, binderPlacer)
 	return nil
 }
 
-// makeBinder makes a binder that is given the same places; 0 if nothing is bound
+// placedBinder makes a binder that is given the same places; 0 if nothing is bound
 // lazily.
-func (r *Relinked) makeBinder(p *placer, limit uint64) (binder int, its *placer, err error) {
-	regs, err := r.tracer.regs64(p.pid)
+func placedBinder(tr *ptrace.Tracer, p *placer, limit uint64) (binder int, its *placer, err error) {
+	regs, err := tr.Regs64(p.pid)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -153,12 +147,12 @@ func (r *Relinked) makeBinder(p *placer, limit uint64) (binder int, its *placer,
 	if err != nil {
 		return 0, nil, err
 	}
-	stack, auxv, block, err := readStack(p.pid, regs.Rsp, maps)
+	stack, auxv, block, err := linux.ReadStack(p.pid, regs.Rsp, maps)
 	if err != nil || !p.stop.Point.BindsLazily() {
 		return 0, nil, err
 	}
 	its = &placer{layout: p.layout, top: p.top, used: slices.Clone(p.used), linkerEntry: p.linkerEntry}
-	its.pid, err = r.tracer.makeBinder(p.pid, p.insn, stack, auxv, block, limit)
+	its.pid, err = makeBinder(tr, p.pid, p.insn, stack, auxv, block, limit)
 	return its.pid, its, err
 }
 
@@ -176,8 +170,8 @@ type placer struct {
 // move puts what the kernel has mapped for the exec to its place: the program,
 // the dynamic linker, the vDSO. It may be that what is moved would meet what is
 // there; with 28 random bits each that is too rare to be worth another try.
-func (p *placer) move(t *tracer) error {
-	regs, err := t.regs64(p.pid)
+func (p *placer) move(t *ptrace.Tracer) error {
+	regs, err := t.Regs64(p.pid)
 	if err != nil {
 		return err
 	}
@@ -185,11 +179,11 @@ func (p *placer) move(t *tracer) error {
 	if err != nil {
 		return err
 	}
-	stack, auxv, _, err := readStack(p.pid, regs.Rsp, maps)
+	stack, auxv, _, err := linux.ReadStack(p.pid, regs.Rsp, maps)
 	if err != nil {
 		return err
 	}
-	p.insn, err = findSyscall(p.pid, maps)
+	p.insn, err = ptrace.FindSyscall(p.pid, maps)
 	if err != nil {
 		return err
 	}
@@ -211,7 +205,7 @@ func (p *placer) move(t *tracer) error {
 			if m.Kernel() != kernel || away[i] == 0 {
 				continue
 			}
-			_, err := t.inject(p.pid, p.insn, unix.SYS_MREMAP, m.Start, m.Len(), m.Len(),
+			_, err := t.Inject(p.pid, p.insn, unix.SYS_MREMAP, m.Start, m.Len(), m.Len(),
 				unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED, m.Start+away[i])
 			if err != nil {
 				return fmt.Errorf("move %s to %#x: %w", m, m.Start+away[i], err)
@@ -239,8 +233,8 @@ func (p *placer) move(t *tracer) error {
 		return err
 	}
 	regs.Rip, regs.Orig_rax = p.linkerEntry, ^uint64(0)
-	if err := unix.PtraceSetRegs(p.pid, &regs); err != nil {
-		return t.gone(p.pid, err)
+	if err := t.SetRegs(p.pid, &regs); err != nil {
+		return err
 	}
 	return p.look()
 }
@@ -285,7 +279,7 @@ func (p *placer) place(path string) (uint64, bool) {
 // describe tells the kernel where the program's data and break are now
 // (include/uapi/linux/prctl.h, struct prctl_mm_map). The argument stands below
 // the stack pointer, where all is zeros before and after.
-func (p *placer) describe(t *tracer, stack InitialStack) error {
+func (p *placer) describe(t *ptrace.Tracer, stack linux.InitialStack) error {
 	l := p.layout
 	fields := []uint64{l.StartCode, l.EndCode, l.StartData, l.EndData, l.StartBrk, l.Brk, stack.SP,
 		stack.AuxvEnd, stack.Execfn, stack.Execfn, stack.Execfn, 0, 0xffffffff << 32} // no auxv, no exe_fd
@@ -297,7 +291,7 @@ func (p *placer) describe(t *tracer, stack InitialStack) error {
 	if err := linux.WriteMem(p.pid, at, arg); err != nil {
 		return err
 	}
-	_, err := t.inject(p.pid, p.insn, unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, at, uint64(len(arg)), 0)
+	_, err := t.Inject(p.pid, p.insn, unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, at, uint64(len(arg)), 0)
 	if err != nil {
 		return fmt.Errorf("describe the memory map: %w", err)
 	}
@@ -360,27 +354,27 @@ func (p *placer) remove(r linux.PageRange) {
 }
 
 // at looks at either end of a system call; entry is the call's beginning.
-func (p *placer) at(entry *syscallInfo, info syscallInfo) error {
+func (p *placer) at(t *ptrace.Tracer, entry *ptrace.SyscallInfo, info ptrace.SyscallInfo) error {
 	size := func(n uint64) uint64 { return (n + linux.PageSize - 1) &^ (linux.PageSize - 1) }
-	switch nr := entry.nr(); {
-	case nr == unix.SYS_MMAP && info.entry() && entry.arg(0) == 0:
-		return p.choose(size(entry.arg(1)), entry.arg(3), int32(entry.arg(4)))
-	case info.entry() || info.result() < 0 && info.result() > -4096:
+	switch nr := entry.Number(); {
+	case nr == unix.SYS_MMAP && info.Entry() && entry.Arg(0) == 0:
+		return p.choose(t, size(entry.Arg(1)), entry.Arg(3), int32(entry.Arg(4)))
+	case info.Entry() || info.Result() < 0 && info.Result() > -4096:
 	case nr == unix.SYS_MMAP:
-		at := uint64(info.result())
-		p.add(linux.PageRange{Start: at, End: at + size(entry.arg(1))})
+		at := uint64(info.Result())
+		p.add(linux.PageRange{Start: at, End: at + size(entry.Arg(1))})
 	case nr == unix.SYS_MUNMAP:
-		p.remove(linux.PageRange{Start: entry.arg(0), End: entry.arg(0) + size(entry.arg(1))})
+		p.remove(linux.PageRange{Start: entry.Arg(0), End: entry.Arg(0) + size(entry.Arg(1))})
 	case nr == unix.SYS_MREMAP:
-		p.remove(linux.PageRange{Start: entry.arg(0), End: entry.arg(0) + size(entry.arg(1))})
-		at := uint64(info.result())
-		p.add(linux.PageRange{Start: at, End: at + size(entry.arg(2))})
+		p.remove(linux.PageRange{Start: entry.Arg(0), End: entry.Arg(0) + size(entry.Arg(1))})
+		at := uint64(info.Result())
+		p.add(linux.PageRange{Start: at, End: at + size(entry.Arg(2))})
 	}
 	return nil
 }
 
 // choose gives an mmap that is about to be made its address.
-func (p *placer) choose(size, flags uint64, fd int32) error {
+func (p *placer) choose(t *ptrace.Tracer, size, flags uint64, fd int32) error {
 	at, ok := uint64(0), false
 	if flags&unix.MAP_ANONYMOUS == 0 {
 		path, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", p.pid, fd))
@@ -392,13 +386,13 @@ func (p *placer) choose(size, flags uint64, fd int32) error {
 	if !ok {
 		at = p.highest(size)
 	}
-	var regs unix.PtraceRegs
-	if err := unix.PtraceGetRegs(p.pid, &regs); err != nil {
+	regs, err := t.Regs(p.pid)
+	if err != nil {
 		return err
 	}
 	regs.Rdi = at
 	regs.R10 |= unix.MAP_FIXED_NOREPLACE
-	return unix.PtraceSetRegs(p.pid, &regs)
+	return t.SetRegs(p.pid, &regs)
 }
 
 // highest is the highest address below top at which there is room.

@@ -2,93 +2,20 @@ package linkstop
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
-
-// InitialStack says where things are on a stack as execve made it (x86-64
-// psABI, "Initial Stack and Register State"; create_elf_tables in the kernel's
-// fs/binfmt_elf.c). A zero address is something that the kernel did not give.
-type InitialStack struct {
-	SP       uint64 // &argc
-	Argc     uint64
-	Argv     uint64 // &argv[0]
-	Envp     uint64 // &envp[0]
-	Auxv     uint64
-	AuxvEnd  uint64 // behind AT_NULL
-	Platform uint64 // the string of AT_PLATFORM
-	Random   uint64 // the 16 bytes of AT_RANDOM
-	Execfn   uint64 // the string of AT_EXECFN
-	End      uint64 // of the mapping
-}
-
-// contains tells whether addr lies on the part of the stack that is in use.
-func (s *InitialStack) contains(addr uint64) bool { return addr >= s.SP && addr < s.End }
-
-// parseStack reads block, the stack from sp up to the end of its mapping.
-func parseStack(sp uint64, block []byte) (InitialStack, linux.Auxv, error) {
-	s := InitialStack{SP: sp, End: sp + uint64(len(block))}
-	word := func(i uint64) uint64 {
-		if i >= uint64(len(block))/8 {
-			return 0
-		}
-		return binary.LittleEndian.Uint64(block[i*8:])
-	}
-	words := uint64(len(block) / 8)
-	s.Argc = word(0)
-	if s.Argc >= words {
-		return s, nil, errors.New("initial stack: argc is too large")
-	}
-	s.Argv = sp + 8
-	i := 1 + s.Argc + 1
-	s.Envp = sp + i*8
-	for i < words && word(i) != 0 {
-		i++
-	}
-	i++
-	if i >= words {
-		return s, nil, errors.New("initial stack: environment without end")
-	}
-	s.Auxv = sp + i*8
-	auxv, err := linux.ParseAuxv(block[i*8:])
-	if err != nil {
-		return s, nil, fmt.Errorf("initial stack: %w", err)
-	}
-	s.AuxvEnd = s.Auxv + uint64(len(auxv)+1)*16
-	s.Platform = auxv.Value(linux.ATPlatform)
-	s.Random = auxv.Value(linux.ATRandom)
-	s.Execfn = auxv.Value(linux.ATExecfn)
-	if s.Random < s.AuxvEnd || s.Random+16 > s.End {
-		return s, nil, errors.New("initial stack: AT_RANDOM is not on it")
-	}
-	return s, auxv, nil
-}
-
-// readStack parses the stack of a process at its exec stop, and also returns
-// the bytes from sp up to its end.
-func readStack(pid int, sp uint64, maps []linux.Mapping) (InitialStack, linux.Auxv, []byte, error) {
-	m, ok := linux.FindMapping(maps, sp)
-	if !ok {
-		return InitialStack{}, nil, nil, errors.New("the stack pointer points nowhere")
-	}
-	block := make([]byte, m.End-sp)
-	if err := linux.ReadMem(pid, sp, block); err != nil {
-		return InitialStack{}, nil, nil, err
-	}
-	stack, auxv, err := parseStack(sp, block)
-	return stack, auxv, block, err
-}
 
 // twinShift is how far down the twin's strings lie: not a multiple of the page
 // size, so that no address agrees even in its lowest bits.
 const twinShift = 0x3450
 
 // twinStack is the twin's initial stack.
-func twinStack(s InitialStack, auxv linux.Auxv, block []byte) ([]byte, InitialStack, error) {
+func twinStack(s linux.InitialStack, auxv linux.Auxv, block []byte) ([]byte, linux.InitialStack, error) {
 	return anotherStack(s, auxv, block, "--twin", "RESIDENTCTL_TWIN=1")
 }
 
@@ -96,13 +23,13 @@ func twinStack(s InitialStack, auxv linux.Auxv, block []byte) ([]byte, InitialSt
 // strings twinShift lower, one more variable and, unless it is "", one more argument,
 // other AT_RANDOM bytes. It returns the new stack's bytes, which end at
 // s.End-twinShift, and its description.
-func anotherStack(s InitialStack, auxv linux.Auxv, block []byte, arg, variable string) ([]byte, InitialStack, error) {
+func anotherStack(s linux.InitialStack, auxv linux.Auxv, block []byte, arg, variable string) ([]byte, linux.InitialStack, error) {
 	extra := []byte(arg + "\x00" + variable + "\x00")
 	extra = append(extra, make([]byte, -len(extra)&7)...)
 	variableAt := uint64(len(arg) + 1)
 	word := func(addr uint64) uint64 { return binary.LittleEndian.Uint64(block[addr-s.SP:]) }
 	moved := func(addr uint64) uint64 {
-		if s.contains(addr) {
+		if s.Contains(addr) {
 			return addr - twinShift
 		}
 		return addr
@@ -140,7 +67,7 @@ func anotherStack(s InitialStack, auxv linux.Auxv, block []byte, arg, variable s
 	stack = append(stack, make([]byte, extraAt-sp-uint64(len(stack)))...)
 	stack = append(stack, extra...)
 	stack = append(stack, strings...)
-	twin, _, err := parseStack(sp, stack)
+	twin, _, err := linux.ParseStack(sp, stack)
 	if err != nil {
 		return nil, twin, fmt.Errorf("make another initial stack: %w", err)
 	}
@@ -150,18 +77,18 @@ func anotherStack(s InitialStack, auxv linux.Auxv, block []byte, arg, variable s
 // makeTwin clones the template, which has not executed an instruction yet, and
 // gives the clone, twin or binder, another initial stack and stack limit. CLONE_PARENT makes it
 // our child, so that the template never has one, and we reap it.
-func (t *tracer) makeTwin(pid int, insn uint64, sp uint64, stack []byte, limit uint64) (twin int, err error) {
-	var regs unix.PtraceRegs
-	if err := unix.PtraceGetRegs(pid, &regs); err != nil {
-		return 0, t.gone(pid, err)
+func makeTwin(t *ptrace.Tracer, pid int, insn uint64, sp uint64, stack []byte, limit uint64) (twin int, err error) {
+	regs, err := t.Regs(pid)
+	if err != nil {
+		return 0, err
 	}
-	ret, err := t.inject(pid, insn, unix.SYS_CLONE, unix.CLONE_PARENT|uint64(unix.SIGCHLD), 0, 0, 0, 0)
+	ret, err := t.Inject(pid, insn, unix.SYS_CLONE, unix.CLONE_PARENT|uint64(unix.SIGCHLD), 0, 0, 0, 0)
 	if err != nil {
 		return 0, fmt.Errorf("clone the template: %w", err)
 	}
 	twin = int(ret)
 	// A new tracee begins with SIGSTOP (ptrace(2), PTRACE_O_TRACEFORK).
-	if _, err := t.wait(twin); err != nil {
+	if _, err := t.Wait(twin); err != nil {
 		return 0, fmt.Errorf("start a copy of the template: %w", err)
 	}
 	if err := setStackLimit(twin, limit); err != nil {
@@ -171,8 +98,8 @@ func (t *tracer) makeTwin(pid int, insn uint64, sp uint64, stack []byte, limit u
 		return 0, err
 	}
 	regs.Rsp, regs.Orig_rax = sp, ^uint64(0)
-	if err := unix.PtraceSetRegs(twin, &regs); err != nil {
-		return 0, t.gone(twin, err)
+	if err := t.SetRegs(twin, &regs); err != nil {
+		return 0, err
 	}
 	return twin, nil
 }

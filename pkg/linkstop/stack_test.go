@@ -7,38 +7,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/residentctl/residentctl/internal/fixture"
 	"github.com/residentctl/residentctl/internal/linux"
 )
-
-// kernelStack is an initial stack as the kernel lays it out, ending at end.
-func kernelStack(end uint64, variables int) (sp uint64, block []byte) {
-	strings := []byte("0123456789abcdefx86_64\x00/bin/prog\x00")
-	for range variables {
-		strings = append(strings, "A=1\x00"...)
-	}
-	strings = append(strings, make([]byte, 64-len(strings)%16)...)
-	at := end - uint64(len(strings))
-	words := []uint64{1, at + 23, 0}
-	for i := range variables {
-		words = append(words, at+34+4*uint64(i))
-	}
-	words = append(words, 0,
-		linux.ATPageSize, 4096, linux.ATRandom, at, linux.ATPlatform, at+16, linux.ATExecfn, at+23, 0, 0)
-	if len(words)%2 == 1 {
-		words = append(words, 0xdead) // padding, as the kernel's random gap
-	}
-	for _, w := range words {
-		block = binary.LittleEndian.AppendUint64(block, w)
-	}
-	block = append(block, strings...)
-	return end - uint64(len(block)), block
-}
 
 func TestTwinStack(t *testing.T) {
 	const end = 0x7ffd00002000
 	for variables := range 3 {
-		sp, block := kernelStack(end, variables)
-		s, auxv, err := parseStack(sp, block)
+		sp, block := fixture.Stack(end, variables)
+		s, auxv, err := linux.ParseStack(sp, block)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,20 +46,6 @@ func TestTwinStack(t *testing.T) {
 		added := binary.LittleEndian.Uint64(twinBlock[twin.Auxv-16-twin.SP:])
 		if v := str(twinBlock, twin.SP, added); v != "RESIDENTCTL_TWIN=1" {
 			t.Errorf("added variable %q", v)
-		}
-	}
-}
-
-func TestParseStackDamaged(t *testing.T) {
-	sp, block := kernelStack(0x7ffd00002000, 1)
-	whole, _, err := parseStack(sp, block)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for n := range whole.Random - sp + 16 {
-		// Whatever is missing, no panic; without AT_RANDOM, an error.
-		if _, _, err := parseStack(sp, block[:n&^7]); err == nil {
-			t.Errorf("the first %d bytes were accepted", n&^7)
 		}
 	}
 }

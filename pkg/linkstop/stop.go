@@ -7,13 +7,12 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 // DefaultTimeout is how long a program may take to be linked.
-const DefaultTimeout = 30 * time.Second
+const DefaultTimeout = ptrace.DefaultTimeout
 
 // Options of Stop.
 type Options struct {
@@ -38,7 +37,7 @@ func Stop(ctx context.Context, path string, opts Options) (*Template, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("stop %s after linking: the path is not absolute", path)
 	}
-	linking, cancel := withTimeout(ctx, opts.Timeout, "it is not linked")
+	linking, cancel := ptrace.WithTimeout(ctx, opts.Timeout, "it is not linked")
 	defer cancel()
 	wish := layoutWish{nearStack: opts.FewTables}
 	t, err := stopOnce(linking, path, opts, wish)
@@ -62,28 +61,13 @@ func Stop(ctx context.Context, path string, opts Options) (*Template, error) {
 }
 
 func stopOnce(ctx context.Context, path string, opts Options, wish layoutWish) (*Template, error) {
-	t := &Template{tracer: newTracer()}
-	unwatch := context.AfterFunc(ctx, t.tracer.kill)
-	err := t.tracer.do(func() error { return t.stop(path, opts, wish) })
-	unwatch()
-	// Killed processes make for odd errors: the reason is the better answer.
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
+	t := &Template{tracer: ptrace.NewTracer()}
+	err := t.tracer.Run(ctx, func() error { return t.stop(path, opts, wish) })
 	if err != nil {
-		t.tracer.end()
+		t.tracer.End()
 		return nil, fmt.Errorf("stop %s after linking: %w", path, err)
 	}
 	return t, nil
-}
-
-// withTimeout is context.WithTimeout with what has not been reached then as the
-// reason.
-func withTimeout(ctx context.Context, timeout time.Duration, what string) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, timeout, &Refusal{
-		Reason: fmt.Sprintf("%s after %v", what, timeout),
-		Hint:   "if the machine is busy just now, try again later",
-	})
 }
 
 // stop is the whole flow, on the tracer's thread.
@@ -93,11 +77,11 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 
 	// A first exec stop, only to have a process in which system calls can be
 	// injected: what they set is in force when it executes the program again.
-	first, err := tr.startClean(path)
+	first, err := startClean(tr, path)
 	if err != nil {
 		return linkError(path, nil, err)
 	}
-	limit, twinLimit, err := tr.prepare(first)
+	limit, twinLimit, err := prepare(tr, first)
 	if err != nil {
 		return err
 	}
@@ -105,26 +89,26 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	pid := first.pid
 	t.PID = pid
 	var (
-		regs  unix.PtraceRegs
-		stack InitialStack
+		regs  ptrace.Regs
+		stack linux.InitialStack
 		auxv  linux.Auxv
 		block []byte
 	)
 	for try := 1; ; try++ {
-		if regs, err = tr.execAgain(first); err != nil {
+		if regs, err = execAgain(tr, first); err != nil {
 			return err
 		}
 		if t.Maps, err = linux.ReadMaps(pid); err != nil {
 			return err
 		}
-		if stack, auxv, block, err = readStack(pid, regs.Rsp, t.Maps); err != nil {
+		if stack, auxv, block, err = linux.ReadStack(pid, regs.Rsp, t.Maps); err != nil {
 			return err
 		}
 		if try == layoutTries || wish.fulfilled(t.Maps, stack.SP) {
 			break
 		}
 		first.stack = stack
-		if first.insn, err = findSyscall(pid, t.Maps); err != nil {
+		if first.insn, err = ptrace.FindSyscall(pid, t.Maps); err != nil {
 			return err
 		}
 	}
@@ -145,7 +129,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	if err := pinCPU(pid); err != nil {
 		return err
 	}
-	insn, err := findSyscall(pid, t.Maps)
+	insn, err := ptrace.FindSyscall(pid, t.Maps)
 	if err != nil {
 		return err
 	}
@@ -153,17 +137,17 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	if err != nil {
 		return err
 	}
-	twin, err := tr.makeTwin(pid, insn, twinStack.SP, twinBlock, twinLimit)
+	twin, err := makeTwin(tr, pid, insn, twinStack.SP, twinBlock, twinLimit)
 	if err != nil {
 		return err
 	}
-	if err := tr.filter(twin, insn, twinStack.SP); err != nil {
+	if err := filter(tr, twin, insn, twinStack.SP); err != nil {
 		return err
 	}
 
 	binder := 0
 	if t.Stop.Point.BindsLazily() {
-		if binder, err = tr.makeBinder(pid, insn, stack, auxv, block, limit); err != nil {
+		if binder, err = makeBinder(tr, pid, insn, stack, auxv, block, limit); err != nil {
 			return err
 		}
 	}
@@ -172,7 +156,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	// there, and may call nothing that the template may not.
 	r := &recorder{pid: pid, memory: opts.Memory, allow: opts.Allow}
 	soft := opts.SoftBreakpoint || first.soft
-	b, err := setBreakpoint(pid, t.Stop.Addr, soft)
+	b, err := ptrace.SetBreakpoint(pid, t.Stop.Addr, soft)
 	if err != nil {
 		return fmt.Errorf("set a breakpoint: %w", err)
 	}
@@ -182,11 +166,11 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	if err := checkMemory(pid, opts.Memory); err != nil {
 		return err
 	}
-	twinBreak, err := setBreakpoint(twin, t.Stop.Addr, soft)
+	twinBreak, err := ptrace.SetBreakpoint(twin, t.Stop.Addr, soft)
 	if err != nil {
 		return fmt.Errorf("set a breakpoint: %w", err)
 	}
-	if err := tr.runTo(twinBreak); err != nil {
+	if err := tr.RunTo(twinBreak); err != nil {
 		return twinError(err)
 	}
 
@@ -229,7 +213,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	if err := checkFixups(t.Fixups, t.Stop.Point, t.TIDAddr, t.RobustHead); err != nil {
 		return err
 	}
-	tr.discard(twin)
+	tr.Discard(twin)
 	if binder != 0 {
 		if err := t.bind(binder, soft); err != nil {
 			return err
@@ -245,6 +229,6 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 // bind fills in the addresses of functions that each process would look up anew at
 // their first call.
 func (t *Template) bind(binder int, soft bool) error {
-	t.Bound = t.tracer.runBinder(t.PID, binder, t.Stop.Addr, soft, t.Maps, nil)
+	t.Bound = runBinder(t.tracer, t.PID, binder, t.Stop.Addr, soft, t.Maps, nil)
 	return writeCalls(t.PID, t.Bound)
 }

@@ -14,55 +14,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/residentctl/residentctl/internal/fixture"
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/seeded"
 	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
-// children are the pids of this process's children.
-func children(t *testing.T) string {
-	t.Helper()
-	files, err := filepath.Glob("/proc/self/task/*/children")
-	if err != nil || len(files) == 0 {
-		t.Skip("this kernel has no /proc/PID/task/TID/children")
-	}
-	var all string
-	for _, f := range files {
-		pids, _ := os.ReadFile(f) // a thread may end meanwhile
-		all += string(pids)
-	}
-	return strings.TrimSpace(all)
-}
+// What tests are made with.
+const hello = fixture.Hello
 
-// noChildren checks at the test's end that no process is left.
-func noChildren(t *testing.T) {
-	t.Helper()
-	t.Cleanup(func() {
-		if left := children(t); left != "" {
-			t.Errorf("processes left: %s", left)
-		}
-	})
-}
-
-// build compiles a C program.
-func build(t *testing.T, source string, flags ...string) string {
-	t.Helper()
-	gcc, err := exec.LookPath("gcc")
-	if err != nil {
-		t.Skip("gcc is not installed")
-	}
-	dir := t.TempDir()
-	c, out := filepath.Join(dir, "prog.c"), filepath.Join(dir, "prog")
-	if err := os.WriteFile(c, []byte(source), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if text, err := exec.Command(gcc, append([]string{"-o", out, c}, flags...)...).CombinedOutput(); err != nil {
-		t.Fatalf("gcc: %v\n%s", err, text)
-	}
-	return out
-}
-
-const hello = "int puts(const char *);\nint main(void) { puts(\"hello\"); return 0; }\n"
+var (
+	build      = fixture.Build
+	noChildren = fixture.NoChildren
+)
 
 // stop is Stop for a program that must come to its stop point.
 func stop(t *testing.T, path string, opts Options) *Template {
@@ -372,7 +337,7 @@ func TestDetachKilled(t *testing.T) {
 	if err := unix.Kill(tm.PID, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	var ended *EndedError
+	var ended *ptrace.EndedError
 	if err := tm.Detach(); !errors.As(err, &ended) || ended.Status.Signal() != unix.SIGKILL || ended.Hint() == "" {
 		t.Errorf("got %v", err)
 	}
@@ -465,72 +430,6 @@ func TestKilledTracer(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestStartAt(t *testing.T) {
-	path := build(t, hello, "-no-pie")
-	out, err := exec.Command("nm", path).Output()
-	if err != nil {
-		t.Skip("nm is not installed")
-	}
-	var main uint64
-	for line := range strings.Lines(string(out)) {
-		if strings.HasSuffix(line, " T main\n") {
-			_, _ = fmt.Sscanf(line, "%x", &main)
-		}
-	}
-	for _, soft := range []bool{false, true} {
-		t.Run(fmt.Sprintf("soft=%v", soft), func(t *testing.T) {
-			noChildren(t)
-			p, err := StartAt(t.Context(), path, []string{"hello", "a"}, []string{"A=1"}, main, StartOptions{SoftBreakpoint: soft})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if p.Regs.Rip != main || p.Regs.Rdi != 2 || p.Regs.Fs_base == 0 || p.RobustHead == 0 {
-				t.Errorf("registers %+v", p.Regs)
-			}
-			if maps, err := p.Maps(); err != nil || len(maps) == 0 {
-				t.Errorf("maps: %v, %v", maps, err)
-			}
-			if err := p.ReadMem(main, make([]byte, 8)); err != nil {
-				t.Error(err)
-			}
-			for range 2 {
-				if err := p.Kill(); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	const nowhere = 0x123456789000
-	t.Run("it ends before", func(t *testing.T) {
-		noChildren(t)
-		_, err := StartAt(t.Context(), path, []string{"hello"}, nil, nowhere, StartOptions{})
-		var ended *EndedError
-		if !errors.As(err, &ended) || ended.Status.ExitStatus() != 0 {
-			t.Errorf("got %v", err)
-		}
-	})
-	t.Run("it executes something else", func(t *testing.T) {
-		noChildren(t)
-		for _, soft := range []bool{false, true} {
-			_, err := StartAt(t.Context(), "/bin/sh", []string{"sh", "-c", "exec /bin/true"}, nil, nowhere, StartOptions{SoftBreakpoint: soft})
-			if !errors.Is(err, ErrStartedNormally) {
-				t.Errorf("soft %v: got %v", soft, err)
-			}
-		}
-	})
-	t.Run("standard error", func(t *testing.T) {
-		f, err := os.CreateTemp(t.TempDir(), "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		_, _ = StartAt(t.Context(), "/bin/sh", []string{"sh", "-c", "echo why >&2"}, nil, nowhere, StartOptions{Stderr: f})
-		if text, _ := os.ReadFile(f.Name()); string(text) != "why\n" {
-			t.Errorf("got %q", text)
-		}
-	})
 }
 
 func BenchmarkStop(b *testing.B) {

@@ -10,6 +10,7 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 // A Template is a process that stands at its stop point, with what was learnt
@@ -18,10 +19,10 @@ import (
 type Template struct {
 	PID   int
 	Stop  plan.Stop // where it is
-	Regs  unix.PtraceRegs
+	Regs  ptrace.Regs
 	Maps  []linux.Mapping // all of /proc/PID/maps, in order
 	Auxv  linux.Auxv
-	Stack InitialStack
+	Stack linux.InitialStack
 
 	// What the dynamic linker registered with the kernel; 0 if it did not.
 	FSBase, TIDAddr, RobustHead, RobustLen, RseqAddr uint64
@@ -32,7 +33,7 @@ type Template struct {
 	Probes []fingerprint.Probe // in the order in which the linker made them
 	Anon   []linux.PageRange   // pages that are no file's (any more), without stack and vDSO
 
-	tracer  *tracer
+	tracer  *ptrace.Tracer
 	mu      sync.Mutex
 	stopped bool // traced; false once detached
 	ended   bool // reaped, the tracer is gone
@@ -49,13 +50,13 @@ func (t *Template) Detach() error {
 	if !t.stopped {
 		return nil
 	}
-	err := t.tracer.do(func() error {
+	err := t.tracer.Do(func() error {
 		// It stands in the delivery of the breakpoint's SIGTRAP, in the place
 		// of which SIGSTOP is delivered (ptrace(2), PTRACE_DETACH).
-		if _, err := ptrace(unix.PTRACE_DETACH, t.PID, 0, uintptr(unix.SIGSTOP)); err != nil {
-			return t.tracer.gone(t.PID, err)
+		if err := t.tracer.Detach(t.PID, unix.SIGSTOP); err != nil {
+			return err
 		}
-		_, err := t.tracer.wait(t.PID)
+		_, err := t.tracer.Wait(t.PID)
 		return err
 	})
 	if err != nil {
@@ -73,12 +74,12 @@ func (t *Template) Reap() (unix.WaitStatus, error) {
 	if t.ended {
 		return 0, errors.New("reap: the template is gone")
 	}
-	t.tracer.kill()
+	t.tracer.Kill()
 	var ws unix.WaitStatus
-	err := t.tracer.do(func() error {
+	err := t.tracer.Do(func() error {
 		for {
-			_, err := t.tracer.wait(t.PID)
-			var ended *EndedError
+			_, err := t.tracer.Wait(t.PID)
+			var ended *ptrace.EndedError
 			if errors.As(err, &ended) {
 				ws = ended.Status
 				return nil
@@ -88,7 +89,7 @@ func (t *Template) Reap() (unix.WaitStatus, error) {
 			}
 		}
 	})
-	t.tracer.end()
+	t.tracer.End()
 	t.ended = true
 	return ws, err
 }
@@ -96,11 +97,11 @@ func (t *Template) Reap() (unix.WaitStatus, error) {
 // Kill ends and reaps the template. It may be called more than once, and after
 // Reap.
 func (t *Template) Kill() error {
-	t.tracer.kill() // so that a Reap under way ends
+	t.tracer.Kill() // so that a Reap under way ends
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.ended {
-		t.tracer.end()
+		t.tracer.End()
 		t.ended = true
 	}
 	return nil

@@ -3,6 +3,7 @@ package linkstop
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 // A TimedStart is one way to start a program.
@@ -51,19 +53,17 @@ type TimeOptions struct {
 // A start is resumed and stopped twice, in execve and at its end. That costs
 // some microseconds of the tracer's, the same for all.
 //
-// The errors are ErrStartedNormally, *EndedError and *Refusal.
+// The errors are ptrace.ErrStartedNormally, *ptrace.EndedError and *Refusal.
 func TimeStarts(ctx context.Context, donor string, starts []TimedStart, opts TimeOptions) ([][]time.Duration, error) {
-	ctx, cancel := withTimeout(ctx, DefaultTimeout, "its starts have not been timed")
+	ctx, cancel := ptrace.WithTimeout(ctx, DefaultTimeout, "its starts have not been timed")
 	defer cancel()
 	if opts.Memory == 0 {
 		opts.Memory = DefaultMemory
 	}
-	t := newTracer()
-	defer t.end()
-	unwatch := context.AfterFunc(ctx, t.kill)
-	defer unwatch()
+	t := ptrace.NewTracer()
+	defer t.End()
 	took := make([][]time.Duration, len(starts))
-	err := t.do(func() error {
+	err := t.Run(ctx, func() error {
 		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 		if err != nil {
 			return err
@@ -79,7 +79,7 @@ func TimeStarts(ctx context.Context, donor string, starts []TimedStart, opts Tim
 				break
 			}
 			for i, s := range starts {
-				d, err := t.timeStart(donor, s, opts.Memory, null.Fd())
+				d, err := timeStart(t, donor, s, opts.Memory, null.Fd())
 				if err != nil {
 					return fmt.Errorf("time a start of %s: %w", s.Path, err)
 				}
@@ -88,38 +88,35 @@ func TimeStarts(ctx context.Context, donor string, starts []TimedStart, opts Tim
 		}
 		return nil
 	})
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
 	if err != nil {
 		return nil, err
 	}
 	return took, nil
 }
 
-func (t *tracer) timeStart(donor string, s TimedStart, memory uint64, null uintptr) (time.Duration, error) {
-	pid, err := t.start(donor, []string{s.Path}, nil, "/", [3]uintptr{null, null, null})
+func timeStart(t *ptrace.Tracer, donor string, s TimedStart, memory uint64, null uintptr) (time.Duration, error) {
+	pid, err := t.Start(donor, []string{s.Path}, nil, "/", [3]uintptr{null, null, null})
 	if err != nil {
 		return 0, err
 	}
-	defer t.discard(pid)
-	if err := t.aimExec(pid, s.Filtered); err != nil {
+	defer t.Discard(pid)
+	if err := aimExec(t, pid, s.Filtered); err != nil {
 		return 0, err
 	}
 	if s.Filtered { // the filter stops it at the execve
-		if ws, err := t.cont(pid, 0); err != nil || event(ws) != unix.PTRACE_EVENT_SECCOMP {
+		if ws, err := t.Cont(pid, 0); err != nil || !ptrace.AtFilter(ws) {
 			return 0, cmp.Or(err, fmt.Errorf("execute it: stopped by %s", unix.SignalName(ws.StopSignal())))
 		}
-	} else if err := letLauncher(pid); err != nil {
+	} else if err := ptrace.AllowVfork(pid); err != nil {
 		return 0, err
 	}
 	began := time.Now()
-	ws, err := t.cont(pid, 0)
+	ws, err := t.Cont(pid, 0)
 	took := time.Since(began)
 	switch {
 	case err != nil:
 		return 0, err
-	case event(ws) != unix.PTRACE_EVENT_EXEC:
+	case !ptrace.AtExec(ws):
 		return 0, fmt.Errorf("execute it: stopped by %s", unix.SignalName(ws.StopSignal()))
 	}
 
@@ -138,12 +135,12 @@ func (t *tracer) timeStart(donor string, s TimedStart, memory uint64, null uintp
 	}
 	// No debug register: not every machine has them. The INT3 costs the start the
 	// copy of a page, made here, and saves it the fault at that page.
-	b, err := setBreakpoint(pid, s.Until(auxv), true)
+	b, err := ptrace.SetBreakpoint(pid, s.Until(auxv), true)
 	if err != nil {
-		b = &breakpoint{pid: pid, addr: s.Until(auxv), kind: byFault}
+		b = ptrace.FaultAt(pid, s.Until(auxv))
 	}
 	began = time.Now()
-	if err := t.runTo(b); err != nil {
+	if err := t.RunTo(b); err != nil {
 		return 0, err
 	}
 	return took + time.Since(began), nil
@@ -151,8 +148,8 @@ func (t *tracer) timeStart(donor string, s TimedStart, memory uint64, null uintp
 
 // aimExec has a process at its exec stop call execve(2) next, on the path that
 // is its first argument, under a filter if filtered.
-func (t *tracer) aimExec(pid int, filtered bool) error {
-	regs, err := t.regs64(pid)
+func aimExec(t *ptrace.Tracer, pid int, filtered bool) error {
+	regs, err := t.Regs64(pid)
 	if err != nil {
 		return err
 	}
@@ -160,25 +157,22 @@ func (t *tracer) aimExec(pid int, filtered bool) error {
 	if err != nil {
 		return err
 	}
-	stack, _, block, err := readStack(pid, regs.Rsp, maps)
+	stack, _, block, err := linux.ReadStack(pid, regs.Rsp, maps)
 	if err != nil {
 		return err
 	}
-	insn, err := findSyscall(pid, maps)
+	insn, err := ptrace.FindSyscall(pid, maps)
 	if err != nil {
 		return err
 	}
 	if filtered {
-		if err := t.filter(pid, insn, stack.SP); err != nil {
+		if err := filter(t, pid, insn, stack.SP); err != nil {
 			return err
 		}
 	}
 	regs.Rip, regs.Rax, regs.Orig_rax = insn, unix.SYS_EXECVE, ^uint64(0)
-	regs.Rdi, regs.Rsi, regs.Rdx = leWord(block[stack.Argv-stack.SP:]), stack.Argv, stack.Envp
-	if err := unix.PtraceSetRegs(pid, &regs); err != nil {
-		return t.gone(pid, err)
-	}
-	return nil
+	regs.Rdi, regs.Rsi, regs.Rdx = binary.LittleEndian.Uint64(block[stack.Argv-stack.SP:]), stack.Argv, stack.Envp
+	return t.SetRegs(pid, &regs)
 }
 
 // At is an address that is the same in each start.

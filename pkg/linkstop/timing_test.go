@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 func TestTimeStarts(t *testing.T) {
@@ -45,13 +46,13 @@ func TestTimeStartsEnds(t *testing.T) {
 	never := []TimedStart{{Path: path, Until: At(0x1000)}}
 	entry := []TimedStart{{Path: path, Until: func(a linux.Auxv) uint64 { return a.Value(linux.ATEntry) }}}
 
-	var ended *EndedError
+	var ended *ptrace.EndedError
 	if _, err := TimeStarts(t.Context(), donor, never, TimeOptions{Rounds: 1, Least: 1}); !errors.As(err, &ended) {
 		t.Errorf("a start that does not come there: %v", err)
 	}
 	other := build(t, "int execl(const char *, const char *, ...);\n"+
 		"int main(void) { return execl(\"/bin/true\", \"true\", (char *)0); }\n")
-	if _, err := TimeStarts(t.Context(), donor, []TimedStart{{Path: other, Until: At(0x1000)}}, TimeOptions{Rounds: 1, Least: 1}); !errors.Is(err, ErrStartedNormally) {
+	if _, err := TimeStarts(t.Context(), donor, []TimedStart{{Path: other, Until: At(0x1000)}}, TimeOptions{Rounds: 1, Least: 1}); !errors.Is(err, ptrace.ErrStartedNormally) {
 		t.Errorf("a start that becomes another program: %v", err)
 	}
 	if _, err := TimeStarts(t.Context(), donor, []TimedStart{{Path: "/nonexistent", Until: At(0x1000)}}, TimeOptions{Rounds: 1, Least: 1}); err == nil {

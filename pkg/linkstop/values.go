@@ -12,7 +12,7 @@ import (
 
 // FixupValues returns what each kind of word is in a process with this initial stack.
 // It does not go by what the launcher writes there (pkg/launcher/src/map.c, correct).
-func FixupValues(pid int, stack InitialStack) (values [plan.FixKinds]uint64, err error) {
+func FixupValues(pid int, stack linux.InitialStack) (values [plan.FixKinds]uint64, err error) {
 	var random [16]byte
 	if err := linux.ReadMem(pid, stack.Random, random[:]); err != nil {
 		return values, err
@@ -26,7 +26,7 @@ func FixupValues(pid int, stack InitialStack) (values [plan.FixKinds]uint64, err
 
 // fixupValues is FixupValues of a process with these AT_RANDOM bytes and this soft
 // RLIMIT_STACK, in bytes.
-func fixupValues(pid int, stack InitialStack, random []byte, limit uint64) [plan.FixKinds]uint64 {
+func fixupValues(pid int, stack linux.InitialStack, random []byte, limit uint64) [plan.FixKinds]uint64 {
 	return [plan.FixKinds]uint64{
 		plan.FixSP:       stack.SP,
 		plan.FixArgv:     stack.Argv,

@@ -8,7 +8,7 @@ import (
 
 	"github.com/residentctl/residentctl/pkg/binfmt"
 	"github.com/residentctl/residentctl/pkg/elfinfo"
-	"github.com/residentctl/residentctl/pkg/linkstop"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 // follow gives the dynamic program that the program at path is or becomes. One
@@ -31,7 +31,7 @@ func follow(ctx context.Context, path string) (string, error) {
 		}
 		defer back()
 	}
-	to, followErr := linkstop.Follow(ctx, path, linkstop.FollowOptions{})
+	to, followErr := ptrace.Follow(ctx, path, ptrace.FollowOptions{})
 	if err != nil && (errors.Is(followErr, syscall.ENOEXEC) || errors.Is(followErr, syscall.EACCES)) {
 		return "", err // neither ELF nor anything that the kernel has a handler for
 	}

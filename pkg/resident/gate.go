@@ -10,6 +10,7 @@ import (
 
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -76,7 +77,7 @@ func (a *adding) gate(ctx context.Context, l *layout, launcherFile string) error
 		timing, err = a.time(ctx, l, launcherFile, againAtLeast, againBudget)
 	}
 	switch {
-	case errors.Is(err, linkstop.ErrStartedNormally):
+	case errors.Is(err, ptrace.ErrStartedNormally):
 		return &TrialError{What: "the launcher did not come to its end", Err: err}
 	case err != nil:
 		return err

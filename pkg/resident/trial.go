@@ -17,6 +17,7 @@ import (
 	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 // A TrialError says in what a start from a new image was not what it should
@@ -119,17 +120,17 @@ func writeStarter(s launcher.Store, dir string, place uint64, program string, ra
 
 // startTrial executes a launcher file and stops it at its jump. What the
 // launcher says of a normal start is in the error.
-func startTrial(ctx context.Context, file string, pl *plan.Plan) (*linkstop.Process, error) {
+func startTrial(ctx context.Context, file string, pl *plan.Plan) (*ptrace.Process, error) {
 	said, messages, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer said.Close()
-	p, err := linkstop.StartAt(ctx, file, []string{pl.Path}, []string{"RESIDENTCTL_EXPLAIN=1"}, pl.Entry.RIP,
-		linkstop.StartOptions{Stderr: messages})
+	p, err := ptrace.StartAt(ctx, file, []string{pl.Path}, []string{"RESIDENTCTL_EXPLAIN=1"}, pl.Entry.RIP,
+		ptrace.StartOptions{Stderr: messages})
 	messages.Close()
 	switch {
-	case errors.Is(err, linkstop.ErrStartedNormally):
+	case errors.Is(err, ptrace.ErrStartedNormally):
 		// Nobody is left to write: this ends.
 		text, _ := io.ReadAll(said)
 		return nil, &TrialError{What: strings.TrimSpace(string(text)), Err: err}
@@ -144,7 +145,7 @@ func startTrial(ctx context.Context, file string, pl *plan.Plan) (*linkstop.Proc
 // compareStart compares a process that stands at the launcher's jump with its
 // plan: registers, registrations, mappings, and every page of CRIU's, word by
 // word where words were corrected.
-func compareStart(p *plan.Plan, pagesPath string, proc *linkstop.Process) error {
+func compareStart(p *plan.Plan, pagesPath string, proc *ptrace.Process) error {
 	stack, auxv, err := proc.Stack()
 	if err != nil {
 		return err
@@ -162,7 +163,7 @@ func compareStart(p *plan.Plan, pagesPath string, proc *linkstop.Process) error 
 	return comparePages(p, pagesPath, proc, stack)
 }
 
-func compareRegisters(p *plan.Plan, proc *linkstop.Process, stack linkstop.InitialStack, auxv linux.Auxv) error {
+func compareRegisters(p *plan.Plan, proc *ptrace.Process, stack linux.InitialStack, auxv linux.Auxv) error {
 	for _, w := range []struct {
 		what      string
 		got, want uint64
@@ -251,7 +252,7 @@ func joined(all []shown) []shown {
 
 // comparePages compares what is mapped of CRIU's pages with the file, and each
 // corrected word with what it must be in this process.
-func comparePages(p *plan.Plan, pagesPath string, proc *linkstop.Process, stack linkstop.InitialStack) error {
+func comparePages(p *plan.Plan, pagesPath string, proc *ptrace.Process, stack linux.InitialStack) error {
 	f, err := os.Open(pagesPath)
 	if err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 // wantWrong fails unless err is a TrialError, with a hint, that says want; or nil if
@@ -75,33 +76,33 @@ func TestTrialAdvice(t *testing.T) {
 func TestCompareRegisters(t *testing.T) {
 	for _, tc := range []struct {
 		want   string
-		change func(p *linkstop.Process, auxv linux.Auxv)
+		change func(p *ptrace.Process, auxv linux.Auxv)
 	}{
-		{"", func(*linkstop.Process, linux.Auxv) {}},
-		{"rsp is 0x7ff8 instead of 0x7000", func(p *linkstop.Process, _ linux.Auxv) { p.Regs.Rsp = 0x7ff8 }},
-		{"r12 is 0x1 instead of 0x100", func(p *linkstop.Process, _ linux.Auxv) { p.Regs.R12 = 1 }},
-		{"the thread pointer is 0x1", func(p *linkstop.Process, _ linux.Auxv) { p.Regs.Fs_base = 1 }},
-		{"the robust list is 0x0", func(p *linkstop.Process, _ linux.Auxv) { p.RobustHead = 0 }},
-		{"rseq is 0x0", func(p *linkstop.Process, _ linux.Auxv) { p.Rseq.Addr = 0 }},
-		{"AT_PHDR is 0x1", func(_ *linkstop.Process, auxv linux.Auxv) { auxv[0].Value = 1 }},
-		{"AT_PHNUM is 0x1", func(_ *linkstop.Process, auxv linux.Auxv) { auxv[1].Value = 1 }},
-		{"AT_BASE is 0x1", func(_ *linkstop.Process, auxv linux.Auxv) { auxv[2].Value = 1 }},
-		{"AT_ENTRY is 0x1", func(_ *linkstop.Process, auxv linux.Auxv) { auxv[3].Value = 1 }},
-		{"AT_SYSINFO_EHDR is 0x1", func(_ *linkstop.Process, auxv linux.Auxv) { auxv[4].Value = 1 }},
+		{"", func(*ptrace.Process, linux.Auxv) {}},
+		{"rsp is 0x7ff8 instead of 0x7000", func(p *ptrace.Process, _ linux.Auxv) { p.Regs.Rsp = 0x7ff8 }},
+		{"r12 is 0x1 instead of 0x100", func(p *ptrace.Process, _ linux.Auxv) { p.Regs.R12 = 1 }},
+		{"the thread pointer is 0x1", func(p *ptrace.Process, _ linux.Auxv) { p.Regs.Fs_base = 1 }},
+		{"the robust list is 0x0", func(p *ptrace.Process, _ linux.Auxv) { p.RobustHead = 0 }},
+		{"rseq is 0x0", func(p *ptrace.Process, _ linux.Auxv) { p.Rseq.Addr = 0 }},
+		{"AT_PHDR is 0x1", func(_ *ptrace.Process, auxv linux.Auxv) { auxv[0].Value = 1 }},
+		{"AT_PHNUM is 0x1", func(_ *ptrace.Process, auxv linux.Auxv) { auxv[1].Value = 1 }},
+		{"AT_BASE is 0x1", func(_ *ptrace.Process, auxv linux.Auxv) { auxv[2].Value = 1 }},
+		{"AT_ENTRY is 0x1", func(_ *ptrace.Process, auxv linux.Auxv) { auxv[3].Value = 1 }},
+		{"AT_SYSINFO_EHDR is 0x1", func(_ *ptrace.Process, auxv linux.Auxv) { auxv[4].Value = 1 }},
 	} {
 		p := &plan.Plan{
 			Entry:  plan.Entry{R12: 0x100, Phdr: 0x200, Phnum: 11, Base: 0x300, ProgramEntry: 0x400},
 			Kernel: plan.Kernel{FSBase: 0x500, RobustHead: 0x600, RseqAddr: 0x700},
 			VDSO:   plan.VDSO{Code: 0x800},
 		}
-		proc := &linkstop.Process{RobustHead: 0x600, Rseq: linkstop.RseqConfig{Addr: 0x700}}
+		proc := &ptrace.Process{RobustHead: 0x600, Rseq: ptrace.RseqConfig{Addr: 0x700}}
 		proc.Regs.Rsp, proc.Regs.R12, proc.Regs.Fs_base = 0x7000, 0x100, 0x500
 		auxv := linux.Auxv{
 			{Type: linux.ATPhdr, Value: 0x200}, {Type: linux.ATPhnum, Value: 11}, {Type: linux.ATBase, Value: 0x300},
 			{Type: linux.ATEntry, Value: 0x400}, {Type: linux.ATSysinfoEhdr, Value: 0x800},
 		}
 		tc.change(proc, auxv)
-		wantWrong(t, compareRegisters(p, proc, linkstop.InitialStack{SP: 0x7000}, auxv), tc.want)
+		wantWrong(t, compareRegisters(p, proc, linux.InitialStack{SP: 0x7000}, auxv), tc.want)
 	}
 }
 
@@ -182,8 +183,8 @@ func TestComparePages(t *testing.T) {
 			copy(memory, image)
 			binary.LittleEndian.PutUint64(memory[canary:], binary.LittleEndian.Uint64(random)&^0xff)
 			tc.change()
-			stack := linkstop.InitialStack{Random: uint64(uintptr(unsafe.Pointer(&random[0])))}
-			wantWrong(t, comparePages(p, pages, &linkstop.Process{PID: os.Getpid()}, stack), tc.want)
+			stack := linux.InitialStack{Random: uint64(uintptr(unsafe.Pointer(&random[0])))}
+			wantWrong(t, comparePages(p, pages, &ptrace.Process{PID: os.Getpid()}, stack), tc.want)
 		})
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -272,7 +273,7 @@ func (v *verifying) copyPages(dir string, p *plan.Plan) (launcher.Store, error) 
 
 // withLink compares with the program as its dynamic linker links it now, at the
 // same addresses.
-func (v *verifying) withLink(ctx context.Context, proc *linkstop.Process) error {
+func (v *verifying) withLink(ctx context.Context, proc *ptrace.Process) error {
 	mm := v.image.MM
 	layout := linkstop.Layout{
 		VDSO:      linux.PageRange{Start: v.plan.VDSO.Addr, End: v.plan.VDSO.Addr + v.plan.VDSO.Len},
@@ -308,7 +309,7 @@ func (v *verifying) withLink(ctx context.Context, proc *linkstop.Process) error 
 }
 
 // comparison prepares the comparison of the trial start with another process.
-func (v *verifying) comparison(proc *linkstop.Process, pid int, stack linkstop.InitialStack) (*comparison, error) {
+func (v *verifying) comparison(proc *ptrace.Process, pid int, stack linux.InitialStack) (*comparison, error) {
 	c := &comparison{plan: v.plan}
 	var err error
 	if c.pagesPath, err = filepath.EvalSymlinks(v.pagesPath); err != nil {
@@ -343,7 +344,7 @@ func (v *verifying) sameVDSO(c *comparison) error {
 
 // sameAreas compares where the kernel believes code and data of the program to
 // be.
-func (v *verifying) sameAreas(proc, ref *linkstop.Process) error {
+func (v *verifying) sameAreas(proc, ref *ptrace.Process) error {
 	got, err := readAreas(proc.PID)
 	if err != nil {
 		return err
@@ -393,7 +394,7 @@ func readAreas(pid int) (areas [len(areaNames)]uint64, err error) {
 
 // withCRIU compares with the image as CRIU restores it. Every word must be the
 // same one, but for those that belong to the process.
-func (v *verifying) withCRIU(ctx context.Context, proc *linkstop.Process) error {
+func (v *verifying) withCRIU(ctx context.Context, proc *ptrace.Process) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	ref, err := restoreStopped(ctx, v.dir)
@@ -410,7 +411,7 @@ func (v *verifying) withCRIU(ctx context.Context, proc *linkstop.Process) error 
 
 // compare compares the resident start with the reference: registers,
 // registrations, mappings and memory.
-func (v *verifying) compare(proc, ref *linkstop.Process, bound map[uint64]uint64, noise func(addr, word uint64) string) error {
+func (v *verifying) compare(proc, ref *ptrace.Process, bound map[uint64]uint64, noise func(addr, word uint64) string) error {
 	stack, auxv, err := ref.Stack()
 	if err != nil {
 		return err
@@ -460,7 +461,7 @@ const directionFlag = 1 << 10
 
 // sameRegisters compares the registers that are alive at the stop point, where the
 // reference is. The resident start has gone on from there already.
-func (v *verifying) sameRegisters(proc, ref *linkstop.Process) error {
+func (v *verifying) sameRegisters(proc, ref *ptrace.Process) error {
 	x87, sse, err := proc.FloatControl()
 	if err != nil {
 		return err
@@ -503,7 +504,7 @@ func (v *verifying) same(values []value) {
 // long as the process is to live: the image holds PR_SET_PDEATHSIG, which kills
 // it at the end of the thread that started CRIU (prctl(2)), and the thread of a
 // tracer that has done its work ends.
-func restoreStopped(ctx context.Context, dir string) (*linkstop.Process, error) {
+func restoreStopped(ctx context.Context, dir string) (*ptrace.Process, error) {
 	work, err := store.StageTemporary()
 	if err != nil {
 		return nil, err
@@ -513,7 +514,7 @@ func restoreStopped(ctx context.Context, dir string) (*linkstop.Process, error) 
 	if err != nil {
 		return nil, keepLog(work, err)
 	}
-	proc, err := linkstop.Attach(ctx, pid)
+	proc, err := ptrace.Attach(ctx, pid)
 	if err != nil {
 		// It is our child: its pid cannot be anybody else's yet.
 		_ = unix.Kill(pid, unix.SIGKILL)

@@ -47,7 +47,7 @@ type side struct {
 }
 
 // newSide looks at a process that stands at its stop point.
-func newSide(pid int, stack linkstop.InitialStack) (side, error) {
+func newSide(pid int, stack linux.InitialStack) (side, error) {
 	s := side{pid: pid}
 	var err error
 	if s.maps, err = linux.ReadMaps(pid); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/residentctl/residentctl/pkg/elfinfo"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
 // planAgrees holds that the plan is what would be made now of the record, CRIU's
@@ -81,7 +82,7 @@ func (v *verifying) compileAgain() (*plan.Plan, error) {
 func dumpedTemplate(im *criuwrap.Image) (*linkstop.Template, error) {
 	t := &linkstop.Template{
 		Stop:   plan.Stop{Addr: im.Regs.IP, Point: plan.StopLinked},
-		Regs:   unix.PtraceRegs{Rip: im.Regs.IP, Rsp: im.Regs.SP, Rax: im.Regs.AX},
+		Regs:   ptrace.Regs{Rip: im.Regs.IP, Rsp: im.Regs.SP, Rax: im.Regs.AX},
 		FSBase: im.Regs.FSBase, TIDAddr: im.ClearTIDAddr, RobustHead: im.RobustHead,
 		RseqAddr: im.Rseq.Addr, RseqLen: im.Rseq.Len, RseqSig: im.Rseq.Sig,
 	}

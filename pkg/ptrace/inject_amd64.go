@@ -1,4 +1,4 @@
-package linkstop
+package ptrace
 
 import (
 	"bytes"
@@ -12,9 +12,9 @@ import (
 // syscallInsn is the SYSCALL instruction.
 var syscallInsn = []byte{0x0f, 0x05}
 
-// findSyscall looks for a SYSCALL instruction in what the kernel has mapped
+// FindSyscall looks for a SYSCALL instruction in what the kernel has mapped
 // executable at an exec stop: the vDSO first, for it is two pages only.
-func findSyscall(pid int, maps []linux.Mapping) (uint64, error) {
+func FindSyscall(pid int, maps []linux.Mapping) (uint64, error) {
 	for _, vdso := range []bool{true, false} {
 		for _, m := range maps {
 			if m.Prot&unix.PROT_EXEC == 0 || m.Path == "[vsyscall]" || (m.Path == linux.VDSO) != vdso {
@@ -32,15 +32,15 @@ func findSyscall(pid int, maps []linux.Mapping) (uint64, error) {
 	return 0, refusef("no system call instruction in the dynamic linker or the vDSO")
 }
 
-// inject has the stopped process make a system call, at the address of a
+// Inject has the stopped process make a system call, at the address of a
 // SYSCALL instruction, and puts its registers back (but for execve, which
 // makes new ones). It must be in a stop from which it returns to user space
 // with the registers given: not in a PTRACE_EVENT stop, where a system call
-// has still to write its result.
-func (t *tracer) inject(pid int, insn uint64, nr uint64, args ...uint64) (uint64, error) {
-	var saved unix.PtraceRegs
-	if err := unix.PtraceGetRegs(pid, &saved); err != nil {
-		return 0, t.gone(pid, err)
+// has still to write its result. An error of the call's is its unix.Errno.
+func (t *Tracer) Inject(pid int, insn uint64, nr uint64, args ...uint64) (uint64, error) {
+	saved, err := t.Regs(pid)
+	if err != nil {
+		return 0, err
 	}
 	regs := saved
 	regs.Rip, regs.Rax = insn, nr
@@ -50,8 +50,8 @@ func (t *tracer) inject(pid int, insn uint64, nr uint64, args ...uint64) (uint64
 			*p = args[i]
 		}
 	}
-	if err := unix.PtraceSetRegs(pid, &regs); err != nil {
-		return 0, t.gone(pid, err)
+	if err := t.SetRegs(pid, &regs); err != nil {
+		return 0, err
 	}
 	// Entry, perhaps an event (exec, fork), exit.
 	for entered := false; ; {
@@ -68,8 +68,8 @@ func (t *tracer) inject(pid int, insn uint64, nr uint64, args ...uint64) (uint64
 			return 0, fmt.Errorf("inject system call %d: stopped by %s", nr, unix.SignalName(ws.StopSignal()))
 		}
 	}
-	if err := unix.PtraceGetRegs(pid, &regs); err != nil {
-		return 0, t.gone(pid, err)
+	if regs, err = t.Regs(pid); err != nil {
+		return 0, err
 	}
 	ret := int64(regs.Rax)
 	failed := ret < 0 && ret > -4096
@@ -77,8 +77,8 @@ func (t *tracer) inject(pid int, insn uint64, nr uint64, args ...uint64) (uint64
 		return 0, nil
 	}
 	saved.Orig_rax = ^uint64(0)
-	if err := unix.PtraceSetRegs(pid, &saved); err != nil {
-		return 0, t.gone(pid, err)
+	if err := t.SetRegs(pid, &saved); err != nil {
+		return 0, err
 	}
 	if failed {
 		return 0, unix.Errno(-ret)
@@ -86,12 +86,12 @@ func (t *tracer) inject(pid int, insn uint64, nr uint64, args ...uint64) (uint64
 	return regs.Rax, nil
 }
 
-// regs64 are the registers of a stopped process. It refuses one that is not in
+// Regs64 are the registers of a stopped process. It refuses one that is not in
 // 64-bit mode (cs is 0x33 there, __USER_CS of arch/x86/include/asm/segment.h),
 // since the injected system calls are 64-bit ones.
-func (t *tracer) regs64(pid int) (regs unix.PtraceRegs, err error) {
-	if err := unix.PtraceGetRegs(pid, &regs); err != nil {
-		return regs, t.gone(pid, err)
+func (t *Tracer) Regs64(pid int) (regs Regs, err error) {
+	if regs, err = t.Regs(pid); err != nil {
+		return regs, err
 	}
 	if regs.Cs != 0x33 {
 		return regs, refusef("it is not a 64-bit program")

@@ -1,4 +1,4 @@
-package linkstop
+package ptrace
 
 import (
 	"errors"
@@ -22,12 +22,12 @@ const (
 	dr6ByDR0  = 1
 )
 
-// A breakpoint stops one process before the instruction at addr.
-type breakpoint struct {
+// A Breakpoint stops one process before the instruction at addr.
+type Breakpoint struct {
 	pid  int
 	addr uint64
 	kind breakKind
-	// saved is the byte in the place of which an INT3 stands.
+	// saved is the byte that the INT3 has replaced.
 	saved [1]byte
 }
 
@@ -40,10 +40,10 @@ const (
 	byFault                     // that nothing is mapped there
 )
 
-// setBreakpoint uses a debug register, which dirties no page of the program's
+// SetBreakpoint has a process stop before the instruction at addr. It uses a debug register, which dirties no page of the program's
 // text, or if soft an INT3.
-func setBreakpoint(pid int, addr uint64, soft bool) (*breakpoint, error) {
-	b := &breakpoint{pid: pid, addr: addr, kind: byINT3}
+func SetBreakpoint(pid int, addr uint64, soft bool) (*Breakpoint, error) {
+	b := &Breakpoint{pid: pid, addr: addr, kind: byINT3}
 	if !soft {
 		b.kind = byRegister
 		return b, pokeDebug(pid, addr, dr7OnDR0)
@@ -54,8 +54,14 @@ func setBreakpoint(pid int, addr uint64, soft bool) (*breakpoint, error) {
 	return b, linux.WriteMem(pid, addr, []byte{0xcc})
 }
 
-// reached tells whether a stop with a signal is b's.
-func (b *breakpoint) reached(sig unix.Signal, regs *unix.PtraceRegs) bool {
+// FaultAt is the breakpoint at an address where nothing is mapped: the process
+// stops by the fault.
+func FaultAt(pid int, addr uint64) *Breakpoint {
+	return &Breakpoint{pid: pid, addr: addr, kind: byFault}
+}
+
+// reached reports whether a stop with a signal is b's.
+func (b *Breakpoint) reached(sig unix.Signal, regs *Regs) bool {
 	switch b.kind {
 	case byINT3:
 		return sig == unix.SIGTRAP && regs.Rip == b.addr+1
@@ -66,9 +72,9 @@ func (b *breakpoint) reached(sig unix.Signal, regs *unix.PtraceRegs) bool {
 	}
 }
 
-// remove leaves the process as if b had never been there. The page that held
+// Remove leaves the process as if b had never been there. The page that held
 // an INT3 stays a copy, equal to the file's.
-func (b *breakpoint) remove(regs *unix.PtraceRegs) error {
+func (b *Breakpoint) Remove(regs *Regs) error {
 	switch b.kind {
 	case byRegister:
 		return pokeDebug(b.pid, 0, 0)
@@ -86,7 +92,7 @@ func (b *breakpoint) remove(regs *unix.PtraceRegs) error {
 // should have stopped it.
 var errNoDebugRegisters = errors.New("the debug registers take an address, and a process does not stop there")
 
-// debugRegisters is what softBreakpoints has found out: 0 before the first time.
+// debugRegisters is what SoftBreakpoints has found out: 0 before the first time.
 var debugRegisters atomic.Int32
 
 const (
@@ -94,13 +100,13 @@ const (
 	registersFail
 )
 
-// softBreakpoints tells whether breakpoints have to be INT3s here. It is tried
-// out once, on a process that stands before its first instruction: some virtual
+// SoftBreakpoints reports whether breakpoints have to be INT3s here. It is tried
+// out once, on a process that is before its first instruction: some virtual
 // machines have no debug registers, and others let them be written and never
 // stop.
-func (t *tracer) softBreakpoints(pid int) (bool, error) {
+func (t *Tracer) SoftBreakpoints(pid int) (bool, error) {
 	if debugRegisters.Load() == 0 {
-		err := t.tryDebugRegister(pid)
+		err := t.TryDebugRegister(pid)
 		var ended *EndedError
 		if errors.As(err, &ended) || errors.Is(err, unix.ESRCH) {
 			return false, err // it says nothing of the machine
@@ -114,13 +120,13 @@ func (t *tracer) softBreakpoints(pid int) (bool, error) {
 	return debugRegisters.Load() == registersFail, nil
 }
 
-// tryDebugRegister sets a debug register on the next instruction of a process and
+// TryDebugRegister sets a debug register on the next instruction of a process and
 // lets it make a single step. If the register works the process has not moved and
 // DR6 says why; if not, it has executed that one instruction, and is put back.
-func (t *tracer) tryDebugRegister(pid int) error {
-	var before unix.PtraceRegs
-	if err := unix.PtraceGetRegs(pid, &before); err != nil {
-		return t.gone(pid, err)
+func (t *Tracer) TryDebugRegister(pid int) error {
+	before, err := t.Regs(pid)
+	if err != nil {
+		return err
 	}
 	if err := pokeDebug(pid, before.Rip, dr7OnDR0); err != nil {
 		return err
@@ -128,7 +134,7 @@ func (t *tracer) tryDebugRegister(pid int) error {
 	if err := unix.PtraceSingleStep(pid); err != nil {
 		return t.gone(pid, err)
 	}
-	if _, err := t.wait(pid); err != nil {
+	if _, err := t.Wait(pid); err != nil {
 		return err
 	}
 	status, err := peekUser(pid, offsetDR6)
@@ -160,19 +166,49 @@ func pokeDebug(pid int, dr0, dr7 uint64) error {
 	return nil
 }
 
-// runTo lets the breakpoint's process run until it is there. Where it has a filter, a
-// call that a recorder refuses is refused.
-func (t *tracer) runTo(b *breakpoint) error {
+// whenMapped lets a process run from system call to system call until there is
+// code at addr, and sets an INT3 there.
+func (t *Tracer) whenMapped(pid int, addr uint64) (*Breakpoint, error) {
 	sig := 0
 	for {
-		ws, err := t.cont(b.pid, sig)
+		if linux.ReadMem(pid, addr, make([]byte, 1)) == nil {
+			return SetBreakpoint(pid, addr, true)
+		}
+		ws, err := t.toSyscall(pid, sig)
+		if err != nil {
+			return nil, err
+		}
+		sig = 0
+		switch {
+		case AtExec(ws):
+			return nil, ErrStartedNormally
+		case event(ws) != 0:
+			return nil, anotherProcess()
+		case !isSyscall(ws):
+			sig = int(ws.StopSignal())
+		}
+	}
+}
+
+// RunTo lets the breakpoint's process run until it is there. Where it has a filter,
+// that is asked about each call before which it has stopped the process. The errors
+// are ErrStartedNormally if the process executes another program before, *EndedError,
+// *Refusal and the filter's.
+func (t *Tracer) RunTo(b *Breakpoint) error {
+	sig := 0
+	for {
+		ws, err := t.Cont(b.pid, sig)
 		if err != nil {
 			return err
 		}
 		switch event(ws) {
 		case 0:
 		case unix.PTRACE_EVENT_SECCOMP:
-			if err := t.filtered(b.pid); err != nil {
+			call, err := t.syscall(b.pid)
+			if err == nil {
+				err = t.ask(b.pid, call)
+			}
+			if err != nil {
 				return err
 			}
 			sig = 0
@@ -190,16 +226,47 @@ func (t *tracer) runTo(b *breakpoint) error {
 	}
 }
 
-// atBreakpoint tells whether a signal's stop is that of the breakpoint. Another
+// WatchTo is RunTo that calls look at both ends of each system call of the process,
+// whose error ends it. To make a process, and to execute one, is look's to refuse.
+func (t *Tracer) WatchTo(b *Breakpoint, look func(SyscallInfo) error) error {
+	sig := 0
+	for {
+		ws, err := t.toSyscall(b.pid, sig)
+		if err != nil {
+			return err
+		}
+		sig = 0
+		switch {
+		case isSyscall(ws):
+			call, err := t.syscall(b.pid)
+			if err == nil {
+				err = look(call)
+			}
+			if err != nil {
+				return err
+			}
+		case event(ws) != 0:
+			return anotherProcess()
+		default:
+			done, err := t.atBreakpoint(b, ws)
+			if done || err != nil {
+				return err
+			}
+			sig = int(ws.StopSignal())
+		}
+	}
+}
+
+// atBreakpoint reports whether a signal's stop is that of the breakpoint. Another
 // SIGTRAP than that is refused, another signal is the process's own.
-func (t *tracer) atBreakpoint(b *breakpoint, ws unix.WaitStatus) (bool, error) {
+func (t *Tracer) atBreakpoint(b *Breakpoint, ws unix.WaitStatus) (bool, error) {
 	sig := ws.StopSignal()
 	if sig != unix.SIGTRAP && b.kind != byFault {
 		return false, nil
 	}
-	var regs unix.PtraceRegs
-	if err := unix.PtraceGetRegs(b.pid, &regs); err != nil {
-		return false, t.gone(b.pid, err)
+	regs, err := t.Regs(b.pid)
+	if err != nil {
+		return false, err
 	}
 	if b.reached(sig, &regs) {
 		return true, nil

@@ -1,4 +1,4 @@
-package linkstop
+package ptrace
 
 import (
 	"context"
@@ -43,9 +43,9 @@ func Follow(ctx context.Context, path string, opts FollowOptions) (string, error
 	if opts.Timeout == 0 {
 		opts.Timeout = FollowTimeout
 	}
-	f := &following{tracer: newTracer(), chains: map[int]*chain{}}
-	defer f.tracer.end()
-	err := f.tracer.do(func() error {
+	f := &following{tracer: NewTracer(), chains: map[int]*chain{}}
+	defer f.tracer.End()
+	err := f.tracer.Do(func() error {
 		defer f.killAll()
 		return f.run(ctx, path, opts.Timeout)
 	})
@@ -64,7 +64,7 @@ func Follow(ctx context.Context, path string, opts FollowOptions) (string, error
 
 // following is a wrapper under way.
 type following struct {
-	tracer *tracer
+	tracer *Tracer
 	leader int
 	chains map[int]*chain // of the processes that are left, by pid
 	main   *chain         // the leader's
@@ -90,7 +90,7 @@ func (f *following) run(ctx context.Context, path string, timeout time.Duration)
 	}
 	defer null.Close()
 	fd := null.Fd()
-	if f.leader, err = f.tracer.start(path, []string{path}, os.Environ(), "", [3]uintptr{fd, fd, fd}); err != nil {
+	if f.leader, err = f.tracer.Start(path, []string{path}, os.Environ(), "", [3]uintptr{fd, fd, fd}); err != nil {
 		return err
 	}
 	f.tracer.disown()
@@ -248,7 +248,7 @@ func (c *chain) executed(pid int) {
 // mapped, the path that execve(2) was given (a script's, where exe is its
 // interpreter), the arguments, and whether the kernel loaded a dynamic linker.
 func readExec(pid int) (exe, execfn string, argv []string, dynamic bool, err error) {
-	var regs unix.PtraceRegs
+	var regs Regs
 	if err = unix.PtraceGetRegs(pid, &regs); err != nil {
 		return
 	}
@@ -256,7 +256,7 @@ func readExec(pid int) (exe, execfn string, argv []string, dynamic bool, err err
 	if err != nil {
 		return
 	}
-	stack, auxv, block, err := readStack(pid, regs.Rsp, maps)
+	stack, auxv, block, err := linux.ReadStack(pid, regs.Rsp, maps)
 	if err != nil {
 		return
 	}
@@ -274,7 +274,7 @@ func readExec(pid int) (exe, execfn string, argv []string, dynamic bool, err err
 		execfn = filepath.Join(dir, execfn)
 	}
 	for i := range stack.Argc {
-		arg, err := linux.ReadString(pid, leWord(block[stack.Argv-stack.SP+i*8:]), unix.PathMax)
+		arg, err := linux.ReadString(pid, binary.LittleEndian.Uint64(block[stack.Argv-stack.SP+i*8:]), unix.PathMax)
 		if err != nil {
 			break // longer than a path
 		}
@@ -286,7 +286,7 @@ func readExec(pid int) (exe, execfn string, argv []string, dynamic bool, err err
 	return exe, execfn, argv, auxv.Value(linux.ATBase) != 0, nil
 }
 
-// sameFile tells whether two paths lead to one file.
+// sameFile reports whether two paths lead to one file.
 func sameFile(a, b string) bool {
 	x, err := linux.StatID(a)
 	if err != nil {
@@ -294,13 +294,4 @@ func sameFile(a, b string) bool {
 	}
 	y, err := linux.StatID(b)
 	return err == nil && x.Dev == y.Dev && x.Ino == y.Ino
-}
-
-func leWord(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
-
-// disown leaves the processes to the caller, who kills and reaps them itself.
-func (t *tracer) disown() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.group = 0
 }

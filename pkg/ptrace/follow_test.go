@@ -1,4 +1,4 @@
-package linkstop
+package ptrace
 
 import (
 	"context"
@@ -11,18 +11,20 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/fixture"
 )
 
 func TestFollow(t *testing.T) {
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
 	real := in("foo.real")
-	copyProgram(t, build(t, hello), real)
-	copyProgram(t, build(t, "#include <unistd.h>\n"+
+	copyProgram(t, fixture.Build(t, fixture.Hello), real)
+	copyProgram(t, fixture.Build(t, "#include <unistd.h>\n"+
 		"int main(int c, char **v) { (void)c; return execv(\""+real+"\", v); }\n", "-static"), in("static"))
-	copyProgram(t, build(t, "#include <unistd.h>\n#include <sys/wait.h>\n"+
+	copyProgram(t, fixture.Build(t, "#include <unistd.h>\n#include <sys/wait.h>\n"+
 		"int main(int c, char **v) { (void)c; if (!fork()) execv(\""+real+"\", v); return wait(0) < 0; }\n", "-static"), in("forks"))
-	copyProgram(t, build(t, hello, "-static"), in("alone"))
+	copyProgram(t, fixture.Build(t, fixture.Hello, "-static"), in("alone"))
 	sh, err := filepath.EvalSymlinks("/bin/sh")
 	if err != nil {
 		t.Skip(err)
@@ -52,7 +54,7 @@ func TestFollow(t *testing.T) {
 		{"leaves-somebody", "#!/bin/sh\nsetsid sleep 1000 &\n:\n", "", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			noChildren(t)
+			fixture.NoChildren(t)
 			if tc.script != "" {
 				if err := os.WriteFile(in(tc.name), []byte(tc.script), 0o755); err != nil {
 					t.Fatal(err)
@@ -75,7 +77,7 @@ func TestFollow(t *testing.T) {
 
 // Nothing of what a wrapper started outlives the search, whatever ends it.
 func TestFollowEnds(t *testing.T) {
-	noChildren(t)
+	fixture.NoChildren(t)
 	dir := t.TempDir()
 	path, pids := filepath.Join(dir, "w"), filepath.Join(dir, "pids")
 	script := "#!/bin/sh\ntrap '' HUP TERM\nsetsid sh -c 'echo $$ >>" + pids + "; exec sleep 1000' &\nsleep 1000 &\necho $! >>" + pids + "\nwait\n"
