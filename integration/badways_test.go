@@ -401,11 +401,11 @@ func TestBadStatesByWay(t *testing.T) {
 			w.build(t, other, "two")
 			copyFile(t, other, w.program)
 		}, word: "two", because: "this has changed", want: all(isNormal)},
-		{name: "no user namespaces", users: []account{alice}, spoil: func(_ *testing.T, w *badWorld) {
-			// The limit is that of a user namespace in which everybody is himself.
-			w.namespaces = syscall.CLONE_NEWUSER
-			w.wrapper = []string{"/bin/sh", "-c", `echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"`, "sh"}
-		}, because: "(user.max_user_namespaces is 0)", want: but(all(isResident), uncovered...)},
+		{name: "no user namespaces", users: []account{alice}, spoil: noUserNamespaces,
+			because: "(user.max_user_namespaces is 0)", want: but(map[string]string{}, uncovered...)},
+		// It is in no usual directory for programs.
+		{name: "no user namespaces, a program that looks at itself", users: []account{alice}, spoil: noUserNamespaces,
+			because: "it looks at itself", want: but(all(isNormal), "exec", "", "exec --strict", "", "exec --auto", "")},
 		{name: "no mount namespaces", users: []account{admin(t)}, spoil: func(_ *testing.T, w *badWorld) {
 			w.namespaces = syscall.CLONE_NEWUSER
 			w.wrapper = []string{"/bin/sh", "-c", `echo 0 >/proc/sys/user/max_mnt_namespaces && exec "$@"`, "sh"}
@@ -441,6 +441,13 @@ func TestBadStatesByWay(t *testing.T) {
 			})
 		}
 	}
+}
+
+// noUserNamespaces starts in a user namespace in which everybody is himself, and whose
+// limit of others is 0.
+func noUserNamespaces(_ *testing.T, w *badWorld) {
+	w.namespaces = syscall.CLONE_NEWUSER
+	w.wrapper = []string{"/bin/sh", "-c", `echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"`, "sh"}
 }
 
 // admin is root with a home of his own.

@@ -193,7 +193,8 @@ func TestInheritance(t *testing.T) {
 		{name: "death signal", options: []string{"--death-signal", "15"}},
 		{name: "timer", options: []string{"--timer", "1000"}},
 		{name: "no huge pages", options: []string{"--no-huge-pages"}},
-		{name: "no new code", options: []string{"--no-new-code"}},
+		{name: "no new code", options: []string{"--no-new-code"}, users: onlyRoot},
+		{name: "no new code", options: []string{"--no-new-code"}, users: onlyNobody, special: exeIsNotSet},
 		{name: "subreaper", options: []string{"--subreaper"}},
 		{name: "memory policy", options: []string{"--memory-policy"}, normal: either},
 		{name: "no randomisation", options: []string{"--personality", noRandomisation}, special: notToBeRandom},
@@ -261,7 +262,8 @@ func TestAddressSpace(t *testing.T) {
 		{name: "large vectors", options: []string{"--arguments", "1000", "100", "--variables", "1000", "100"}},
 		{name: "no randomisation", options: []string{"--personality", noRandomisation}, special: notToBeRandom, differs: coveredLinker},
 		{name: "small stack", options: []string{"--limit", limitStack, "1048576"}},
-		{name: "no new code", options: []string{"--no-new-code"}},
+		{name: "no new code", options: []string{"--no-new-code"}, users: onlyRoot},
+		{name: "no new code", options: []string{"--no-new-code"}, users: onlyNobody, special: exeIsNotSet},
 	})
 
 	stack := fixture(t, "stack")

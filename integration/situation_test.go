@@ -65,6 +65,9 @@ var (
 	// Under exec an ordinary user is in a user namespace already, where root's files
 	// are known to be shown as another's.
 	withinAnother = map[string]string{"exec": ""}
+	// An ordinary user has a child set /proc/self/exe from a page of code that is made for
+	// that. Under exec and by binfmt_misc no start needs it.
+	exeIsNotSet = map[string]string{"launcher": "it looks at itself", "run": "it looks at itself", "shim": "it looks at itself"}
 )
 
 // in wraps a way: the situation's tool executes what the way would.
