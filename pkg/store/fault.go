@@ -24,6 +24,7 @@ const FaultStop = "stop:"
 // FaultPoints are the steps of this package at which Fault is called. Each
 // leaves a store in which nothing is wrong but garbage in staging/.
 var FaultPoints = []string{
+	"before-mkdir",             // the directory that the store, or one above it, is to be in is open
 	"after-mkdir",              // a folder of the store, or one above it, is made
 	"after-stage",              // a staging folder is made and locked
 	"before-publish",           // the image is made, nothing is on the disk for sure

@@ -85,18 +85,6 @@ func mkdirUnmasked(parent int, name string, mode fs.FileMode) error {
 	return <-made
 }
 
-// makeFolders is makeFolder for a path of several folders that may be missing.
-func makeFolders(path string, mode fs.FileMode) error {
-	err := makeFolder(path, mode)
-	if !errors.Is(err, fs.ErrNotExist) || path == filepath.Dir(path) {
-		return err
-	}
-	if err := makeFolders(filepath.Dir(path), mode); err != nil {
-		return err
-	}
-	return makeFolder(path, mode)
-}
-
 // syncPath brings a file, or the names in a folder, to the disk. Some file
 // systems have nothing to do for a folder and answer EINVAL (fsync(2)).
 func syncPath(path string) error {

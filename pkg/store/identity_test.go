@@ -132,25 +132,91 @@ func TestCreateChangesNoModeByPath(t *testing.T) {
 	must(t, err)
 	cmd.Path = filepath.Join(above, "helper")
 	must(t, os.WriteFile(cmd.Path, self, 0o755))
+	atFirstStop(t, cmd, func() {
+		must(t, os.Rename(dir, dir+".moved"))
+		must(t, os.Symlink(theirs, dir))
+	})
+	if got := mode(t, theirs).Perm(); got != fs.FileMode(0o755) {
+		t.Errorf("the other directory has mode %04o", got)
+	}
+}
+
+// atFirstStop runs a helper that stops at a fault point, and does something when it does so
+// for the first time. It returns the helper's exit status.
+func atFirstStop(t *testing.T, cmd *exec.Cmd, do func()) int {
+	t.Helper()
 	must(t, cmd.Start())
-	stops := 0
-	for {
+	for stops := 0; ; stops++ {
 		var status syscall.WaitStatus
 		_, err := syscall.Wait4(cmd.Process.Pid, &status, syscall.WUNTRACED, nil)
 		must(t, err)
 		if !status.Stopped() {
-			break
+			if stops == 0 {
+				t.Fatal("it did not come to the fault point")
+			}
+			return status.ExitStatus()
 		}
-		if stops++; stops == 1 {
-			must(t, os.Rename(dir, dir+".moved"))
-			must(t, os.Symlink(theirs, dir))
+		if stops == 0 {
+			do()
 		}
 		must(t, syscall.Kill(cmd.Process.Pid, syscall.SIGCONT))
 	}
-	if stops == 0 {
-		t.Fatal("it did not come to the fault point")
+}
+
+// TestRootMakesNoStoreElsewhere: while root makes the directories that lead to a store,
+// another user puts something in the place of the first that is missing.
+func TestRootMakesNoStoreElsewhere(t *testing.T) {
+	needRoot(t)
+	for _, test := range []struct {
+		name, instead string // command line; $1 is the missing directory, $2 one of root's
+		ok            bool
+	}{
+		{"a user's link to root's directory", `ln -s "$2" "$1" && chown -h 12345 "$1"`, false},
+		{"a user's directory", `mkdir "$1" && chown 12345 "$1"`, false},
+		{"root's directory", `mkdir "$1"`, true},
+		{"nothing", `true`, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			above, roots := t.TempDir(), t.TempDir()
+			must(t, os.Chmod(above, 0o777|fs.ModeSticky))
+			missing := filepath.Join(above, "missing")
+			cmd := helper("create", filepath.Join(missing, "deep", "store"), FaultEnv+"="+FaultStop+"before-mkdir")
+			cmd.Stderr = nil // that it then fails is right
+			status := atFirstStop(t, cmd, func() {
+				if out, err := exec.Command("/bin/sh", "-c", test.instead, "sh", missing, roots).CombinedOutput(); err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+			})
+			if (status == 0) != test.ok {
+				t.Errorf("status %d", status)
+			}
+			for _, dir := range []string{missing, roots} {
+				if made, err := os.ReadDir(dir); len(made) > 0 != (test.ok && dir == missing) || err != nil {
+					t.Errorf("%s holds %v, %v", dir, made, err)
+				}
+			}
+		})
 	}
-	if got := mode(t, theirs).Perm(); got != fs.FileMode(0o755) {
-		t.Errorf("the other directory has mode %04o", got)
+}
+
+// TestCreateThroughLinks: links that lead to an existing directory are followed, one that
+// leads nowhere is not taken for a directory.
+func TestCreateThroughLinks(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, "real"), 0o755))
+	must(t, os.Symlink("real", filepath.Join(dir, "link")))
+	must(t, os.Symlink("nowhere", filepath.Join(dir, "dangling")))
+	_, err := Create(filepath.Join(dir, "link", "deep", "store"))
+	must(t, err)
+	_, err = Open(filepath.Join(dir, "real", "deep", "store"))
+	must(t, err)
+	for _, path := range []string{"dangling", "dangling/store"} {
+		var e *Error
+		if _, err := Create(filepath.Join(dir, path)); !errors.As(err, &e) || e.Hint() == "" || !errors.Is(err, ErrUnsafe) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "nowhere")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it was made: %v", err)
 	}
 }

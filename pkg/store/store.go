@@ -96,6 +96,49 @@ func openChecked(dir string) (fd int, err error) {
 	return fd, err
 }
 
+// openOrMake is openChecked, but makes what is missing: each directory in the one that
+// leads to it, which is open and has been checked, so that nothing is made elsewhere
+// whatever another user puts there meanwhile. What another process has made first is
+// held to the same check, and no link.
+func openOrMake(dir string) (fd int, err error) {
+	fd, err = openChecked(dir)
+	if !errors.Is(err, fs.ErrNotExist) || dir == "/" {
+		return fd, err
+	}
+	parent, err := openOrMake(filepath.Dir(dir))
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(parent)
+	Fault("before-mkdir")
+	if err := makeFolderAt(parent, filepath.Base(dir), newStoreMode()); err != nil {
+		return -1, wrap("make store", dir, err)
+	}
+	fd, err = openFolder(parent, filepath.Base(dir), unix.O_PATH|unix.O_NOFOLLOW)
+	switch {
+	case errors.Is(err, syscall.ENOTDIR): // what a link is too (open(2), O_PATH)
+		return -1, openError(dir, errNotFolder)
+	case err != nil:
+		return -1, openError(dir, err)
+	}
+	if os.Geteuid() == 0 {
+		if err := mayLeadTo(parent, fd, dir); err != nil {
+			unix.Close(fd)
+			return -1, openError(dir, err)
+		}
+	}
+	return fd, nil
+}
+
+// mayLeadTo is mayLead for the open entry of an open directory, of which path is the path.
+func mayLeadTo(dir, entry int, path string) error {
+	var in, st unix.Stat_t
+	if err := errors.Join(unix.Fstat(dir, &in), unix.Fstat(entry, &st)); err != nil {
+		return err
+	}
+	return mayLead(linux.Step{Dir: filepath.Dir(path), FD: dir, In: &in, Name: filepath.Base(path), Open: entry, Stat: &st})
+}
+
 // mayLead is ErrUnsafe if a user other than root could have another entry stand in the
 // place of this one: the directory is his, or he may write to it and it is not sticky
 // (unlink(2), EPERM), or the entry is his. Root's group and groups without members count
@@ -143,17 +186,12 @@ func Create(dir string) (*Store, error) {
 	if err != nil {
 		return nil, wrap("make store", dir, err)
 	}
-	top, err := openChecked(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := makeFolders(filepath.Dir(dir), newStoreMode()); err != nil {
-			return nil, wrap("make store", dir, err)
-		}
-		if err := makeFolder(dir, newStoreMode()); err != nil {
-			return nil, wrap("make store", dir, err)
-		}
-		top, err = openChecked(dir)
-	}
-	if err != nil {
+	top, err := openOrMake(dir)
+	var failed *Error
+	switch {
+	case errors.As(err, &failed):
+		return nil, err
+	case err != nil:
 		return nil, openError(dir, err)
 	}
 	defer unix.Close(top)
