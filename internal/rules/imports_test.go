@@ -17,6 +17,7 @@ const module = "github.com/residentctl/residentctl/"
 var layers = [][]string{
 	{"cmd/residentctl", "internal/sweep"},
 	{"pkg/resident", "pkg/intercept"},
+	{"pkg/readers"},
 	{"pkg/registry", "pkg/store", "pkg/criuwrap", "pkg/linkstop", "pkg/launcher/front", "pkg/binfmt"},
 	{"pkg/fingerprint", "pkg/ptrace"},
 	{"pkg/launcher"},

@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/readers"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -22,11 +23,11 @@ import (
 
 // expose gives what is staged to those who may read the program and what it depends on.
 func (a *adding) expose(deps *fingerprint.Dependencies) error {
-	r, err := readersOf(a.program.Path, deps)
+	r, err := readers.Of(a.program.Path, deps)
 	if err != nil {
 		return err
 	}
-	return a.staging.Expose(r.mode, r.gid)
+	return a.staging.Expose(r.Mode, r.GID)
 }
 
 // describe puts the copy of the record into the image.

@@ -11,8 +11,8 @@ import (
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/plural"
-	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/readers"
 	"github.com/residentctl/residentctl/pkg/registry"
 )
 
@@ -102,19 +102,7 @@ func mistrust(path string, info fs.FileInfo) string {
 	if !info.Mode().IsRegular() {
 		return path + " is not a file"
 	}
-	return changeable(path, info)
-}
-
-// changeable says why somebody else could change a file or folder.
-func changeable(path string, info fs.FileInfo) string {
-	st := info.Sys().(*syscall.Stat_t)
-	switch {
-	case int(st.Uid) != os.Geteuid() && !launcher.ShownForRoot(path, st.Uid):
-		return fmt.Sprintf("%s belongs to user %d, neither to root nor to user %d", path, st.Uid, os.Geteuid())
-	case st.Mode&0o022 != 0:
-		return fmt.Sprintf("others than its owner may write to %s (mode %04o)", path, st.Mode&0o7777)
-	}
-	return ""
+	return readers.Changeable(path, info)
 }
 
 // launcherFaults says which launcher files of an entry are missing or not what

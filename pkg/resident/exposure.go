@@ -2,13 +2,12 @@ package resident
 
 import (
 	"encoding/json"
-	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/readers"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -29,7 +28,7 @@ func (m *Manager) sound(rec registry.Record) bool {
 // private tells whether all of the store is for its owner alone.
 func (m *Manager) private() bool {
 	dir, err := os.Stat(m.store.Dir())
-	return err == nil && dir.Mode()&everyone == 0
+	return err == nil && dir.Mode()&readers.Everyone == 0
 }
 
 // exposure looks at the owners and modes of an entry's image. A program's own mode
@@ -38,48 +37,21 @@ func (m *Manager) private() bool {
 func (m *Manager) exposure(rec registry.Record) (faults []string, exact bool) {
 	var file, folder store.Access
 	exact = true
-	told := m.private()
-	if !told {
+	known := !m.private()
+	if known {
 		var deps fingerprint.Dependencies
 		err := json.Unmarshal(rec.Deps, &deps)
 		if err == nil {
-			var r readers
-			r, err = readersOf(rec.Program, &deps)
-			file, folder = store.Exposed(r.mode, r.gid)
+			var r readers.Set
+			r, err = readers.Of(rec.Program, &deps)
+			file, folder = store.Exposed(r.Mode, r.GID)
 		}
 		if err != nil {
-			told, exact = true, false // who may read it is not known
+			known, exact = false, false // who may read it is not known
 		}
 	}
-	err := filepath.WalkDir(m.store.ImageDir(rec.ID), func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if err != nil {
-			return err
-		}
-		want := file
-		if e.IsDir() {
-			want = folder
-		}
-		switch why := changeable(path, info); {
-		case !e.IsDir() && !e.Type().IsRegular():
-			faults = append(faults, path+" is not a file")
-		case why != "":
-			faults = append(faults, why)
-		case told:
-		case want.ExceededBy(info):
-			faults = append(faults, tooOpen(path, info))
-		case !want.Fits(info):
-			exact = false
-		}
-		return nil
-	})
-	if err != nil {
-		faults = append(faults, err.Error())
-	}
-	return faults, exact
+	faults, fits := readers.Exposure(m.store.ImageDir(rec.ID), file, folder, known)
+	return faults, exact && fits
 }
 
 // launcherExposure looks at the owners and modes of an entry's launcher files and of the
@@ -92,15 +64,15 @@ func (m *Manager) launcherExposure(rec registry.Record) (faults []string, exact 
 		if err != nil {
 			continue // whether it has to be there is another question
 		}
-		if why := changeable(path, info); why != "" {
+		if why := readers.Changeable(path, info); why != "" {
 			faults = append(faults, why)
 			continue
 		}
-		want, err := launcherAccess(original)
+		want, err := readers.Access(original)
 		switch {
 		case err != nil: // the original is gone
 		case want.ExceededBy(info) && !m.private():
-			faults = append(faults, tooOpen(path, info))
+			faults = append(faults, readers.TooOpen(path, info))
 		case !want.Fits(info):
 			exact = false
 		}
@@ -119,8 +91,4 @@ func withFolders(paths []string) []string {
 	all = append(all, "/")
 	slices.Sort(all)
 	return slices.Compact(all)
-}
-
-func tooOpen(path string, info fs.FileInfo) string {
-	return fmt.Sprintf("%s is open to users who may not read or execute the program (mode %04o)", path, info.Mode().Perm())
 }

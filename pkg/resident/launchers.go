@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/residentctl/residentctl/pkg/launcher"
+	"github.com/residentctl/residentctl/pkg/readers"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -26,7 +27,7 @@ func (m *Manager) writeLaunchers(rec registry.Record) error {
 		if err != nil {
 			return err
 		}
-		if err := m.store.WriteLauncher(rec.Binary.Dev, rec.Binary.Ino, name, raw, launcherAccess); err != nil {
+		if err := m.store.WriteLauncher(rec.Binary.Dev, rec.Binary.Ino, name, raw, readers.Access); err != nil {
 			return err
 		}
 	}

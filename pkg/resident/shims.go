@@ -12,6 +12,7 @@ import (
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/elfinfo"
+	"github.com/residentctl/residentctl/pkg/readers"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -126,11 +127,11 @@ func (m *Manager) mayHaveShim(path string) error {
 // isSecret tells whether there is a program that not everybody may read. Of one that
 // is not there Add says it better.
 func isSecret(path string) (bool, error) {
-	a, err := launcherAccess(path)
+	a, err := readers.Access(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	return a.Mode&mayRead == 0, err
+	return a.Mode&readers.MayRead == 0, err
 }
 
 func sameFile(a, b string) bool {

@@ -1,4 +1,8 @@
-package resident
+// Package readers finds out who may read and execute a program, and reports what is
+// kept of it and is open to anyone else: owners, modes and ACLs of files, of the
+// directories that lead to them, and of the copies in a store. Package store has the
+// arithmetic of modes (store.Access) and sets them.
+package readers
 
 import (
 	"errors"
@@ -14,7 +18,7 @@ import (
 	"github.com/residentctl/residentctl/pkg/store"
 )
 
-// readers are those who may read and execute a program, as far as a mode and a
+// A Set is those who may read and execute a program, as far as a mode and a
 // group can say it: what is kept of the program is for them. A program is out of
 // reach for whom one of the folders that lead to it shuts out, and an image also
 // shows the libraries that it is linked with, and can show whatever else was opened
@@ -23,30 +27,30 @@ import (
 //
 // The owners of folders and libraries are taken to have the rights that others
 // have, as they can give themselves, and root to have all.
-type readers struct {
-	mode fs.FileMode // the group's and others' bits for reading and executing
-	gid  int
+type Set struct {
+	Mode fs.FileMode // the group's and others' bits for reading and executing
+	GID  int
 }
 
-// Rights in a mode, as others' bits.
+// Rights in a mode.
 const (
-	mayRead  fs.FileMode = 4
-	maySeek  fs.FileMode = 1 // execute a file, look for something in a folder
-	bothMay  fs.FileMode = mayRead | maySeek
-	everyone fs.FileMode = 0o055
+	MayRead  fs.FileMode = 4 // read, as others' bit
+	maySeek  fs.FileMode = 1 // execute a file, look for something in a directory
+	bothMay  fs.FileMode = MayRead | maySeek
+	Everyone fs.FileMode = 0o055 // all of both, of the group and of others
 )
 
-// readersOf finds the readers of a program with its libraries and all else that was
+// Of finds the readers of a program with its libraries and all else that was
 // found while it was linked. If one of these other files is gone, or the kernel made
 // one up for its reader, only the owner is left.
-func readersOf(program string, deps *fingerprint.Dependencies) (readers, error) {
-	r := readers{mode: everyone}
+func Of(program string, deps *fingerprint.Dependencies) (Set, error) {
+	r := Set{Mode: Everyone}
 	passed := map[string]bool{}
 	if err := r.reach(program, bothMay, passed); err != nil {
 		return r, err
 	}
 	for _, f := range append([]fingerprint.File{deps.Linker}, deps.Libraries...) {
-		if err := r.reach(f.Path, mayRead, passed); err != nil {
+		if err := r.reach(f.Path, MayRead, passed); err != nil {
 			return r, err
 		}
 	}
@@ -54,22 +58,22 @@ func readersOf(program string, deps *fingerprint.Dependencies) (readers, error) 
 		if c.ID.Ino == 0 {
 			continue // it was not there
 		}
-		switch err := r.reach(c.Path, mayRead, passed); {
+		switch err := r.reach(c.Path, MayRead, passed); {
 		case errors.Is(err, fs.ErrNotExist):
-			r.mode = 0
+			r.Mode = 0
 		case err != nil:
 			return r, err
 		}
 	}
 	if deps.OwnerOnly {
-		r.mode = 0
+		r.Mode = 0
 	}
 	return r, nil
 }
 
 // reach leaves out who may not reach a file and who lacks the rights to it.
 // Folders that were passed before are not looked at again.
-func (r *readers) reach(path string, rights fs.FileMode, passed map[string]bool) error {
+func (r *Set) reach(path string, rights fs.FileMode, passed map[string]bool) error {
 	folders, file, err := way(path)
 	if err != nil {
 		return fmt.Errorf("find who may read %s: %w", path, err)
@@ -90,7 +94,7 @@ func (r *readers) reach(path string, rights fs.FileMode, passed map[string]bool)
 	if err != nil {
 		return err
 	}
-	for _, right := range []fs.FileMode{mayRead, maySeek} {
+	for _, right := range []fs.FileMode{MayRead, maySeek} {
 		if rights&right != 0 {
 			r.restrict(st, right, right)
 		}
@@ -100,31 +104,31 @@ func (r *readers) reach(path string, rights fs.FileMode, passed map[string]bool)
 
 // restrict takes the rights lose from those who do not have the right need to
 // what st describes.
-func (r *readers) restrict(st *syscall.Stat_t, need, lose fs.FileMode) {
+func (r *Set) restrict(st *syscall.Stat_t, need, lose fs.FileMode) {
 	group, others := fs.FileMode(st.Mode)>>3&need != 0, fs.FileMode(st.Mode)&need != 0
 	if group && others {
 		return
 	}
-	if r.mode>>3&7 == r.mode&7 {
-		r.gid = int(st.Gid) // whose group it was did not matter
+	if r.Mode>>3&7 == r.Mode&7 {
+		r.GID = int(st.Gid) // whose group it was did not matter
 	}
 	// Who of another group's members and of the others is in st's group is not
 	// known.
-	same := r.gid == int(st.Gid)
+	same := r.GID == int(st.Gid)
 	if !same || !group {
-		r.mode &^= lose << 3
+		r.Mode &^= lose << 3
 	}
 	if !same || !others {
-		r.mode &^= lose
+		r.Mode &^= lose
 	}
 }
 
-// launcherAccess returns who may use what stands in a store for the original at path, a
+// Access returns who may use what is in a store for the original at path, a
 // name of a program or a directory that leads to one. Anyone who may execute or pass the
 // original may do that there too, or a start through the launcher would fail where a plain
 // one works. A launcher file can be read by who can read the program by that name, and a
 // directory by the store's owner only.
-func launcherAccess(path string) (a store.Access, err error) {
+func Access(path string) (a store.Access, err error) {
 	st, err := permissions(path)
 	if err != nil {
 		return a, err
@@ -137,15 +141,15 @@ func launcherAccess(path string) (a store.Access, err error) {
 	if st.Mode&syscall.S_IFMT == syscall.S_IFDIR {
 		return a, nil
 	}
-	r := readers{mode: everyone}
+	r := Set{Mode: Everyone}
 	if err := r.reach(path, bothMay, map[string]bool{}); err != nil {
 		return a, err
 	}
 	if pass == 0 || pass == maySeek|maySeek<<3 {
-		a.GID = r.gid // whose group passes does not matter
+		a.GID = r.GID // whose group passes does not matter
 	}
-	if a.GID == r.gid {
-		a.Mode |= r.mode & (mayRead | mayRead<<3)
+	if a.GID == r.GID {
+		a.Mode |= r.Mode & (MayRead | MayRead<<3)
 	}
 	return a, nil
 }

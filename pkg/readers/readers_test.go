@@ -1,4 +1,4 @@
-package resident
+package readers
 
 import (
 	"io/fs"
@@ -38,18 +38,18 @@ func TestRestrict(t *testing.T) {
 		{"all but two groups", []file{{0o705, 7, true}, {0o705, 8, false}}, 0, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			r := readers{mode: everyone}
+			r := Set{Mode: Everyone}
 			for _, f := range tc.files {
 				st := &syscall.Stat_t{Mode: f.mode, Gid: f.gid}
 				if f.folder {
 					r.restrict(st, maySeek, bothMay)
 					continue
 				}
-				r.restrict(st, mayRead, mayRead)
+				r.restrict(st, MayRead, MayRead)
 				r.restrict(st, maySeek, maySeek)
 			}
-			if r.mode != tc.mode || r.mode>>3&7 != r.mode&7 && r.gid != tc.gid {
-				t.Errorf("mode %03o, group %d; want %03o, %d", r.mode, r.gid, tc.mode, tc.gid)
+			if r.Mode != tc.mode || r.Mode>>3&7 != r.Mode&7 && r.GID != tc.gid {
+				t.Errorf("mode %03o, group %d; want %03o, %d", r.Mode, r.GID, tc.mode, tc.gid)
 			}
 		})
 	}
@@ -112,9 +112,9 @@ func TestWay(t *testing.T) {
 	}
 }
 
-// TestLauncherAccess: who may use the original may use its like. Only who can reach the
+// TestAccess: who may use the original may use its like. Only who can reach the
 // program can read its launcher file, and no other user a directory.
-func TestLauncherAccess(t *testing.T) {
+func TestAccess(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "top")
 	file, link := filepath.Join(dir, "in", "file"), filepath.Join(filepath.Dir(dir), "link")
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -133,8 +133,8 @@ func TestLauncherAccess(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r := readers{mode: everyone}
-	if err := r.reach(passable, maySeek, map[string]bool{}); err != nil || r.mode != everyone {
+	r := Set{Mode: Everyone}
+	if err := r.reach(passable, maySeek, map[string]bool{}); err != nil || r.Mode != Everyone {
 		t.Skip("the temporary folder is not for everybody")
 	}
 	for _, tc := range []struct {
@@ -160,7 +160,7 @@ func TestLauncherAccess(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		a, err := launcherAccess(tc.path)
+		a, err := Access(tc.path)
 		if err != nil || a.Mode != tc.want {
 			t.Errorf("%o/%o/%o: %s: mode %03o, want %03o, %v", tc.top, tc.in, tc.file, tc.path, a.Mode, tc.want, err)
 		}
@@ -177,12 +177,12 @@ func TestReadersOfWhatIsGone(t *testing.T) {
 		deps fingerprint.Dependencies
 		mode fs.FileMode
 	}{
-		{"what is there, and what never was", fingerprint.Dependencies{Linker: program, Checks: there}, everyone},
+		{"what is there, and what never was", fingerprint.Dependencies{Linker: program, Checks: there}, Everyone},
 		{"gone", fingerprint.Dependencies{Linker: program, Checks: []fingerprint.Checked{{Path: "/no/such/file", ID: linux.FileID{Ino: 1}}}}, 0},
 		{"the kernel's", fingerprint.Dependencies{Linker: program, OwnerOnly: true}, 0},
 	} {
-		if r, err := readersOf(program.Path, &tc.deps); err != nil || r.mode != tc.mode {
-			t.Errorf("%s: mode %03o, %v; want %03o", tc.name, r.mode, err, tc.mode)
+		if r, err := Of(program.Path, &tc.deps); err != nil || r.Mode != tc.mode {
+			t.Errorf("%s: mode %03o, %v; want %03o", tc.name, r.Mode, err, tc.mode)
 		}
 	}
 }
