@@ -110,6 +110,9 @@ func lowerFileLimit(t *testing.T) {
 // runtime changes.
 func buildResidentctl(t *testing.T) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("builds residentctl")
+	}
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("no go command")
 	}

@@ -45,6 +45,9 @@ func TestVersionScript(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				// In a source archive git archive has filled them in.
+				script = regexp.MustCompile(`(?m)^commit='.*' tag='.*'$`).
+					ReplaceAllLiteral(script, []byte(`commit='$Format:%H$' tag='$Format:%(describe:tags,match=v*)$'`))
 				for path, text := range map[string]string{
 					"scripts/version": string(script), "CHANGELOG.md": tc.changelog, ".gitattributes": "scripts/version export-subst\n",
 				} {
