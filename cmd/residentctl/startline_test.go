@@ -144,6 +144,9 @@ func TestFrontDoorKnowsNoOtherOptions(t *testing.T) {
 // buildFrontDoor builds a command with the front door as its entry, as scripts/build does.
 func buildFrontDoor(t *testing.T, pkg string) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("builds a Go program")
+	}
 	script, err := os.ReadFile("../../scripts/build")
 	if err != nil {
 		t.Fatal(err)

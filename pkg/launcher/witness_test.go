@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"debug/elf"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -18,20 +20,35 @@ import (
 	"github.com/residentctl/residentctl/pkg/plan"
 )
 
-// witness compiles testdata/witness.c into dir.
+// witness writes testdata/witness.c, compiled, into dir.
 func witness(t *testing.T, dir string) string {
 	t.Helper()
 	requireTool(t, "gcc")
+	program, err := compiledWitness()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := filepath.Join(dir, "witness")
+	writeFile(t, bin, program, 0o755)
+	return bin
+}
+
+var compiledWitness = sync.OnceValues(func() ([]byte, error) {
+	dir, err := os.MkdirTemp("", "witness-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
 	bin := filepath.Join(dir, "witness")
 	out, err := exec.Command("gcc", "-std=c11", "-Os", "-ffreestanding", "-fno-builtin", "-fno-stack-protector", "-fno-pie",
 		"-fno-asynchronous-unwind-tables", "-fno-tree-loop-distribute-patterns", "-mgeneral-regs-only", "-fno-strict-aliasing",
 		"-static", "-no-pie", "-nostdlib", "-Wl,-Ttext-segment=0x10000000,-z,noseparate-code,--build-id=none",
 		"-I", "src", "-o", bin, "testdata/witness.c").CombinedOutput()
 	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		return nil, fmt.Errorf("gcc: %w\n%s", err, out)
 	}
-	return bin
-}
+	return os.ReadFile(bin)
+})
 
 // openFolder is a temporary folder that every user may enter.
 func openFolder(t *testing.T) string {

@@ -12,6 +12,9 @@ const touch400MiB = `kept = r(9, 0, 400L << 20, 3, 0x22, -1); for (long i = 0; i
 
 // A resolver gets no more memory than is allowed, however it asks for it.
 func TestStopBoundsMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	for _, tc := range []struct{ name, body, want string }{
 		{"touches 400 MiB", touch400MiB, "it has 400 MiB of memory of its own when it is linked, more than the limit of 256 MiB"},
 		{"touches 400 MiB of .bss", `static char large[400L << 20]; for (long i = 0; i < 400L << 20; i += 4096) ((volatile char *)large)[i] = 1;`,
@@ -41,6 +44,9 @@ func TestStopBoundsMemory(t *testing.T) {
 
 // What is allowed is accepted, and nothing of the bound is left in the template.
 func TestStopAllowsMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	noChildren(t)
 	program := resolving(t, strings.ReplaceAll(touch400MiB, "400L", "40L"))
 	if tm, err := Stop(t.Context(), program, Options{Memory: 32 << 20}); err == nil || !strings.Contains(err.Error(), "it has 40 MiB of memory of its own when it is linked, more than the limit of 32 MiB") {

@@ -35,6 +35,9 @@ int main(void) { return f(); }
 // What a dynamic linker, or code that runs before it is done, might do and an
 // image could not repeat.
 func TestStopRefusesCalls(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	temporary := t.TempDir() + "/file"
 	if err := os.WriteFile(temporary, make([]byte, 4096), 0o600); err != nil {
 		t.Fatal(err)
@@ -87,6 +90,9 @@ func TestStopRefusesCalls(t *testing.T) {
 
 // What a process does that its twin, or a start without a debugger, does not.
 func TestStopRefusesDifferences(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	twinOnly := func(body string) string { // it has one argument more
 		return "extern long *__libc_stack_end; if (*__libc_stack_end > 1) { " + body + " }"
 	}

@@ -171,6 +171,9 @@ func procState(t *testing.T, pid int) string {
 }
 
 func TestStopIsTheSameEachTime(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	noChildren(t)
 	path := build(t, hello)
 	var first []string

@@ -73,6 +73,9 @@ func TestTimeStartsEnds(t *testing.T) {
 
 // What a resolver does in a timed start is refused before it is done.
 func TestTimeStartsRefusesCalls(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	donor, dir := build(t, hello, "-static"), t.TempDir()
 	kept := dir + "/kept"
 	for _, tc := range []struct{ name, body, want string }{

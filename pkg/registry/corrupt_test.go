@@ -95,6 +95,9 @@ func TestNotARegistry(t *testing.T) {
 }
 
 func TestTruncated(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	data := bigRegistry(t)
 	path := filepath.Join(t.TempDir(), "registry.db")
 	for size := 0; size < len(data); size += 4096 {

@@ -48,7 +48,11 @@ func (m model) where(is func(Record) bool) []Record {
 }
 
 func TestModel(t *testing.T) {
-	const seed, steps = 4, 2000
+	const seed = 4
+	steps := 2000
+	if testing.Short() {
+		steps = 200
+	}
 	rnd := rand.New(rand.NewPCG(seed, seed))
 	r, m := newRegistry(t), model{}
 	path := func() string { return fmt.Sprintf("/bin/p%d", rnd.IntN(30)) }

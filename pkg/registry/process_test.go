@@ -105,6 +105,9 @@ func startHelper(t *testing.T, cmd *exec.Cmd) {
 }
 
 func TestKilledWriter(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	path := filepath.Join(t.TempDir(), "registry.db")
 	for round := range 20 {
 		cmd := helper(t, "put", path)
@@ -124,6 +127,9 @@ func TestKilledWriter(t *testing.T) {
 }
 
 func TestManyReadersOneWriter(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	r := newRegistry(t)
 	mustPut(t, r, record(0, "/bin/first", 1000))
 
