@@ -52,6 +52,7 @@ func runTests(m *testing.M) int {
 // requireCRIU skips a test that cannot run here, with what is missing.
 func requireCRIU(t *testing.T) {
 	t.Helper()
+	skipShort(t)
 	unchanged.Check(t)
 	missing := ""
 	switch {
@@ -71,6 +72,14 @@ func requireCRIU(t *testing.T) {
 	t.Skipf("needs %s", missing)
 }
 
+// skipShort skips what needs CRIU, residentctl or a compiler: all that is not short.
+func skipShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes long")
+	}
+}
+
 func haveCRIU() bool {
 	if _, err := exec.LookPath("criu"); err == nil {
 		return true
@@ -88,6 +97,7 @@ func haveCRIU() bool {
 // user may enter.
 func residentctl(t *testing.T) string {
 	t.Helper()
+	skipShort(t)
 	path, err := builtResidentctl()
 	if err != nil {
 		t.Fatal(err)
@@ -151,6 +161,7 @@ func fixtureSource(name string) string {
 // compile makes output from source once per test process.
 func compile(t *testing.T, output, source string, args ...string) {
 	t.Helper()
+	skipShort(t)
 	unchanged.Check(t)
 	if builtFiles[output] {
 		return

@@ -10,9 +10,6 @@ import (
 
 // TestVersionIsSetAtBuild: what scripts/build makes says which sources it is of.
 func TestVersionIsSetAtBuild(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds residentctl")
-	}
 	if os.Getenv("RESIDENTCTL_TEST_BINARY") != "" {
 		t.Skip("RESIDENTCTL_TEST_BINARY may be of other sources")
 	}

@@ -12,6 +12,9 @@ import (
 // TestVersionScript: scripts/version names the newest release, and the commit where
 // that is not the release itself.
 func TestVersionScript(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	if _, err := exec.LookPath("git"); err != nil {
 		t.Skip("needs git")
 	}

@@ -110,6 +110,9 @@ func TestBindsCalls(t *testing.T) {
 // TestBindsNothing has programs of which nothing may be bound ahead: they become
 // images all the same.
 func TestBindsNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	defer func(was time.Duration) { bindTimeout = was }(bindTimeout)
 	bindTimeout = time.Second
 	for _, tc := range []struct {

@@ -215,6 +215,9 @@ func TestStopCancelled(t *testing.T) {
 }
 
 func TestStopRefuses(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	library := build(t, "int f(void) { return 1; }\n", "-shared", "-fPIC")
 	missing := filepath.Join(t.TempDir(), "libgone.so")
 	if err := os.Rename(build(t, "int f(void) { return 1; }\n", "-shared", "-fPIC", "-Wl,-soname,libgone.so"), missing); err != nil {

@@ -72,6 +72,9 @@ func life(dir string) error {
 }
 
 func TestKilledAtEveryFaultPoint(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	for _, point := range FaultPoints {
 		t.Run(point, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "store")
