@@ -26,7 +26,6 @@ func TestShims(t *testing.T) {
 		{"bash", `printf '#!/usr/bin/env bash\necho $0 "$@"\n' >script; chmod +x script; ./script a 'b c'`},
 		{"python3", `python3 -c 'import json, sys; print(json.dumps(sys.argv), sys.prefix)'`},
 		{"python3", `python3 -m venv --without-pip v && v/bin/python -c 'import sys; print(sys.executable, sys.prefix, sys.base_prefix)'`},
-		{"gcc", `echo 'int main(void) { return 3; }' >3.c; gcc -flto 3.c && ./a.out`},
 	} {
 		program := installed(t, test.program)
 		enable := s.command("enable", "--even-if-slower", program)
@@ -49,6 +48,23 @@ func TestShims(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestShimRefused: a program that finds itself in PATH, and its files from there, gets no
+// shim, and is resident all the same.
+func TestShimRefused(t *testing.T) {
+	s := newStore(t, folder(t))
+	gcc := installed(t, "gcc")
+	enable := s.command("enable", "--even-if-slower", gcc)
+	enable.Env = append(os.Environ(), "PATH=/usr/bin:/bin")
+	said, err := enable.CombinedOutput()
+	if err == nil || !strings.Contains(string(said), "it looks for its files where it finds itself in PATH") {
+		t.Errorf("enable: %v\n%s", err, said)
+	}
+	if _, err := os.Lstat(filepath.Join(s.shims(), "gcc")); err == nil {
+		t.Error("there is a shim")
+	}
+	s.requireResident(t, byRun, root, gcc, command{args: []string{"--version"}})
 }
 
 // A world for one shim: folders of PATH with programs that say their name.

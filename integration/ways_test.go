@@ -142,8 +142,16 @@ func called(s *store, program string) (path, argv0 string, args []string) {
 // launcher file that it leads to is a way of its own, so the programs of the
 // distribution, whose starts take long, are tried with one command only; TestShims
 // has more. They may differ in one thing: a program that looks for itself in PATH,
-// as bash, python3 and gcc do when argv[0] is no path, finds the shim.
+// as bash and python3 do when argv[0] is no path, finds the shim. GCC's drivers have none
+// (TestShimRefused).
 var byShim = way{name: "shim", argv: called, plain: &byName, env: shimsFirst,
+	takes: func(t *testing.T, program string) bool {
+		text, err := os.ReadFile(program)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return !bytes.Contains(text, []byte("GCC_EXEC_PREFIX"))
+	},
 	// Of several fixtures of one name the last that was enabled has the shim.
 	setUp: func(t *testing.T, s *store, program string) {
 		t.Helper()

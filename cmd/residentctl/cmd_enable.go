@@ -36,7 +36,8 @@ gc where the program is gone, take shims away.
 A program that looks for itself in PATH finds its shim. So python3 shows the shim in
 sys.executable, and a virtual environment that it makes links to the shim and works
 only as long as that is there. Make it by the full path, /usr/bin/python3 -m venv DIR;
-"ln -sf /usr/bin/python3 DIR/bin/python3" mends one that is made already.
+"ln -sf /usr/bin/python3 DIR/bin/python3" mends one that is made already. gcc, and
+others that would look for their files beside the shim, are refused.
 
 A wrapper of your own that calls the next program of its name in PATH is best put
 into a folder in front of the shims. Behind them it works too, but runs twice when it

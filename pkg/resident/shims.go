@@ -72,6 +72,9 @@ func (m *Manager) Enable(ctx context.Context, name string, opts AddOptions) (*En
 	if err != nil {
 		return nil, err
 	}
+	if err := findsItsFiles(added.Record); err != nil {
+		return nil, err
+	}
 	e := &Enabled{Added: *added, Shim: m.store.ShimPath(filepath.Base(path))}
 	unlock, err := m.store.Lock(ctx)
 	if err != nil {
@@ -98,6 +101,44 @@ func (m *Manager) Enable(ctx context.Context, name string, opts AddOptions) (*En
 		}
 	}
 	return e, m.store.WriteShim(rec.Binary.Dev, rec.Binary.Ino, path)
+}
+
+// relocatable are texts in programs, or libraries of theirs, that look for themselves in PATH
+// by argv[0], resolve what they find, and then look for their files relative to that only.
+// By a shim that is the launcher file, beside which there are none.
+var relocatable = []struct {
+	text     string
+	anywhere bool // else only outside of the usual directories: there it knows its files
+}{
+	{"GCC_EXEC_PREFIX", true}, // GCC's drivers (gcc/gcc.cc, process_command; libiberty/make-relative-prefix.c)
+	{"PYTHONHOME", false},     // Python (Modules/getpath.py, real_executable_dir)
+	{"SELFAUTOLOC", false},    // TeX Live (kpathsea/progname.c, kpathsea_selfdir)
+}
+
+// findsItsFiles refuses a program that would not find its files by a shim.
+func findsItsFiles(rec registry.Record) error {
+	real, err := filepath.EvalSymlinks(rec.Program)
+	if err != nil {
+		return err
+	}
+	usual := slices.Contains(binFolders, filepath.Dir(real))
+	for _, r := range relocatable {
+		if usual && !r.anywhere {
+			continue
+		}
+		for _, file := range append([]string{real}, rec.LibraryPaths...) {
+			switch found, err := fileContains(file, r.text); {
+			case err != nil:
+				return err
+			case found:
+				return &EnableError{
+					"it looks for its files where it finds itself in PATH, and would find its shim there",
+					"start it with `residentctl run`, in a tree under `residentctl exec`, or enable it as root with --system",
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // mayHaveShim refuses a program that its shim would pass over, since PATH leads to
