@@ -61,8 +61,10 @@ static struct reason enter_store(struct caller *c, const char *dir)
 	c->dir = dir;
 	c->checked = 0;
 	c->store = sys3(SYS_openat, AT_FDCWD, (u64)dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (c->store < 0)
+	if (c->store == -ENOENT || c->store == -ENOTDIR)
 		return no_in_store(c, NOT_RESIDENT, "");
+	if (c->store < 0)
+		return no_in_store(c, "its store cannot be opened", "");
 	return YES;
 }
 
