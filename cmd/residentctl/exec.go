@@ -21,7 +21,7 @@ func execLauncher(o startLine, dirs []string) error {
 		return why
 	}
 	stores, err := intercept.LookIn(counting(dirs))
-	if err != nil {
+	if len(stores) == 0 && err != nil {
 		return err
 	}
 	code, err := launcher.Front(stores)

@@ -9,8 +9,8 @@ import (
 )
 
 // LookIn checks the stores in these directories, as a launcher is to look in them. One
-// that is not there is left out, and one that cannot be used if there is another. The
-// errors are store.Open's.
+// that is not there is left out. The error is store.Open's of one that cannot be used,
+// beside the others.
 func LookIn(dirs []string) ([]launcher.Store, error) {
 	var stores []launcher.Store
 	var unusable error
@@ -26,8 +26,5 @@ func LookIn(dirs []string) ([]launcher.Store, error) {
 		dev, ino := s.Identity()
 		stores = append(stores, launcher.Store{Dir: s.Dir(), Dev: dev, Ino: ino})
 	}
-	if len(stores) > 0 {
-		return stores, nil
-	}
-	return nil, unusable
+	return stores, unusable
 }
