@@ -97,6 +97,7 @@ func buildOrder(t *testing.T) string {
 // TestCLibrary looks at what the C library, the dynamic linker and the C++
 // runtime do for a program.
 func TestCLibrary(t *testing.T) {
+	skipShort(t)
 	of := func(name string, args ...string) func(*testing.T) string {
 		return func(t *testing.T) string {
 			return build(t, name, part{name, fixtureName(name), args})

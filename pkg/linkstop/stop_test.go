@@ -193,6 +193,9 @@ func TestStopIsTheSameEachTime(t *testing.T) {
 }
 
 func TestStopCancelled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	noChildren(t)
 	path := build(t, hello)
 	started := time.Now()
