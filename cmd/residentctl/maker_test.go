@@ -14,8 +14,8 @@ import (
 
 // What a start saves is looked for in all stores that it may come from.
 func TestGains(t *testing.T) {
-	if _, err := criuwrap.Find(); err != nil || os.Geteuid() != 0 {
-		t.Skipf("needs root and CRIU: %v", err)
+	if _, err := criuwrap.Find(); err != nil || os.Geteuid() != 0 || testing.Short() {
+		t.Skipf("needs root and CRIU, and is not short: %v", err)
 	}
 	own, system := filepath.Join(t.TempDir(), "own"), filepath.Join(t.TempDir(), "system")
 	if _, err := resident.Open(own, true); err != nil {

@@ -21,6 +21,9 @@ import (
 // RESIDENTCTL_TEST_REQUIRE lists what the machine is known to have.
 func requireCRIU(t *testing.T) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	path, err := Find()
 	if err == nil && os.Geteuid() != 0 {
 		err = errors.New("not root")
