@@ -114,7 +114,7 @@ func TestOwnFolder(t *testing.T) {
 		s := newStore(t, folder(t))
 		s.do(t, "add", "--even-if-slower", in("links/turned"))
 		try(t, s, call{from: "/", program: in("links/turned")}, call{from: in("links"), program: "./turned"},
-			call{from: "/", program: in("here/own")})
+			call{from: "/", program: in("here/own"), nobodys: otherName})
 		remove(t, in("links/turned"))
 		link(os.Symlink, "../elsewhere/own", "links/turned")
 		try(t, s, call{from: "/", program: in("links/turned"), normal: relative, nobodys: relative})

@@ -5,13 +5,13 @@
  * its path. */
 static void note(struct caller *c, char sign, const struct plan_file_id *id, struct text *t)
 {
-	/* The path has no links: one that is in it by now leads to another file. */
-	struct open_how how = { O_WRONLY | O_APPEND | O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS };
 	long fd;
 
 	if (!c->log)
 		return;
-	fd = sys4(SYS_openat2, AT_FDCWD, (u64)c->log, (u64)&how, sizeof(how));
+	/* Not openat2: valgrind, which comes here with the environment that speaks against
+	 * an image, says of each call that it does not know it. */
+	fd = sys3(SYS_openat, AT_FDCWD, (u64)c->log, O_WRONLY | O_APPEND | O_NOFOLLOW | O_CLOEXEC);
 	if (failed(fd))
 		return;
 	t->len = 1;

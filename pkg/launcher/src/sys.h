@@ -54,6 +54,7 @@ typedef long s64;
 #define O_APPEND		02000
 #define O_NONBLOCK		04000	/* or a FIFO would wait for its writer */
 #define O_DIRECTORY		0200000
+#define O_NOFOLLOW		0400000
 #define O_CLOEXEC		02000000
 #define O_PATH			010000000
 
@@ -156,7 +157,6 @@ struct open_how {		/* linux/openat2.h */
 	u64 flags, mode, resolve;
 };
 #define RESOLVE_NO_MAGICLINKS	0x02
-#define RESOLVE_NO_SYMLINKS	0x04
 #define RESOLVE_BENEATH		0x08
 
 struct rlimit {
