@@ -168,7 +168,7 @@ func (s *store) dumpedSecrets(t *testing.T, program string) (canary, guard uint6
 				if f.Addr < m.Addr || f.Addr >= m.Addr+m.Len {
 					continue
 				}
-				pages, err := os.Open(file.Path)
+				pages, err := os.Open(filepath.Join(s.dir, file.Path))
 				if err != nil {
 					t.Fatal(err)
 				}
