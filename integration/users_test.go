@@ -481,11 +481,14 @@ func TestUnsafeStore(t *testing.T) {
 			if strings.HasPrefix(test.name, "images") || strings.HasPrefix(test.name, "registry") {
 				return // a start asks for the files' owner and mode, and for no registry
 			}
-			for _, a := range []account{alice, {name: "root", home: bob.home}} {
-				a.env = []string{"XDG_DATA_HOME=" + s.dataHome}
-				a.does(t, "run", program)
-				a.fails(t, 125, []string{"the store is not safe"}, "run", "--strict", program)
-			}
+			a := alice
+			a.env = []string{"XDG_DATA_HOME=" + s.dataHome}
+			a.does(t, "run", program)
+			a.fails(t, 125, []string{"the store is not safe"}, "run", "--strict", program)
+			// Root looks into none that the environment names.
+			r := account{name: "root", home: bob.home}
+			r.does(t, "run", "--store", s.dir, program)
+			r.fails(t, 125, []string{"not safe"}, "run", "--strict", "--store", s.dir, program)
 		})
 	}
 }
