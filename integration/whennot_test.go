@@ -97,17 +97,16 @@ func TestWhenNotPrivileged(t *testing.T) {
 	s.add(t, program)
 	launcher := s.launcher(program)
 	privileges := []struct {
-		name   string
-		give   func(path string) error
-		normal string
+		name string
+		give func(path string) error
 	}{
-		{"setuid", func(path string) error { return os.Chmod(path, 0o755|os.ModeSetuid) }, "AT_SECURE"},
-		{"setgid", func(path string) error { return os.Chmod(path, 0o755|os.ModeSetgid) }, "AT_SECURE"},
+		{"setuid", func(path string) error { return os.Chmod(path, 0o755|os.ModeSetuid) }},
+		{"setgid", func(path string) error { return os.Chmod(path, 0o755|os.ModeSetgid) }},
 		{"capabilities", func(path string) error {
 			// linux/capability.h, struct vfs_cap_data: version 2 with the effective
 			// bit, CAP_NET_BIND_SERVICE permitted.
 			return syscall.Setxattr(path, "security.capability", []byte{1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 0)
-		}, "AT_SECURE"},
+		}},
 	}
 	for _, p := range privileges {
 		t.Run("launcher file, "+p.name, func(t *testing.T) {
@@ -118,11 +117,9 @@ func TestWhenNotPrivileged(t *testing.T) {
 				os.Chmod(launcher, 0o755)
 				syscall.Removexattr(launcher, "security.capability")
 			})
+			// Of which it says nothing, whatever the environment asks for.
 			got := s.start(t, byLauncher, nobody, program, command{env: []string{"RESIDENTCTL_EXPLAIN=1"}})
-			if how, why := explanation(got.Stderr); how != "started normally" || !strings.Contains(why, p.normal) {
-				t.Errorf("%s: %s: %s", p.name, how, why)
-			}
-			if got.Status != "exit status 0" {
+			if got.Stderr != "" || got.Status != "exit status 0" {
 				t.Errorf("%v", got)
 			}
 		})
@@ -227,15 +224,15 @@ func TestWhenNotPreloaded(t *testing.T) {
 			said=$("${@:2}" 2>&1)
 			echo "$1: ${said//$'\n'/ }"
 		}
-		say before "$residentctl" run --explain "$program"
+		say before "$residentctl" --store "$data/residentctl" run --explain "$program"
 		echo "$other" >/etc/ld.so.preload
 		say plain "$program"
-		say run "$residentctl" run "$program"
-		say why "$residentctl" run --explain "$program"
+		say run "$residentctl" --store "$data/residentctl" run "$program"
+		say why "$residentctl" --store "$data/residentctl" run --explain "$program"
 		exec 3>/etc/ld.so.preload 3>&-
-		say empty "$residentctl" run --explain "$program"
+		say empty "$residentctl" --store "$data/residentctl" run --explain "$program"
 		rm /etc/ld.so.preload
-		say after "$residentctl" run --explain "$program"
+		say after "$residentctl" --store "$data/residentctl" run --explain "$program"
 	`
 	cmd := exec.Command("/bin/bash", "-c", script, "bash", s.residentctl, s.dataHome, w.program, w.other)
 	cmd.Env = s.environment(s.dataHome)
