@@ -179,7 +179,7 @@ func TestCopiedLinkerTrustsNobody(t *testing.T) {
 	}
 	original := filepath.Join(dir, "original")
 	covered, err := launcher.Cover(raw, launcher.CoverOptions{
-		Original: original, Root: nobody, Stores: []launcher.Store{{Dir: s.dir, Dev: id.Dev, Ino: id.Ino}},
+		Original: original, Root: nobody, Stores: []launcher.Store{{Dir: s.dir, Inode: id.Inode()}},
 	})
 	if err != nil {
 		t.Fatal(err)

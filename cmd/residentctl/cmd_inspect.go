@@ -254,20 +254,20 @@ func printSummary(p *sections, i *resident.Inspection) {
 func printDependencies(p *sections, d *fingerprint.Dependencies) {
 	p.section("DEPENDS ON FILES", "INODE", "SIZE", "SHA-256", "PATH")
 	for _, f := range append([]fingerprint.File{d.Program, d.Linker}, d.Libraries...) {
-		p.row(fmt.Sprintf("%d-%d", f.ID.Dev, f.ID.Ino), size(f.ID.Size), f.SHA256, f.Path)
+		p.row(f.ID.Inode().String(), size(f.ID.Size), f.SHA256, f.Path)
 	}
 	for _, c := range d.Checks {
 		if c.ID.Ino == 0 {
 			p.row("-", "-", "must not exist", c.Path)
 			continue
 		}
-		p.row(fmt.Sprintf("%d-%d", c.ID.Dev, c.ID.Ino), size(c.ID.Size), "by its times", c.Path)
+		p.row(c.ID.Inode().String(), size(c.ID.Size), "by its times", c.Path)
 	}
 	if len(d.Folders) > 0 {
 		p.section("DEPENDS ON FOLDERS", "INODE", "NOT FOUND IN IT", "PATH")
 	}
 	for _, f := range d.Folders {
-		p.row(fmt.Sprintf("%d-%d", f.ID.Dev, f.ID.Ino), count(len(f.Misses), "file"), f.Path)
+		p.row(f.ID.Inode().String(), count(len(f.Misses), "file"), f.Path)
 	}
 	p.section("DEPENDS ON THE MACHINE")
 	p.row("kernel", d.Kernel)

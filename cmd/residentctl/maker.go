@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/resident"
@@ -82,7 +83,7 @@ func (m *maker) Add(ctx context.Context, program string) (another bool) {
 
 // summary says in one line what it was good for, and before that why nothing, or
 // nothing more, could be made resident.
-func (m *maker) summary(programs map[intercept.Binary]*intercept.Starts, gains map[intercept.Binary]time.Duration) string {
+func (m *maker) summary(programs map[linux.Inode]*intercept.Starts, gains map[linux.Inode]time.Duration) string {
 	said := ""
 	if m.failed != nil {
 		_, hint := diagnose(m.failed)
@@ -105,8 +106,8 @@ func (m *maker) summary(programs map[intercept.Binary]*intercept.Starts, gains m
 
 // gains is by how much a start from its image was faster when it was added, for each
 // program in the stores, of which the first that has it counts.
-func gains(stores []string) map[intercept.Binary]time.Duration {
-	gains := map[intercept.Binary]time.Duration{}
+func gains(stores []string) map[linux.Inode]time.Duration {
+	gains := map[linux.Inode]time.Duration{}
 	for _, dir := range stores {
 		m, err := resident.OpenToRead(dir)
 		if err != nil {
@@ -114,7 +115,7 @@ func gains(stores []string) map[intercept.Binary]time.Duration {
 		}
 		records, _ := m.Entries()
 		for _, rec := range records {
-			b := intercept.Binary{Dev: rec.Binary.Dev, Ino: rec.Binary.Ino}
+			b := rec.Binary.Inode()
 			if _, known := gains[b]; !known && rec.Timing != nil {
 				gains[b] = time.Duration(rec.Timing.ExecNS - rec.Timing.ResidentNS)
 			}

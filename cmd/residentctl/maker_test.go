@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/residentctl/residentctl/pkg/criuwrap"
-	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/resident"
 )
 
@@ -30,7 +29,7 @@ func TestGains(t *testing.T) {
 		t.Fatal(err)
 	}
 	rec := added.Record
-	b := intercept.Binary{Dev: rec.Binary.Dev, Ino: rec.Binary.Ino}
+	b := rec.Binary.Inode()
 	want := time.Duration(rec.Timing.ExecNS - rec.Timing.ResidentNS)
 	if got := gains([]string{own, "/nowhere", system}); len(got) != 1 || got[b] != want {
 		t.Errorf("%v, want %v of %v", got, want, b)

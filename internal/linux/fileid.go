@@ -3,17 +3,51 @@ package linux
 import (
 	"fmt"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
-// FileID tells whether a file is still the one that it was: stat(2)'s tuple.
-// Times are nanoseconds since the epoch. It stands in plans byte for byte, so
-// its layout is part of their format.
+// FileID is what stat(2) shows of a file that differs once the file is changed or
+// replaced. Times are nanoseconds since the epoch. Plans hold it byte for byte, so its
+// layout is part of their format.
 type FileID struct {
 	Dev   uint64 `json:"dev"`
 	Ino   uint64 `json:"ino"`
 	Size  uint64 `json:"size"`
 	Mtime int64  `json:"mtime_ns"`
 	Ctime int64  `json:"ctime_ns"`
+}
+
+// Inode tells apart the files that exist at one time, by device and inode as stat(2)
+// shows them. What is made later may have the inode of what is gone: FileID.
+type Inode struct {
+	Dev, Ino uint64
+}
+
+// String returns DEVICE-INODE in decimal. The names in a store are made of it, and the
+// launcher makes the same (pkg/launcher/src).
+func (i Inode) String() string { return fmt.Sprintf("%d-%d", i.Dev, i.Ino) }
+
+// ParseInode takes only what String returns: no signs, no leading zeros.
+func ParseInode(s string) (i Inode, ok bool) {
+	n, err := fmt.Sscanf(s, "%d-%d", &i.Dev, &i.Ino)
+	return i, err == nil && n == 2 && i.String() == s
+}
+
+// Inode is which file it is, whatever its content.
+func (id FileID) Inode() Inode { return Inode{id.Dev, id.Ino} }
+
+// InodeOf takes the device and inode out of what stat(2) returned.
+func InodeOf(st *unix.Stat_t) Inode { return Inode{st.Dev, st.Ino} }
+
+// SameFile reports whether both paths, links followed, lead to one file.
+func SameFile(a, b string) bool {
+	x, err := StatID(a)
+	if err != nil {
+		return false
+	}
+	y, err := StatID(b)
+	return err == nil && x.Inode() == y.Inode()
 }
 
 // IDOf takes the identity out of what stat(2) answered.

@@ -1,6 +1,10 @@
 package sweep
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/residentctl/residentctl/internal/linux"
+)
 
 func TestJudge(t *testing.T) {
 	out := func(text string) outcome { return outcome{Stdout: text, Status: "exit status 0"} }
@@ -91,7 +95,10 @@ func TestReasonOf(t *testing.T) {
 }
 
 func TestSlicing(t *testing.T) {
-	files := []file{{Ino: 1}, {Ino: 2}, {Ino: 3}, {Ino: 4}, {Ino: 5}}
+	files := make([]file, 5)
+	for i := range files {
+		files[i].Inode.Ino = uint64(i)
+	}
 	seen := map[uint64]int{}
 	for _, slice := range []string{"1/2", "2/2"} {
 		kept, err := slicing(files, slice)
@@ -99,12 +106,12 @@ func TestSlicing(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, f := range kept {
-			seen[f.Ino]++
+			seen[f.Inode.Ino]++
 		}
 	}
 	for _, f := range files {
-		if seen[f.Ino] != 1 {
-			t.Errorf("file %d is in %d of the two slices", f.Ino, seen[f.Ino])
+		if seen[f.Inode.Ino] != 1 {
+			t.Errorf("file %d is in %d of the two slices", f.Inode.Ino, seen[f.Inode.Ino])
 		}
 	}
 	for _, slice := range []string{"", "1", "0/2", "3/2", "a/b", "1/2/3"} {
@@ -115,7 +122,7 @@ func TestSlicing(t *testing.T) {
 }
 
 func TestOnly(t *testing.T) {
-	files := []file{{Ino: 1, Names: []string{"/usr/bin/a", "/usr/bin/b"}}, {Ino: 2, Names: []string{"/usr/sbin/a"}}}
+	files := []file{{Inode: linux.Inode{Ino: 1}, Names: []string{"/usr/bin/a", "/usr/bin/b"}}, {Inode: linux.Inode{Ino: 2}, Names: []string{"/usr/sbin/a"}}}
 	kept, err := only(files, []string{"/usr/bin/a", "b"})
 	if err != nil || len(kept) != 1 || len(kept[0].Names) != 2 {
 		t.Errorf("only gave %v, %v", kept, err)

@@ -14,8 +14,8 @@ import (
 
 // file is a dynamic program and the names that lead to it.
 type file struct {
-	Dev, Ino uint64
-	Names    []string // absolute, sorted
+	Inode linux.Inode
+	Names []string // absolute, sorted
 }
 
 // folders are searched for programs, with all that is below them.
@@ -50,7 +50,7 @@ func findPrograms() ([]file, error) {
 				return nil // a script, a static program, something else
 			}
 			if found[f.ID] == nil {
-				found[f.ID] = &file{Dev: f.ID.Dev, Ino: f.ID.Ino}
+				found[f.ID] = &file{Inode: f.ID.Inode()}
 			}
 			found[f.ID].Names = append(found[f.ID].Names, path)
 			return nil
@@ -74,7 +74,7 @@ func matching(files []file, match func(string) bool) []file {
 	for _, f := range files {
 		names := slices.DeleteFunc(slices.Clone(f.Names), func(name string) bool { return !match(name) })
 		if len(names) > 0 {
-			kept = append(kept, file{f.Dev, f.Ino, names})
+			kept = append(kept, file{f.Inode, names})
 		}
 	}
 	return kept

@@ -6,8 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // The self-test's program, and arguments with which it prints noise and more beside
@@ -124,11 +125,11 @@ func (s *sweeper) checks() ([]check, error) {
 
 // makeResident makes a program resident and gives its launcher file.
 func (s *sweeper) makeResident(program string) (launcher string, err error) {
-	var st syscall.Stat_t
-	if err := syscall.Stat(program, &st); err != nil {
+	id, err := linux.StatID(program)
+	if err != nil {
 		return "", err
 	}
-	a, err := s.add(file{Dev: st.Dev, Ino: st.Ino}, program)
+	a, err := s.add(file{Inode: id.Inode()}, program)
 	if err == nil && a.refusal != "" {
 		err = fmt.Errorf("refused: %s", a.refusal)
 	}

@@ -140,7 +140,7 @@ func (s *sweeper) add(f file, name string) (a added, err error) {
 		return a, fmt.Errorf("residentctl add told no record: %s", stdout)
 	}
 	a.image = results[0].Record.ID
-	a.launcher = filepath.Join(s.store, "launchers", fmt.Sprintf("%d-%d", f.Dev, f.Ino), name)
+	a.launcher = filepath.Join(s.store, "launchers", f.Inode.String(), name)
 	if _, err := os.Stat(a.launcher); err != nil {
 		return a, fmt.Errorf("residentctl add left no launcher file: %w", err)
 	}

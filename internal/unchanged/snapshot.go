@@ -81,7 +81,7 @@ func difference(was, is linux.FileID) string {
 		return "was made"
 	case is == linux.FileID{}:
 		return "was removed"
-	case was.Dev != is.Dev || was.Ino != is.Ino:
+	case was.Inode() != is.Inode():
 		return "was replaced"
 	case was.Size != is.Size || was.Mtime != is.Mtime:
 		return "was written to"

@@ -192,23 +192,24 @@ func Magic(program string) ([]byte, error) {
 
 // Entry is one of residentctl's in the kernel, or one for the next boot.
 type Entry struct {
-	Path        string // its own file
-	Dev, Ino    uint64 // of the program that it was made for
-	Interpreter string // the launcher file, "" if it has none
+	Path        string      // its own file
+	Binary      linux.Inode // of the program that it was made for
+	Interpreter string      // the launcher file, "" if it has none
 	Magic       []byte
 	Enabled     bool
 }
 
-func name(dev, ino uint64) string { return fmt.Sprintf("%s%d-%d", prefix, dev, ino) }
+func name(b linux.Inode) string { return prefix + b.String() }
 
 // binaryOf undoes name.
-func binaryOf(s string) (dev, ino uint64, ok bool) {
-	n, err := fmt.Sscanf(s, prefix+"%d-%d", &dev, &ino)
-	return dev, ino, err == nil && n == 2 && name(dev, ino) == s
+func binaryOf(s string) (b linux.Inode, ok bool) {
+	s, isOurs := strings.CutPrefix(s, prefix)
+	b, ok = linux.ParseInode(s)
+	return b, ok && isOurs
 }
 
 // line is what the kernel's register file and binfmt.d take.
-func line(dev, ino uint64, magic []byte, interpreter string) (string, error) {
+func line(b linux.Inode, magic []byte, interpreter string) (string, error) {
 	const delimiters = "|:,!%&@~^" // the first character delimits; '#' and ';' would begin a comment of binfmt.d
 	const longest = 1920           // fs/binfmt_misc.c, MAX_REGISTER_LENGTH
 	if !filepath.IsAbs(interpreter) || strings.ContainsAny(interpreter, "\n\x00") {
@@ -219,10 +220,10 @@ func line(dev, ino uint64, magic []byte, interpreter string) (string, error) {
 			continue
 		}
 		var escaped strings.Builder
-		for _, b := range magic {
-			fmt.Fprintf(&escaped, `\x%02x`, b)
+		for _, c := range magic {
+			fmt.Fprintf(&escaped, `\x%02x`, c)
 		}
-		s := strings.Join([]string{"", name(dev, ino), "M", "", escaped.String(), "", interpreter, flags}, string(d))
+		s := strings.Join([]string{"", name(b), "M", "", escaped.String(), "", interpreter, flags}, string(d))
 		if len(s) > longest {
 			return "", fmt.Errorf("the path %s is too long for an interpreter's", interpreter)
 		}
@@ -233,13 +234,13 @@ func line(dev, ino uint64, magic []byte, interpreter string) (string, error) {
 
 // Register makes the kernel start files that begin with magic through the
 // interpreter, in place of what it knew for this program.
-func Register(dev, ino uint64, magic []byte, interpreter string) error {
+func Register(b linux.Inode, magic []byte, interpreter string) error {
 	doing := "register " + interpreter + " with binfmt_misc"
-	s, err := line(dev, ino, magic, interpreter)
+	s, err := line(b, magic, interpreter)
 	if err != nil {
 		return &Error{Doing: doing, Err: err}
 	}
-	if err := Remove(dev, ino); err != nil {
+	if err := Remove(b); err != nil {
 		return err
 	}
 	if err := tree(Dir).write("register", s); err != nil {
@@ -269,17 +270,17 @@ func (t tree) write(file, s string) error {
 
 // Remove makes the kernel forget a program. That it does not know it is no error. An
 // entry counts although the file system is not mounted, so it is mounted for that.
-func Remove(dev, ino uint64) error {
+func Remove(b linux.Inode) error {
 	if err := Mount(); errors.Is(err, unix.ENODEV) {
 		return nil // this kernel has none
 	} else if err != nil {
 		return err
 	}
-	err := tree(Dir).write(name(dev, ino), "-1")
+	err := tree(Dir).write(name(b), "-1")
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return &Error{"remove " + name(dev, ino) + " from binfmt_misc", err, hintFor(err)}
+	return &Error{"remove " + name(b) + " from binfmt_misc", err, hintFor(err)}
 }
 
 // Entries are residentctl's in the kernel. Where the file system is not mounted the
@@ -303,7 +304,7 @@ func (t tree) entries() ([]Entry, error) {
 			return fmt.Errorf("read %s: %w", path, err)
 		}
 		e.Path = path
-		e.Dev, e.Ino, _ = binaryOf(filepath.Base(path))
+		e.Binary, _ = binaryOf(filepath.Base(path))
 		e.Enabled = e.Enabled && bytes.HasPrefix(on, []byte("enabled"))
 		all = append(all, e)
 		return nil
@@ -332,7 +333,7 @@ func (t tree) each(ours bool, take func(path string, text []byte) error) error {
 		return err
 	}
 	for _, f := range files {
-		if _, _, is := binaryOf(f.Name()); is != ours || f.Name() == "register" || f.Name() == "status" {
+		if _, is := binaryOf(f.Name()); is != ours || f.Name() == "register" || f.Name() == "status" {
 			continue
 		}
 		path := filepath.Join(string(t), f.Name())
@@ -395,7 +396,7 @@ func Aside(ctx context.Context, magic []byte) (back func(), err error) {
 	var disabled []Entry
 	back = func() {
 		for _, e := range disabled {
-			_ = t.write(name(e.Dev, e.Ino), "1") // it may have been removed
+			_ = t.write(name(e.Binary), "1") // it may have been removed
 		}
 		unlock()
 		done()
@@ -409,9 +410,9 @@ func Aside(ctx context.Context, magic []byte) (back func(), err error) {
 		if !e.Enabled {
 			continue
 		}
-		if err := t.write(name(e.Dev, e.Ino), "0"); err != nil {
+		if err := t.write(name(e.Binary), "0"); err != nil {
 			back()
-			return nothing, &Error{"take " + name(e.Dev, e.Ino) + " out of binfmt_misc for a while", err, hintFor(err)}
+			return nothing, &Error{"take " + name(e.Binary) + " out of binfmt_misc for a while", err, hintFor(err)}
 		}
 		disabled = append(disabled, e)
 	}

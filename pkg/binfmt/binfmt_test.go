@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 func TestLine(t *testing.T) {
@@ -22,7 +24,7 @@ func TestLine(t *testing.T) {
 		{"relative", ""},
 		{"/" + strings.Repeat("x", 2000), ""},
 	} {
-		got, err := line(1, 2, magic, test.interpreter)
+		got, err := line(linux.Inode{Dev: 1, Ino: 2}, magic, test.interpreter)
 		if got != test.want || (err == nil) != (test.want != "") {
 			t.Errorf("%.30q: %q, %v", test.interpreter, got, err)
 		}
@@ -31,7 +33,7 @@ func TestLine(t *testing.T) {
 		}
 	}
 	longest := "/" + strings.Repeat("x", 800)
-	if s, err := line(1<<63, 1<<63, make([]byte, MagicLen), longest); err != nil || len(s) > 1920 {
+	if s, err := line(linux.Inode{Dev: 1 << 63, Ino: 1 << 63}, make([]byte, MagicLen), longest); err != nil || len(s) > 1920 {
 		t.Errorf("a whole header and a path of %d characters: %d characters, %v", len(longest), len(s), err)
 	}
 }
@@ -41,9 +43,9 @@ func TestNames(t *testing.T) {
 		"residentctl-65024-12": true, "residentctl-01-2": false, "residentctl-1-2x": false,
 		"residentctl-1": false, "residentctl--1-2": false, "qemu-aarch64": false, "status": false, "": false,
 	} {
-		dev, ino, ok := binaryOf(s)
-		if ok != want || ok && name(dev, ino) != s {
-			t.Errorf("%q: %d, %d, %v", s, dev, ino, ok)
+		b, ok := binaryOf(s)
+		if ok != want || ok && name(b) != s {
+			t.Errorf("%q: %v, %v", s, b, ok)
 		}
 	}
 }

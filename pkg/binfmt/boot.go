@@ -6,19 +6,21 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // BootPath is the file by which systemd-binfmt registers a program at boot.
-func BootPath(dev, ino uint64) string {
-	return filepath.Join(BootDir, name(dev, ino)+".conf")
+func BootPath(b linux.Inode) string {
+	return filepath.Join(BootDir, name(b)+".conf")
 }
 
 // RegisterAtBoot has a program registered at every boot from now on, and tells
 // whether anything on this machine will do so: BootDir is there.
-func RegisterAtBoot(dev, ino uint64, magic []byte, interpreter string) (bool, error) {
+func RegisterAtBoot(b linux.Inode, magic []byte, interpreter string) (bool, error) {
 	const doing = "write "
-	path := BootPath(dev, ino)
-	s, err := line(dev, ino, magic, interpreter)
+	path := BootPath(b)
+	s, err := line(b, magic, interpreter)
 	if err != nil {
 		return false, &Error{Doing: doing + path, Err: err}
 	}
@@ -42,12 +44,12 @@ func RegisterAtBoot(dev, ino uint64, magic []byte, interpreter string) (bool, er
 }
 
 // RemoveAtBoot ends that. That there is no such file is no error.
-func RemoveAtBoot(dev, ino uint64) error {
-	err := os.Remove(BootPath(dev, ino))
+func RemoveAtBoot(b linux.Inode) error {
+	err := os.Remove(BootPath(b))
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return &Error{Doing: "remove " + BootPath(dev, ino), Err: err}
+	return &Error{Doing: "remove " + BootPath(b), Err: err}
 }
 
 // AtBoot are residentctl's files in BootDir: the program and the launcher file of
@@ -60,7 +62,7 @@ func AtBoot() ([]Entry, error) {
 	var all []Entry
 	for _, f := range files {
 		base, isConf := strings.CutSuffix(f.Name(), ".conf")
-		dev, ino, ok := binaryOf(base)
+		binary, ok := binaryOf(base)
 		if !isConf || !ok {
 			continue
 		}
@@ -68,7 +70,7 @@ func AtBoot() ([]Entry, error) {
 		if err != nil {
 			return all, err
 		}
-		all = append(all, Entry{Path: filepath.Join(BootDir, f.Name()), Dev: dev, Ino: ino, Interpreter: interpreterIn(string(text))})
+		all = append(all, Entry{Path: filepath.Join(BootDir, f.Name()), Binary: binary, Interpreter: interpreterIn(string(text))})
 	}
 	return all, err
 }

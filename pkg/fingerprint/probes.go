@@ -35,7 +35,7 @@ import (
 // as the probe saw it is ErrChanged.
 func FromProbes(program, linker string, probes []Probe, mapped []string) (*Dependencies, error) {
 	s := sorter{
-		mapped:  map[inode]string{},
+		mapped:  map[linux.Inode]string{},
 		checked: map[string]bool{},
 		missed:  map[string]bool{},
 		misses:  map[string][]string{},
@@ -59,14 +59,9 @@ func FromProbes(program, linker string, probes []Probe, mapped []string) (*Depen
 	return &s.deps, nil
 }
 
-// inode names a file among all that exist at one time.
-type inode struct{ dev, ino uint64 }
-
-func inodeOf(id linux.FileID) inode { return inode{id.Dev, id.Ino} }
-
 type sorter struct {
 	deps    Dependencies
-	mapped  map[inode]string // still to be found among the probes
+	mapped  map[linux.Inode]string // still to be found among the probes
 	checked map[string]bool
 	missed  map[string]bool
 
@@ -95,10 +90,10 @@ func (s *sorter) start(program, linker string, mapped []string) (err error) {
 		if err != nil {
 			return fmt.Errorf("%s is mapped and %w: %w", path, ErrChanged, err)
 		}
-		s.mapped[inodeOf(id)] = path
+		s.mapped[id.Inode()] = path
 	}
-	delete(s.mapped, inodeOf(s.deps.Program.ID))
-	delete(s.mapped, inodeOf(s.deps.Linker.ID))
+	delete(s.mapped, s.deps.Program.ID.Inode())
+	delete(s.mapped, s.deps.Linker.ID.Inode())
 	return nil
 }
 
@@ -161,8 +156,8 @@ func (s *sorter) hit(p Probe) error {
 		return nil
 	}
 	id := linux.IDOf(&st)
-	if _, ok := s.mapped[inodeOf(id)]; ok && strings.HasPrefix(p.Call, "open") {
-		delete(s.mapped, inodeOf(id))
+	if _, ok := s.mapped[id.Inode()]; ok && strings.HasPrefix(p.Call, "open") {
+		delete(s.mapped, id.Inode())
 		s.deps.Libraries = append(s.deps.Libraries, File{Path: p.Path, ID: id})
 		s.checked[p.Path] = true
 		return nil

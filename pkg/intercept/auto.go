@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/store"
 )
 
@@ -26,7 +27,7 @@ type Maker interface {
 // An Outcome is what has become of a command.
 type Outcome struct {
 	Status   syscall.WaitStatus
-	Programs map[Binary]*Starts // which it has executed through the covered linker
+	Programs map[linux.Inode]*Starts // which it has executed through the covered linker
 }
 
 // Run runs the command as a child, and has the maker make resident what the command tree
@@ -43,7 +44,7 @@ func (t *Tree) Run(m Maker, after int) (*Outcome, error) {
 		return nil, t.execute(err)
 	}
 	defer c.close()
-	a := &auto{maker: m, counter: c.counter, after: after, settled: c.settled, tried: map[Binary]bool{}}
+	a := &auto{maker: m, counter: c.counter, after: after, settled: c.settled, tried: map[linux.Inode]bool{}}
 	status, err := a.watch(c.job)
 	return &Outcome{status, c.counter.Programs}, err
 }
@@ -129,7 +130,7 @@ type auto struct {
 	counter *Counter
 	after   int
 	settled settled
-	tried   map[Binary]bool
+	tried   map[linux.Inode]bool
 	over    bool // no other program can be made resident
 }
 
@@ -178,7 +179,7 @@ func (a *auto) watch(j *job) (syscall.WaitStatus, error) {
 func (a *auto) next(busy bool) (path string, ok bool) {
 	for !busy && !a.over {
 		most := a.after - 1
-		var binary Binary
+		var binary linux.Inode
 		path = ""
 		for b, s := range a.counter.Programs {
 			if s.Normal > most && s.Path != "" && !a.tried[b] {

@@ -2,16 +2,12 @@ package intercept
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"os"
 	"strings"
-)
 
-// Binary is a program by device and inode.
-type Binary struct {
-	Dev, Ino uint64
-}
+	"github.com/residentctl/residentctl/internal/linux"
+)
 
 // Starts is how often a program was started.
 type Starts struct {
@@ -24,7 +20,7 @@ type Starts struct {
 type Counter struct {
 	file     *os.File
 	rest     []byte // the beginning of a line
-	Programs map[Binary]*Starts
+	Programs map[linux.Inode]*Starts
 }
 
 // NewCounter makes the file, which only its owner may write, and reads it.
@@ -33,7 +29,7 @@ func NewCounter(path string) (*Counter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Counter{file: f, Programs: map[Binary]*Starts{}}, nil
+	return &Counter{file: f, Programs: map[linux.Inode]*Starts{}}, nil
 }
 
 // Close ends the reading.
@@ -67,16 +63,13 @@ func (c *Counter) Read() error {
 }
 
 func (c *Counter) count(line string) {
-	var b Binary
-	var path string
 	if line == "" || !strings.ContainsRune("+-=", rune(line[0])) {
 		return
 	}
-	if n, err := fmt.Sscanf(line[1:], "%d-%d ", &b.Dev, &b.Ino); n != 2 || err != nil {
+	inode, path, _ := strings.Cut(line[1:], " ")
+	b, ok := linux.ParseInode(inode)
+	if !ok {
 		return
-	}
-	if _, after, ok := bytes.Cut([]byte(line), []byte(" ")); ok {
-		path = string(after)
 	}
 	s := c.Programs[b]
 	if s == nil {

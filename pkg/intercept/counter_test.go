@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 func TestCounter(t *testing.T) {
@@ -31,9 +33,9 @@ func TestCounter(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want := map[Binary]*Starts{
-		{1, 2}: {Path: "/bin/a", Resident: 1, Normal: 1},
-		{1, 3}: {Path: "/bin/b b", Normal: 2, Unfit: 1},
+	want := map[linux.Inode]*Starts{
+		{Dev: 1, Ino: 2}: {Path: "/bin/a", Resident: 1, Normal: 1},
+		{Dev: 1, Ino: 3}: {Path: "/bin/b b", Normal: 2, Unfit: 1},
 	}
 	if diff := cmp.Diff(want, c.Programs); diff != "" {
 		t.Error(diff)
@@ -43,7 +45,7 @@ func TestCounter(t *testing.T) {
 func FuzzCounter(f *testing.F) {
 	f.Add([]byte("-1-2 /bin/a\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c := &Counter{Programs: map[Binary]*Starts{}}
+		c := &Counter{Programs: map[linux.Inode]*Starts{}}
 		c.count(string(b))
 		for _, s := range c.Programs {
 			if s.Resident+s.Normal+s.Unfit != 1 {

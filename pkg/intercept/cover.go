@@ -176,12 +176,12 @@ func readFile(path string) ([]byte, store.File, error) {
 		return nil, store.File{}, err
 	}
 	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+	id, err := linux.FstatID(int(f.Fd()))
+	if err != nil {
 		return nil, store.File{}, err
 	}
 	raw, err := io.ReadAll(f)
-	return raw, store.File{Path: path, Binary: store.Binary{Dev: st.Dev, Ino: st.Ino}}, err
+	return raw, store.File{Path: path, Inode: id.Inode()}, err
 }
 
 // Unshare moves the calling thread, which must be locked and is to execute the
@@ -227,7 +227,6 @@ func (m Mount) mount() error {
 
 // openSame opens a file, for its path only, if that is still the same file.
 func openSame(file store.File) (fd int, err error) {
-	var st unix.Stat_t
 	err = linux.EINTR(func() (err error) {
 		fd, err = unix.Open(file.Path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		return err
@@ -235,7 +234,8 @@ func openSame(file store.File) (fd int, err error) {
 	if err != nil {
 		return -1, &store.Error{Doing: "open", Path: file.Path, Err: err}
 	}
-	if err = unix.Fstat(fd, &st); err == nil && (st.Dev != file.Dev || st.Ino != file.Ino) {
+	id, err := linux.FstatID(fd)
+	if err == nil && id.Inode() != file.Inode {
 		err = store.ErrReplaced
 	}
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/store"
 )
 
@@ -21,7 +22,7 @@ func (c *Cover) words() (words []string) {
 
 // fileWord names a file by device and inode, which are the same in every namespace, and by
 // its path.
-func fileWord(f store.File) string { return fmt.Sprintf("%d-%d:%s", f.Dev, f.Ino, f.Path) }
+func fileWord(f store.File) string { return f.Inode.String() + ":" + f.Path }
 
 // parseCover undoes words.
 func parseCover(words []string) (*Cover, error) {
@@ -45,9 +46,10 @@ func parseCover(words []string) (*Cover, error) {
 
 // parseFileWord undoes fileWord.
 func parseFileWord(s string) (f store.File, err error) {
-	id, path, _ := strings.Cut(s, ":")
-	f.Path = path
-	if _, err = fmt.Sscanf(id, "%d-%d", &f.Dev, &f.Ino); err != nil || fileWord(f) != s || !filepath.IsAbs(path) {
+	word, path, _ := strings.Cut(s, ":")
+	inode, ok := linux.ParseInode(word)
+	f = store.File{Path: path, Inode: inode}
+	if !ok || !filepath.IsAbs(path) {
 		return f, fmt.Errorf("a file to mount must be DEVICE-INODE:PATH, not %q", s)
 	}
 	return f, nil

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // settled tells which programs exec --auto may execute beside the command. While a
@@ -38,26 +40,26 @@ func newSettled() settled {
 // no business with but to execute them: file and folder are as they were before it
 // began, so neither it nor a build of it nor an installation under way made them,
 // and they do not lie where it was started, which is what it works on.
-func (s settled) is(path string, b Binary) bool {
-	var file, dir unix.Stat_t
-	if unix.Stat(path, &file) != nil || file.Dev != b.Dev || file.Ino != b.Ino {
+func (s settled) is(path string, b linux.Inode) bool {
+	file, err := linux.StatID(path)
+	if err != nil || file.Inode() != b {
 		return false // replaced since, or a path of another mount namespace
 	}
 	if unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS) != nil {
 		return true
 	}
 	real, err := filepath.EvalSymlinks(path)
-	if err != nil || unix.Stat(filepath.Dir(real), &dir) != nil {
+	if err != nil {
 		return false
 	}
-	return s.before(&file) && s.before(&dir) && !s.isWorkedOn(real)
+	dir, err := linux.StatID(filepath.Dir(real))
+	return err == nil && s.before(file) && s.before(dir) && !s.isWorkedOn(real)
 }
 
 // before tells whether it last changed before the command began. The ctime counts
 // too: the mtime is what `cp -p`, tar and touch(1) make it.
-func (s settled) before(st *unix.Stat_t) bool {
-	limit := s.began.Add(-clockGrain)
-	return time.Unix(st.Mtim.Unix()).Before(limit) && time.Unix(st.Ctim.Unix()).Before(limit)
+func (s settled) before(id linux.FileID) bool {
+	return max(id.Mtime, id.Ctime) < s.began.Add(-clockGrain).UnixNano()
 }
 
 // isWorkedOn tells whether the path lies below the folder that the command was

@@ -3,9 +3,10 @@ package intercept
 import (
 	"os"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 func TestSettled(t *testing.T) {
@@ -24,18 +25,18 @@ func TestSettled(t *testing.T) {
 	if err := os.Chtimes(program, old, old); err != nil { // the ctime is now
 		t.Fatal(err)
 	}
-	var st syscall.Stat_t
-	if err := syscall.Stat(program, &st); err != nil {
+	id, err := linux.StatID(program)
+	if err != nil {
 		t.Fatal(err)
 	}
-	b := Binary{Dev: st.Dev, Ino: st.Ino}
-	other := Binary{Dev: st.Dev, Ino: st.Ino + 1}
+	b, other := id.Inode(), id.Inode()
+	other.Ino++
 	now, later := time.Now(), time.Now().Add(time.Hour)
 	for _, tc := range []struct {
 		name    string
 		settled settled
 		path    string
-		binary  Binary
+		binary  linux.Inode
 		want    bool
 	}{
 		{"changed before", settled{later, "/nowhere"}, program, b, true},

@@ -23,8 +23,7 @@ func LookIn(dirs []string) ([]launcher.Store, error) {
 			unusable = err
 			continue
 		}
-		dev, ino := s.Identity()
-		stores = append(stores, launcher.Store{Dir: s.Dir(), Dev: dev, Ino: ino})
+		stores = append(stores, s.ForLaunchers())
 	}
 	return stores, unusable
 }

@@ -12,13 +12,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/store"
 )
 
 // What is told to the namespace arrives there, whatever the paths are.
 func TestCoverWords(t *testing.T) {
 	file := func(ino uint64, path string) store.File {
-		return store.File{Path: path, Binary: store.Binary{Dev: 66, Ino: ino}}
+		return store.File{Path: path, Inode: linux.Inode{Dev: 66, Ino: ino}}
 	}
 	want := &Cover{Mounts: []Mount{
 		{file(1, "/lib/ld.so"), file(2, "/s/exec/original")},
@@ -117,14 +118,14 @@ func TestRunWithoutMaker(t *testing.T) {
 // Of several programs the one that was executed normally most often comes first; none is
 // tried twice, and none when no other can be made resident.
 func TestAutoNext(t *testing.T) {
-	a := auto{after: 2, tried: map[Binary]bool{}, settled: settled{from: "/"}, counter: &Counter{Programs: map[Binary]*Starts{}}}
+	a := auto{after: 2, tried: map[linux.Inode]bool{}, settled: settled{from: "/"}, counter: &Counter{Programs: map[linux.Inode]*Starts{}}}
 	for name, normal := range map[string]int{"sh": 2, "cat": 4, "ls": 1} {
 		path := "/usr/bin/" + name
-		var st syscall.Stat_t
-		if err := syscall.Stat(path, &st); err != nil {
+		id, err := linux.StatID(path)
+		if err != nil {
 			t.Fatal(err)
 		}
-		a.counter.Programs[Binary{Dev: st.Dev, Ino: st.Ino}] = &Starts{Path: path, Normal: normal}
+		a.counter.Programs[id.Inode()] = &Starts{Path: path, Normal: normal}
 	}
 	a.settled.began = time.Now().Add(time.Hour) // all is older
 	var got []string
@@ -137,7 +138,7 @@ func TestAutoNext(t *testing.T) {
 	if want := []string{"/usr/bin/cat", "/usr/bin/sh"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
-	a.tried, a.over = map[Binary]bool{}, true
+	a.tried, a.over = map[linux.Inode]bool{}, true
 	if path, ok := a.next(false); ok {
 		t.Errorf("%s, although no other can be made resident", path)
 	}

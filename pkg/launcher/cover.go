@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // interpOffset is where in Code a dynamic linker's new entry is
@@ -148,7 +150,7 @@ func coverOptions(covered []byte) (o CoverOptions, ok bool) {
 	o.Root, o.Original = c.Root, path(c.Linker)
 	for _, s := range c.Stores {
 		if s.Path != 0 {
-			o.Stores = append(o.Stores, Store{path(s.Path), s.Dev, s.Ino})
+			o.Stores = append(o.Stores, Store{path(s.Path), linux.Inode{Dev: s.Dev, Ino: s.Ino}})
 		}
 	}
 	if c.Log != 0 {

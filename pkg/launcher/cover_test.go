@@ -17,7 +17,7 @@ func TestCover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := Cover(linker, CoverOptions{Original: "/real", Stores: []Store{{"/store", 1, 2}}})
+	raw, err := Cover(linker, CoverOptions{Original: "/real", Stores: []Store{storeOf("/store", 1, 2)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestCoverRefuses(t *testing.T) {
 	for name, linker := range map[string][]byte{
 		"nothing": nil, "text": []byte("#!/bin/sh\n"), "a static program": program, "half a header": program[:40],
 	} {
-		if _, err := Cover(linker, CoverOptions{Original: "/real", Stores: []Store{{"/store", 1, 2}}}); err == nil {
+		if _, err := Cover(linker, CoverOptions{Original: "/real", Stores: []Store{storeOf("/store", 1, 2)}}); err == nil {
 			t.Errorf("%s is covered", name)
 		}
 	}
@@ -144,7 +144,7 @@ func TestCoverIsOf(t *testing.T) {
 	other[len(other)/2] ^= 1
 	for _, o := range []CoverOptions{
 		{Original: "/real"},
-		{Original: "/real", Stores: []Store{{"/a", 1, 2}, {"/b", 3, 4}, {"/c", 5, 6}, {"/d", 7, 8}}, Root: 65534, Log: "/log"},
+		{Original: "/real", Stores: []Store{storeOf("/a", 1, 2), storeOf("/b", 3, 4), storeOf("/c", 5, 6), storeOf("/d", 7, 8)}, Root: 65534, Log: "/log"},
 	} {
 		covered, err := Cover(linker, o)
 		if err != nil {

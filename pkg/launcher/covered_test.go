@@ -74,7 +74,7 @@ func TestCoveredReadsAllOptions(t *testing.T) {
 	long := func(name string) string { return "/" + name + strings.Repeat("/"+strings.Repeat("x", 63), 63) }
 	want := CoverOptions{
 		Original: long("original"), Log: long("log"), Root: 65534,
-		Stores: []Store{{long("one"), 1, 2}, {long("two"), 3, 4}, {long("three"), 5, 6}, {long("four"), 1<<64 - 1, 8}},
+		Stores: []Store{storeOf(long("one"), 1, 2), storeOf(long("two"), 3, 4), storeOf(long("three"), 5, 6), storeOf(long("four"), 1<<64-1, 8)},
 	}
 	copied, err := Cover(linker, want)
 	if err != nil {

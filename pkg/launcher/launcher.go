@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
 
@@ -60,8 +61,8 @@ const MaxStores = 4
 // A Store is the directory of a store, and which directory that was when it was found to
 // be safe: a launcher uses no other that the path may lead to by then.
 type Store struct {
-	Dir      string // absolute
-	Dev, Ino uint64 // stat(2)
+	Dir   string // absolute
+	Inode linux.Inode
 }
 
 // File returns the launcher file of a program: an executable which starts the
@@ -100,7 +101,7 @@ func (w *wrapper) stores(stores []Store) {
 		return
 	}
 	for i, s := range stores {
-		w.config.Stores[i] = configStore{Path: w.path(s.Dir), Dev: s.Dev, Ino: s.Ino}
+		w.config.Stores[i] = configStore{Path: w.path(s.Dir), Dev: s.Inode.Dev, Ino: s.Inode.Ino}
 	}
 }
 

@@ -147,7 +147,7 @@ func TestResidentStartOfFrontDoor(t *testing.T) {
 	}
 	p := witnessPlan(t, store, bin)
 	id := p.Program().ID
-	binary := fmt.Sprintf("%d-%d", id.Dev, id.Ino)
+	binary := id.Inode().String()
 	write(t, filepath.Join(store, "index", binary), p)
 	// Executed by the front door where the caller cannot set /proc/self/exe.
 	raw, err := File(0, storeIn(store), "index/"+binary, bin)

@@ -69,11 +69,11 @@ func codeEnd() int {
 }
 
 func TestFileHasItsShape(t *testing.T) {
-	raw, err := File(0, Store{"/store", 1 << 40, 2}, "index/1-2", "/bin/p")
+	raw, err := File(0, storeOf("/store", 1<<40, 2), "index/1-2", "/bin/p")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, _ := File(0, Store{"/store", 1 << 40, 2}, "index/1-2", "/bin/p"); !bytes.Equal(raw, again) {
+	if again, _ := File(0, storeOf("/store", 1<<40, 2), "index/1-2", "/bin/p"); !bytes.Equal(raw, again) {
 		t.Error("the same launcher file is made of other bytes")
 	}
 	f, err := elf.NewFile(bytes.NewReader(raw))
@@ -139,12 +139,12 @@ func TestConfig(t *testing.T) {
 			return s
 		}
 	}
-	c, str := read(File(0, Store{"/store", 1 << 40, 2}, "index/1-2", "/bin/p"))
+	c, str := read(File(0, storeOf("/store", 1<<40, 2), "index/1-2", "/bin/p"))
 	if string(c.Magic[:]) != configMagic || c.Front != 0 || str(c.Program) != "/bin/p" || str(c.Plan) != "index/1-2" ||
 		str(c.Stores[0].Path) != "/store" || c.Stores[0].Dev != 1<<40 || c.Stores[0].Ino != 2 || c.Stores[1].Path != 0 {
 		t.Errorf("launcher file: %+v, %q, %q", c, str(c.Program), str(c.Plan))
 	}
-	c, str = read(Front([]Store{{"/a", 1, 2}, {"/b", 3, 4}}))
+	c, str = read(Front([]Store{storeOf("/a", 1, 2), storeOf("/b", 3, 4)}))
 	if c.Front != 1 || str(c.Stores[0].Path) != "/a" || str(c.Stores[1].Path) != "/b" || c.Stores[1].Ino != 4 || c.Stores[2].Path != 0 {
 		t.Errorf("front door: %+v", c)
 	}

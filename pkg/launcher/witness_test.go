@@ -231,8 +231,11 @@ func writeFile(t *testing.T, path string, b []byte, mode os.FileMode) {
 // storeIn is a directory, which need not be there, as a launcher knows it.
 func storeIn(dir string) Store {
 	id, _ := linux.StatID(dir)
-	return Store{dir, id.Dev, id.Ino}
+	return Store{dir, id.Inode()}
 }
+
+// storeOf is a directory with this device and inode.
+func storeOf(dir string, dev, ino uint64) Store { return Store{dir, linux.Inode{Dev: dev, Ino: ino}} }
 
 func launcherFile(t *testing.T, path, program, planPath string) string {
 	t.Helper()

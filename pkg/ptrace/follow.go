@@ -224,7 +224,7 @@ func (c *chain) executed(pid int) {
 	if err != nil || exe == "" {
 		return
 	}
-	direct := sameFile(execfn, exe)
+	direct := linux.SameFile(execfn, exe)
 	switch {
 	case !direct:
 		c.scripts, c.interpreter = append(c.scripts, execfn), ""
@@ -238,7 +238,7 @@ func (c *chain) executed(pid int) {
 		c.interpreter = exe
 		if direct {
 			c.interpreter = execfn
-		} else if sameFile(argv[0], exe) {
+		} else if linux.SameFile(argv[0], exe) {
 			c.interpreter = argv[0] // as the script has it
 		}
 	}
@@ -284,14 +284,4 @@ func readExec(pid int) (exe, execfn string, argv []string, dynamic bool, err err
 		argv = []string{""}
 	}
 	return exe, execfn, argv, auxv.Value(linux.ATBase) != 0, nil
-}
-
-// sameFile reports whether two paths lead to one file.
-func sameFile(a, b string) bool {
-	x, err := linux.StatID(a)
-	if err != nil {
-		return false
-	}
-	y, err := linux.StatID(b)
-	return err == nil && x.Dev == y.Dev && x.Ino == y.Ino
 }

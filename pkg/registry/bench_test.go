@@ -29,7 +29,7 @@ func BenchmarkWholeUsrBin(b *testing.B) {
 	for name, op := range map[string]func() error{
 		"put":     func() error { _, err := r.Put(program(7)); return err },
 		"find":    func() error { _, err := r.Find("p7"); return err },
-		"inode":   func() error { _, err := r.ByInode(7, 8); return err },
+		"inode":   func() error { _, err := r.ByInode(inode(8)); return err },
 		"library": func() error { _, err := r.ByLibrary(only(manyLibraries(1)[0])); return err },
 		"list":    func() error { _, err := r.List(); return err },
 		"check":   func() error { _, err := r.Check(); return err },

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // Fault is one thing that is wrong with a registry.
@@ -138,7 +140,7 @@ func (c *checker) buckets(tx *bolt.Tx) bool {
 // what index entries the readable ones expect, by key.
 func (c *checker) records(tx *bolt.Tx) map[string]map[indexEntry]bool {
 	known := make(map[string]map[indexEntry]bool)
-	binaries := make(map[[2]uint64]string)
+	binaries := make(map[linux.Inode]string)
 	for _, kv := range pairs(tx, recordsBucket, "") {
 		key, where := kv[0], "records/"+kv[0]
 		known[key] = nil
@@ -148,7 +150,7 @@ func (c *checker) records(tx *bolt.Tx) map[string]map[indexEntry]bool {
 			continue
 		}
 		if s.Image != nil {
-			binary := [2]uint64{s.Image.Binary.Dev, s.Image.Binary.Ino}
+			binary := s.Image.Binary.Inode()
 			if other, ok := binaries[binary]; ok {
 				c.fault(FaultTwice, where, "the same binary as %s", other)
 			}

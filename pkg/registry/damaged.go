@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // DamagedError is an ErrCorrupt of one record. What it says of the record beside the
@@ -15,10 +17,10 @@ import (
 // record has been replaced (Put) or forgotten (Forget).
 type DamagedError struct {
 	Key      string
-	IDs      []string    // of its image
-	Names    []string    // paths of its program
-	Binaries [][2]uint64 // device and inode of its program
-	Err      error       // what is wrong with it
+	IDs      []string      // of its image
+	Names    []string      // paths of its program
+	Binaries []linux.Inode // of its program
+	Err      error         // what is wrong with it
 }
 
 func (e *DamagedError) Error() string {
@@ -54,25 +56,18 @@ func (e *DamagedError) Hint() string {
 func damaged(tx *bolt.Tx, key string, err error) *DamagedError {
 	d := &DamagedError{Key: key, Err: err}
 	for e := range entriesOf(tx, key, idBucket, pathBucket, inodeBucket) {
-		var b [2]uint64
-		switch {
+		switch b, ok := linux.ParseInode(e.name()); {
 		case e.bucket == string(idBucket):
 			d.IDs = append(d.IDs, e.key)
 		case e.bucket == string(pathBucket):
 			d.Names = append(d.Names, e.name())
-		case scanInode(e.name(), &b):
+		case ok:
 			d.Binaries = append(d.Binaries, b)
 		}
 	}
 	slices.Sort(d.IDs)
 	slices.Sort(d.Names)
 	return d
-}
-
-// scanInode is the inverse of inodeName.
-func scanInode(name string, b *[2]uint64) bool {
-	n, err := fmt.Sscanf(name, "%d-%d", &b[0], &b[1])
-	return n == 2 && err == nil && inodeName(b[0], b[1]) == name
 }
 
 // faulty is all that kept a method from reading the registry whole, in one line.

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // TestFlippedBitOfARecord: every bit of a stored record's value and key, and every
@@ -113,7 +115,7 @@ func TestDamagedRecord(t *testing.T) {
 				_, err := r.Find(query)
 				d := Damaged(err)
 				if len(d) != 1 || d[0].Key != key || !slices.Equal(d[0].IDs, []string{perl.ID}) ||
-					!slices.Equal(d[0].Names, perl.Names()) || !slices.Equal(d[0].Binaries, [][2]uint64{{7, 10}}) {
+					!slices.Equal(d[0].Names, perl.Names()) || !slices.Equal(d[0].Binaries, []linux.Inode{inode(10)}) {
 					t.Errorf("find %s: %+v, %v", query, d, err)
 				}
 			}
@@ -172,11 +174,11 @@ func TestFalseIndexEntry(t *testing.T) {
 			func(r *Registry) (Record, error) { return r.Delete(perl.ID) }},
 		{"path", func(key string) indexEntry { return indexEntry{string(pathBucket), "/usr/bin/gis\x00" + key} },
 			func(r *Registry) (Record, error) { return r.Find("/usr/bin/gis") }},
-		{"inode", func(key string) indexEntry { return indexEntry{string(inodeBucket), inodeName(7, 21) + "\x00" + key} },
-			func(r *Registry) (Record, error) { return r.ByInode(7, 21) }},
+		{"inode", func(key string) indexEntry { return indexEntry{string(inodeBucket), inode(21).String() + "\x00" + key} },
+			func(r *Registry) (Record, error) { return r.ByInode(inode(21)) }},
 		{"put of the path", func(key string) indexEntry { return indexEntry{string(pathBucket), "/usr/bin/sed\x00" + key} },
 			func(r *Registry) (Record, error) { return first(r.Put(record(3, "/usr/bin/sed", 30))) }},
-		{"put of the binary", func(key string) indexEntry { return indexEntry{string(inodeBucket), inodeName(7, 30) + "\x00" + key} },
+		{"put of the binary", func(key string) indexEntry { return indexEntry{string(inodeBucket), inode(30).String() + "\x00" + key} },
 			func(r *Registry) (Record, error) { return first(r.Put(record(3, "/usr/bin/sed", 30))) }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -53,9 +53,9 @@ func (r *Registry) ByPath(path string) (Record, error) {
 }
 
 // ByInode is the entry of a binary.
-func (r *Registry) ByInode(dev, ino uint64) (Record, error) {
-	return r.one(fmt.Sprintf("inode %d of device %d", ino, dev), func(tx *bolt.Tx) []match {
-		return matches(tx, inodeBucket, inodeName(dev, ino)+"\x00")
+func (r *Registry) ByInode(b linux.Inode) (Record, error) {
+	return r.one(fmt.Sprintf("inode %d of device %d", b.Ino, b.Dev), func(tx *bolt.Tx) []match {
+		return matches(tx, inodeBucket, b.String()+"\x00")
 	})
 }
 
@@ -114,7 +114,7 @@ func (r *Registry) byFile(path string) (Record, bool) {
 	if err != nil {
 		return Record{}, false
 	}
-	found, err := r.ByInode(id.Dev, id.Ino)
+	found, err := r.ByInode(id.Inode())
 	return found, err == nil && found.Binary.Size == id.Size && found.Binary.Mtime == id.Mtime
 }
 

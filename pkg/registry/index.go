@@ -3,7 +3,6 @@ package registry
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -33,9 +32,6 @@ func (e indexEntry) name() string {
 	return name
 }
 
-// inodeName is a binary's name in its index.
-func inodeName(dev, ino uint64) string { return fmt.Sprintf("%d-%d", dev, ino) }
-
 // entries are the index entries that must exist for what is stored under key.
 func (s *stored) entries(key string) map[indexEntry]bool {
 	all := make(map[indexEntry]bool)
@@ -47,7 +43,7 @@ func (s *stored) entries(key string) map[indexEntry]bool {
 		return all
 	}
 	all[indexEntry{string(idBucket), s.Image.ID}] = true
-	all[indexEntry{string(inodeBucket), inodeName(s.Image.Binary.Dev, s.Image.Binary.Ino) + suffix}] = true
+	all[indexEntry{string(inodeBucket), s.Image.Binary.Inode().String() + suffix}] = true
 	for _, lib := range s.Image.LibraryPaths {
 		all[indexEntry{string(libraryBucket), lib + suffix}] = true
 	}
@@ -69,7 +65,7 @@ func (s *stored) has(key string, e indexEntry) bool {
 	case string(libraryBucket):
 		return s.Image != nil && slices.Contains(s.Image.LibraryPaths, name)
 	case string(inodeBucket):
-		return s.Image != nil && name == inodeName(s.Image.Binary.Dev, s.Image.Binary.Ino)
+		return s.Image != nil && name == s.Image.Binary.Inode().String()
 	}
 	return false
 }

@@ -53,20 +53,16 @@ func refuseTakenID(tx *bolt.Tx, rec *Record) error {
 	if key == "" {
 		return nil
 	}
-	if s, err := load(tx, key); err != nil || s.Image == nil || !sameBinary(s.Image, &rec.Image) {
+	if s, err := load(tx, key); err != nil || s.Image == nil || s.Image.Binary.Inode() != rec.Binary.Inode() {
 		return fmt.Errorf("%w: %s is that of %s", ErrDuplicateID, rec.ID, key)
 	}
 	return nil
 }
 
-func sameBinary(a, b *Image) bool {
-	return a.Binary.Dev == b.Binary.Dev && a.Binary.Ino == b.Binary.Ino
-}
-
 // dropBinary deletes the records of rec's binary. It returns the key of a whole one,
 // which the new record is to have.
 func dropBinary(tx *bolt.Tx, rec *Record) (key string, dropped []Record, err error) {
-	for _, m := range matches(tx, inodeBucket, inodeName(rec.Binary.Dev, rec.Binary.Ino)+"\x00") {
+	for _, m := range matches(tx, inodeBucket, rec.Binary.Inode().String()+"\x00") {
 		s, err := load(tx, m.key)
 		if err == nil && !s.has(m.key, m.entry) {
 			// Another record's: only the index is wrong.

@@ -44,6 +44,9 @@ func mustBeSound(t *testing.T, r *Registry) {
 	}
 }
 
+// inode is that of a record of this package's tests.
+func inode(ino uint64) linux.Inode { return linux.Inode{Dev: 7, Ino: ino} }
+
 // record makes a record whose hashes follow from n.
 func record(n int, program string, ino uint64, libraries ...string) Record {
 	sum := sha256.Sum256(fmt.Append(nil, n))
@@ -248,10 +251,10 @@ func TestFind(t *testing.T) {
 	if none, err := r.ByLibrary(only("/lib/libc.so")); err != nil || len(none) > 0 {
 		t.Errorf("a part of a name finds %v, %v", none, err)
 	}
-	if got, err := r.ByInode(7, 30); err != nil || got.ID != other.ID {
+	if got, err := r.ByInode(inode(30)); err != nil || got.ID != other.ID {
 		t.Errorf("by inode: %v, %v", got, err)
 	}
-	if _, err := r.ByInode(7, 3); !errors.Is(err, ErrNotFound) {
+	if _, err := r.ByInode(inode(3)); !errors.Is(err, ErrNotFound) {
 		t.Errorf("inode 3 finds inode 30: %v", err)
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 // key1 is a record's key in schema 1.
 func key1(r *Record) string {
-	return fmt.Sprintf("%s-%s", inodeName(r.Binary.Dev, r.Binary.Ino), r.Digest)
+	return fmt.Sprintf("%v-%s", r.Binary.Inode(), r.Digest)
 }
 
 // decode1 is a record of schema 1.

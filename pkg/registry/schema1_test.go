@@ -71,7 +71,7 @@ func TestMigrateFromSchema1(t *testing.T) {
 	if diff := cmp.Diff([]Record{git, perl}, all); diff != "" || err != nil {
 		t.Error(diff, err)
 	}
-	if got, err := r.ByInode(7, 10); err != nil || got.ID != perl.ID {
+	if got, err := r.ByInode(inode(10)); err != nil || got.ID != perl.ID {
 		t.Errorf("by inode: %v, %v", got.Program, err)
 	}
 	if users, err := r.ByLibrary(only("/lib/libc.so.6")); err != nil || len(users) != 2 {
@@ -104,7 +104,7 @@ func TestMigrateDamagedRecord(t *testing.T) {
 			if all, err := r.List(); len(all) != 1 || all[0].ID != git.ID || len(Damaged(err)) != 1 {
 				t.Errorf("list: %v, %v", all, err)
 			}
-			_, err := r.ByInode(7, 10)
+			_, err := r.ByInode(inode(10))
 			if d := Damaged(err); len(d) != 1 || len(d[0].IDs) != 1 || d[0].IDs[0] != perl.ID || d[0].Names[0] != perl.Program {
 				t.Errorf("by inode: %+v, %v", d, err)
 			}

@@ -87,7 +87,7 @@ func visible(s *store.Store) (records []registry.Record, err error) {
 			damaged = append(damaged, &AboutError{s.AboutPath(id), err})
 			continue
 		}
-		if link, ok := s.LinkOf(binaryOf(rec)); !ok || link.ID != id {
+		if link, ok := s.LinkOf(rec.Binary.Inode()); !ok || link.ID != id {
 			continue // no start finds it, or it is just being replaced
 		}
 		records = append(records, rec)

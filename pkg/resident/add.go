@@ -92,7 +92,7 @@ func (m *Manager) addPath(ctx context.Context, path string, opts AddOptions) (*A
 	}
 	if id, err := linux.StatID(path); err == nil {
 		opts.Step("wait")
-		unlock, err := m.store.LockProgram(ctx, id.Dev, id.Ino)
+		unlock, err := m.store.LockProgram(ctx, id.Inode())
 		if err != nil {
 			return nil, err
 		}
@@ -468,7 +468,7 @@ func (a *adding) lead(rec registry.Record) error {
 	if err := a.writeLaunchers(rec); err != nil {
 		return err
 	}
-	if err := a.store.Link(rec.Binary.Dev, rec.Binary.Ino, a.id); err != nil {
+	if err := a.store.Link(rec.Binary.Inode(), a.id); err != nil {
 		return err
 	}
 	return a.moveEnabled(rec)
@@ -478,8 +478,8 @@ func (a *adding) lead(rec registry.Record) error {
 // of another file, which rec's path led to before, then that had a link and
 // launcher files of its own.
 func (m *Manager) takeAway(rec *registry.Record, old registry.Record) error {
-	if old.Binary.Dev != rec.Binary.Dev || old.Binary.Ino != rec.Binary.Ino {
-		if err := m.unpublish(old.Binary.Dev, old.Binary.Ino); err != nil {
+	if old.Binary.Inode() != rec.Binary.Inode() {
+		if err := m.unpublish(old.Binary.Inode()); err != nil {
 			return err
 		}
 	}

@@ -261,13 +261,13 @@ func (c *checker) contents(ctx context.Context, m *Manager) {
 		c.fault(AreaRegistry, m.registry.Path(), err.Error(), HintOf(err))
 		return
 	}
-	known := map[store.Binary]string{}
+	known := map[linux.Inode]string{}
 	images := map[string]bool{}
 	for _, rec := range records {
 		if ctx.Err() != nil {
 			return
 		}
-		known[binaryOf(rec)] = rec.ID
+		known[rec.Binary.Inode()] = rec.ID
 		images[rec.ID] = true
 		c.entry(m, rec)
 	}
@@ -360,7 +360,7 @@ func (c *checker) system(ctx context.Context, m *Manager) {
 }
 
 // garbage reports what gc would remove and what has no entry.
-func (c *checker) garbage(m *Manager, records []registry.Record, known map[store.Binary]string, images map[string]bool, mine bool) {
+func (c *checker) garbage(m *Manager, records []registry.Record, known map[linux.Inode]string, images map[string]bool, mine bool) {
 	p := &GCPlan{}
 	for _, rec := range records {
 		m.planSurplus(p, rec)

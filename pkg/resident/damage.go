@@ -22,7 +22,7 @@ import (
 // may be at work on them.
 func (m *Manager) damage(rec registry.Record) (faults []string) {
 	dirs := layoutDirs(m.store.ImageDir(rec.ID), rec.Layouts)
-	leads, err := os.Stat(m.store.IndexPath(rec.Binary.Dev, rec.Binary.Ino))
+	leads, err := os.Stat(m.store.IndexPath(rec.Binary.Inode()))
 	if err != nil {
 		faults = append(faults, fmt.Sprintf("no start finds it (%v)", err))
 	} else if there, err := os.Stat(m.store.PlanPath(rec.ID)); err == nil && !os.SameFile(leads, there) {
@@ -109,7 +109,7 @@ func mistrust(path string, info fs.FileInfo) string {
 // this residentctl would write.
 func (m *Manager) launcherFaults(rec registry.Record) (faults []string) {
 	for _, name := range rec.Names() {
-		path := m.store.LauncherPath(rec.Binary.Dev, rec.Binary.Ino, name)
+		path := m.store.LauncherPath(rec.Binary.Inode(), name)
 		want, err := m.launcherFile(rec, name)
 		if err != nil {
 			faults = append(faults, err.Error())

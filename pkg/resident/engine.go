@@ -82,7 +82,7 @@ func (m *Manager) ofFile(path string) (registry.Record, error) {
 		return registry.Record{}, err
 	}
 	for _, rec := range all {
-		if rec.Binary.Dev == id.Dev && rec.Binary.Ino == id.Ino {
+		if rec.Binary.Inode() == id.Inode() {
 			return rec, nil
 		}
 	}

@@ -76,7 +76,7 @@ func (o *ownerRule) allowOpened(path, opened string) error {
 	if err != nil {
 		return err
 	}
-	if is.Ino != id.Ino || is.Dev != id.Dev {
+	if is.Inode() != id.Inode() {
 		return fmt.Errorf("%s %w", path, fingerprint.ErrChanged)
 	}
 	return nil

@@ -59,7 +59,7 @@ func (m *Manager) exposure(rec registry.Record) (faults []string, exact bool) {
 func (m *Manager) launcherExposure(rec registry.Record) (faults []string, exact bool) {
 	exact = true
 	for _, original := range withFolders(rec.Names()) {
-		path := m.store.LauncherPath(rec.Binary.Dev, rec.Binary.Ino, original)
+		path := m.store.LauncherPath(rec.Binary.Inode(), original)
 		info, err := os.Lstat(path)
 		if err != nil {
 			continue // whether it has to be there is another question

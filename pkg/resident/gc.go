@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -98,11 +99,11 @@ func (m *Manager) collect(ctx context.Context, item GCItem) (gone bool, err erro
 	case GCSystem:
 		return m.collectSystem(item)
 	case GCLink:
-		return m.ifUnknown(item.binary, func() error { return m.store.Unlink(item.binary.Dev, item.binary.Ino) })
+		return m.ifUnknown(item.binary, func() error { return m.store.Unlink(item.binary) })
 	case GCLauncher:
 		return m.collectLauncher(item)
 	case GCLaunchers:
-		return m.ifUnknown(item.binary, func() error { return m.store.RemoveLaunchers(item.binary.Dev, item.binary.Ino) })
+		return m.ifUnknown(item.binary, func() error { return m.store.RemoveLaunchers(item.binary) })
 	case GCImage:
 		return m.collectImage(item.ID)
 	case GCExec:
@@ -134,8 +135,8 @@ func (m *Manager) collectEntry(item GCItem) (bool, error) {
 }
 
 // ifUnknown removes what belongs to a binary if that has no record.
-func (m *Manager) ifUnknown(b store.Binary, remove func() error) (bool, error) {
-	_, err := m.registry.ByInode(b.Dev, b.Ino)
+func (m *Manager) ifUnknown(b linux.Inode, remove func() error) (bool, error) {
+	_, err := m.registry.ByInode(b)
 	if !errors.Is(err, registry.ErrNotFound) {
 		return false, err
 	}
@@ -144,9 +145,9 @@ func (m *Manager) ifUnknown(b store.Binary, remove func() error) (bool, error) {
 
 // collectLauncher removes a launcher file if its name is not among its entry's.
 func (m *Manager) collectLauncher(item GCItem) (bool, error) {
-	rec, err := m.registry.ByInode(item.binary.Dev, item.binary.Ino)
+	rec, err := m.registry.ByInode(item.binary)
 	if errors.Is(err, registry.ErrNotFound) {
-		return true, m.store.RemoveLaunchers(item.binary.Dev, item.binary.Ino)
+		return true, m.store.RemoveLaunchers(item.binary)
 	}
 	if err != nil {
 		return false, err

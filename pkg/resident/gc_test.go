@@ -13,7 +13,6 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/registry"
-	"github.com/residentctl/residentctl/pkg/store"
 )
 
 const orphan = "0123456789abcdef"
@@ -101,7 +100,7 @@ func TestGCLooksAgain(t *testing.T) {
 		{"somebody works there", func(t *testing.T, m *Manager) string {
 			return mkdir(t, filepath.Join(m.store.Dir(), "staging", "program-1-2"))
 		}, func(t *testing.T, m *Manager) {
-			unlock, err := m.store.LockProgram(t.Context(), 1, 2)
+			unlock, err := m.store.LockProgram(t.Context(), linux.Inode{Dev: 1, Ino: 2})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -179,9 +178,9 @@ func TestGCRefusesAFaultyRegistry(t *testing.T) {
 // from being removed. It is removed with the record, and only then.
 func TestGCSparesWhatADamagedRecordMayHave(t *testing.T) {
 	m := emptyStore(t)
-	b := store.Binary{Dev: 1, Ino: 2}
+	b := linux.Inode{Dev: 1, Ino: 2}
 	image := mkdir(t, m.store.ImageDir(orphan))
-	launchers := mkdir(t, m.store.LaunchersDir(b.Dev, b.Ino))
+	launchers := mkdir(t, m.store.LaunchersDir(b))
 	p := planned(t, m) // without a record all of it is garbage
 	if len(p.Items) != 2 {
 		t.Fatalf("planned %+v", p.Items)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/plural"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/intercept"
@@ -45,7 +46,7 @@ type GCItem struct {
 	Reason  string `json:"reason"`
 	Bytes   int64  `json:"bytes"` // on the disk: blocks, not lengths
 
-	binary store.Binary      // whose link, launcher files or entry it is
+	binary linux.Inode       // whose link, launcher files or entry it is
 	ended  *store.SystemLink // of GCSystem: only this link, for an instance that has ended
 }
 
@@ -83,13 +84,13 @@ func (m *Manager) PlanGC(ctx context.Context) (*GCPlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := map[store.Binary]string{}
+	known := map[linux.Inode]string{}
 	images := map[string]bool{}
 	for _, rec := range records {
 		if err := ctx.Err(); err != nil {
 			return nil, context.Cause(ctx)
 		}
-		known[binaryOf(rec)] = rec.ID
+		known[rec.Binary.Inode()] = rec.ID
 		images[rec.ID] = true
 		if !m.planEntry(p, rec) {
 			m.planSurplus(p, rec)
@@ -140,10 +141,6 @@ func (m *Manager) wholeRegistry() ([]registry.Record, error) {
 	return m.registry.List()
 }
 
-func binaryOf(rec registry.Record) store.Binary {
-	return store.Binary{Dev: rec.Binary.Dev, Ino: rec.Binary.Ino}
-}
-
 // planEntry looks at one entry. One that no start would use goes, whatever the
 // reason: it can be made again in a tenth of a second, and an unmounted file
 // system looks like deleted files. Only where looking itself failed is it kept.
@@ -153,8 +150,8 @@ func (m *Manager) planEntry(p *GCPlan, rec registry.Record) (goes bool) {
 		return false
 	}
 	item := GCItem{
-		Kind: GCEntry, Path: m.store.ImageDir(rec.ID), ID: rec.ID, Program: rec.Program, binary: binaryOf(rec),
-		Bytes: diskUsage(m.store.ImageDir(rec.ID)) + diskUsage(m.store.LaunchersDir(rec.Binary.Dev, rec.Binary.Ino)),
+		Kind: GCEntry, Path: m.store.ImageDir(rec.ID), ID: rec.ID, Program: rec.Program, binary: rec.Binary.Inode(),
+		Bytes: diskUsage(m.store.ImageDir(rec.ID)) + diskUsage(m.store.LaunchersDir(rec.Binary.Inode())),
 	}
 	if unsure != "" {
 		item.Reason = unsure
@@ -209,34 +206,33 @@ func cannotLook(deps *fingerprint.Dependencies) string {
 func (m *Manager) planSurplus(p *GCPlan, rec registry.Record) {
 	for _, path := range m.surplusLaunchers(rec) {
 		p.add(GCItem{
-			Kind: GCLauncher, Path: path, ID: rec.ID, Program: rec.Program, Bytes: diskUsage(path), binary: binaryOf(rec),
+			Kind: GCLauncher, Path: path, ID: rec.ID, Program: rec.Program, Bytes: diskUsage(path), binary: rec.Binary.Inode(),
 			Reason: "the entry does not have this name",
 		})
 	}
 }
 
-func (m *Manager) planLinks(p *GCPlan, known map[store.Binary]string) error {
+func (m *Manager) planLinks(p *GCPlan, known map[linux.Inode]string) error {
 	links, _, err := m.store.Links()
 	for _, l := range links {
-		binary := store.Binary{Dev: l.Dev, Ino: l.Ino}
-		if _, ok := known[binary]; ok {
+		if _, ok := known[l.Binary]; ok {
 			continue // one that leads to another image makes the entry useless
 		}
 		p.add(GCItem{
-			Kind: GCLink, Path: m.store.IndexPath(l.Dev, l.Ino), ID: l.ID, binary: binary,
+			Kind: GCLink, Path: m.store.IndexPath(l.Binary), ID: l.ID, binary: l.Binary,
 			Reason: "no entry of the registry has it",
 		})
 	}
 	return err
 }
 
-func (m *Manager) planLaunchers(p *GCPlan, known map[store.Binary]string) error {
+func (m *Manager) planLaunchers(p *GCPlan, known map[linux.Inode]string) error {
 	binaries, _, err := m.store.Launchers()
 	for _, b := range binaries {
 		if _, ok := known[b]; ok {
 			continue
 		}
-		path := m.store.LaunchersDir(b.Dev, b.Ino)
+		path := m.store.LaunchersDir(b)
 		p.add(GCItem{
 			Kind: GCLaunchers, Path: path, Bytes: diskUsage(path), binary: b,
 			Reason: "no entry of the registry has them",

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/readers"
 	"github.com/residentctl/residentctl/pkg/registry"
@@ -27,12 +28,12 @@ func (m *Manager) writeLaunchers(rec registry.Record) error {
 		if err != nil {
 			return err
 		}
-		if err := m.store.WriteLauncher(rec.Binary.Dev, rec.Binary.Ino, name, raw, readers.Access); err != nil {
+		if err := m.store.WriteLauncher(rec.Binary.Inode(), name, raw, readers.Access); err != nil {
 			return err
 		}
 	}
 	for _, path := range m.surplusLaunchers(rec) {
-		if err := m.removeLauncher(binaryOf(rec), path); err != nil {
+		if err := m.removeLauncher(rec.Binary.Inode(), path); err != nil {
 			return err
 		}
 	}
@@ -41,13 +42,7 @@ func (m *Manager) writeLaunchers(rec registry.Record) error {
 
 // launcherFile is the launcher file of one of an entry's names.
 func (m *Manager) launcherFile(rec registry.Record, name string) ([]byte, error) {
-	return launcher.File(rec.LauncherPlace, launcherStore(m.store), store.IndexName(rec.Binary.Dev, rec.Binary.Ino), name)
-}
-
-// launcherStore is a store as launchers know it.
-func launcherStore(s *store.Store) launcher.Store {
-	dev, ino := s.Identity()
-	return launcher.Store{Dir: s.Dir(), Dev: dev, Ino: ino}
+	return launcher.File(rec.LauncherPlace, m.store.ForLaunchers(), store.IndexName(rec.Binary.Inode()), name)
 }
 
 // launchersAreCurrent reports whether an entry's launcher files are as this residentctl
@@ -61,7 +56,7 @@ func (m *Manager) launchersAreCurrent(rec registry.Record) bool {
 		if err != nil {
 			return true
 		}
-		got, err := os.ReadFile(m.store.LauncherPath(rec.Binary.Dev, rec.Binary.Ino, name))
+		got, err := os.ReadFile(m.store.LauncherPath(rec.Binary.Inode(), name))
 		return err != nil || !bytes.Equal(got, want)
 	})
 }
@@ -70,11 +65,11 @@ func (m *Manager) launchersAreCurrent(rec registry.Record) bool {
 // are under no name of the entry: another file has taken the name, an add was killed, or
 // an older residentctl has made links there.
 func (m *Manager) surplusLaunchers(rec registry.Record) (surplus []string) {
-	dev, ino, wanted := rec.Binary.Dev, rec.Binary.Ino, map[string]bool{}
+	binary, wanted := rec.Binary.Inode(), map[string]bool{}
 	for _, name := range rec.Names() {
-		wanted[m.store.LauncherPath(dev, ino, name)] = true
+		wanted[m.store.LauncherPath(binary, name)] = true
 	}
-	_ = filepath.WalkDir(m.store.LaunchersDir(dev, ino), func(path string, e fs.DirEntry, err error) error {
+	_ = filepath.WalkDir(m.store.LaunchersDir(binary), func(path string, e fs.DirEntry, err error) error {
 		if err == nil && !e.IsDir() && !wanted[path] {
 			surplus = append(surplus, path)
 		}
@@ -85,11 +80,11 @@ func (m *Manager) surplusLaunchers(rec registry.Record) (surplus []string) {
 
 // removeLauncher removes a launcher file or link of a binary, and the directories that
 // are empty then.
-func (m *Manager) removeLauncher(b store.Binary, path string) error {
+func (m *Manager) removeLauncher(b linux.Inode, path string) error {
 	if err := os.Remove(path); err != nil {
 		return err
 	}
-	for dir := filepath.Dir(path); dir != m.store.LaunchersDir(b.Dev, b.Ino); dir = filepath.Dir(dir) {
+	for dir := filepath.Dir(path); dir != m.store.LaunchersDir(b); dir = filepath.Dir(dir) {
 		if os.Remove(dir) != nil {
 			break // the first that is not empty
 		}

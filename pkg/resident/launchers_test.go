@@ -31,7 +31,7 @@ func writtenLaunchers(t *testing.T) (m *Manager, rec registry.Record, top string
 	if err := m.writeLaunchers(rec); err != nil {
 		t.Fatal(err)
 	}
-	return m, rec, m.store.LaunchersDir(rec.Binary.Dev, rec.Binary.Ino)
+	return m, rec, m.store.LaunchersDir(rec.Binary.Inode())
 }
 
 // contents are the paths of all files and links below a directory, from there.

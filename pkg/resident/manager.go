@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
@@ -195,7 +196,7 @@ func (m *Manager) forgetDamaged(d *registry.DamagedError) (registry.Record, erro
 		return rec, nil // another is damaged, and says so itself
 	}
 	for _, b := range d.Binaries {
-		if _, err := m.ifUnknown(store.Binary{Dev: b[0], Ino: b[1]}, func() error { return m.unpublish(b[0], b[1]) }); err != nil {
+		if _, err := m.ifUnknown(b, func() error { return m.unpublish(b) }); err != nil {
 			return rec, err
 		}
 	}
@@ -211,7 +212,7 @@ func (m *Manager) forgetDamaged(d *registry.DamagedError) (registry.Record, erro
 // image last, so that at every moment what is found is whole. The store must be
 // locked.
 func (m *Manager) forget(rec registry.Record) error {
-	if err := m.unpublish(rec.Binary.Dev, rec.Binary.Ino); err != nil {
+	if err := m.unpublish(rec.Binary.Inode()); err != nil {
 		return err
 	}
 	if _, err := m.registry.Delete(rec.ID); err != nil {
@@ -222,20 +223,20 @@ func (m *Manager) forget(rec registry.Record) error {
 }
 
 // unpublish removes all that leads to the image of one binary.
-func (m *Manager) unpublish(dev, ino uint64) error {
-	if err := m.removeSystem(store.Binary{Dev: dev, Ino: ino}); err != nil {
+func (m *Manager) unpublish(b linux.Inode) error {
+	if err := m.removeSystem(b); err != nil {
 		return err
 	}
-	if err := m.removeShims(store.Binary{Dev: dev, Ino: ino}); err != nil {
+	if err := m.removeShims(b); err != nil {
 		return err
 	}
-	if err := m.store.Unlink(dev, ino); err != nil {
+	if err := m.store.Unlink(b); err != nil {
 		return err
 	}
-	return m.store.RemoveLaunchers(dev, ino)
+	return m.store.RemoveLaunchers(b)
 }
 
 // Launcher is the path of the launcher file of an entry's program.
 func (m *Manager) Launcher(rec registry.Record) string {
-	return m.store.LauncherPath(rec.Binary.Dev, rec.Binary.Ino, rec.Program)
+	return m.store.LauncherPath(rec.Binary.Inode(), rec.Program)
 }

@@ -26,7 +26,7 @@ func (m *Manager) current(path string) (rec registry.Record, ok bool, err error)
 	if err != nil {
 		return rec, false, nil // inspection says it better
 	}
-	rec, err = m.registry.ByInode(id.Dev, id.Ino)
+	rec, err = m.registry.ByInode(id.Inode())
 	switch {
 	case errors.Is(err, registry.ErrNotFound), errors.Is(err, registry.ErrCorrupt):
 		return rec, false, nil // Put replaces a damaged record
@@ -118,7 +118,7 @@ func usesOrigin(f *elfinfo.File) bool {
 func (m *Manager) otherNames(program string, binary linux.FileID) []string {
 	var names []string
 	for _, find := range []func() (registry.Record, error){
-		func() (registry.Record, error) { return m.registry.ByInode(binary.Dev, binary.Ino) },
+		func() (registry.Record, error) { return m.registry.ByInode(binary.Inode()) },
 		func() (registry.Record, error) { return m.registry.ByPath(program) },
 	} {
 		rec, err := find()

@@ -119,7 +119,7 @@ func namer(query string) func(*registry.Record) bool {
 	id, err := linux.StatID(abs)
 	return func(r *registry.Record) bool {
 		return slices.Contains(r.Names(), abs) ||
-			err == nil && r.Binary.Dev == id.Dev && r.Binary.Ino == id.Ino && r.Binary.Size == id.Size && r.Binary.Mtime == id.Mtime
+			err == nil && r.Binary.Inode() == id.Inode() && r.Binary.Size == id.Size && r.Binary.Mtime == id.Mtime
 	}
 }
 

@@ -93,14 +93,14 @@ func (m *Manager) Enable(ctx context.Context, name string, opts AddOptions) (*En
 		if s.Name != filepath.Base(path) {
 			continue
 		}
-		if e.Was = s.Program == path && s.Binary == binaryOf(rec); e.Was {
+		if e.Was = s.Program == path && s.Binary == rec.Binary.Inode(); e.Was {
 			return e, nil
 		}
-		if !sameFile(s.Program, path) {
+		if !linux.SameFile(s.Program, path) {
 			e.Instead = s.Program
 		}
 	}
-	return e, m.store.WriteShim(rec.Binary.Dev, rec.Binary.Ino, path)
+	return e, m.store.WriteShim(rec.Binary.Inode(), path)
 }
 
 // relocatable are texts in programs, or libraries of theirs, that look for themselves in PATH
@@ -144,7 +144,7 @@ func findsItsFiles(rec registry.Record) error {
 // mayHaveShim refuses a program that its shim would pass over, since PATH leads to
 // another one, and one whose name and path the shim would show to everybody.
 func (m *Manager) mayHaveShim(path string) error {
-	if found, err := LookPath(filepath.Base(path)); err == nil && found != path && !sameFile(found, path) {
+	if found, err := LookPath(filepath.Base(path)); err == nil && found != path && !linux.SameFile(found, path) {
 		return &EnableError{
 			fmt.Sprintf("PATH leads to %s by this name, and a shim starts what PATH leads to", found),
 			fmt.Sprintf("put %s before %s in PATH, or start it with `residentctl run %s`", filepath.Dir(path), filepath.Dir(found), path),
@@ -173,15 +173,6 @@ func isSecret(path string) (bool, error) {
 		return false, nil
 	}
 	return a.Mode&readers.MayRead == 0, err
-}
-
-func sameFile(a, b string) bool {
-	x, err := linux.StatID(a)
-	if err != nil {
-		return false
-	}
-	y, err := linux.StatID(b)
-	return err == nil && x.Dev == y.Dev && x.Ino == y.Ino
 }
 
 // ErrNotEnabled is a name without a shim.
@@ -276,7 +267,7 @@ func (m *Manager) shimState(s store.Shim, records []registry.Record) (ShimState,
 		return ShimDangling, fmt.Sprintf("its launcher file is not there (%v)", errors.Unwrap(err))
 	}
 	found, err := LookPath(s.Name)
-	if err == nil && found != s.Program && !sameFile(found, s.Program) {
+	if err == nil && found != s.Program && !linux.SameFile(found, s.Program) {
 		return ShimOther, fmt.Sprintf("PATH leads to %s", found)
 	}
 	// Whether a folder in front of the shims has it.
@@ -303,11 +294,11 @@ func inPath(dir string) bool {
 }
 
 func (m *Manager) belongs(s store.Shim, rec registry.Record) bool {
-	return binaryOf(rec) == s.Binary && slices.Contains(rec.Names(), s.Program)
+	return rec.Binary.Inode() == s.Binary && slices.Contains(rec.Names(), s.Program)
 }
 
 // enabled tells whether a binary is, in any way.
-func (m *Manager) enabled(binary store.Binary) bool {
+func (m *Manager) enabled(binary linux.Inode) bool {
 	shims, _, _ := m.store.Shims()
 	links, _ := m.systemLinksOf(binary)
 	return len(links) > 0 || slices.ContainsFunc(shims, func(s store.Shim) bool { return s.Binary == binary })
@@ -330,8 +321,8 @@ func (m *Manager) moveShims(rec registry.Record) error {
 		return err
 	}
 	for _, s := range shims {
-		if slices.Contains(rec.Names(), s.Program) && s.Binary != binaryOf(rec) {
-			if err := m.store.WriteShim(rec.Binary.Dev, rec.Binary.Ino, s.Program); err != nil {
+		if slices.Contains(rec.Names(), s.Program) && s.Binary != rec.Binary.Inode() {
+			if err := m.store.WriteShim(rec.Binary.Inode(), s.Program); err != nil {
 				return err
 			}
 		}
@@ -340,7 +331,7 @@ func (m *Manager) moveShims(rec registry.Record) error {
 }
 
 // removeShims removes those that lead to the launcher files of a binary.
-func (m *Manager) removeShims(binary store.Binary) error {
+func (m *Manager) removeShims(binary linux.Inode) error {
 	shims, _, err := m.store.Shims()
 	if err != nil {
 		return err
@@ -381,7 +372,7 @@ func (m *Manager) collectShim(item GCItem) (bool, error) {
 		if m.store.ShimPath(s.Name) != item.Path {
 			continue
 		}
-		rec, err := m.registry.ByInode(s.Dev, s.Ino)
+		rec, err := m.registry.ByInode(s.Binary)
 		if err == nil && m.belongs(s, rec) {
 			return false, nil
 		}

@@ -141,10 +141,9 @@ func kernels(vmas []criuwrap.VMA, addr uint64) bool {
 // areas are CRIU's VMAs with the paths that the dynamic linker opened, which a
 // start opens again.
 func (l *layout) areas() ([]plan.Area, error) {
-	type inode struct{ dev, ino uint64 }
-	opened := map[inode]fingerprint.File{}
+	opened := map[linux.Inode]fingerprint.File{}
 	for _, f := range append([]fingerprint.File{l.deps.Program, l.deps.Linker}, l.deps.Libraries...) {
-		opened[inode{f.ID.Dev, f.ID.Ino}] = f
+		opened[f.ID.Inode()] = f
 	}
 	var areas []plan.Area
 	for _, v := range l.image.VMAs {
@@ -159,7 +158,7 @@ func (l *layout) areas() ([]plan.Area, error) {
 			if err != nil {
 				return nil, err
 			}
-			f, ok := opened[inode{id.Dev, id.Ino}]
+			f, ok := opened[id.Inode()]
 			if !ok || f.ID != id {
 				return nil, fmt.Errorf("%s %w", v.Path, fingerprint.ErrChanged)
 			}

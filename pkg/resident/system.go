@@ -84,7 +84,7 @@ func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions
 	if err != nil {
 		return nil, err
 	}
-	if link, ok := m.store.SystemLink(binaryOf(rec), instance); ok {
+	if link, ok := m.store.SystemLink(rec.Binary.Inode(), instance); ok {
 		kernels, err := kernelEntries()
 		if err != nil {
 			return nil, err
@@ -137,7 +137,7 @@ func (m *Manager) mayBeEnabled(path string) error {
 		return err
 	}
 	for _, other := range others {
-		if sameFile(other, path) {
+		if linux.SameFile(other, path) {
 			return &EnableError{
 				"binfmt_misc has it as the interpreter of another format, and an interpreter cannot have one itself",
 				"enable it by a shim (without --system)",
@@ -162,9 +162,9 @@ func (m *Manager) register(rec registry.Record, program string) (atBoot bool, er
 	if err != nil {
 		return false, err
 	}
-	dev, ino := rec.Binary.Dev, rec.Binary.Ino
-	launcher := m.store.LauncherPath(dev, ino, program)
-	theirs, err := m.others(binaryOf(rec))
+	binary := rec.Binary.Inode()
+	launcher := m.store.LauncherPath(binary, program)
+	theirs, err := m.others(binary)
 	if err != nil {
 		return false, err
 	}
@@ -174,14 +174,14 @@ func (m *Manager) register(rec registry.Record, program string) (atBoot bool, er
 			"`residentctl --store DIR disable` with that store's folder ends that",
 		}
 	}
-	if err := m.store.WriteSystemLink(store.SystemLink{Program: program, Binary: binaryOf(rec), Instance: instance}); err != nil {
+	if err := m.store.WriteSystemLink(store.SystemLink{Program: program, Binary: binary, Instance: instance}); err != nil {
 		return false, err
 	}
-	if atBoot, err = binfmt.RegisterAtBoot(dev, ino, magic, launcher); err != nil {
+	if atBoot, err = binfmt.RegisterAtBoot(binary, magic, launcher); err != nil {
 		return false, err
 	}
 	store.Fault("before-register")
-	if err := binfmt.Register(dev, ino, magic, launcher); err != nil {
+	if err := binfmt.Register(binary, magic, launcher); err != nil {
 		return atBoot, err
 	}
 	store.Fault("after-register")
@@ -210,15 +210,15 @@ func (m *Manager) unregister(l store.SystemLink) error {
 
 // unregisterHere has this kernel, and what registers programs at boot, forget a binary,
 // but for what is another store's.
-func (m *Manager) unregisterHere(binary store.Binary) error {
+func (m *Manager) unregisterHere(binary linux.Inode) error {
 	theirs, err := m.others(binary)
 	if err != nil || len(theirs) > 0 {
 		return err
 	}
-	if err := binfmt.RemoveAtBoot(binary.Dev, binary.Ino); err != nil {
+	if err := binfmt.RemoveAtBoot(binary); err != nil {
 		return err
 	}
-	if err := binfmt.Remove(binary.Dev, binary.Ino); err != nil {
+	if err := binfmt.Remove(binary); err != nil {
 		return err
 	}
 	store.Fault("after-unregister")
@@ -227,19 +227,19 @@ func (m *Manager) unregisterHere(binary store.Binary) error {
 
 // registered reports whether this kernel, or what registers programs at boot, has a
 // launcher file of this store for a binary.
-func (m *Manager) registered(binary store.Binary) (bool, error) {
+func (m *Manager) registered(binary linux.Inode) (bool, error) {
 	all, err := everyEntry()
 	return slices.ContainsFunc(all, func(e binfmt.Entry) bool {
-		return e.Dev == binary.Dev && e.Ino == binary.Ino && m.ours(e)
+		return e.Binary == binary && m.ours(e)
 	}), err
 }
 
 // others are what the kernel knows, and what it will be told at boot, of a binary by a
 // launcher file of another store, as long as that is there.
-func (m *Manager) others(binary store.Binary) ([]binfmt.Entry, error) {
+func (m *Manager) others(binary linux.Inode) ([]binfmt.Entry, error) {
 	all, err := everyEntry()
 	return slices.DeleteFunc(all, func(e binfmt.Entry) bool {
-		return e.Dev != binary.Dev || e.Ino != binary.Ino || m.ours(e) || leadsNowhere(e)
+		return e.Binary != binary || m.ours(e) || leadsNowhere(e)
 	}), err
 }
 
@@ -290,12 +290,12 @@ func (m *Manager) moveSystem(rec registry.Record) error {
 		return err
 	}
 	for _, l := range links {
-		moved := l.Binary != binaryOf(rec)
+		moved := l.Binary != rec.Binary.Inode()
 		switch {
 		case moved && !slices.Contains(rec.Names(), l.Program):
 			continue
 		case moved && l.Instance != instance: // a refresh there will find it
-			to := store.SystemLink{Program: l.Program, Binary: binaryOf(rec), Instance: l.Instance}
+			to := store.SystemLink{Program: l.Program, Binary: rec.Binary.Inode(), Instance: l.Instance}
 			err = errors.Join(m.store.WriteSystemLink(to), m.store.RemoveSystemLink(l))
 		case moved:
 			err = m.unregister(l)
@@ -317,7 +317,7 @@ func (m *Manager) restoreSystem(ctx context.Context, rec registry.Record) error 
 	if err != nil {
 		return err
 	}
-	link, ok := m.store.SystemLink(binaryOf(rec), instance)
+	link, ok := m.store.SystemLink(rec.Binary.Inode(), instance)
 	if !ok {
 		return nil
 	}
@@ -339,14 +339,14 @@ func (m *Manager) restoreSystem(ctx context.Context, rec registry.Record) error 
 
 // lacksBootLine tells whether something would register a program at boot, and has not
 // been told to.
-func lacksBootLine(binary store.Binary) bool {
-	_, err := os.Stat(binfmt.BootPath(binary.Dev, binary.Ino))
+func lacksBootLine(binary linux.Inode) bool {
+	_, err := os.Stat(binfmt.BootPath(binary))
 	_, noFolder := os.Stat(binfmt.BootDir)
 	return errors.Is(err, fs.ErrNotExist) && noFolder == nil
 }
 
 // removeSystem ends what a binary is enabled for, by each of its links.
-func (m *Manager) removeSystem(binary store.Binary) error {
+func (m *Manager) removeSystem(binary linux.Inode) error {
 	links, err := m.systemLinksOf(binary)
 	for _, l := range links {
 		err = errors.Join(err, m.unregister(l))
@@ -355,7 +355,7 @@ func (m *Manager) removeSystem(binary store.Binary) error {
 }
 
 // systemLinksOf are a binary's links, for whatever instance.
-func (m *Manager) systemLinksOf(binary store.Binary) ([]store.SystemLink, error) {
+func (m *Manager) systemLinksOf(binary linux.Inode) ([]store.SystemLink, error) {
 	links, _, err := m.store.SystemLinks()
 	return slices.DeleteFunc(links, func(l store.SystemLink) bool { return l.Binary != binary }), err
 }
@@ -403,7 +403,7 @@ func LostSystem() ([]SystemStatus, error) {
 	for _, e := range lost {
 		_, program := splitLauncher(e)
 		st := SystemStatus{Program: program, Launcher: e.Interpreter, State: SystemNormal, Reason: "its store is gone"}
-		if _, err := os.Lstat(binfmt.BootPath(e.Dev, e.Ino)); err == nil {
+		if _, err := os.Lstat(binfmt.BootPath(e.Binary)); err == nil {
 			st.AtBoot = true
 		}
 		all = append(all, st)
@@ -414,14 +414,13 @@ func LostSystem() ([]SystemStatus, error) {
 // lostEntries are those whose launcher file's store is gone, one of each program.
 func lostEntries() (lost []binfmt.Entry, err error) {
 	all, err := everyEntry()
-	seen := map[store.Binary]bool{}
+	seen := map[linux.Inode]bool{}
 	for _, e := range all {
-		binary := store.Binary{Dev: e.Dev, Ino: e.Ino}
 		dir, program := splitLauncher(e)
-		if _, err := os.Stat(dir); program == "" || seen[binary] || !errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(dir); program == "" || seen[e.Binary] || !errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		seen[binary] = true
+		seen[e.Binary] = true
 		lost = append(lost, e)
 	}
 	return lost, err
@@ -430,7 +429,7 @@ func lostEntries() (lost []binfmt.Entry, err error) {
 // splitLauncher takes a launcher file's path apart: the store, and the program. Both
 // are "" for another path.
 func splitLauncher(e binfmt.Entry) (dir, program string) {
-	between := fmt.Sprintf("/launchers/%d-%d/", e.Dev, e.Ino)
+	between := "/launchers/" + e.Binary.String() + "/"
 	dir, rest, found := strings.Cut(e.Interpreter, between)
 	if !found {
 		return "", ""
@@ -446,7 +445,7 @@ func DisableLost(query string) (program string, err error) {
 	}
 	for _, e := range lost {
 		if _, program := splitLauncher(e); program == query || filepath.Base(program) == query {
-			return program, errors.Join(binfmt.RemoveAtBoot(e.Dev, e.Ino), binfmt.Remove(e.Dev, e.Ino))
+			return program, errors.Join(binfmt.RemoveAtBoot(e.Binary), binfmt.Remove(e.Binary))
 		}
 	}
 	return "", ErrNotEnabled
@@ -497,9 +496,9 @@ func (m *Manager) System(ctx context.Context) ([]SystemStatus, error) {
 		if ctx.Err() != nil {
 			return all, context.Cause(ctx)
 		}
-		st := SystemStatus{Program: l.Program, Launcher: m.store.LauncherPath(l.Dev, l.Ino, l.Program)}
+		st := SystemStatus{Program: l.Program, Launcher: m.store.LauncherPath(l.Binary, l.Program)}
 		st.State, st.Reason = m.systemState(l, instance, kernels, records)
-		_, err := os.Lstat(binfmt.BootPath(l.Dev, l.Ino))
+		_, err := os.Lstat(binfmt.BootPath(l.Binary))
 		st.AtBoot = err == nil
 		all = append(all, st)
 	}
@@ -517,7 +516,7 @@ func (m *Manager) systemState(l store.SystemLink, instance string, kernels []bin
 	default:
 		return SystemElsewhere, "for another kernel instance, a user namespace's own"
 	}
-	i := slices.IndexFunc(kernels, func(e binfmt.Entry) bool { return e.Dev == l.Dev && e.Ino == l.Ino })
+	i := slices.IndexFunc(kernels, func(e binfmt.Entry) bool { return e.Binary == l.Binary })
 	switch {
 	case i < 0 && !binfmt.Mounted():
 		return SystemOff, binfmt.ErrNotMounted.Error()
@@ -528,13 +527,13 @@ func (m *Manager) systemState(l store.SystemLink, instance string, kernels []bin
 	case !m.ours(kernels[i]):
 		return SystemOff, "another store has enabled it: " + kernels[i].Interpreter
 	}
-	if id, err := linux.StatID(l.Program); err != nil || id.Dev != l.Dev || id.Ino != l.Ino {
+	if id, err := linux.StatID(l.Program); err != nil || id.Inode() != l.Binary {
 		return SystemNormal, "another file stands there, or none"
 	}
 	if magic, err := binfmt.Magic(l.Program); err == nil && !bytes.HasPrefix(magic, kernels[i].Magic) {
 		return SystemOff, "its first bytes are others"
 	}
-	i = slices.IndexFunc(records, func(r registry.Record) bool { return binaryOf(r) == l.Binary })
+	i = slices.IndexFunc(records, func(r registry.Record) bool { return r.Binary.Inode() == l.Binary })
 	switch {
 	case i < 0 && m.foreign:
 		return SystemNormal, "its image is not for you to read"
@@ -555,7 +554,7 @@ func collisions(path string) []string {
 	if err != nil || idErr != nil {
 		return nil
 	}
-	seen := map[store.Binary]bool{{Dev: own.Dev, Ino: own.Ino}: true}
+	seen := map[linux.Inode]bool{own.Inode(): true}
 	var found []string
 	for _, dir := range binFolders {
 		if real, err := filepath.EvalSymlinks(dir); err != nil || real != dir {
@@ -568,10 +567,10 @@ func collisions(path string) []string {
 		for _, e := range names {
 			other := filepath.Join(dir, e.Name())
 			id, err := linux.StatID(other)
-			if err != nil || seen[store.Binary{Dev: id.Dev, Ino: id.Ino}] {
+			if err != nil || seen[id.Inode()] {
 				continue
 			}
-			seen[store.Binary{Dev: id.Dev, Ino: id.Ino}] = true
+			seen[id.Inode()] = true
 			if got, err := binfmt.Magic(other); err == nil && bytes.Equal(got, magic) {
 				found = append(found, other)
 			}
@@ -588,21 +587,21 @@ func (m *Manager) planSystem(p *GCPlan, records []registry.Record) error {
 	if err != nil {
 		return err
 	}
-	enabled := map[store.Binary]bool{}
-	plan := func(path, program string, binary store.Binary) {
+	enabled := map[linux.Inode]bool{}
+	plan := func(path, program string, binary linux.Inode) {
 		p.add(GCItem{Kind: GCSystem, Path: path, Program: program, Bytes: diskUsage(path), binary: binary, Reason: "no entry of the registry has it"})
 	}
 	for _, l := range links {
 		if enabled[l.Binary] {
 			continue
 		}
-		if enabled[l.Binary] = slices.ContainsFunc(records, func(r registry.Record) bool { return binaryOf(r) == l.Binary }); !enabled[l.Binary] {
+		if enabled[l.Binary] = slices.ContainsFunc(records, func(r registry.Record) bool { return r.Binary.Inode() == l.Binary }); !enabled[l.Binary] {
 			plan(m.store.SystemPath(l), l.Program, l.Binary)
 			enabled[l.Binary] = true // one item for all that it has
 		}
 	}
 	for _, l := range links {
-		known := slices.ContainsFunc(records, func(r registry.Record) bool { return binaryOf(r) == l.Binary })
+		known := slices.ContainsFunc(records, func(r registry.Record) bool { return r.Binary.Inode() == l.Binary })
 		if known && binfmt.Ended(l.Instance) {
 			p.add(GCItem{Kind: GCSystem, Path: m.store.SystemPath(l), Program: l.Program, binary: l.Binary, ended: &l,
 				Reason: "the kernel instance that it was enabled for ended with an earlier boot"})
@@ -613,10 +612,9 @@ func (m *Manager) planSystem(p *GCPlan, records []registry.Record) error {
 		return err
 	}
 	for _, e := range entries {
-		binary := store.Binary{Dev: e.Dev, Ino: e.Ino}
-		if !enabled[binary] && os.Geteuid() == 0 && (m.ours(e) || leadsNowhere(e)) {
-			plan(e.Path, "", binary)
-			enabled[binary] = true
+		if !enabled[e.Binary] && os.Geteuid() == 0 && (m.ours(e) || leadsNowhere(e)) {
+			plan(e.Path, "", e.Binary)
+			enabled[e.Binary] = true
 		}
 	}
 	return nil
@@ -628,7 +626,7 @@ func (m *Manager) collectSystem(item GCItem) (bool, error) {
 	if item.ended != nil {
 		return true, m.store.RemoveSystemLink(*item.ended)
 	}
-	_, err := m.registry.ByInode(item.binary.Dev, item.binary.Ino)
+	_, err := m.registry.ByInode(item.binary)
 	links, linksErr := m.systemLinksOf(item.binary)
 	switch {
 	case err == nil && len(links) > 0:

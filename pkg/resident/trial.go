@@ -63,7 +63,7 @@ func (a *adding) try(ctx context.Context, l *layout) error {
 		return err
 	}
 	place := plan.LauncherPlace(len(raw), trial)
-	start, err := writeStarter(launcherStore(a.store), side.Dir, place, trial.Path, raw)
+	start, err := writeStarter(a.store.ForLaunchers(), side.Dir, place, trial.Path, raw)
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (a *adding) try(ctx context.Context, l *layout) error {
 	if raw, err = trial.EncodeToNowhere(); err != nil {
 		return err
 	}
-	if start, err = writeStarter(launcherStore(a.store), side.Dir, place, trial.Path, raw); err != nil {
+	if start, err = writeStarter(a.store.ForLaunchers(), side.Dir, place, trial.Path, raw); err != nil {
 		return err
 	}
 	return a.gate(ctx, l, start)

@@ -231,7 +231,7 @@ func (v *verifying) starter() (path string, p *plan.Plan, remove func(), err err
 	var s launcher.Store
 	var dir string
 	if side, stageErr := v.store.Stage(); stageErr == nil {
-		s, dir, remove = launcherStore(v.store), side.Dir, func() { _ = side.Discard() }
+		s, dir, remove = v.store.ForLaunchers(), side.Dir, func() { _ = side.Discard() }
 	} else if temporary, stageErr := store.StageTemporary(); stageErr == nil {
 		dir, remove = temporary.Dir, func() { _ = temporary.Discard() }
 		s, err = v.copyPages(dir, alone)
@@ -268,7 +268,7 @@ func (v *verifying) copyPages(dir string, p *plan.Plan) (launcher.Store, error) 
 		return launcher.Store{}, err
 	}
 	pages.ID, err = linux.StatID(v.pagesPath)
-	return launcher.Store{Dir: dir, Dev: at.Dev, Ino: at.Ino}, err
+	return launcher.Store{Dir: dir, Inode: at.Inode()}, err
 }
 
 // withLink compares with the program as its dynamic linker links it now, at the

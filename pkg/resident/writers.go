@@ -58,7 +58,7 @@ func refuseWriters(path, name string, want linux.FileID) (id linux.FileID, err e
 	if err != nil {
 		return id, fmt.Errorf("stat %s: %w", name, err)
 	}
-	if want.Ino != 0 && (id.Ino != want.Ino || id.Dev != want.Dev) {
+	if want.Ino != 0 && id.Inode() != want.Inode() {
 		return id, fmt.Errorf("%s %w", name, fingerprint.ErrChanged)
 	}
 	// A writer that comes in this moment breaks the lease, for which the kernel sends

@@ -4,17 +4,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // Link is an entry of index/: which image a start of a binary finds.
 type Link struct {
-	Dev, Ino uint64
-	ID       string
-}
-
-// Binary is a binary by device and inode.
-type Binary struct {
-	Dev, Ino uint64
+	Binary linux.Inode
+	ID     string
 }
 
 // Images are the ids in images/. Stray are paths there that are no image.
@@ -33,8 +30,8 @@ func (s *Store) Images() (ids, stray []string, err error) {
 // are paths there that are no such link.
 func (s *Store) Links() (links []Link, stray []string, err error) {
 	err = s.each(indexName, func(name string) bool {
-		dev, ino, ok := parseBinaryName(name)
-		link, isLink := s.LinkOf(Binary{dev, ino})
+		b, ok := linux.ParseInode(name)
+		link, isLink := s.LinkOf(b)
 		if ok && isLink {
 			links = append(links, link)
 		}
@@ -44,20 +41,20 @@ func (s *Store) Links() (links []Link, stray []string, err error) {
 }
 
 // LinkOf is the entry of index/ for a binary, if it has one.
-func (s *Store) LinkOf(b Binary) (l Link, ok bool) {
-	target, err := os.Readlink(s.IndexPath(b.Dev, b.Ino))
+func (s *Store) LinkOf(b linux.Inode) (l Link, ok bool) {
+	target, err := os.Readlink(s.IndexPath(b))
 	id, isPlan := strings.CutSuffix(target, "/"+planName)
 	id, isImage := strings.CutPrefix(id, "../"+imagesName+"/")
-	return Link{b.Dev, b.Ino, id}, err == nil && isPlan && isImage && checkID(id) == nil
+	return Link{b, id}, err == nil && isPlan && isImage && checkID(id) == nil
 }
 
 // Launchers are the binaries that have launcher files. Stray are paths in
 // launchers/ that belong to none.
-func (s *Store) Launchers() (binaries []Binary, stray []string, err error) {
+func (s *Store) Launchers() (binaries []linux.Inode, stray []string, err error) {
 	err = s.each(launcherName, func(name string) bool {
-		dev, ino, ok := parseBinaryName(name)
+		b, ok := linux.ParseInode(name)
 		if ok {
-			binaries = append(binaries, Binary{dev, ino})
+			binaries = append(binaries, b)
 		}
 		return ok
 	}, &stray)

@@ -12,16 +12,18 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // execName is the folder of what `residentctl exec` puts over files of the
 // system in a mount namespace of its own.
 const execName = "exec"
 
-// File is a file by its path, and by device and inode as fstat(2) showed them.
+// File is a file by its path, and which one fstat(2) showed that to be.
 type File struct {
-	Path string
-	Binary
+	Path  string
+	Inode linux.Inode
 }
 
 // fileOf is the file that is open as f.
@@ -30,8 +32,7 @@ func fileOf(f *os.File, path string) (File, error) {
 	if err != nil {
 		return File{}, err
 	}
-	st := info.Sys().(*syscall.Stat_t)
-	return File{path, Binary{st.Dev, st.Ino}}, nil
+	return File{path, linux.IDOf(info.Sys().(*syscall.Stat_t)).Inode()}, nil
 }
 
 // WriteExec keeps data as an executable file that is named after its content. One that

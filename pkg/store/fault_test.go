@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // Another process is this test binary again: helperEnv says what it does.
@@ -40,7 +42,10 @@ func helper(what, dir string, env ...string) *exec.Cmd {
 	return cmd
 }
 
-var perlLink = SystemLink{Program: "/usr/bin/perl", Binary: Binary{1, 2}}
+// inode is a program by device and inode.
+func inode(dev, ino uint64) linux.Inode { return linux.Inode{Dev: dev, Ino: ino} }
+
+var perlLink = SystemLink{Program: "/usr/bin/perl", Binary: inode(1, 2)}
 
 // life is everything that happens to an image, from add over refresh to remove.
 func life(dir string) error {
@@ -50,18 +55,18 @@ func life(dir string) error {
 	}
 	for _, step := range []func() error{
 		func() error { return publish(s, idA) },
-		func() error { return s.WriteLauncher(1, 2, "/usr/bin/perl", []byte("launcher"), nil) },
+		func() error { return s.WriteLauncher(inode(1, 2), "/usr/bin/perl", []byte("launcher"), nil) },
 		func() error { return s.StampBoot(Boot{ID: testBoot}) },
-		func() error { return s.Link(1, 2, idA) },
-		func() error { return s.WriteShim(1, 2, "/usr/bin/perl") },
+		func() error { return s.Link(inode(1, 2), idA) },
+		func() error { return s.WriteShim(inode(1, 2), "/usr/bin/perl") },
 		func() error { return s.WriteSystemLink(perlLink) },
 		func() error { return publish(s, idB) },
-		func() error { return s.Link(1, 2, idB) },
+		func() error { return s.Link(inode(1, 2), idB) },
 		func() error { return s.RemoveImage(idA) },
 		func() error { return s.RemoveShim("perl") },
 		func() error { return s.RemoveSystemLink(perlLink) },
-		func() error { return s.Unlink(1, 2) },
-		func() error { return s.RemoveLaunchers(1, 2) },
+		func() error { return s.Unlink(inode(1, 2)) },
+		func() error { return s.RemoveLaunchers(inode(1, 2)) },
 		func() error { return s.RemoveImage(idB) },
 	} {
 		if err := step(); err != nil {
@@ -111,7 +116,7 @@ func life2(dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.RemoveShim("perl"), s.RemoveSystemLink(perlLink), s.Unlink(1, 2), s.RemoveImage(idA), s.RemoveImage(idB), life(dir))
+	return errors.Join(s.RemoveShim("perl"), s.RemoveSystemLink(perlLink), s.Unlink(inode(1, 2)), s.RemoveImage(idA), s.RemoveImage(idB), life(dir))
 }
 
 // mustBeConsistent: what stands in its place is whole, every link leads to an
@@ -133,13 +138,13 @@ func mustBeConsistent(t *testing.T, dir string) {
 	links, more, err := s.Links()
 	must(t, err)
 	for _, l := range links {
-		if _, err := os.Stat(s.IndexPath(l.Dev, l.Ino)); err != nil {
+		if _, err := os.Stat(s.IndexPath(l.Binary)); err != nil {
 			t.Errorf("link: %v", err)
 		}
 	}
 	shims, others, err := s.Shims()
 	must(t, err)
-	if len(shims) > 0 && (len(shims) > 1 || shims[0] != Shim{"perl", "/usr/bin/perl", Binary{1, 2}}) {
+	if len(shims) > 0 && (len(shims) > 1 || shims[0] != Shim{"perl", "/usr/bin/perl", inode(1, 2)}) {
 		t.Errorf("shims: %v", shims)
 	}
 	system, rest, err := s.SystemLinks()
@@ -150,7 +155,7 @@ func mustBeConsistent(t *testing.T, dir string) {
 	if stray = slices.Concat(stray, more, others, rest); len(stray) > 0 {
 		t.Errorf("stray: %v", stray)
 	}
-	data, err := os.ReadFile(s.LauncherPath(1, 2, "/usr/bin/perl"))
+	data, err := os.ReadFile(s.LauncherPath(inode(1, 2), "/usr/bin/perl"))
 	if !errors.Is(err, fs.ErrNotExist) && (err != nil || string(data) != "launcher") {
 		t.Errorf("launcher: %q, %v", data, err)
 	}
@@ -194,7 +199,7 @@ func fullDisk(dir string) error {
 		return err
 	}
 	big := []byte(strings.Repeat("x", 200<<10))
-	err = s.WriteLauncher(1, 2, "/p", big, nil)
+	err = s.WriteLauncher(inode(1, 2), "/p", big, nil)
 	if err := wantErrno(err, syscall.ENOSPC); err != nil {
 		return err
 	}
@@ -209,7 +214,7 @@ func fullDisk(dir string) error {
 	}
 	_, errStage := s.Stage()
 	_, errCreate := Create(filepath.Join(dir, "other"))
-	for _, err := range []error{errStage, errCreate, s.Link(1, 2, idA), s.RemoveImage(idA), s.StampBoot(Boot{ID: testBoot})} {
+	for _, err := range []error{errStage, errCreate, s.Link(inode(1, 2), idA), s.RemoveImage(idA), s.StampBoot(Boot{ID: testBoot})} {
 		if err := wantErrno(err, syscall.EROFS); err != nil {
 			return err
 		}
@@ -252,7 +257,7 @@ func stranger(dir string) error {
 	_, errStage := s.Stage()
 	_, errAbandoned := s.Abandoned()
 	_, errCreate := Create(filepath.Join(dir, "mine"))
-	for _, err := range []error{errStage, errAbandoned, errCreate, s.Unlink(1, 2), s.RemoveImage(idA)} {
+	for _, err := range []error{errStage, errAbandoned, errCreate, s.Unlink(inode(1, 2)), s.RemoveImage(idA)} {
 		if err == nil {
 			continue // nothing to remove
 		}

@@ -92,18 +92,17 @@ func TestRootMakesNoStoreWhereOthersCouldReplaceIt(t *testing.T) {
 // TestPublishNoticesAnotherDirectory: what was checked is a directory and not a path.
 func TestPublishNoticesAnotherDirectory(t *testing.T) {
 	s := newStore(t)
-	dev, ino := s.Identity()
-	var st syscall.Stat_t
-	must(t, syscall.Stat(s.Dir(), &st))
-	if dev != st.Dev || ino != st.Ino {
-		t.Errorf("identity %d, %d; want %d, %d", dev, ino, st.Dev, st.Ino)
+	id, err := linux.StatID(s.Dir())
+	must(t, err)
+	if got := s.ForLaunchers().Inode; got != id.Inode() {
+		t.Errorf("identity %v, want %v", got, id.Inode())
 	}
 	must(t, os.Rename(s.Dir(), s.Dir()+".old"))
 	other, err := Create(s.Dir())
 	must(t, err)
 	for what, do := range map[string]func() error{
 		"publish": func() error { return publish(s, idA) },
-		"link":    func() error { return s.Link(1, 2, idA) },
+		"link":    func() error { return s.Link(inode(1, 2), idA) },
 		"lock":    func() error { _, err := s.Lock(t.Context()); return err },
 	} {
 		var e *Error

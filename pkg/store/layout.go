@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // Names in a store.
@@ -91,28 +93,20 @@ func (s *Store) PlanPath(id string) string { return s.in(imagesName, id, planNam
 func (s *Store) AboutPath(id string) string { return s.in(imagesName, id, aboutName) }
 
 // IndexPath is the link to the plan of a program.
-func (s *Store) IndexPath(dev, ino uint64) string { return s.At(IndexName(dev, ino)) }
+func (s *Store) IndexPath(b linux.Inode) string { return s.At(IndexName(b)) }
 
 // LaunchersDir is the directory of a program's launcher files.
-func (s *Store) LaunchersDir(dev, ino uint64) string {
-	return s.in(launcherName, binaryName(dev, ino))
+func (s *Store) LaunchersDir(b linux.Inode) string {
+	return s.in(launcherName, b.String())
 }
 
 // LauncherPath is the launcher file of a program, given its absolute path.
-func (s *Store) LauncherPath(dev, ino uint64, program string) string {
-	return filepath.Join(s.LaunchersDir(dev, ino), filepath.Clean("/"+program))
+func (s *Store) LauncherPath(b linux.Inode, program string) string {
+	return filepath.Join(s.LaunchersDir(b), filepath.Clean("/"+program))
 }
 
 func (s *Store) in(names ...string) string {
 	return filepath.Join(append([]string{s.dir}, names...)...)
-}
-
-func binaryName(dev, ino uint64) string { return fmt.Sprintf("%d-%d", dev, ino) }
-
-// parseBinaryName takes only what binaryName gives: no signs, no zeros in front.
-func parseBinaryName(name string) (dev, ino uint64, ok bool) {
-	n, err := fmt.Sscanf(name, "%d-%d", &dev, &ino)
-	return dev, ino, err == nil && n == 2 && binaryName(dev, ino) == name
 }
 
 var errBadID = errors.New("an image id is 12 to 64 lower-case hex digits")

@@ -3,6 +3,8 @@ package store
 import (
 	"fmt"
 	"path/filepath"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // At is the path of what a plan names from the store's directory.
@@ -19,4 +21,4 @@ func (s *Store) NameOf(path string) (string, error) {
 
 // IndexName is the name of the link to the plan of a program, from the store's
 // directory.
-func IndexName(dev, ino uint64) string { return filepath.Join(indexName, binaryName(dev, ino)) }
+func IndexName(b linux.Inode) string { return filepath.Join(indexName, b.String()) }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // LockProgram waits until nobody else makes an image of this binary, and keeps
@@ -15,9 +17,9 @@ import (
 //
 // The lock is that of a folder in staging/ with the binary's name, so that what
 // a killed process leaves of it is garbage like everything there.
-func (s *Store) LockProgram(ctx context.Context, dev, ino uint64) (unlock func(), err error) {
+func (s *Store) LockProgram(ctx context.Context, b linux.Inode) (unlock func(), err error) {
 	const pause = 5 * time.Millisecond
-	dir := s.in(stagingName, "program-"+binaryName(dev, ino))
+	dir := s.in(stagingName, "program-"+b.String())
 	for {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, wrap("lock", dir, err)

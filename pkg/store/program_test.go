@@ -21,7 +21,7 @@ func TestLockProgram(t *testing.T) {
 		all.Add(1)
 		go func() {
 			defer all.Done()
-			unlock, err := s.LockProgram(context.Background(), 1, 2)
+			unlock, err := s.LockProgram(context.Background(), inode(1, 2))
 			if err != nil {
 				t.Error(err)
 				return
@@ -37,18 +37,18 @@ func TestLockProgram(t *testing.T) {
 	all.Wait()
 
 	// Another binary is not in the way, and who waits can be told to stop.
-	unlock, err := s.LockProgram(context.Background(), 1, 2)
+	unlock, err := s.LockProgram(context.Background(), inode(1, 2))
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := s.LockProgram(context.Background(), 1, 3)
+	other, err := s.LockProgram(context.Background(), inode(1, 3))
 	if err != nil {
 		t.Fatal(err)
 	}
 	other()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := s.LockProgram(ctx, 1, 2); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := s.LockProgram(ctx, inode(1, 2)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("locked twice: %v", err)
 	}
 	unlock()

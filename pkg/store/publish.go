@@ -7,23 +7,25 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // Link makes a start of the program find the image id, in place of the one that
 // it found before.
-func (s *Store) Link(dev, ino uint64, id string) error {
+func (s *Store) Link(b linux.Inode, id string) error {
 	err := checkID(id)
 	if err == nil {
 		target := filepath.Join("..", imagesName, id, planName)
-		err = s.replace(s.IndexPath(dev, ino), "link", func(path string) error { return os.Symlink(target, path) })
+		err = s.replace(s.IndexPath(b), "link", func(path string) error { return os.Symlink(target, path) })
 	}
-	return wrap("publish", s.IndexPath(dev, ino), err)
+	return wrap("publish", s.IndexPath(b), err)
 }
 
 // Unlink makes starts of the program find no image. That there was none is no
 // error.
-func (s *Store) Unlink(dev, ino uint64) error {
-	path := s.IndexPath(dev, ino)
+func (s *Store) Unlink(b linux.Inode) error {
+	path := s.IndexPath(b)
 	err := os.Remove(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -40,12 +42,12 @@ func (s *Store) Unlink(dev, ino uint64) error {
 // like tells who may use each of them and the file: the store shows the program's
 // path to nobody else. Without like all may who may read the store. A process that
 // runs the old one keeps it; one that is the same already stays.
-func (s *Store) WriteLauncher(dev, ino uint64, program string, data []byte, like func(path string) (Access, error)) error {
+func (s *Store) WriteLauncher(b linux.Inode, program string, data []byte, like func(path string) (Access, error)) error {
 	if like == nil {
 		like = s.likeStore
 	}
-	path := s.LauncherPath(dev, ino, program)
-	return wrap("write launcher", path, s.writeLauncher(s.LaunchersDir(dev, ino), filepath.Clean(program), data, like))
+	path := s.LauncherPath(b, program)
+	return wrap("write launcher", path, s.writeLauncher(s.LaunchersDir(b), filepath.Clean(program), data, like))
 }
 
 func (s *Store) likeStore(string) (Access, error) { return Access{s.mode, -1}, nil }
@@ -157,8 +159,8 @@ func (s *Store) RemoveImage(id string) error {
 }
 
 // RemoveLaunchers removes all launcher files of one program, in the same way.
-func (s *Store) RemoveLaunchers(dev, ino uint64) error {
-	path := s.LaunchersDir(dev, ino)
+func (s *Store) RemoveLaunchers(b linux.Inode) error {
+	path := s.LaunchersDir(b)
 	return wrap("remove", path, s.remove(path, "launchers"))
 }
 

@@ -6,13 +6,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // Shim is a link in shims/, by which PATH leads to a launcher file.
 type Shim struct {
-	Name    string // of the link: the program's base name
-	Program string // absolute path of the program whose launcher file it is
-	Binary         // whose launcher file it is
+	Name    string      // of the link: the program's base name
+	Program string      // absolute path of the program whose launcher file it is
+	Binary  linux.Inode // of that program
 }
 
 // ShimPath is the link for programs of a name.
@@ -20,11 +22,11 @@ func (s *Store) ShimPath(name string) string { return s.in(shimsName, name) }
 
 // WriteShim makes PATH lead to the launcher file of a program, named by its
 // absolute path, in place of what it led to by this name.
-func (s *Store) WriteShim(dev, ino uint64, program string) error {
+func (s *Store) WriteShim(b linux.Inode, program string) error {
 	path := s.ShimPath(filepath.Base(program))
 	err := fs.ErrInvalid
 	if filepath.IsAbs(program) && program != "/" {
-		err = s.replace(path, "shim", func(path string) error { return os.Symlink(launcherLink(dev, ino, program), path) })
+		err = s.replace(path, "shim", func(path string) error { return os.Symlink(launcherLink(b, program), path) })
 	}
 	return wrap("make shim", path, err)
 }
@@ -69,21 +71,21 @@ func readShim(path string) (Shim, bool) {
 }
 
 // launcherLink is what a link in a folder of the store leads to.
-func launcherLink(dev, ino uint64, program string) string {
-	return filepath.Join("..", launcherName, binaryName(dev, ino), program)
+func launcherLink(b linux.Inode, program string) string {
+	return filepath.Join("..", launcherName, b.String(), program)
 }
 
 // readLauncherLink undoes launcherLink, whether what it leads to is there or not.
-func readLauncherLink(path string) (program string, binary Binary, ok bool) {
+func readLauncherLink(path string) (program string, binary linux.Inode, ok bool) {
 	target, err := os.Readlink(path)
 	rest, isLauncher := strings.CutPrefix(target, "../"+launcherName+"/")
 	of, program, found := strings.Cut(rest, "/")
-	dev, ino, isBinary := parseBinaryName(of)
+	binary, isBinary := linux.ParseInode(of)
 	program = "/" + program
 	if err != nil || !isLauncher || !found || !isBinary || filepath.Clean(program) != program {
-		return "", Binary{}, false
+		return "", linux.Inode{}, false
 	}
-	return program, Binary{dev, ino}, true
+	return program, binary, true
 }
 
 // ShimOf gives the program that the shim at path stands for, of whatever store.

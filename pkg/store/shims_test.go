@@ -11,11 +11,11 @@ import (
 func TestShims(t *testing.T) {
 	s, err := Create(filepath.Join(t.TempDir(), "store"))
 	must(t, err)
-	must(t, s.WriteShim(1, 2, "/usr/bin/perl"))
-	must(t, s.WriteShim(1, 3, "/opt/perl")) // the same name: it is replaced
-	must(t, s.WriteShim(4, 5, "/usr/bin/[b c"))
+	must(t, s.WriteShim(inode(1, 2), "/usr/bin/perl"))
+	must(t, s.WriteShim(inode(1, 3), "/opt/perl")) // the same name: it is replaced
+	must(t, s.WriteShim(inode(4, 5), "/usr/bin/[b c"))
 	for _, bad := range []string{"", "/", "perl"} {
-		if s.WriteShim(1, 2, bad) == nil {
+		if s.WriteShim(inode(1, 2), bad) == nil {
 			t.Errorf("a shim for %q", bad)
 		}
 	}
@@ -28,7 +28,7 @@ func TestShims(t *testing.T) {
 	must(t, os.WriteFile(s.ShimPath("file"), nil, 0o755))
 	shims, stray, err := s.Shims()
 	must(t, err)
-	want := []Shim{{"[b c", "/usr/bin/[b c", Binary{4, 5}}, {"perl", "/opt/perl", Binary{1, 3}}}
+	want := []Shim{{"[b c", "/usr/bin/[b c", inode(4, 5)}, {"perl", "/opt/perl", inode(1, 3)}}
 	if diff := cmp.Diff(want, shims); diff != "" || len(stray) != 7 {
 		t.Errorf("%s\nstray: %v", diff, stray)
 	}

@@ -115,7 +115,7 @@ func TestSweepBesidePublish(t *testing.T) {
 	for _, id := range []string{idA, idB} {
 		work.Go(func() {
 			for range 40 {
-				if err := errors.Join(publish(s, id), s.Link(1, 2, id), s.RemoveImage(id)); err != nil {
+				if err := errors.Join(publish(s, id), s.Link(inode(1, 2), id), s.RemoveImage(id)); err != nil {
 					t.Error(err)
 					return
 				}
@@ -125,7 +125,7 @@ func TestSweepBesidePublish(t *testing.T) {
 	work.Wait()
 	close(stop)
 	gc.Wait()
-	must(t, s.Unlink(1, 2))
+	must(t, s.Unlink(inode(1, 2)))
 	for range 2 {
 		left, err := s.Abandoned()
 		must(t, err)

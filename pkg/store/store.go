@@ -20,13 +20,13 @@ type Store struct {
 	dir string
 	// mode of its folders: 0755, or 0700 where it is a user's own.
 	mode fs.FileMode
-	// Of the directory that was checked.
-	dev, ino uint64
+	// Of the directory that was checked, as fstat(2) showed it on the descriptor by which
+	// that was done.
+	inode linux.Inode
 }
 
-// Identity returns the device and inode of the store's directory, as fstat(2) showed
-// them on the descriptor by which it was checked.
-func (s *Store) Identity() (dev, ino uint64) { return s.dev, s.ino }
+// ForLaunchers is the store as launchers look in it.
+func (s *Store) ForLaunchers() launcher.Store { return launcher.Store{Dir: s.dir, Inode: s.inode} }
 
 // ErrReplaced is a store, or a file of it, whose path leads to another one than when it
 // was looked at.
@@ -38,7 +38,7 @@ func (s *Store) same() error {
 	if err := eintr(func() error { return syscall.Stat(s.dir, &st) }); err != nil {
 		return err
 	}
-	if st.Dev != s.dev || st.Ino != s.ino {
+	if linux.IDOf(&st).Inode() != s.inode {
 		return ErrReplaced
 	}
 	return nil
@@ -69,7 +69,7 @@ func open(dir string, top int) (*Store, error) {
 	if err != nil {
 		return nil, openError(dir, err)
 	}
-	s.mode, s.dev, s.ino = fs.FileMode(st.Mode&0o777), st.Dev, st.Ino
+	s.mode, s.inode = fs.FileMode(st.Mode&0o777), linux.InodeOf(st)
 	for _, name := range folders {
 		_, err := checkFolder(top, name, s.in(name))
 		if errors.Is(err, fs.ErrNotExist) && HasRegistry(dir) {

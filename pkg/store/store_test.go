@@ -80,18 +80,13 @@ func TestLayout(t *testing.T) {
 		{s.RegistryPath(), "/s/registry.db"},
 		{s.ImageDir(idA), "/s/images/aaaaaaaaaaaa"},
 		{s.PlanPath(idA), "/s/images/aaaaaaaaaaaa/plan"},
-		{s.IndexPath(1<<63+5, 12), "/s/index/9223372036854775813-12"},
-		{s.LauncherPath(3, 4, "/usr/bin/perl"), "/s/launchers/3-4/usr/bin/perl"},
-		{s.LauncherPath(3, 4, "/../../etc/x"), "/s/launchers/3-4/etc/x"},
-		{s.LauncherPath(3, 4, "../../x"), "/s/launchers/3-4/x"},
+		{s.IndexPath(inode(1<<63+5, 12)), "/s/index/9223372036854775813-12"},
+		{s.LauncherPath(inode(3, 4), "/usr/bin/perl"), "/s/launchers/3-4/usr/bin/perl"},
+		{s.LauncherPath(inode(3, 4), "/../../etc/x"), "/s/launchers/3-4/etc/x"},
+		{s.LauncherPath(inode(3, 4), "../../x"), "/s/launchers/3-4/x"},
 	} {
 		if tc.got != tc.want {
 			t.Errorf("%s, want %s", tc.got, tc.want)
-		}
-	}
-	for _, name := range []string{"", "1", "1-", "01-2", "1-2x", "-1-2", "1-+2", "1-2-3", "99999999999999999999-1"} {
-		if dev, ino, ok := parseBinaryName(name); ok {
-			t.Errorf("%q is %d-%d", name, dev, ino)
 		}
 	}
 }
@@ -219,25 +214,25 @@ func TestPublishAndRemove(t *testing.T) {
 		if err := s.RemoveImage(id); !errors.Is(err, errBadID) {
 			t.Errorf("remove %q: %v", id, err)
 		}
-		if err := s.Link(1, 2, id); !errors.Is(err, errBadID) {
+		if err := s.Link(inode(1, 2), id); !errors.Is(err, errBadID) {
 			t.Errorf("link %q: %v", id, err)
 		}
 	}
-	must(t, s.Link(1, 2, idA))
-	if data, err := os.ReadFile(s.IndexPath(1, 2)); string(data) != "plan of "+idA {
+	must(t, s.Link(inode(1, 2), idA))
+	if data, err := os.ReadFile(s.IndexPath(inode(1, 2))); string(data) != "plan of "+idA {
 		t.Error(string(data), err)
 	}
 	must(t, publish(s, idB))
-	must(t, s.Link(1, 2, idB))
-	if target, err := os.Readlink(s.IndexPath(1, 2)); target != "../images/"+idB+"/plan" {
+	must(t, s.Link(inode(1, 2), idB))
+	if target, err := os.Readlink(s.IndexPath(inode(1, 2))); target != "../images/"+idB+"/plan" {
 		t.Error(target, err)
 	}
-	wantContents(t, s, []string{idA, idB}, []Link{{1, 2, idB}})
+	wantContents(t, s, []string{idA, idB}, []Link{{inode(1, 2), idB}})
 
 	must(t, s.RemoveImage(idA))
 	must(t, s.RemoveImage(idA))
-	must(t, s.Unlink(1, 2))
-	must(t, s.Unlink(1, 2))
+	must(t, s.Unlink(inode(1, 2)))
+	must(t, s.Unlink(inode(1, 2)))
 	must(t, s.RemoveImage(idB))
 	wantContents(t, s, nil, nil)
 }
@@ -280,12 +275,12 @@ func TestStray(t *testing.T) {
 
 func TestLauncher(t *testing.T) {
 	s := newStore(t)
-	path := s.LauncherPath(1, 2, "/usr/bin/perl")
-	must(t, s.WriteLauncher(1, 2, "/usr/bin/perl", []byte("one"), nil))
+	path := s.LauncherPath(inode(1, 2), "/usr/bin/perl")
+	must(t, s.WriteLauncher(inode(1, 2), "/usr/bin/perl", []byte("one"), nil))
 	running, err := os.Open(path)
 	must(t, err)
 	defer running.Close()
-	must(t, s.WriteLauncher(1, 2, "/usr/bin/perl", []byte("two"), nil))
+	must(t, s.WriteLauncher(inode(1, 2), "/usr/bin/perl", []byte("two"), nil))
 	data, err := os.ReadFile(path)
 	if string(data) != "two" || mode(t, path) != s.mode {
 		t.Error(string(data), mode(t, path), err)
@@ -295,15 +290,15 @@ func TestLauncher(t *testing.T) {
 		t.Error(string(old), err)
 	}
 	for _, bad := range []string{"perl", "", "/", "../x"} {
-		if err := s.WriteLauncher(1, 2, bad, nil, nil); !errors.Is(err, fs.ErrInvalid) {
+		if err := s.WriteLauncher(inode(1, 2), bad, nil, nil); !errors.Is(err, fs.ErrInvalid) {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}
-	if got, _, err := s.Launchers(); len(got) != 1 || got[0] != (Binary{1, 2}) {
+	if got, _, err := s.Launchers(); len(got) != 1 || got[0] != inode(1, 2) {
 		t.Error(got, err)
 	}
-	must(t, s.RemoveLaunchers(1, 2))
-	must(t, s.RemoveLaunchers(1, 2))
+	must(t, s.RemoveLaunchers(inode(1, 2)))
+	must(t, s.RemoveLaunchers(inode(1, 2)))
 	if got, _, err := s.Launchers(); len(got) != 0 {
 		t.Error(got, err)
 	}
@@ -359,7 +354,7 @@ func TestLauncherAccess(t *testing.T) {
 	s := newStore(t)
 	write := func(name string, all map[string]Access) {
 		t.Helper()
-		must(t, s.WriteLauncher(1, 2, name, nil, func(path string) (Access, error) {
+		must(t, s.WriteLauncher(inode(1, 2), name, nil, func(path string) (Access, error) {
 			a, known := all[path]
 			if !known {
 				t.Errorf("asked for %s", path)
@@ -368,7 +363,7 @@ func TestLauncherAccess(t *testing.T) {
 		}))
 		for path, want := range all {
 			var st syscall.Stat_t
-			must(t, syscall.Stat(filepath.Join(s.LaunchersDir(1, 2), path), &st))
+			must(t, syscall.Stat(filepath.Join(s.LaunchersDir(inode(1, 2)), path), &st))
 			if got := fs.FileMode(st.Mode & 0o777); got != want.Mode|0o700 || want.groupMatters() && int(st.Gid) != want.GID {
 				t.Errorf("%s: mode %o, group %d; want %o, %d", path, got, st.Gid, want.Mode|0o700, want.GID)
 			}
@@ -381,7 +376,7 @@ func TestLauncherAccess(t *testing.T) {
 		"/": {0o755, 0}, "/secret": {0o751, 54321}, "/secret/bin": {0o055, 0}, "/secret/bin/perl": {0, 0},
 	})
 	failed := errors.New("failed")
-	if err := s.WriteLauncher(1, 2, "/x", nil, func(string) (Access, error) { return Access{}, failed }); !errors.Is(err, failed) {
+	if err := s.WriteLauncher(inode(1, 2), "/x", nil, func(string) (Access, error) { return Access{}, failed }); !errors.Is(err, failed) {
 		t.Error(err)
 	}
 }

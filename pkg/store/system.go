@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // SystemLink is a link in system/: the program is enabled for the whole system, by
@@ -15,14 +17,14 @@ import (
 // kernel has another one (a container's): <dev>-<ino> for the machine's, as all links
 // were once, and <dev>-<ino>@<instance> for another.
 type SystemLink struct {
-	Program string // absolute path
-	Binary
+	Program  string // absolute path
+	Binary   linux.Inode
 	Instance string // binfmt.Instance; "" is the machine's
 }
 
 // SystemPath is the path of a link.
 func (s *Store) SystemPath(l SystemLink) string {
-	name := binaryName(l.Dev, l.Ino)
+	name := l.Binary.String()
 	if l.Instance != "" {
 		name += "@" + l.Instance
 	}
@@ -37,7 +39,7 @@ func (s *Store) WriteSystemLink(l SystemLink) error {
 		err = makeFolder(s.in(systemName), s.mode)
 	}
 	if err == nil {
-		err = s.replace(path, "system-link", func(path string) error { return os.Symlink(launcherLink(l.Dev, l.Ino, l.Program), path) })
+		err = s.replace(path, "system-link", func(path string) error { return os.Symlink(launcherLink(l.Binary, l.Program), path) })
 	}
 	return wrap("make link", path, err)
 }
@@ -57,7 +59,7 @@ func (s *Store) RemoveSystemLink(l SystemLink) error {
 }
 
 // SystemLink is the link of a binary for an instance, if it has one.
-func (s *Store) SystemLink(b Binary, instance string) (l SystemLink, ok bool) {
+func (s *Store) SystemLink(b linux.Inode, instance string) (l SystemLink, ok bool) {
 	l = SystemLink{Binary: b, Instance: instance}
 	program, binary, ok := readLauncherLink(s.SystemPath(l))
 	l.Program = program
@@ -69,11 +71,11 @@ func (s *Store) SystemLink(b Binary, instance string) (l SystemLink, ok bool) {
 func (s *Store) SystemLinks() (links []SystemLink, stray []string, err error) {
 	err = s.each(systemName, func(name string) bool {
 		of, instance, others := strings.Cut(name, "@")
-		dev, ino, ok := parseBinaryName(of)
+		b, ok := linux.ParseInode(of)
 		if !ok || others && instance == "" {
 			return false
 		}
-		link, ok := s.SystemLink(Binary{dev, ino}, instance)
+		link, ok := s.SystemLink(b, instance)
 		if ok {
 			links = append(links, link)
 		}
