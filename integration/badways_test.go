@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/residentctl/residentctl/integration/kit"
 	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
@@ -20,7 +21,7 @@ import (
 // A badWorld is a store with one resident program, whose first word of output is
 // "one", and somebody who starts it.
 type badWorld struct {
-	owner, user       account
+	owner, user       kit.Account
 	residentctl       string // the command under test; a state may put another in its place
 	dir               string // the store
 	program, launcher string
@@ -32,14 +33,14 @@ type badWorld struct {
 // ways are the ways in, by name.
 var badWays = []string{"launcher file", "run", "run --strict", "shim", "exec", "exec --strict", "exec --auto"}
 
-func newBadWorld(t *testing.T, owner, user account, criu string) *badWorld {
+func newBadWorld(t *testing.T, owner, user kit.Account, criu string) *badWorld {
 	t.Helper()
-	data := folder(t)
-	chown(t, data, int(owner.uid))
-	w := &badWorld{owner: owner, user: user, residentctl: residentctl(t), dir: filepath.Join(data, "residentctl")}
-	w.program = filepath.Join(folder(t), "speak")
+	data := kit.Dir(t)
+	kit.Chown(t, data, int(owner.UID))
+	w := &badWorld{owner: owner, user: user, residentctl: kit.Residentctl(t), dir: filepath.Join(data, "residentctl")}
+	w.program = filepath.Join(kit.Dir(t), "speak")
 	w.build(t, w.program, "one")
-	if owner.uid != 0 {
+	if owner.UID != 0 {
 		w.criu = criu
 	}
 	return w
@@ -48,24 +49,24 @@ func newBadWorld(t *testing.T, owner, user account, criu string) *badWorld {
 // build puts a program that says a word in its place, by rename.
 func (w *badWorld) build(t *testing.T, path, word string) {
 	t.Helper()
-	built := filepath.Join(temporary, "speaking-"+word)
+	built := filepath.Join(kit.Temporary, "speaking-"+word)
 	source := built + ".c"
 	if err := os.WriteFile(source, []byte(strings.Replace(speaking, "puts(\"\")", "return !puts(\"\")", 1)), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	compile(t, built, source, fmt.Sprintf("-DWORD=%q", word))
-	copyFile(t, built, path+".new")
+	kit.Compile(t, built, source, fmt.Sprintf("-DWORD=%q", word))
+	kit.CopyFile(t, built, path+".new")
 	rename(t, path+".new", path)
 }
 
 // as is a command line as somebody executes it, in the wrapper.
-func (w *badWorld) as(t *testing.T, a account, env []string, argv ...string) *exec.Cmd {
+func (w *badWorld) as(t *testing.T, a kit.Account, env []string, argv ...string) *exec.Cmd {
 	t.Helper()
 	all := append([]string{}, w.wrapper...)
-	if a.uid != 0 {
-		all = append(all, "setpriv", "--reuid", fmt.Sprint(a.uid), "--regid", fmt.Sprint(a.uid), "--clear-groups")
+	if a.UID != 0 {
+		all = append(all, "setpriv", "--reuid", fmt.Sprint(a.UID), "--regid", fmt.Sprint(a.UID), "--clear-groups")
 	}
-	all = append(all, "env", "-i", "LANG=C.UTF-8", "HOME="+a.home, "TMPDIR="+a.home, "XDG_DATA_HOME="+filepath.Dir(w.dir), "PATH=/usr/bin:/bin:"+filepath.Dir(w.program))
+	all = append(all, "env", "-i", "LANG=C.UTF-8", "HOME="+a.Home, "TMPDIR="+a.Home, "XDG_DATA_HOME="+filepath.Dir(w.dir), "PATH=/usr/bin:/bin:"+filepath.Dir(w.program))
 	if w.criu != "" {
 		all = append(all, "RESIDENTCTL_CRIU="+w.criu)
 	}
@@ -89,7 +90,7 @@ func (w *badWorld) as(t *testing.T, a account, env []string, argv ...string) *ex
 // does runs a command of residentctl's as the store's owner, which must succeed.
 func (w *badWorld) does(t *testing.T, args ...string) {
 	t.Helper()
-	if r := finish(t, w.as(t, w.owner, nil, append([]string{w.residentctl, "--store", w.dir}, args...)...)); r.code != 0 {
+	if r := kit.Finish(t, w.as(t, w.owner, nil, append([]string{w.residentctl, "--store", w.dir}, args...)...)); r.Code != 0 {
 		t.Fatalf("residentctl %s: %v", strings.Join(args, " "), r)
 	}
 }
@@ -106,12 +107,12 @@ func (w *badWorld) fill(t *testing.T) {
 }
 
 // start starts the program that way.
-func (w *badWorld) start(t *testing.T, way string) result {
+func (w *badWorld) start(t *testing.T, way string) kit.Result {
 	t.Helper()
 	env := []string{"RESIDENTCTL_EXPLAIN=1"}
 	execs := []string{w.residentctl, "exec", "--store", w.dir}
 	run := []string{w.residentctl, "run"}
-	if w.user.uid == 0 { // who looks into no store of a HOME
+	if w.user.UID == 0 { // who looks into no store of a HOME
 		run = append(run, "--store", w.dir)
 	}
 	var argv []string
@@ -132,7 +133,7 @@ func (w *badWorld) start(t *testing.T, way string) result {
 	case "exec --auto":
 		argv = append(execs, "-q", "--auto", "--", w.program)
 	}
-	return finish(t, w.as(t, w.user, env, append(argv, "a", "b c")...))
+	return kit.Finish(t, w.as(t, w.user, env, append(argv, "a", "b c")...))
 }
 
 // Outcomes of a start.
@@ -153,9 +154,9 @@ func (w *badWorld) wantStart(t *testing.T, way, want, word, because string) {
 		return
 	}
 	r := w.start(t, way)
-	how, why := explanation(r.stderr)
-	said := strings.Contains(r.stderr, because)
-	ok := r.code == 0 && strings.HasPrefix(r.stdout, word+" ") && strings.HasSuffix(r.stdout, " a b c\n")
+	how, why := kit.Explanation(r.Stderr)
+	said := strings.Contains(r.Stderr, because)
+	ok := r.Code == 0 && strings.HasPrefix(r.Stdout, word+" ") && strings.HasSuffix(r.Stdout, " a b c\n")
 	switch want {
 	case isResident:
 		ok = ok && how == "resident start"
@@ -164,20 +165,20 @@ func (w *badWorld) wantStart(t *testing.T, way, want, word, because string) {
 	case isPlain:
 		ok = ok && how == "nothing said"
 	case isUncover:
-		ok = ok && how == "nothing said" && strings.Contains(r.stderr, "residentctl: no resident starts in "+w.program+": ") && said
+		ok = ok && how == "nothing said" && strings.Contains(r.Stderr, "residentctl: no resident starts in "+w.program+": ") && said
 	case isRefused:
-		ok = r.code == 125 && r.stdout == "" && strings.Count(r.stderr, "residentctl: error: ") == 1 && said
+		ok = r.Code == 125 && r.Stdout == "" && strings.Count(r.Stderr, "residentctl: error: ") == 1 && said
 		if strings.HasPrefix(way, "exec") {
-			ok = ok && strings.Contains(r.stderr, "residentctl: hint: ")
+			ok = ok && strings.Contains(r.Stderr, "residentctl: hint: ")
 		}
 	case isGone:
-		ok = r.code == 127 && r.stdout == "" && r.stderr != ""
+		ok = r.Code == 127 && r.Stdout == "" && r.Stderr != ""
 	}
 	if !ok {
-		t.Errorf("%s by %s: want %s (%q), got %s: %s\n%v", way, w.user.name, want, because, how, why, r)
+		t.Errorf("%s by %s: want %s (%q), got %s: %s\n%v", way, w.user.Name, want, because, how, why, r)
 	}
 	for _, leak := range []string{"panic", "goroutine ", "runtime error", "SIGSEGV"} {
-		if strings.Contains(r.stderr, leak) {
+		if strings.Contains(r.Stderr, leak) {
 			t.Errorf("%s: it says %q", way, leak)
 		}
 	}
@@ -223,7 +224,7 @@ func otherVersion(version uint32) func(*testing.T, *badWorld) {
 // of the launcher file's and of residentctl's own.
 func oldLauncher(t *testing.T, w *badWorld) {
 	code := otherLauncher(t)
-	patched := filepath.Join(folder(t), "residentctl")
+	patched := filepath.Join(kit.Dir(t), "residentctl")
 	for _, file := range []struct {
 		from, to string
 		least    int
@@ -240,17 +241,17 @@ func oldLauncher(t *testing.T, w *badWorld) {
 		if err := os.WriteFile(file.to+".new", raw, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		chown(t, file.to+".new", int(w.owner.uid))
+		kit.Chown(t, file.to+".new", int(w.owner.UID))
 		rename(t, file.to+".new", file.to)
 	}
-	chown(t, patched, 0)
+	kit.Chown(t, patched, 0)
 	w.residentctl = patched
 }
 
 // otherLauncher is the launcher, compiled for the next version of plans.
 func otherLauncher(t *testing.T) []byte {
 	t.Helper()
-	tree := folder(t)
+	tree := kit.Dir(t)
 	for _, dir := range []string{"scripts", "pkg/launcher/src"} {
 		if err := os.CopyFS(filepath.Join(tree, dir), os.DirFS(filepath.Join("..", dir))); err != nil {
 			t.Fatal(err)
@@ -291,30 +292,30 @@ func otherLauncher(t *testing.T) []byte {
 
 // ownFileSystem puts the store on a file system of its own.
 func ownFileSystem(t *testing.T, w *badWorld) {
-	w.inMountNamespace(t, `mount -t tmpfs -o mode=755 none "$1" && chown "$2" "$1"`, filepath.Dir(w.dir), fmt.Sprint(w.owner.uid))
+	w.inMountNamespace(t, `mount -t tmpfs -o mode=755 none "$1" && chown "$2" "$1"`, filepath.Dir(w.dir), fmt.Sprint(w.owner.UID))
 }
 
 // makeNoexec forbids to execute anything there.
 func makeNoexec(t *testing.T, w *badWorld) {
-	if r := finish(t, w.as(t, admin(t), nil, "mount", "-o", "remount,noexec", filepath.Dir(w.dir))); r.code != 0 {
+	if r := kit.Finish(t, w.as(t, admin(t), nil, "mount", "-o", "remount,noexec", filepath.Dir(w.dir))); r.Code != 0 {
 		t.Fatal(r)
 	}
 }
 
 func wantAddRefused(t *testing.T, w *badWorld) {
 	w.wantStarted(t, "run")
-	r := finish(t, w.as(t, w.owner, nil, w.residentctl, "--store", w.dir, "add", "--even-if-slower", installed(t, "true")))
-	if r.code != statusStore || !strings.Contains(r.stderr, "its file system is mounted noexec") {
+	r := kit.Finish(t, w.as(t, w.owner, nil, w.residentctl, "--store", w.dir, "add", "--even-if-slower", kit.Installed(t, "true")))
+	if r.Code != statusStore || !strings.Contains(r.Stderr, "its file system is mounted noexec") {
 		t.Errorf("add: want status %d: %v", statusStore, r)
 	}
-	wantClear(t, "add", r.code, r.stdout, r.stderr)
+	wantClear(t, "add", r.Code, r.Stdout, r.Stderr)
 }
 
 // TestBadStatesByWay: in each state every way in starts the program, normally where
 // that is in doubt, or says clearly why not.
 func TestBadStatesByWay(t *testing.T) {
-	alice, _ := newAccounts(t)
-	criu := capableCRIU(t)
+	alice, _ := kit.NewAccounts(t)
+	criu := kit.CapableCRIU(t)
 	all := func(how string) map[string]string {
 		want := map[string]string{}
 		for _, way := range badWays {
@@ -332,10 +333,10 @@ func TestBadStatesByWay(t *testing.T) {
 		return want
 	}
 	uncovered := []string{"exec", isUncover, "exec --strict", isRefused, "exec --auto", isUncover}
-	both := []account{admin(t), alice}
+	both := []kit.Account{admin(t), alice}
 	states := []struct {
 		name    string
-		users   []account
+		users   []kit.Account
 		others  bool                            // the store is root's, whoever starts
 		before  func(*testing.T, *badWorld)     // before the program is made resident
 		spoil   func(*testing.T, *badWorld)     // afterwards
@@ -345,43 +346,43 @@ func TestBadStatesByWay(t *testing.T) {
 		after   func(t *testing.T, w *badWorld) // what else there is to see
 	}{
 		{name: "nothing", users: both, want: all(isResident)},
-		{name: "the store gone", users: both, spoil: func(t *testing.T, w *badWorld) { remove(t, w.dir) },
+		{name: "the store gone", users: both, spoil: func(t *testing.T, w *badWorld) { kit.Remove(t, w.dir) },
 			because: "it is not resident", want: but(all(isNormal), "launcher file", isNoWay, "shim", isPlain)},
-		{name: "the images gone", users: both, spoil: func(t *testing.T, w *badWorld) { remove(t, filepath.Join(w.dir, "images")) },
+		{name: "the images gone", users: both, spoil: func(t *testing.T, w *badWorld) { kit.Remove(t, filepath.Join(w.dir, "images")) },
 			because: "its image is missing", want: all(isNormal)},
-		{name: "root's store, readable", users: []account{alice}, others: true,
+		{name: "root's store, readable", users: []kit.Account{alice}, others: true,
 			because: "permission denied", want: but(all(isResident), "exec --auto", isUncover)}, // which would add to it
-		{name: "root's store, unreadable", users: []account{alice}, others: true,
-			spoil:   func(t *testing.T, w *badWorld) { chmod(t, w.dir, 0o700) },
+		{name: "root's store, unreadable", users: []kit.Account{alice}, others: true,
+			spoil:   func(t *testing.T, w *badWorld) { kit.Chmod(t, w.dir, 0o700) },
 			because: "", want: but(but(all(isNormal), "launcher file", isNoWay, "shim", isPlain), uncovered...)},
-		{name: "root's images, unreadable", users: []account{alice}, others: true,
-			spoil:   func(t *testing.T, w *badWorld) { chmod(t, filepath.Join(w.dir, "images"), 0o700) },
+		{name: "root's images, unreadable", users: []kit.Account{alice}, others: true,
+			spoil:   func(t *testing.T, w *badWorld) { kit.Chmod(t, filepath.Join(w.dir, "images"), 0o700) },
 			because: "", want: but(all(isNormal), "exec --strict", isNormal, "exec --auto", isUncover)},
 		{name: "a store on another file system", users: both,
 			before: ownFileSystem, want: all(isResident)},
-		{name: "images on another file system", users: []account{admin(t)},
+		{name: "images on another file system", users: []kit.Account{admin(t)},
 			spoil: func(t *testing.T, w *badWorld) {
 				w.inMountNamespace(t, `mount -t tmpfs -o mode=755 none "$1"`, filepath.Join(w.dir, "images"))
 			},
 			because: "its image is missing", want: all(isNormal),
 			after: func(t *testing.T, w *badWorld) {
 				// What is staged cannot be renamed to its place.
-				r := finish(t, w.as(t, w.owner, nil, w.residentctl, "--store", w.dir, "add", "--even-if-slower", installed(t, "true")))
-				if r.code != statusStore || !strings.Contains(r.stderr, "error: ") || !strings.Contains(r.stderr, "hint: all of a store must be on one file system") {
+				r := kit.Finish(t, w.as(t, w.owner, nil, w.residentctl, "--store", w.dir, "add", "--even-if-slower", kit.Installed(t, "true")))
+				if r.Code != statusStore || !strings.Contains(r.Stderr, "error: ") || !strings.Contains(r.Stderr, "hint: all of a store must be on one file system") {
 					t.Errorf("add: want status %d: %v", statusStore, r)
 				}
-				wantClear(t, "add", r.code, r.stdout, r.stderr)
+				wantClear(t, "add", r.Code, r.Stdout, r.Stderr)
 				if left, _ := os.ReadDir(filepath.Join(w.dir, "staging")); len(left) > 0 {
 					t.Errorf("left in staging: %v", left)
 				}
 			}},
-		{name: "a store from which nothing may be executed", users: []account{admin(t)},
+		{name: "a store from which nothing may be executed", users: []kit.Account{admin(t)},
 			before: ownFileSystem,
 			spoil:  makeNoexec,
 			// Root becomes the program without a launcher file.
 			because: "noexec", want: but(but(all(isResident), "launcher file", isNoWay, "shim", isPlain, "run", "", "run --strict", ""), uncovered...),
 			after: wantAddRefused},
-		{name: "a store from which nothing may be executed, of an ordinary user", users: []account{alice},
+		{name: "a store from which nothing may be executed, of an ordinary user", users: []kit.Account{alice},
 			before: ownFileSystem,
 			spoil:  makeNoexec,
 			// What exec covers the linker with stands somewhere else.
@@ -393,27 +394,27 @@ func TestBadStatesByWay(t *testing.T) {
 			because: "its plan is of another version of residentctl", want: all(isNormal)},
 		{name: "launchers of another version", users: both, spoil: oldLauncher,
 			because: "its plan is of another version of residentctl", want: all(isNormal)},
-		{name: "the program deleted", users: both, spoil: func(t *testing.T, w *badWorld) { remove(t, w.program) }, want: all(isGone)},
+		{name: "the program deleted", users: both, spoil: func(t *testing.T, w *badWorld) { kit.Remove(t, w.program) }, want: all(isGone)},
 		{name: "the program replaced", users: both, spoil: func(t *testing.T, w *badWorld) { w.build(t, w.program, "two") },
 			word: "two", because: "", want: all(isNormal)},
 		{name: "the program overwritten", users: both, spoil: func(t *testing.T, w *badWorld) {
-			other := filepath.Join(folder(t), "speak")
+			other := filepath.Join(kit.Dir(t), "speak")
 			w.build(t, other, "two")
-			copyFile(t, other, w.program)
+			kit.CopyFile(t, other, w.program)
 		}, word: "two", because: "this has changed", want: all(isNormal)},
-		{name: "no user namespaces", users: []account{alice}, spoil: noUserNamespaces,
+		{name: "no user namespaces", users: []kit.Account{alice}, spoil: noUserNamespaces,
 			because: "(user.max_user_namespaces is 0)", want: but(map[string]string{}, uncovered...)},
 		// It is in no usual directory for programs.
-		{name: "no user namespaces, a program that looks at itself", users: []account{alice}, spoil: noUserNamespaces,
+		{name: "no user namespaces, a program that looks at itself", users: []kit.Account{alice}, spoil: noUserNamespaces,
 			because: "it looks at itself", want: but(all(isNormal), "exec", "", "exec --strict", "", "exec --auto", "")},
-		{name: "no mount namespaces", users: []account{admin(t)}, spoil: func(_ *testing.T, w *badWorld) {
+		{name: "no mount namespaces", users: []kit.Account{admin(t)}, spoil: func(_ *testing.T, w *badWorld) {
 			w.namespaces = syscall.CLONE_NEWUSER
 			w.wrapper = []string{"/bin/sh", "-c", `echo 0 >/proc/sys/user/max_mnt_namespaces && exec "$@"`, "sh"}
 		}, because: "make a mount namespace: no space left on device", want: but(all(isResident), uncovered...)},
 	}
 	for _, state := range states {
 		for _, user := range state.users {
-			t.Run(state.name+", "+user.name, func(t *testing.T) {
+			t.Run(state.name+", "+user.Name, func(t *testing.T) {
 				owner := user
 				if state.others {
 					owner = admin(t)
@@ -451,24 +452,24 @@ func noUserNamespaces(_ *testing.T, w *badWorld) {
 }
 
 // admin is root with a home of his own.
-func admin(t *testing.T) account {
+func admin(t *testing.T) kit.Account {
 	t.Helper()
-	return account{name: "root", home: folder(t)}
+	return kit.Account{Name: "root", Home: kit.Dir(t)}
 }
 
 // wantStarted fails unless the program starts that way, however that is.
 func (w *badWorld) wantStarted(t *testing.T, way string) {
 	t.Helper()
-	if r := w.start(t, way); r.code != 0 || !strings.HasPrefix(r.stdout, "one ") {
-		t.Errorf("%s by %s: %v", way, w.user.name, r)
+	if r := w.start(t, way); r.Code != 0 || !strings.HasPrefix(r.Stdout, "one ") {
+		t.Errorf("%s by %s: %v", way, w.user.Name, r)
 	}
 }
 
 // wantMended: commands tell of a plan of another version, and refresh replaces it.
 func wantMended(t *testing.T, w *badWorld) {
 	for _, words := range [][]string{{"check"}, {"verify"}} {
-		r := finish(t, w.as(t, w.owner, nil, append([]string{w.residentctl, "--store", w.dir}, words...)...))
-		if r.code == 0 || !strings.Contains(r.stdout+r.stderr, "version") {
+		r := kit.Finish(t, w.as(t, w.owner, nil, append([]string{w.residentctl, "--store", w.dir}, words...)...))
+		if r.Code == 0 || !strings.Contains(r.Stdout+r.Stderr, "version") {
 			t.Errorf("%s: %v", words[0], r)
 		}
 	}
@@ -483,24 +484,24 @@ func wantMended(t *testing.T, w *badWorld) {
 // TestBadStatesUnderExec: what goes wrong while a command tree is running in it
 // makes starts normal, and nothing else.
 func TestBadStatesUnderExec(t *testing.T) {
-	alice, _ := newAccounts(t)
-	criu := capableCRIU(t)
+	alice, _ := kit.NewAccounts(t)
+	criu := kit.CapableCRIU(t)
 	for _, test := range []struct {
 		name  string
 		spoil func(t *testing.T, w *badWorld)
 		want  string
 	}{
-		{"the store gone", func(t *testing.T, w *badWorld) { remove(t, w.dir) }, "one normal"},
-		{"the store shut", func(t *testing.T, w *badWorld) { chmod(t, w.dir, 0) }, "one any"},
+		{"the store gone", func(t *testing.T, w *badWorld) { kit.Remove(t, w.dir) }, "one normal"},
+		{"the store shut", func(t *testing.T, w *badWorld) { kit.Chmod(t, w.dir, 0) }, "one any"},
 		{"removed", func(t *testing.T, w *badWorld) { w.does(t, "remove", "--all") }, "one normal"},
 		{"made anew", func(t *testing.T, w *badWorld) { w.does(t, "refresh", "--all") }, "one resident"},
 		{"gc", func(t *testing.T, w *badWorld) { w.does(t, "gc") }, "one resident"},
-		{"the program deleted", func(t *testing.T, w *badWorld) { remove(t, w.program) }, " 127"},
+		{"the program deleted", func(t *testing.T, w *badWorld) { kit.Remove(t, w.program) }, " 127"},
 		{"the program replaced", func(t *testing.T, w *badWorld) { w.build(t, w.program, "two") }, "two normal"},
 	} {
-		for _, user := range []account{admin(t), alice} {
+		for _, user := range []kit.Account{admin(t), alice} {
 			for _, way := range []string{"", "--auto"} {
-				t.Run(fmt.Sprintf("%s, %s, exec %s", test.name, user.name, way), func(t *testing.T) {
+				t.Run(fmt.Sprintf("%s, %s, exec %s", test.name, user.Name, way), func(t *testing.T) {
 					w := newBadWorld(t, user, user, criu)
 					w.fill(t)
 					const script = `

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/residentctl/residentctl/integration/kit"
 	"github.com/residentctl/residentctl/internal/seeded"
 	"github.com/residentctl/residentctl/pkg/resident"
 	stores "github.com/residentctl/residentctl/pkg/store"
@@ -26,7 +27,7 @@ import (
 // works on, and names the program.
 type change struct {
 	name   string
-	before func(t *testing.T, s *store, program string)
+	before func(t *testing.T, s *kit.Store, program string)
 	args   func(program string) []string
 }
 
@@ -35,36 +36,36 @@ func args(words ...string) func(string) []string {
 }
 
 var changes = []change{
-	{"add", func(*testing.T, *store, string) {},
+	{"add", func(*testing.T, *kit.Store, string) {},
 		func(program string) []string { return []string{"add", "--even-if-slower", program} }},
-	{"add again", func(t *testing.T, s *store, program string) {
-		s.do(t, "add", "--even-if-slower", program)
+	{"add again", func(t *testing.T, s *kit.Store, program string) {
+		s.Do(t, "add", "--even-if-slower", program)
 		touch(t, program)
 	}, func(program string) []string { return []string{"add", "--even-if-slower", program} }},
-	{"add what was replaced", func(t *testing.T, s *store, program string) {
-		s.do(t, "enable", "--even-if-slower", program)
-		copyFile(t, program, program+".new")
+	{"add what was replaced", func(t *testing.T, s *kit.Store, program string) {
+		s.Do(t, "enable", "--even-if-slower", program)
+		kit.CopyFile(t, program, program+".new")
 		if err := os.Rename(program+".new", program); err != nil {
 			t.Fatal(err)
 		}
 	}, func(program string) []string { return []string{"add", "--even-if-slower", program} }},
-	{"add a name", func(t *testing.T, s *store, program string) {
-		s.do(t, "add", "--even-if-slower", program)
+	{"add a name", func(t *testing.T, s *kit.Store, program string) {
+		s.Do(t, "add", "--even-if-slower", program)
 		if err := os.Symlink(program, program+".link"); err != nil {
 			t.Fatal(err)
 		}
 	}, func(program string) []string { return []string{"add", "--even-if-slower", program + ".link"} }},
-	{"remove", func(t *testing.T, s *store, program string) { s.do(t, "enable", "--even-if-slower", program) },
+	{"remove", func(t *testing.T, s *kit.Store, program string) { s.Do(t, "enable", "--even-if-slower", program) },
 		args("remove", "--all")},
-	{"gc", func(t *testing.T, s *store, program string) {
-		s.do(t, "add", "--even-if-slower", program)
+	{"gc", func(t *testing.T, s *kit.Store, program string) {
+		s.Do(t, "add", "--even-if-slower", program)
 		touch(t, program)
 		for _, garbage := range []string{"images/0123456789abcdef", "launchers/1-2", "staging/work-1"} {
-			if err := os.Mkdir(filepath.Join(s.dir, garbage), 0o755); err != nil {
+			if err := os.Mkdir(filepath.Join(s.Dir, garbage), 0o755); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := os.Symlink("../images/0123456789abcdef/plan", filepath.Join(s.dir, "index", "1-2")); err != nil {
+		if err := os.Symlink("../images/0123456789abcdef/plan", filepath.Join(s.Dir, "index", "1-2")); err != nil {
 			t.Fatal(err)
 		}
 	}, args("gc")},
@@ -80,20 +81,20 @@ func touch(t *testing.T, path string) {
 }
 
 // crashStore is an empty store, and a program of its own.
-func crashStore(t *testing.T) (s *store, program string) {
+func crashStore(t *testing.T) (s *kit.Store, program string) {
 	t.Helper()
-	dir := folder(t)
-	t.Setenv("TMPDIR", folder(t)) // gc and check look there too
-	s = newStore(t, dir)
+	dir := kit.Dir(t)
+	t.Setenv("TMPDIR", kit.Dir(t)) // gc and check look there too
+	s = kit.NewStore(t, dir)
 	program = filepath.Join(dir, "args")
-	copyFile(t, fixture(t, "args"), program)
+	kit.CopyFile(t, kit.Fixture(t, "args"), program)
 	return s, program
 }
 
 // TestKilled: whatever changes a store may be killed at any step. The program
 // starts, no process is left, and after gc there is nothing to complain about.
 func TestKilled(t *testing.T) {
-	requireCRIU(t)
+	kit.RequireCRIU(t)
 	points := slices.Concat(stores.FaultPoints, resident.FaultPoints)
 	points = slices.DeleteFunc(points, func(p string) bool { return slices.Contains(systemPoints, p) })
 	reached := map[string]bool{}
@@ -104,12 +105,12 @@ func TestKilled(t *testing.T) {
 				t.Run(point, func(t *testing.T) {
 					s, program := crashStore(t)
 					c.before(t, s, program)
-					cmd := s.command(c.args(program)...)
+					cmd := s.Command(c.args(program)...)
 					cmd.Env = append(os.Environ(), stores.FaultEnv+"="+point)
 					if !killed(t, cmd) {
 						t.Fatal("it was not killed")
 					}
-					s.wantSound(t, program)
+					wantSound(t, s, program)
 				})
 			}
 		})
@@ -126,7 +127,7 @@ func (c change) points(t *testing.T) []string {
 	t.Helper()
 	s, program := crashStore(t)
 	c.before(t, s, program)
-	cmd := s.command(c.args(program)...)
+	cmd := s.Command(c.args(program)...)
 	cmd.Env = append(os.Environ(), stores.FaultEnv+"="+stores.FaultList)
 	output, err := cmd.CombinedOutput()
 	if err != nil {
@@ -159,16 +160,16 @@ func killed(t *testing.T, cmd *exec.Cmd) bool {
 
 // wantSound fails unless a store that somebody was killed in does no harm, and
 // gc makes it clean.
-func (s *store) wantSound(t *testing.T, program string) {
+func wantSound(t *testing.T, s *kit.Store, program string) {
 	t.Helper()
-	wantNoProcess(t, program, s.dir)
-	s.wantStarts(t, program)
-	s.do(t, "list")
-	s.do(t, "gc")
-	s.wantClean(t)
-	s.do(t, "add", "--even-if-slower", program)
-	s.wantResident(t, program)
-	s.wantStarts(t, program)
+	wantNoProcess(t, program, s.Dir)
+	wantStarts(t, s, program)
+	s.Do(t, "list")
+	s.Do(t, "gc")
+	wantClean(t, s)
+	s.Do(t, "add", "--even-if-slower", program)
+	s.WantResident(t, program)
+	wantStarts(t, s, program)
 	if left, _ := os.ReadDir(os.Getenv("TMPDIR")); len(left) > 0 {
 		t.Errorf("left in TMPDIR: %v", left)
 	}
@@ -176,30 +177,30 @@ func (s *store) wantSound(t *testing.T, program string) {
 
 // wantStarts compares the program started directly with run, and with the
 // launcher file if there is one.
-func (s *store) wantStarts(t *testing.T, program string) {
+func wantStarts(t *testing.T, s *kit.Store, program string) {
 	t.Helper()
-	ways := []way{byRun}
-	launchers, err := filepath.Glob(filepath.Join(s.dir, "launchers", "*", program))
+	ways := []kit.Way{kit.ByRun}
+	launchers, err := filepath.Glob(filepath.Join(s.Dir, "launchers", "*", program))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, launcher := range launchers {
-		ways = append(ways, way{name: "launcher", argv: func(*store, string) (string, string, []string) { return launcher, program, nil }})
+		ways = append(ways, kit.Way{Name: "launcher", Argv: func(*kit.Store, string) (string, string, []string) { return launcher, program, nil }})
 	}
-	for _, u := range users {
-		want := s.start(t, plain, u, program, command{})
+	for _, u := range kit.Users {
+		want := s.Start(t, kit.Plain, u, program, kit.Command{})
 		for _, w := range ways {
-			if diff := cmp.Diff(want, s.start(t, w, u, program, command{})); diff != "" {
-				t.Errorf("plain (-) and %s (+) differ as %s:\n%s", w.name, u.name, diff)
+			if diff := cmp.Diff(want, s.Start(t, w, u, program, kit.Command{})); diff != "" {
+				t.Errorf("plain (-) and %s (+) differ as %s:\n%s", w.Name, u.Name, diff)
 			}
 		}
 	}
 }
 
 // wantClean fails unless check finds no fault, nor any stale entry.
-func (s *store) wantClean(t *testing.T) {
+func wantClean(t *testing.T, s *kit.Store) {
 	t.Helper()
-	cmd := s.command("--format", "json", "check", "--no-trial")
+	cmd := s.Command("--format", "json", "check", "--no-trial")
 	output, err := cmd.Output()
 	var findings []resident.Finding
 	if jsonErr := json.Unmarshal(output, &findings); jsonErr != nil {
@@ -226,20 +227,20 @@ func TestKilledAnywhere(t *testing.T) {
 		c.before(t, s, program)
 		if times[c.name] == 0 { // once to the end, to know how long it takes
 			begin := time.Now()
-			s.do(t, c.args(program)...)
+			s.Do(t, c.args(program)...)
 			times[c.name] = time.Since(begin)
 			continue
 		}
 		after := time.Duration(rnd.Float64() * 1.1 * float64(times[c.name]))
 		t.Run(fmt.Sprintf("%s after %v", c.name, after), func(t *testing.T) {
-			cmd := s.command(c.args(program)...)
+			cmd := s.Command(c.args(program)...)
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(after)
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
-			s.wantSound(t, program)
+			wantSound(t, s, program)
 		})
 	}
 }
@@ -252,13 +253,13 @@ func TestSideBySide(t *testing.T) {
 		workers  = 6
 		lasting  = 8 * time.Second
 	)
-	dir := folder(t)
-	t.Setenv("TMPDIR", folder(t))
-	s := newStore(t, dir)
+	dir := kit.Dir(t)
+	t.Setenv("TMPDIR", kit.Dir(t))
+	s := kit.NewStore(t, dir)
 	var paths []string
 	for i := range programs {
 		path := filepath.Join(dir, fmt.Sprint("program", i))
-		copyFile(t, fixture(t, "args"), path)
+		kit.CopyFile(t, kit.Fixture(t, "args"), path)
 		paths = append(paths, path)
 	}
 	done := map[string]int{}
@@ -274,7 +275,7 @@ func TestSideBySide(t *testing.T) {
 			for time.Now().Before(end) {
 				path := paths[rnd.IntN(programs)]
 				what := []string{"add", "add", "add", "remove", "gc", "gc", "run", "run", "list", "touch"}[rnd.IntN(10)]
-				if err := s.doOne(what, path); err != nil {
+				if err := doOne(s, what, path); err != nil {
 					t.Errorf("%s %s: %v", what, path, err)
 					return
 				}
@@ -287,23 +288,23 @@ func TestSideBySide(t *testing.T) {
 	group.Wait()
 	t.Logf("%v", done)
 	for _, path := range paths {
-		s.wantStarts(t, path)
+		wantStarts(t, s, path)
 	}
-	s.do(t, "gc")
-	s.wantClean(t)
+	s.Do(t, "gc")
+	wantClean(t, s)
 	for _, path := range paths {
-		s.do(t, "add", "--even-if-slower", path)
-		s.wantResident(t, path)
+		s.Do(t, "add", "--even-if-slower", path)
+		s.WantResident(t, path)
 	}
-	if images, _ := os.ReadDir(filepath.Join(s.dir, "images")); len(images) != programs {
+	if images, _ := os.ReadDir(filepath.Join(s.Dir, "images")); len(images) != programs {
 		t.Errorf("%d images of %d programs", len(images), programs)
 	}
-	s.wantClean(t)
+	wantClean(t, s)
 }
 
 // doOne does one of the things that may go on side by side, and says what was
 // wrong about it.
-func (s *store) doOne(what, path string) error {
+func doOne(s *kit.Store, what, path string) error {
 	now := time.Now()
 	var cmd *exec.Cmd
 	allowed := "" // why it may fail
@@ -311,14 +312,14 @@ func (s *store) doOne(what, path string) error {
 	case "touch":
 		return os.Chtimes(path, now, now)
 	case "run":
-		cmd = exec.Command(s.residentctl, "--store", s.dir, "run", path)
-		cmd.Env = s.environment(s.dataHome)
+		cmd = exec.Command(s.Residentctl, "--store", s.Dir, "run", path)
+		cmd.Env = s.Environment(s.DataHome)
 	case "add":
-		cmd, allowed = s.command("add", "--even-if-slower", path), "changed" // by a touch
+		cmd, allowed = s.Command("add", "--even-if-slower", path), "changed" // by a touch
 	case "remove":
-		cmd, allowed = s.command("remove", path), "no such entry"
+		cmd, allowed = s.Command("remove", path), "no such entry"
 	default:
-		cmd = s.command(what)
+		cmd = s.Command(what)
 	}
 	output, err := cmd.CombinedOutput()
 	if err != nil && (allowed == "" || !strings.Contains(string(output), allowed)) {

@@ -3,10 +3,10 @@ package integration
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/residentctl/residentctl/integration/kit"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 )
 
@@ -37,37 +37,37 @@ func nextCRIU(t *testing.T) string {
 // the next one restores too.
 func TestNextCRIU(t *testing.T) {
 	next := nextCRIU(t)
-	s := newStore(t, folder(t))
+	s := kit.NewStore(t, kit.Dir(t))
 	own, err := criuwrap.Find()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
 		program string
-		command command
+		command kit.Command
 	}{
-		{"perl", command{args: []string{"-MPOSIX", "-e", `print "$0 ", POSIX::floor(2.5), "\n"; exit 3`}}},
-		{"bash", command{args: []string{"-c", `echo $0 $((1 + 1)); exit 4`}}},
+		{"perl", kit.Command{Args: []string{"-MPOSIX", "-e", `print "$0 ", POSIX::floor(2.5), "\n"; exit 3`}}},
+		{"bash", kit.Command{Args: []string{"-c", `echo $0 $((1 + 1)); exit 4`}}},
 	} {
 		t.Run(test.program, func(t *testing.T) {
-			program := installed(t, test.program)
+			program := kit.Installed(t, test.program)
 			t.Setenv(criuwrap.PathVariable, next)
-			s.do(t, "add", program)
-			image := s.image(t, program)
+			s.Do(t, "add", program)
+			image := s.Image(t, program)
 			if len(image.Pages) == 0 {
 				t.Error("the image has no pages")
 			}
-			for _, u := range users {
-				want := s.start(t, plain, u, program, test.command)
-				for _, w := range append(residentWays, strictly) {
-					s.requireResident(t, w, u, program, test.command)
-					if got := s.start(t, w, u, program, test.command); got.Stdout != want.Stdout || got.Status != want.Status {
-						t.Errorf("%s as %s: %+v, and plain %+v", w.name, u.name, got, want)
+			for _, u := range kit.Users {
+				want := s.Start(t, kit.Plain, u, program, test.command)
+				for _, w := range append(kit.ResidentWays, kit.Strictly) {
+					s.RequireResident(t, w, u, program, test.command)
+					if got := s.Start(t, w, u, program, test.command); got.Stdout != want.Stdout || got.Status != want.Status {
+						t.Errorf("%s as %s: %+v, and plain %+v", w.Name, u.Name, got, want)
 					}
 				}
 			}
 			for _, engine := range []string{"link", "criu"} {
-				if r := s.verify(t, program, engine); !r.OK || r.Pages == 0 {
+				if r := s.Verify(t, program, engine); !r.OK || r.Pages == 0 {
 					t.Errorf("verify --engine %s: %d pages, %v", engine, r.Pages, r.Failures)
 				}
 			}
@@ -76,41 +76,21 @@ func TestNextCRIU(t *testing.T) {
 			// comparison with a fresh link need none.
 			t.Setenv(criuwrap.PathVariable, own)
 			if release, err := criuwrap.Version(own); err == nil && release.Less(criuwrap.Release{Major: 4, Minor: 2}) {
-				message, err := s.command("verify", "--engine", "criu", program).CombinedOutput()
+				message, err := s.Command("verify", "--engine", "criu", program).CombinedOutput()
 				if _, failed := err.(*exec.ExitError); !failed || !strings.Contains(string(message), "a newer CRIU than this one made the image") {
 					t.Errorf("%s restores an image of %s: %v, %s", own, next, err, message)
 				}
 			}
-			if r := s.verify(t, program, "link"); !r.OK {
+			if r := s.Verify(t, program, "link"); !r.OK {
 				t.Errorf("verify: %v", r.Failures)
 			}
 
-			s.do(t, "remove", program)
-			s.do(t, "add", program)
+			s.Do(t, "remove", program)
+			s.Do(t, "add", program)
 			t.Setenv(criuwrap.PathVariable, next)
-			if r := s.verify(t, program, "criu"); !r.OK {
+			if r := s.Verify(t, program, "criu"); !r.OK {
 				t.Errorf("%s restores an image of %s: %v", next, own, r.Failures)
 			}
 		})
 	}
-}
-
-// image is what CRIU wrote for a resident program.
-func (s *store) image(t *testing.T, program string) *criuwrap.Image {
-	t.Helper()
-	dirs, err := filepath.Glob(filepath.Join(s.dir, "images", "*"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, dir := range dirs {
-		image, err := criuwrap.Open(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if filepath.Base(image.MM.ExeFile) == filepath.Base(program) {
-			return image
-		}
-	}
-	t.Fatalf("%s has no image of %s", s.dir, program)
-	return nil
 }

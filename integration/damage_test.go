@@ -2,7 +2,6 @@ package integration
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,61 +12,62 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/residentctl/residentctl/integration/kit"
 	"github.com/residentctl/residentctl/internal/seeded"
 )
 
 // TestDamagedStore: whatever is missing or broken in a store, a start is a normal
 // one, --strict says so with 125, and nobody is shown the program as current.
 func TestDamagedStore(t *testing.T) {
-	program := fixture(t, "args")
+	program := kit.Fixture(t, "args")
 	tests := []struct {
 		name   string
-		damage func(t *testing.T, s *store)
+		damage func(t *testing.T, s *kit.Store)
 	}{
-		{"no plan", func(t *testing.T, s *store) { remove(t, s.plan(t, program)) }},
-		{"empty plan", func(t *testing.T, s *store) { truncate(t, s.plan(t, program), 0, 1) }},
-		{"half a plan", func(t *testing.T, s *store) { truncate(t, s.plan(t, program), 1, 2) }},
-		{"most of a plan", func(t *testing.T, s *store) { truncate(t, s.plan(t, program), 99, 100) }},
-		{"a plan that others may write", func(t *testing.T, s *store) { chmod(t, s.plan(t, program), 0o666) }},
-		{"a plan that is somebody's", func(t *testing.T, s *store) { chown(t, s.plan(t, program), 12345) }},
-		{"no index", func(t *testing.T, s *store) { remove(t, filepath.Join(s.dir, "index")) }},
-		{"no pages", func(t *testing.T, s *store) { remove(t, s.pages(t, program)) }},
-		{"no pages in their file", func(t *testing.T, s *store) { truncate(t, s.pages(t, program), 0, 1) }},
-		{"half of the pages", func(t *testing.T, s *store) { truncate(t, s.pages(t, program), 1, 2) }},
-		{"pages that others may write", func(t *testing.T, s *store) { chmod(t, s.pages(t, program), 0o666) }},
-		{"pages that are somebody's", func(t *testing.T, s *store) { chown(t, s.pages(t, program), 12345) }},
-		{"no image", func(t *testing.T, s *store) { remove(t, filepath.Dir(s.plan(t, program))) }},
-		{"no images", func(t *testing.T, s *store) { remove(t, filepath.Join(s.dir, "images")) }},
+		{"no plan", func(t *testing.T, s *kit.Store) { kit.Remove(t, s.Plan(t, program)) }},
+		{"empty plan", func(t *testing.T, s *kit.Store) { truncate(t, s.Plan(t, program), 0, 1) }},
+		{"half a plan", func(t *testing.T, s *kit.Store) { truncate(t, s.Plan(t, program), 1, 2) }},
+		{"most of a plan", func(t *testing.T, s *kit.Store) { truncate(t, s.Plan(t, program), 99, 100) }},
+		{"a plan that others may write", func(t *testing.T, s *kit.Store) { kit.Chmod(t, s.Plan(t, program), 0o666) }},
+		{"a plan that is somebody's", func(t *testing.T, s *kit.Store) { kit.Chown(t, s.Plan(t, program), 12345) }},
+		{"no index", func(t *testing.T, s *kit.Store) { kit.Remove(t, filepath.Join(s.Dir, "index")) }},
+		{"no pages", func(t *testing.T, s *kit.Store) { kit.Remove(t, s.Pages(t, program)) }},
+		{"no pages in their file", func(t *testing.T, s *kit.Store) { truncate(t, s.Pages(t, program), 0, 1) }},
+		{"half of the pages", func(t *testing.T, s *kit.Store) { truncate(t, s.Pages(t, program), 1, 2) }},
+		{"pages that others may write", func(t *testing.T, s *kit.Store) { kit.Chmod(t, s.Pages(t, program), 0o666) }},
+		{"pages that are somebody's", func(t *testing.T, s *kit.Store) { kit.Chown(t, s.Pages(t, program), 12345) }},
+		{"no image", func(t *testing.T, s *kit.Store) { kit.Remove(t, filepath.Dir(s.Plan(t, program))) }},
+		{"no images", func(t *testing.T, s *kit.Store) { kit.Remove(t, filepath.Join(s.Dir, "images")) }},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			s := newStore(t, folder(t))
-			s.do(t, "add", program)
-			s.wantResident(t, program)
+			s := kit.NewStore(t, kit.Dir(t))
+			s.Do(t, "add", program)
+			s.WantResident(t, program)
 			test.damage(t, s)
-			for _, u := range users {
-				s.wantNormalStart(t, u, program, command{})
+			for _, u := range kit.Users {
+				s.WantNormalStart(t, u, program, kit.Command{})
 			}
-			list := finish(t, s.command("list"))
-			if list.code != 0 || strings.Contains(list.stdout, " current ") || strings.Contains(list.stdout, program) && !strings.Contains(list.stdout, " stale: ") {
+			list := kit.Finish(t, s.Command("list"))
+			if list.Code != 0 || strings.Contains(list.Stdout, " current ") || strings.Contains(list.Stdout, program) && !strings.Contains(list.Stdout, " stale: ") {
 				t.Errorf("list: %v", list)
 			}
-			_, bob := newAccounts(t)
-			list = finish(t, bob.command(t, "--store", s.dir, "list"))
-			if strings.Contains(list.stdout, " current ") {
+			_, bob := kit.NewAccounts(t)
+			list = kit.Finish(t, bob.Command(t, "--store", s.Dir, "list"))
+			if strings.Contains(list.Stdout, " current ") {
 				t.Errorf("list by another user: %v", list)
 			}
-			inspect := finish(t, s.command("inspect", program))
-			if strings.Contains(inspect.stdout, "current") || inspect.code != 0 && !strings.Contains(inspect.stderr, "residentctl: hint: ") {
+			inspect := kit.Finish(t, s.Command("inspect", program))
+			if strings.Contains(inspect.Stdout, "current") || inspect.Code != 0 && !strings.Contains(inspect.Stderr, "residentctl: hint: ") {
 				t.Errorf("inspect: %v", inspect)
 			}
 		})
 	}
 
 	t.Run("one bit of the plan", func(t *testing.T) {
-		s := newStore(t, folder(t))
-		s.do(t, "add", program)
-		plan := s.plan(t, program)
+		s := kit.NewStore(t, kit.Dir(t))
+		s.Do(t, "add", program)
+		plan := s.Plan(t, program)
 		good, err := os.ReadFile(plan)
 		if err != nil {
 			t.Fatal(err)
@@ -77,7 +77,7 @@ func TestDamagedStore(t *testing.T) {
 			t.Run(fmt.Sprint("byte ", offset), func(t *testing.T) {
 				overwrite(t, plan, int64(offset), good[offset]^byte(1<<(offset%8)))
 				defer overwrite(t, plan, int64(offset), good[offset])
-				s.wantNormalStart(t, nobody, program, command{})
+				s.WantNormalStart(t, kit.Nobody, program, kit.Command{})
 			})
 			if offset < 512 {
 				offset += 7
@@ -85,23 +85,23 @@ func TestDamagedStore(t *testing.T) {
 				offset += len(good)/40 + 1
 			}
 		}
-		s.wantResident(t, program)
+		s.WantResident(t, program)
 	})
 
 	t.Run("no store", func(t *testing.T) {
-		s := newStore(t, folder(t))
-		want := s.start(t, plain, root, program, command{})
-		if diff := cmp.Diff(want, s.start(t, byRun, root, program, command{})); diff != "" {
+		s := kit.NewStore(t, kit.Dir(t))
+		want := s.Start(t, kit.Plain, kit.Root, program, kit.Command{})
+		if diff := cmp.Diff(want, s.Start(t, kit.ByRun, kit.Root, program, kit.Command{})); diff != "" {
 			t.Errorf("plain (-) and run (+) differ:\n%s", diff)
 		}
-		s.do(t, "list")
+		s.Do(t, "list")
 	})
 }
 
 // TestChangedFiles: what a plain start would notice, a resident one does too.
 func TestChangedFiles(t *testing.T) {
-	requireCRIU(t)
-	dir := folder(t)
+	kit.RequireCRIU(t)
+	dir := kit.Dir(t)
 	program := filepath.Join(dir, "constructors")
 	library := filepath.Join(dir, "libconstructors.so")
 	other := filepath.Join(dir, "other", "libconstructors.so")
@@ -112,74 +112,74 @@ func TestChangedFiles(t *testing.T) {
 	}
 	source := filepath.Join("fixtures", "libconstructors.c")
 	// With a soname the program needs it by name, and searches.
-	compile(t, library, source, "-shared", "-fPIC", "-Wl,-soname,libconstructors.so")
-	compile(t, other, source, "-shared", "-fPIC", "-Wl,-soname,libconstructors.so", `-DMARK="other"`)
-	compile(t, program, filepath.Join("fixtures", "constructors.c"), library, "-Wl,-rpath,$ORIGIN/first:$ORIGIN")
+	kit.Compile(t, library, source, "-shared", "-fPIC", "-Wl,-soname,libconstructors.so")
+	kit.Compile(t, other, source, "-shared", "-fPIC", "-Wl,-soname,libconstructors.so", `-DMARK="other"`)
+	kit.Compile(t, program, filepath.Join("fixtures", "constructors.c"), library, "-Wl,-rpath,$ORIGIN/first:$ORIGIN")
 
-	s := newStore(t, filepath.Join(dir, "data"))
+	s := kit.NewStore(t, filepath.Join(dir, "data"))
 	refresh := func(t *testing.T) {
 		t.Helper()
-		s.do(t, "add", program)
-		s.wantResident(t, program)
+		s.Do(t, "add", program)
+		s.WantResident(t, program)
 	}
 	// Each leaves the files as the next one wants them.
 	steps := []struct {
 		name string
-		c    command
+		c    kit.Command
 		do   func(t *testing.T)
 		want string // in stdout or stderr
 	}{
-		{"LD_LIBRARY_PATH", command{env: []string{"LD_LIBRARY_PATH=" + filepath.Dir(other)}}, func(*testing.T) {}, "other: function"},
-		{"LD_PRELOAD", command{env: []string{"LD_PRELOAD=" + other}}, func(*testing.T) {}, "other: constructor"},
-		{"library found earlier", command{}, func(t *testing.T) {
-			copyFile(t, other, filepath.Join(dir, "first", "libconstructors.so"))
+		{"LD_LIBRARY_PATH", kit.Command{Env: []string{"LD_LIBRARY_PATH=" + filepath.Dir(other)}}, func(*testing.T) {}, "other: function"},
+		{"LD_PRELOAD", kit.Command{Env: []string{"LD_PRELOAD=" + other}}, func(*testing.T) {}, "other: constructor"},
+		{"library found earlier", kit.Command{}, func(t *testing.T) {
+			kit.CopyFile(t, other, filepath.Join(dir, "first", "libconstructors.so"))
 		}, "other: function"},
-		{"library found as before", command{}, func(t *testing.T) {
-			remove(t, filepath.Join(dir, "first", "libconstructors.so"))
+		{"library found as before", kit.Command{}, func(t *testing.T) {
+			kit.Remove(t, filepath.Join(dir, "first", "libconstructors.so"))
 			refresh(t)
 			now := time.Now()
 			if err := os.Chtimes(library, now, now); err != nil {
 				t.Fatal(err)
 			}
 		}, "library: function"},
-		{"library replaced", command{}, func(t *testing.T) {
+		{"library replaced", kit.Command{}, func(t *testing.T) {
 			refresh(t)
-			copyFile(t, other, library+".new")
+			kit.CopyFile(t, other, library+".new")
 			if err := os.Rename(library+".new", library); err != nil {
 				t.Fatal(err)
 			}
 		}, "other: function"},
-		{"library overwritten", command{}, func(t *testing.T) {
+		{"library overwritten", kit.Command{}, func(t *testing.T) {
 			refresh(t)
-			copyFile(t, other, library)
+			kit.CopyFile(t, other, library)
 		}, "other: function"},
-		{"library removed", command{}, func(t *testing.T) { remove(t, library) }, "cannot open shared object file"},
-		{"program replaced", command{}, func(t *testing.T) {
-			copyFile(t, fixture(t, "cxx-main"), program+".new")
+		{"library removed", kit.Command{}, func(t *testing.T) { kit.Remove(t, library) }, "cannot open shared object file"},
+		{"program replaced", kit.Command{}, func(t *testing.T) {
+			kit.CopyFile(t, kit.Fixture(t, "cxx-main"), program+".new")
 			if err := os.Rename(program+".new", program); err != nil {
 				t.Fatal(err)
 			}
 		}, "out ff true"},
 	}
 	refresh(t)
-	launcher := s.launcher(program)
+	launcher := s.Launcher(program)
 	for _, step := range steps {
 		if !t.Run(step.name, func(t *testing.T) {
 			step.do(t)
-			want := s.start(t, plain, root, program, step.c)
+			want := s.Start(t, kit.Plain, kit.Root, program, step.c)
 			if !strings.Contains(want.Stdout+want.Stderr, step.want) {
 				t.Fatalf("a plain start does not say %q:\n%s%s", step.want, want.Stdout, want.Stderr)
 			}
-			kept := way{name: "launcher", argv: func(*store, string) (string, string, []string) { return launcher, program, nil }}
-			for _, w := range []way{kept, byRun} {
-				if diff := cmp.Diff(want, s.start(t, w, nobody, program, step.c)); diff != "" {
-					t.Errorf("plain (-) and %s (+) differ:\n%s", w.name, diff)
+			kept := kit.Way{Name: "launcher", Argv: func(*kit.Store, string) (string, string, []string) { return launcher, program, nil }}
+			for _, w := range []kit.Way{kept, kit.ByRun} {
+				if diff := cmp.Diff(want, s.Start(t, w, kit.Nobody, program, step.c)); diff != "" {
+					t.Errorf("plain (-) and %s (+) differ:\n%s", w.Name, diff)
 				}
 			}
-			if got := s.start(t, strictly, root, program, step.c); got.Status != "exit status 125" {
+			if got := s.Start(t, kit.Strictly, kit.Root, program, step.c); got.Status != "exit status 125" {
 				t.Errorf("run --strict: %s, want exit status 125\n%s", got.Status, got.Stderr)
 			}
-			s.do(t, "list")
+			s.Do(t, "list")
 		}) {
 			break
 		}
@@ -189,28 +189,28 @@ func TestChangedFiles(t *testing.T) {
 // TestChangesWhileAdded: a program that is written to behind its dump is added once
 // more, and one that always is, is refused for that.
 func TestChangesWhileAdded(t *testing.T) {
-	t.Setenv("TMPDIR", folder(t))
-	s := newStore(t, folder(t))
-	program := filepath.Join(folder(t), "args")
-	copyFile(t, fixture(t, "args"), program)
-	chmod(t, program, 0o755)
+	t.Setenv("TMPDIR", kit.Dir(t))
+	s := kit.NewStore(t, kit.Dir(t))
+	program := filepath.Join(kit.Dir(t), "args")
+	kit.CopyFile(t, kit.Fixture(t, "args"), program)
+	kit.Chmod(t, program, 0o755)
 	always := []string{"RESIDENTCTL_CRIU=" + afterCRIU(t, `touch "`+program+`"`)}
-	cmd, stderr := s.wrapped(nil, always, s.residentctl, "--store", s.dir, "add", "--even-if-slower", program)
+	cmd, stderr := wrapped(s, nil, always, s.Residentctl, "--store", s.Dir, "add", "--even-if-slower", program)
 	stdout, _ := cmd.Output()
 	if status := cmd.ProcessState.ExitCode(); status != statusFailed || !strings.Contains(stderr.String(), "changed while it was being recorded") ||
 		!strings.Contains(stderr.String(), "try again") {
 		t.Errorf("status %d\n%s%s", status, stdout, stderr)
 	}
-	mark := filepath.Join(folder(t), "mark")
+	mark := filepath.Join(kit.Dir(t), "mark")
 	once := []string{"RESIDENTCTL_CRIU=" + afterCRIU(t, `[ -e "`+mark+`" ] || touch "`+mark+`" "`+program+`"`)}
-	s.wantStatus(t, statusDone, nil, once, "add", "--even-if-slower", program)
-	s.wantResident(t, program)
+	wantStatus(t, s, statusDone, nil, once, "add", "--even-if-slower", program)
+	s.WantResident(t, program)
 }
 
 // TestFullDisk: an add that runs out of space says so and leaves a store that works.
 func TestFullDisk(t *testing.T) {
-	s := newStore(t, folder(t))
-	first, second := fixture(t, "args"), fixture(t, "secrets")
+	s := kit.NewStore(t, kit.Dir(t))
+	first, second := kit.Fixture(t, "args"), kit.Fixture(t, "secrets")
 	// The store is on a file system of its own, in a mount namespace of its own.
 	const script = `
 		set -eu
@@ -236,8 +236,8 @@ func TestFullDisk(t *testing.T) {
 	`
 	for _, left := range []int{0, 4, 16, 64, 128, 256, 512} {
 		t.Run(fmt.Sprint(left, " KiB left"), func(t *testing.T) {
-			cmd := exec.Command("/bin/bash", "-c", script, "bash", s.residentctl, s.dataHome, first, second, fmt.Sprint(left))
-			cmd.Env = s.environment(s.dataHome)
+			cmd := exec.Command("/bin/bash", "-c", script, "bash", s.Residentctl, s.DataHome, first, second, fmt.Sprint(left))
+			cmd.Env = s.Environment(s.DataHome)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 			var stderr strings.Builder
 			cmd.Stderr = &stderr
@@ -255,7 +255,7 @@ func TestFullDisk(t *testing.T) {
 			if want := "list 0\nfirst 0\nsecond 0\nagain 0\nresident 0\n"; rest != want {
 				t.Errorf("after %q:\n%swant:\n%s%s", added, rest, want, stderr.String())
 			}
-			wantNoProcess(t, second, s.dir)
+			wantNoProcess(t, second, s.Dir)
 		})
 	}
 }
@@ -263,7 +263,7 @@ func TestFullDisk(t *testing.T) {
 // TestFullFromTheStart: an add that had not even space for the registry leaves a store
 // into which can be looked, and which lacks nothing when there is space again.
 func TestFullFromTheStart(t *testing.T) {
-	s := newStore(t, folder(t))
+	s := kit.NewStore(t, kit.Dir(t))
 	const script = `
 		set -eu
 		residentctl=$1 data=$2 program=$3 left=$4
@@ -282,11 +282,11 @@ func TestFullFromTheStart(t *testing.T) {
 	`
 	for _, left := range []int{0, 4, 12, 24, 32} {
 		t.Run(fmt.Sprint(left, " KiB left"), func(t *testing.T) {
-			cmd := exec.Command("/bin/bash", "-c", script, "bash", s.residentctl, s.dataHome, fixture(t, "args"), fmt.Sprint(left))
-			cmd.Env = s.environment(s.dataHome)
+			cmd := exec.Command("/bin/bash", "-c", script, "bash", s.Residentctl, s.DataHome, kit.Fixture(t, "args"), fmt.Sprint(left))
+			cmd.Env = s.Environment(s.DataHome)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-			r := finish(t, cmd)
-			if want := "add 3\nlist 0\ninspect 1\ngc 0\nadd 0\nverify 0\n"; r.code != 0 || r.stdout != want {
+			r := kit.Finish(t, cmd)
+			if want := "add 3\nlist 0\ninspect 1\ngc 0\nadd 0\nverify 0\n"; r.Code != 0 || r.Stdout != want {
 				t.Errorf("want %s%v", want, r)
 			}
 		})
@@ -296,37 +296,37 @@ func TestFullFromTheStart(t *testing.T) {
 // TestKilledAdd: add may be killed at any moment.
 func TestKilledAdd(t *testing.T) {
 	const kills = 40
-	s := newStore(t, folder(t))
-	program := filepath.Join(folder(t), "args")
-	copyFile(t, fixture(t, "args"), program)
+	s := kit.NewStore(t, kit.Dir(t))
+	program := filepath.Join(kit.Dir(t), "args")
+	kit.CopyFile(t, kit.Fixture(t, "args"), program)
 
 	begin := time.Now()
-	s.do(t, "add", program)
+	s.Do(t, "add", program)
 	whole := time.Since(begin)
-	s.do(t, "remove", "--all")
+	s.Do(t, "remove", "--all")
 	rnd := seeded.Rand(t)
 	for range kills {
 		after := time.Duration(rnd.Float64() * 1.1 * float64(whole))
-		add := s.command("add", program)
+		add := s.Command("add", program)
 		if err := add.Start(); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(after)
 		add.Process.Kill()
 		add.Wait()
-		wantNoProcess(t, program, s.dir)
-		s.do(t, "list")
-		want := s.start(t, plain, root, program, command{})
-		if diff := cmp.Diff(want, s.start(t, byRun, root, program, command{})); diff != "" {
+		wantNoProcess(t, program, s.Dir)
+		s.Do(t, "list")
+		want := s.Start(t, kit.Plain, kit.Root, program, kit.Command{})
+		if diff := cmp.Diff(want, s.Start(t, kit.ByRun, kit.Root, program, kit.Command{})); diff != "" {
 			t.Errorf("plain (-) and run (+) differ:\n%s", diff)
 		}
 		if t.Failed() {
 			t.Fatalf("after add was killed at %v of %v", after, whole)
 		}
 	}
-	s.do(t, "add", program)
-	s.wantResident(t, program)
-	s.do(t, "remove", "--all")
+	s.Do(t, "add", program)
+	s.WantResident(t, program)
+	s.Do(t, "remove", "--all")
 }
 
 // wantNoProcess waits until no process runs the program or has a file below dir
@@ -362,60 +362,6 @@ func processOf(program, dir string) string {
 	return ""
 }
 
-// wantResident fails unless a start of the program is a resident one.
-func (s *store) wantResident(t *testing.T, program string) {
-	t.Helper()
-	if got := s.start(t, strictly, root, program, command{}); got.Status != "exit status 0" {
-		t.Fatalf("run --strict: %s\n%s%s", got.Status, got.Stdout, got.Stderr)
-	}
-}
-
-// wantNormalStart fails unless a start of the program is a normal one which works.
-func (s *store) wantNormalStart(t *testing.T, u user, program string, c command) {
-	t.Helper()
-	want := s.start(t, plain, u, program, c)
-	for _, w := range residentWays {
-		if diff := cmp.Diff(want, s.start(t, w, u, program, c)); diff != "" {
-			t.Errorf("plain (-) and %s (+) differ as %s:\n%s", w.name, u.name, diff)
-		}
-	}
-	got := s.start(t, strictly, u, program, c)
-	if got.Status != "exit status 125" || !strings.Contains(got.Stderr, "residentctl: ") {
-		t.Errorf("run --strict as %s: %s, want exit status 125 and a reason\n%s", u.name, got.Status, got.Stderr)
-	}
-}
-
-// plan is the file that a start of the program finds through the index.
-func (s *store) plan(t *testing.T, program string) string {
-	t.Helper()
-	var st syscall.Stat_t
-	if err := syscall.Stat(program, &st); err != nil {
-		t.Fatal(err)
-	}
-	plan, err := filepath.EvalSymlinks(filepath.Join(s.dir, "index", fmt.Sprintf("%d-%d", st.Dev, st.Ino)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return plan
-}
-
-// pages is CRIU's file with the image's memory.
-func (s *store) pages(t *testing.T, program string) string {
-	t.Helper()
-	pages, err := filepath.Glob(filepath.Join(filepath.Dir(s.plan(t, program)), "pages-*.img"))
-	if err != nil || len(pages) != 1 {
-		t.Fatalf("pages beside the plan: %q, %v; want one file", pages, err)
-	}
-	return pages[0]
-}
-
-func remove(t *testing.T, path string) {
-	t.Helper()
-	if err := os.RemoveAll(path); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // truncate leaves part/whole of a file.
 func truncate(t *testing.T, path string, part, whole int64) {
 	t.Helper()
@@ -424,20 +370,6 @@ func truncate(t *testing.T, path string, part, whole int64) {
 		t.Fatal(err)
 	}
 	if err := os.Truncate(path, info.Size()*part/whole); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func chmod(t *testing.T, path string, mode os.FileMode) {
-	t.Helper()
-	if err := os.Chmod(path, mode); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func chown(t *testing.T, path string, id int) {
-	t.Helper()
-	if err := os.Chown(path, id, id); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -451,24 +383,6 @@ func overwrite(t *testing.T, path string, offset int64, value byte) {
 	}
 	defer file.Close()
 	if _, err := file.WriteAt([]byte{value}, offset); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// copyFile copies a program or library, in place if there is one already.
-func copyFile(t *testing.T, from, to string) {
-	t.Helper()
-	source, err := os.Open(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer source.Close()
-	target, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer target.Close()
-	if _, err := io.Copy(target, source); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -7,30 +7,32 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/residentctl/residentctl/integration/kit"
 )
 
 // TestExecInside: residentctl itself, called in a command tree of its own. There the
 // dynamic linker's path shows another file, and what an image depends on is the
 // linker all the same.
 func TestExecInside(t *testing.T) {
-	criu := capableCRIU(t)
+	criu := kit.CapableCRIU(t)
 	for _, e := range newExecers(t) {
 		t.Run(e.name, func(t *testing.T) {
-			e.env = append(e.env, "RESIDENTCTL_CRIU="+criu, ownTemporary(t))
+			e.Env = append(e.Env, "RESIDENTCTL_CRIU="+criu, ownTemporary(t))
 			e.dir += "-inside" // exec's and exec --auto's of one user are the same
 			if e.auto {
 				e.dir += "-auto"
 			}
-			e.does(t, "--store", e.dir, "add", "--even-if-slower", "perl")
-			rctl := residentctl(t) + " --store " + e.dir + " "
+			e.Does(t, "--store", e.dir, "add", "--even-if-slower", "perl")
+			rctl := kit.Residentctl(t) + " --store " + e.dir + " "
 			inside := func(code int, script string, words ...string) {
 				t.Helper()
-				r := finish(t, e.inside(t, "/bin/sh", "-c", script))
-				if r.code != code {
+				r := kit.Finish(t, e.inside(t, "/bin/sh", "-c", script))
+				if r.Code != code {
 					t.Errorf("%s: want status %d: %v", script, code, r)
 				}
 				for _, w := range words {
-					if !strings.Contains(r.stdout+r.stderr, w) {
+					if !strings.Contains(r.Stdout+r.Stderr, w) {
 						t.Errorf("%s: want %q: %v", script, w, r)
 					}
 				}
@@ -39,7 +41,7 @@ func TestExecInside(t *testing.T) {
 			inside(0, rctl+"gc", "0 items removed")
 			inside(0, rctl+"add perl", "already resident")
 			inside(0, rctl+"check", "current; its image, plan, link and launcher file fit")
-			if e.uid == 0 {
+			if e.UID == 0 {
 				inside(0, rctl+"add --even-if-slower true", "resident (id ")
 				inside(0, rctl+"refresh --all", "perl: made anew", "true: made anew")
 				inside(0, rctl+"verify", "perl: the same as a fresh link", "true: the same as a fresh link")
@@ -58,14 +60,14 @@ func TestExecInside(t *testing.T) {
 				}
 				inside(0, rctl+"check", refused)
 			}
-			r := e.does(t, "--store", e.dir, "list")
-			if !strings.Contains(r.stdout, "/usr/bin/perl  current") {
+			r := e.Does(t, "--store", e.dir, "list")
+			if !strings.Contains(r.Stdout, "/usr/bin/perl  current") {
 				t.Errorf("outside: %v", r)
 			}
-			if r := e.does(t, "--store", e.dir, "gc"); !strings.Contains(r.stdout, "0 items removed") {
+			if r := e.Does(t, "--store", e.dir, "gc"); !strings.Contains(r.Stdout, "0 items removed") {
 				t.Errorf("outside: %v", r)
 			}
-			e.does(t, "--store", e.dir, "verify")
+			e.Does(t, "--store", e.dir, "verify")
 		})
 	}
 }
@@ -74,39 +76,39 @@ func TestExecInside(t *testing.T) {
 // as bob's do. The stores that the tree looks in were found to be root's before, so there
 // that is known; of another nobody knows whose it is.
 func TestExecInsideRootsStore(t *testing.T) {
-	alice, bob := newAccounts(t)
-	roots, other := newStore(t, folder(t)), newStore(t, folder(t))
-	for _, s := range []*store{roots, other} {
-		s.do(t, "enable", "--even-if-slower", installed(t, "true"))
+	alice, bob := kit.NewAccounts(t)
+	roots, other := kit.NewStore(t, kit.Dir(t)), kit.NewStore(t, kit.Dir(t))
+	for _, s := range []*kit.Store{roots, other} {
+		s.Do(t, "enable", "--even-if-slower", kit.Installed(t, "true"))
 	}
 	const hidden, hint = "not safe to run programs from: this user namespace does not show whose it is", "hint: in the user namespace that `residentctl exec` makes"
 	inside := func(code int, words []string, args ...string) {
 		t.Helper()
-		r := finish(t, alice.command(t, append([]string{"--store", roots.dir, "exec", "-q", "--strict", "--", residentctl(t)}, args...)...))
-		if r.code != code {
+		r := kit.Finish(t, alice.Command(t, append([]string{"--store", roots.Dir, "exec", "-q", "--strict", "--", kit.Residentctl(t)}, args...)...))
+		if r.Code != code {
 			t.Errorf("%q: want status %d: %v", args, code, r)
 		}
 		for _, w := range words {
-			if !strings.Contains(r.stdout+r.stderr, w) {
+			if !strings.Contains(r.Stdout+r.Stderr, w) {
 				t.Errorf("%q: want %q: %v", args, w, r)
 			}
 		}
 	}
-	inside(0, []string{"/true  current"}, "--store", roots.dir, "list")
-	inside(0, []string{"shim  resident"}, "--store", roots.dir, "status")
-	inside(0, []string{roots.shims()}, "--store", roots.dir, "env", "sh")
-	inside(0, []string{"state:     current"}, "--store", roots.dir, "inspect", "true")
-	inside(3, []string{"only the owner of the store may do this"}, "--store", roots.dir, "add", "true")
-	inside(3, []string{hidden, hint}, "--store", other.dir, "list")
-	inside(3, []string{hidden, hint}, "--store", other.dir, "env", "sh")
-	inside(3, []string{hidden, hint[len("hint: "):]}, "--store", other.dir, "check")
+	inside(0, []string{"/true  current"}, "--store", roots.Dir, "list")
+	inside(0, []string{"shim  resident"}, "--store", roots.Dir, "status")
+	inside(0, []string{roots.Shims()}, "--store", roots.Dir, "env", "sh")
+	inside(0, []string{"state:     current"}, "--store", roots.Dir, "inspect", "true")
+	inside(3, []string{"only the owner of the store may do this"}, "--store", roots.Dir, "add", "true")
+	inside(3, []string{hidden, hint}, "--store", other.Dir, "list")
+	inside(3, []string{hidden, hint}, "--store", other.Dir, "env", "sh")
+	inside(3, []string{hidden, hint[len("hint: "):]}, "--store", other.Dir, "check")
 
 	// Where bob has got a folder of it, it is not looked in.
-	chown(t, filepath.Join(roots.dir, "images"), int(bob.uid))
-	alice.fails(t, 125, []string{fmt.Sprintf("belongs to user %d", bob.uid)}, "--store", roots.dir, "exec", "-q", "--strict", "true")
+	kit.Chown(t, filepath.Join(roots.Dir, "images"), int(bob.UID))
+	alice.Fails(t, 125, []string{fmt.Sprintf("belongs to user %d", bob.UID)}, "--store", roots.Dir, "exec", "-q", "--strict", "true")
 	// Nor is it root's for another namespace than the tree's.
-	r := finish(t, alice.exec(t, "/usr/bin/unshare", "--user", "--map-current-user", residentctl(t), "--store", other.dir, "list"))
-	if r.code != 3 || !strings.Contains(r.stderr, hidden) {
+	r := kit.Finish(t, alice.Exec(t, "/usr/bin/unshare", "--user", "--map-current-user", kit.Residentctl(t), "--store", other.Dir, "list"))
+	if r.Code != 3 || !strings.Contains(r.Stderr, hidden) {
 		t.Errorf("without exec: %v", r)
 	}
 }
@@ -114,18 +116,18 @@ func TestExecInsideRootsStore(t *testing.T) {
 // Where the linker itself is out of sight nobody can say that an image is of no use.
 func TestExecInsideWithoutLinker(t *testing.T) {
 	e := newExecers(t)[0]
-	e.env = append(e.env, ownTemporary(t))
-	e.does(t, "--store", e.dir, "add", "perl")
-	rctl := residentctl(t) + " --store " + e.dir + " "
-	r := finish(t, e.inside(t, "/bin/sh", "-c", fmt.Sprintf("umount %s/exec/original && %[2]s gc; %[2]s list; %[2]s add true", e.dir, rctl)))
+	e.Env = append(e.Env, ownTemporary(t))
+	e.Does(t, "--store", e.dir, "add", "perl")
+	rctl := kit.Residentctl(t) + " --store " + e.dir + " "
+	r := kit.Finish(t, e.inside(t, "/bin/sh", "-c", fmt.Sprintf("umount %s/exec/original && %[2]s gc; %[2]s list; %[2]s add true", e.dir, rctl)))
 	const why = "see the dynamic linker that `residentctl exec` has covered"
-	if r.code != 0 || strings.Count(r.stdout, why) < 1 || !strings.Contains(r.stdout, "0 items removed") || !strings.Contains(r.stdout, "resident") {
+	if r.Code != 0 || strings.Count(r.Stdout, why) < 1 || !strings.Contains(r.Stdout, "0 items removed") || !strings.Contains(r.Stdout, "resident") {
 		t.Errorf("%v", r)
 	}
 	if all, err := filepath.Glob(filepath.Join(e.dir, "images", "*")); err != nil || len(all) != 2 {
 		t.Errorf("images: %v, %v", all, err)
 	}
-	if r := e.does(t, "--store", e.dir, "list"); strings.Count(r.stdout, "  current  ") != 2 {
+	if r := e.Does(t, "--store", e.dir, "list"); strings.Count(r.Stdout, "  current  ") != 2 {
 		t.Errorf("%v", r)
 	}
 }
@@ -134,7 +136,7 @@ func TestExecInsideWithoutLinker(t *testing.T) {
 // usual one is garbage to gc.
 func ownTemporary(t *testing.T) string {
 	t.Helper()
-	dir := folder(t)
+	dir := kit.Dir(t)
 	if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil {
 		t.Fatal(err)
 	}
@@ -144,37 +146,37 @@ func ownTemporary(t *testing.T) string {
 // TestExecInsideLaunchers: launcher files, and run, map the linker itself, and are not
 // started a second time through the covered one. A long path stands in other memory.
 func TestExecInsideLaunchers(t *testing.T) {
-	criu := capableCRIU(t)
+	criu := kit.CapableCRIU(t)
 	for _, e := range newExecers(t) {
 		if e.auto {
 			continue
 		}
 		for _, long := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, a long path: %v", e.name, long), func(t *testing.T) {
-				e.env = append(e.env, "RESIDENTCTL_CRIU="+criu)
+				e.Env = append(e.Env, "RESIDENTCTL_CRIU="+criu)
 				if long {
-					e.dir = filepath.Join(e.home, strings.Repeat("x", 200), strings.Repeat("y", 200), "residentctl")
+					e.dir = filepath.Join(e.Home, strings.Repeat("x", 200), strings.Repeat("y", 200), "residentctl")
 				}
-				if r := finish(t, e.exec(t, "/bin/mkdir", "-p", "-m", "755", e.dir)); r.code != 0 {
+				if r := kit.Finish(t, e.Exec(t, "/bin/mkdir", "-p", "-m", "755", e.dir)); r.Code != 0 {
 					t.Fatal(r)
 				}
-				e.does(t, "--store", e.dir, "enable", "--even-if-slower", "cat")
+				e.Does(t, "--store", e.dir, "enable", "--even-if-slower", "cat")
 				const maps = " /proc/self/maps | sed 's/.* //' | sort | uniq"
 				shim := filepath.Join(e.dir, "shims", "cat")
 				for _, way := range []string{
 					"PATH=" + filepath.Dir(shim) + ":/usr/bin RESIDENTCTL_EXPLAIN=1 cat",
 					"RESIDENTCTL_EXPLAIN=1 " + shim,
-					residentctl(t) + " run --store " + e.dir + " --strict --explain cat",
+					kit.Residentctl(t) + " run --store " + e.dir + " --strict --explain cat",
 				} {
-					r := finish(t, e.inside(t, "/bin/sh", "-c", way+maps))
-					if r.code != 0 || strings.Count(r.stderr, "\n") != 1 || !strings.Contains(r.stderr, "/usr/bin/cat: resident start: image") {
+					r := kit.Finish(t, e.inside(t, "/bin/sh", "-c", way+maps))
+					if r.Code != 0 || strings.Count(r.Stderr, "\n") != 1 || !strings.Contains(r.Stderr, "/usr/bin/cat: resident start: image") {
 						t.Errorf("%s: %v", way, r)
 					}
 					// Nothing else is mapped than outside.
-					outside := finish(t, e.exec(t, "/bin/sh", "-c", way+maps))
+					outside := kit.Finish(t, e.Exec(t, "/bin/sh", "-c", way+maps))
 					linker := regexp.MustCompile(`(?m)^/.*(/ld-linux-x86-64\.so\.2|/exec/original)\n`)
-					if linker.ReplaceAllString(outside.stdout, "") != linker.ReplaceAllString(r.stdout, "") || !strings.Contains(r.stdout, e.dir+"/exec/original\n") {
-						t.Errorf("%s: mapped outside:\n%s\ninside:\n%s", way, outside.stdout, r.stdout)
+					if linker.ReplaceAllString(outside.Stdout, "") != linker.ReplaceAllString(r.Stdout, "") || !strings.Contains(r.Stdout, e.dir+"/exec/original\n") {
+						t.Errorf("%s: mapped outside:\n%s\ninside:\n%s", way, outside.Stdout, r.Stdout)
 					}
 				}
 			})

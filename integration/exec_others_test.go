@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/residentctl/residentctl/integration/kit"
 )
 
 // What is different in a tree under exec, or left alone: privileges and groups, other
@@ -22,19 +24,19 @@ import (
 // TestExecPrivileges: root's tree has setuid programs as always; in an ordinary
 // user's they gain nothing, and neither do file capabilities.
 func TestExecPrivileges(t *testing.T) {
-	dir := folder(t)
+	dir := kit.Dir(t)
 	suid, capable := filepath.Join(dir, "suid"), filepath.Join(dir, "capable")
-	copyFile(t, installed(t, "id"), suid)
-	chmod(t, suid, 0o755|os.ModeSetuid)
-	copyFile(t, installed(t, "perl"), capable)
+	kit.CopyFile(t, kit.Installed(t, "id"), suid)
+	kit.Chmod(t, suid, 0o755|os.ModeSetuid)
+	kit.CopyFile(t, kit.Installed(t, "perl"), capable)
 	if out, err := exec.Command("setcap", "cap_net_raw+ep", capable).CombinedOutput(); err != nil {
 		t.Skipf("setcap: %v %s", err, out)
 	}
-	drop := fmt.Sprintf("setpriv --reuid=%d --regid=%d --clear-groups ", aliceID, aliceID)
+	drop := fmt.Sprintf("setpriv --reuid=%d --regid=%d --clear-groups ", kit.AliceID, kit.AliceID)
 	for _, e := range newExecers(t) {
 		t.Run(e.name, func(t *testing.T) {
 			as := ""
-			if e.uid == 0 {
+			if e.UID == 0 {
 				as = drop // root's tree, in which an ordinary user calls it
 			}
 			for _, test := range []struct{ script, gained string }{
@@ -42,40 +44,40 @@ func TestExecPrivileges(t *testing.T) {
 				{as + capable + ` -MSocket -e 'socket(S, PF_INET, SOCK_RAW, 1) or die "$!\n"; print "raw\n"'`, "raw\n"},
 			} {
 				outside, inside := e.says(t, test.script)
-				if outside.code != 0 || !strings.Contains(outside.stdout, test.gained) {
+				if outside.Code != 0 || !strings.Contains(outside.Stdout, test.gained) {
 					t.Skipf("it gains nothing outside either: %v", outside)
 				}
-				if e.uid == 0 && inside != outside {
+				if e.UID == 0 && inside != outside {
 					t.Errorf("outside %v\ninside %v", outside, inside)
 				}
-				if e.uid != 0 && strings.Contains(inside.stdout, test.gained) {
+				if e.UID != 0 && strings.Contains(inside.Stdout, test.gained) {
 					t.Errorf("inside %v", inside)
 				}
 			}
 			// As the command itself it is executed normally.
-			if e.uid != 0 {
-				strict, normal := e.inside(t, suid), e.command(t, "exec", "--store", e.dir, "--", suid)
-				if r := finish(t, strict); r.code != 125 || !strings.Contains(r.stderr, "would gain nothing in a user namespace") {
+			if e.UID != 0 {
+				strict, normal := e.inside(t, suid), e.Command(t, "exec", "--store", e.dir, "--", suid)
+				if r := kit.Finish(t, strict); r.Code != 125 || !strings.Contains(r.Stderr, "would gain nothing in a user namespace") {
 					t.Errorf("strict: %v", r)
 				}
-				if r := finish(t, normal); r.code != 0 || !strings.Contains(r.stdout, "euid=0(root)") || !strings.Contains(r.stderr, "no resident starts in") {
+				if r := kit.Finish(t, normal); r.Code != 0 || !strings.Contains(r.Stdout, "euid=0(root)") || !strings.Contains(r.Stderr, "no resident starts in") {
 					t.Errorf("%v", r)
 				}
 			}
 			// su(1) changes the user where it may, and says that it may not (after two
 			// seconds, PAM's).
-			if e.uid != 0 && e.auto {
+			if e.UID != 0 && e.auto {
 				return
 			}
 			outside, inside := e.says(t, "su -s /bin/sh nobody -c 'id -u; echo $0' </dev/null")
-			if e.uid == 0 && (inside != outside || outside.stdout != "65534\nsh\n") {
+			if e.UID == 0 && (inside != outside || outside.Stdout != "65534\nsh\n") {
 				t.Errorf("su: outside %v\ninside %v", outside, inside)
 			}
-			if e.uid != 0 && (inside.code == 0 || inside.stderr == "" || inside.stdout != "") {
+			if e.UID != 0 && (inside.Code == 0 || inside.Stderr == "" || inside.Stdout != "") {
 				t.Errorf("su: inside %v", inside)
 			}
 			// Nobody gains anything against the host by the namespace.
-			if _, inside := e.says(t, "mount -t tmpfs none /mnt"); e.uid != 0 && inside.code == 0 {
+			if _, inside := e.says(t, "mount -t tmpfs none /mnt"); e.UID != 0 && inside.Code == 0 {
 				t.Errorf("mount: %v", inside)
 			}
 		})
@@ -85,14 +87,14 @@ func TestExecPrivileges(t *testing.T) {
 // TestExecDropsCapabilities: what an ordinary user got for the mounts is gone before
 // the command, also where the mounts could not be made.
 func TestExecDropsCapabilities(t *testing.T) {
-	alice, _ := newAccounts(t)
+	alice, _ := kit.NewAccounts(t)
 	for _, strict := range []string{"-q", "--strict"} {
-		r := finish(t, alice.exec(t, "unshare", "--user", "--map-current-user", "--keep-caps", "--mount",
-			residentctl(t), "exec", strict, "--inside", "0-0:/nowhere/from", "--inside", "0-0:/nowhere/to", "--", "grep", "-E", "Cap(Inh|Prm|Eff|Amb)", "/proc/self/status"))
-		if strict == "--strict" && r.code != 125 || !strings.Contains(r.stderr, "mount /nowhere/from over /nowhere/to") {
+		r := kit.Finish(t, alice.Exec(t, "unshare", "--user", "--map-current-user", "--keep-caps", "--mount",
+			kit.Residentctl(t), "exec", strict, "--inside", "0-0:/nowhere/from", "--inside", "0-0:/nowhere/to", "--", "grep", "-E", "Cap(Inh|Prm|Eff|Amb)", "/proc/self/status"))
+		if strict == "--strict" && r.Code != 125 || !strings.Contains(r.Stderr, "mount /nowhere/from over /nowhere/to") {
 			t.Errorf("%s: %v", strict, r)
 		}
-		if none := "0000000000000000\n"; strict != "--strict" && (r.code != 0 || strings.Count(r.stdout, none) != 4) {
+		if none := "0000000000000000\n"; strict != "--strict" && (r.Code != 0 || strings.Count(r.Stdout, none) != 4) {
 			t.Errorf("%s: %v", strict, r)
 		}
 	}
@@ -101,13 +103,13 @@ func TestExecDropsCapabilities(t *testing.T) {
 // TestExecGroups: supplementary groups still open files. In an ordinary user's tree
 // they have no names and cannot be given to files, as the manual says.
 func TestExecGroups(t *testing.T) {
-	requireCRIU(t)
-	dir := folder(t)
+	kit.RequireCRIU(t)
+	dir := kit.Dir(t)
 	staffs := filepath.Join(dir, "staffs")
 	if err := os.WriteFile(staffs, []byte("for staff\n"), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chown(staffs, 0, staffID); err != nil {
+	if err := os.Chown(staffs, 0, kit.StaffID); err != nil {
 		t.Fatal(err)
 	}
 	for _, e := range newExecers(t) {
@@ -118,43 +120,43 @@ func TestExecGroups(t *testing.T) {
 				`cd "$HOME" && echo x >own && chgrp $(id -g) own && stat -c %u:%g own`,
 				`cd "$HOME" && rm -rf d && mkdir d && chmod g+s d && touch d/f && stat -c %g d/f && cp -p d/f d/g && tar -cf d/t own && tar -xf d/t -C d && cat d/own`,
 			}
-			if e.uid == 0 {
+			if e.UID == 0 {
 				same = append(same, "id", "id -G", "stat -c %u:%g "+staffs,
-					fmt.Sprintf(`cd "$HOME" && touch r && chgrp %[1]d r && chown %[1]d:%[2]d r && stat -c %%u:%%g r`, staffID, bobID),
-					fmt.Sprintf("setpriv --reuid=%d --regid=%d --groups=%d cat %s", aliceID, aliceID, staffID, staffs))
+					fmt.Sprintf(`cd "$HOME" && touch r && chgrp %[1]d r && chown %[1]d:%[2]d r && stat -c %%u:%%g r`, kit.StaffID, kit.BobID),
+					fmt.Sprintf("setpriv --reuid=%d --regid=%d --groups=%d cat %s", kit.AliceID, kit.AliceID, kit.StaffID, staffs))
 			}
 			for _, script := range same {
 				outside, inside := e.says(t, script)
-				if outside.code != 0 || inside != outside {
+				if outside.Code != 0 || inside != outside {
 					t.Errorf("%s: outside %v\ninside %v", script, outside, inside)
 				}
 			}
-			if e.uid == 0 {
+			if e.UID == 0 {
 				return
 			}
-			chgrp := fmt.Sprintf(`cd "$HOME" && touch s && chgrp %d s && stat -c %%g s`, staffID)
+			chgrp := fmt.Sprintf(`cd "$HOME" && touch s && chgrp %d s && stat -c %%g s`, kit.StaffID)
 			outside, inside := e.says(t, chgrp)
-			if outside.stdout != fmt.Sprintln(staffID) || inside.code == 0 || !strings.Contains(inside.stderr, "Invalid argument") {
+			if outside.Stdout != fmt.Sprintln(kit.StaffID) || inside.Code == 0 || !strings.Contains(inside.Stderr, "Invalid argument") {
 				t.Errorf("chgrp: outside %v\ninside %v", outside, inside)
 			}
 			// A copy that would keep it has the own group, silently.
 			keep := fmt.Sprintf(`cd "$HOME" && rm -f c && cp -p %s c && stat -c %%g c`, staffs)
 			outside, inside = e.says(t, keep)
-			if outside.stdout != fmt.Sprintln(staffID) || inside.code != 0 || inside.stdout != fmt.Sprintln(e.uid) {
+			if outside.Stdout != fmt.Sprintln(kit.StaffID) || inside.Code != 0 || inside.Stdout != fmt.Sprintln(e.UID) {
 				t.Errorf("cp -p: outside %v\ninside %v", outside, inside)
 			}
 			// Namespaces in it can be made: a sandbox that needs no setuid program.
-			if outside, inside := e.says(t, "unshare --user --map-root-user --mount sh -c 'id -u; mount -t tmpfs none /mnt && echo mounted'"); inside != outside || inside.code != 0 {
+			if outside, inside := e.says(t, "unshare --user --map-root-user --mount sh -c 'id -u; mount -t tmpfs none /mnt && echo mounted'"); inside != outside || inside.Code != 0 {
 				t.Errorf("a namespace: outside %v\ninside %v", outside, inside)
 			}
 			overflow, err := os.ReadFile("/proc/sys/kernel/overflowgid")
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, inside := e.says(t, "id -G"); inside.stdout != fmt.Sprintf("%d %s", e.uid, overflow) {
+			if _, inside := e.says(t, "id -G"); inside.Stdout != fmt.Sprintf("%d %s", e.UID, overflow) {
 				t.Errorf("id -G: %v", inside)
 			}
-			if _, inside := e.says(t, "stat -c %U /etc/passwd"); inside.stdout != "nobody\n" {
+			if _, inside := e.says(t, "stat -c %U /etc/passwd"); inside.Stdout != "nobody\n" {
 				t.Errorf("root's file: %v", inside)
 			}
 		})
@@ -172,29 +174,29 @@ func TestExecTellsOnce(t *testing.T) {
 			for i, run := range []struct {
 				words []string
 				tells bool
-			}{{quietly, false}, {loudly, e.uid != 0 && !e.auto}, {loudly, false}} {
-				r := e.does(t, run.words...)
-				if lines := strings.Count(r.stderr, told); lines > 1 || (lines == 1) != run.tells {
+			}{{quietly, false}, {loudly, e.UID != 0 && !e.auto}, {loudly, false}} {
+				r := e.Does(t, run.words...)
+				if lines := strings.Count(r.Stderr, told); lines > 1 || (lines == 1) != run.tells {
 					t.Errorf("start %d: %v", i, r)
 				}
-				if e.auto && i > 0 != strings.Contains(r.stderr, "starts were resident") || !e.auto && !run.tells && r.stderr != "" {
+				if e.auto && i > 0 != strings.Contains(r.Stderr, "starts were resident") || !e.auto && !run.tells && r.Stderr != "" {
 					t.Errorf("start %d: %v", i, r)
 				}
 			}
 			if e.auto {
 				return
 			}
-			r := finish(t, e.command(t, "--store", e.dir, "check"))
-			if !strings.Contains(r.stdout, "kernel: exec") || !strings.Contains(r.stdout, "setuid programs (su, sudo) gain nothing") {
+			r := kit.Finish(t, e.Command(t, "--store", e.dir, "check"))
+			if !strings.Contains(r.Stdout, "kernel: exec") || !strings.Contains(r.Stdout, "setuid programs (su, sudo) gain nothing") {
 				t.Errorf("check: %v", r)
 			}
 		})
 	}
-	alice, _ := newAccounts(t)
-	c := exec.Command("setpriv", "--reuid", fmt.Sprint(aliceID), "--regid", fmt.Sprint(aliceID), "--clear-groups",
-		"--inh-caps=+net_raw", "--ambient-caps=+net_raw", residentctl(t), "exec", "--", "grep", "CapAmb", "/proc/self/status")
-	c.Env = []string{"HOME=" + alice.home, "PATH=/usr/bin:/bin"}
-	if r := finish(t, c); r.stdout != "CapAmb:\t0000000000002000\n" || !strings.Contains(r.stderr, "no resident starts in grep: a user namespace would take your capabilities away") {
+	alice, _ := kit.NewAccounts(t)
+	c := exec.Command("setpriv", "--reuid", fmt.Sprint(kit.AliceID), "--regid", fmt.Sprint(kit.AliceID), "--clear-groups",
+		"--inh-caps=+net_raw", "--ambient-caps=+net_raw", kit.Residentctl(t), "exec", "--", "grep", "CapAmb", "/proc/self/status")
+	c.Env = []string{"HOME=" + alice.Home, "PATH=/usr/bin:/bin"}
+	if r := kit.Finish(t, c); r.Stdout != "CapAmb:\t0000000000002000\n" || !strings.Contains(r.Stderr, "no resident starts in grep: a user namespace would take your capabilities away") {
 		t.Errorf("with an ambient capability: %v", r)
 	}
 }
@@ -202,10 +204,10 @@ func TestExecTellsOnce(t *testing.T) {
 // TestExecOtherLinkers: programs for which the linker that is covered is not the
 // linker: musl's, 32-bit ones, static ones.
 func TestExecOtherLinkers(t *testing.T) {
-	dir := folder(t)
+	dir := kit.Dir(t)
 	programs := map[string]string{}
 	static := filepath.Join(dir, "static")
-	compile(t, static, filepath.Join("fixtures", "stdio.c"), "-static")
+	kit.Compile(t, static, filepath.Join("fixtures", "stdio.c"), "-static")
 	programs["static"] = static
 	t.Run("32-bit", func(t *testing.T) {
 		// A dynamic linker and a program that names it, without a C library: the kernel
@@ -238,9 +240,9 @@ func TestExecOtherLinkers(t *testing.T) {
 	for _, e := range newExecers(t) {
 		for name, program := range programs {
 			t.Run(e.name+", "+name, func(t *testing.T) {
-				outside, inside := finish(t, e.exec(t, program, "a", "b c")), finish(t, e.inside(t, program, "a", "b c"))
-				if outside.stdout == "" || inside.code != outside.code || inside.stderr != outside.stderr ||
-					inside.stdout != outside.stdout {
+				outside, inside := kit.Finish(t, e.Exec(t, program, "a", "b c")), kit.Finish(t, e.inside(t, program, "a", "b c"))
+				if outside.Stdout == "" || inside.Code != outside.Code || inside.Stderr != outside.Stderr ||
+					inside.Stdout != outside.Stdout {
 					t.Errorf("outside %v\ninside %v", outside, inside)
 				}
 			})
@@ -251,15 +253,15 @@ func TestExecOtherLinkers(t *testing.T) {
 // muslOrSkip is a program that is linked with musl.
 func muslOrSkip(t *testing.T) string {
 	t.Helper()
-	requireMusl(t)
-	return muslFixture(t, "stdio")
+	kit.RequireMusl(t)
+	return kit.MuslFixture(t, "stdio")
 }
 
 // TestExecPackages: a package manager inside works for other packages, and fails at
 // the one with the dynamic linker, which it leaves whole. Outside it replaces the
 // linker, under a command that is running inside.
 func TestExecPackages(t *testing.T) {
-	requireCRIU(t)
+	kit.RequireCRIU(t)
 	if _, err := exec.LookPath("dpkg-deb"); err != nil {
 		t.Skip("needs dpkg")
 	}
@@ -267,8 +269,8 @@ func TestExecPackages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := folder(t)
-	s := newStore(t, filepath.Join(dir, "data"))
+	dir := kit.Dir(t)
+	s := kit.NewStore(t, filepath.Join(dir, "data"))
 	// The linker's folder is an overlay, in a mount namespace of its own, and dpkg has
 	// a database of its own.
 	const script = `
@@ -325,10 +327,10 @@ func TestExecPackages(t *testing.T) {
 	if err := os.Mkdir(work, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	c := exec.Command("/bin/bash", "-c", script, "bash", s.residentctl, s.dir, linker, work)
-	c.Env = append(s.environment(dir), "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8")
+	c := exec.Command("/bin/bash", "-c", script, "bash", s.Residentctl, s.Dir, linker, work)
+	c.Env = append(s.Environment(dir), "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8")
 	c.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	r := finish(t, c)
+	r := kit.Finish(t, c)
 	const refused = "residentctl: no resident starts in dpkg: a package manager has to be able to replace the C library, which is busy where it is covered\n"
 	want := strings.ReplaceAll(`other: done
 unable to make backup link of './LINKER' before installing new version: Invalid cross-device link
@@ -350,7 +352,7 @@ programs start
 with-linker 1 installed
 strict: 125
 `, "LINKER", strings.TrimPrefix(linker, "/"))
-	if diff := cmp.Diff(want, r.stdout); diff != "" || r.code != 0 {
+	if diff := cmp.Diff(want, r.Stdout); diff != "" || r.Code != 0 {
 		t.Errorf("want (-), got (+):\n%s\n%v", diff, r)
 	}
 }
@@ -358,37 +360,37 @@ strict: 125
 // TestExecChangesMeanwhile: a program at a fixed address is put over itself, which
 // cannot be undone. What happens just before to its file and its image is no matter.
 func TestExecChangesMeanwhile(t *testing.T) {
-	strace := installed(t, "strace")
-	for name, change := range map[string]func(s *store, program string) error{
-		"refreshed": func(s *store, _ string) error { return s.command("refresh", "--all").Run() },
-		"removed":   func(s *store, program string) error { return s.command("remove", program).Run() },
-		"replaced": func(_ *store, program string) error {
+	strace := kit.Installed(t, "strace")
+	for name, change := range map[string]func(s *kit.Store, program string) error{
+		"refreshed": func(s *kit.Store, _ string) error { return s.Command("refresh", "--all").Run() },
+		"removed":   func(s *kit.Store, program string) error { return s.Command("remove", program).Run() },
+		"replaced": func(_ *kit.Store, program string) error {
 			return errors.Join(os.WriteFile(program+".new", []byte("#!/bin/false\n"), 0o755), os.Rename(program+".new", program))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newStore(t, folder(t))
-			program := filepath.Join(folder(t), "fixed")
-			compile(t, program, fixtureSource("multicall"), "-no-pie", "-fno-pie")
-			s.do(t, "add", "--even-if-slower", program)
-			s.requireResident(t, byExec, root, program, command{})
-			want := s.start(t, plain, root, program, command{})
+			s := kit.NewStore(t, kit.Dir(t))
+			program := filepath.Join(kit.Dir(t), "fixed")
+			kit.Compile(t, program, kit.FixtureSource("multicall"), "-no-pie", "-fno-pie")
+			s.Do(t, "add", "--even-if-slower", program)
+			s.RequireResident(t, kit.ByExec, kit.Root, program, kit.Command{})
+			want := s.Start(t, kit.Plain, kit.Root, program, kit.Command{})
 
 			// The second prctl of a start is the last call in front of that.
-			slowly := byExec
-			slowly.around = func(s *store, _ user, path string, _ []string) (string, []string) {
+			slowly := kit.ByExec
+			slowly.Around = func(s *kit.Store, _ kit.User, path string, _ []string) (string, []string) {
 				return strace, []string{"-f", "-o", "/dev/null", "-e", "trace=prctl", "-e", "inject=prctl:delay_exit=4000000:when=2",
-					s.residentctl, "exec", "--strict", "--store", s.dir, "--", "/bin/sh", "-c", path + "; exit $?"}
+					s.Residentctl, "exec", "--strict", "--store", s.Dir, "--", "/bin/sh", "-c", path + "; exit $?"}
 			}
 			changed := make(chan error, 1)
 			go func() {
-				if err := waitForImage(s.dir); err != nil {
+				if err := waitForImage(s.Dir); err != nil {
 					changed <- err
 					return
 				}
 				changed <- change(s, program)
 			}()
-			got := s.start(t, slowly, root, program, command{})
+			got := s.Start(t, slowly, kit.Root, program, kit.Command{})
 			if err := <-changed; err != nil {
 				t.Fatal(err)
 			}
@@ -418,8 +420,8 @@ func waitForImage(dir string) error {
 // TestExecValgrind: valgrind wants the dynamic linker's symbols, which it finds by the
 // build-id in another file, and finds in a program what it finds outside.
 func TestExecValgrind(t *testing.T) {
-	valgrind := installed(t, "valgrind")
-	dir := folder(t)
+	valgrind := kit.Installed(t, "valgrind")
+	dir := kit.Dir(t)
 	program := filepath.Join(dir, "leak")
 	const source = `#include <stdio.h>
 #include <stdlib.h>
@@ -436,20 +438,20 @@ int main(void)
 	if err := os.WriteFile(program+".c", []byte(source), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	compile(t, program, program+".c", "-O0", "-Wno-stringop-overflow", "-Wno-unused-result")
+	kit.Compile(t, program, program+".c", "-O0", "-Wno-stringop-overflow", "-Wno-unused-result")
 	for _, e := range newExecers(t) {
 		t.Run(e.name, func(t *testing.T) {
 			words := []string{"--leak-check=full", "--error-exitcode=9", "--log-fd=1", program}
-			said := func(r result) result {
-				r.stdout = regexp.MustCompile(`==\d+==|0x[0-9A-Fa-f]+`).ReplaceAllString(r.stdout, "")
+			said := func(r kit.Result) kit.Result {
+				r.Stdout = regexp.MustCompile(`==\d+==|0x[0-9A-Fa-f]+`).ReplaceAllString(r.Stdout, "")
 				return r
 			}
-			outside := said(finish(t, e.exec(t, valgrind, words...)))
-			if outside.code != 9 || !strings.Contains(outside.stdout, "Invalid write") || !strings.Contains(outside.stdout, "definitely lost") {
+			outside := said(kit.Finish(t, e.Exec(t, valgrind, words...)))
+			if outside.Code != 9 || !strings.Contains(outside.Stdout, "Invalid write") || !strings.Contains(outside.Stdout, "definitely lost") {
 				t.Skipf("it does not work outside: %v", outside) // without the debugging symbols
 			}
-			inside := said(finish(t, e.inside(t, append([]string{valgrind}, words...)...)))
-			if diff := cmp.Diff(outside, inside, cmp.AllowUnexported(result{})); diff != "" {
+			inside := said(kit.Finish(t, e.inside(t, append([]string{valgrind}, words...)...)))
+			if diff := cmp.Diff(outside, inside, cmp.AllowUnexported(kit.Result{})); diff != "" {
 				t.Errorf("outside (-) and inside (+) differ:\n%s", diff)
 			}
 		})

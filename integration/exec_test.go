@@ -16,12 +16,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/integration/kit"
 )
 
 // An execer is one of the ways in which somebody runs a command tree: by exec or
 // by exec --auto, as root or as an ordinary user.
 type execer struct {
-	account
+	kit.Account
 	name string
 	auto bool
 	dir  string // the store
@@ -31,16 +33,16 @@ type execer struct {
 // is yet to be made.
 func newExecers(t *testing.T) []execer {
 	t.Helper()
-	alice, _ := newAccounts(t)
-	alice.env = []string{"RESIDENTCTL_CRIU=" + capableCRIU(t)} // or --auto --strict would not begin
+	alice, _ := kit.NewAccounts(t)
+	alice.Env = []string{"RESIDENTCTL_CRIU=" + kit.CapableCRIU(t)} // or --auto --strict would not begin
 	var all []execer
-	for _, a := range []account{admin(t), alice} {
+	for _, a := range []kit.Account{admin(t), alice} {
 		for _, auto := range []bool{false, true} {
-			name := a.name + ", exec"
+			name := a.Name + ", exec"
 			if auto {
 				name += " --auto"
 			}
-			all = append(all, execer{a, name, auto, filepath.Join(a.home, "residentctl")})
+			all = append(all, execer{a, name, auto, filepath.Join(a.Home, "residentctl")})
 		}
 	}
 	return all
@@ -58,13 +60,13 @@ func (e execer) words(argv ...string) []string {
 // inside is the command, run in a tree of its own.
 func (e execer) inside(t *testing.T, argv ...string) *exec.Cmd {
 	t.Helper()
-	return e.command(t, e.words(argv...)...)
+	return e.Command(t, e.words(argv...)...)
 }
 
 // says runs a script in a shell, plainly and inside, and gives what both did.
-func (e execer) says(t *testing.T, script string) (outside, inside result) {
+func (e execer) says(t *testing.T, script string) (outside, inside kit.Result) {
 	t.Helper()
-	return finish(t, e.exec(t, "/bin/sh", "-c", script)), finish(t, e.inside(t, "/bin/sh", "-c", script))
+	return kit.Finish(t, e.Exec(t, "/bin/sh", "-c", script)), kit.Finish(t, e.inside(t, "/bin/sh", "-c", script))
 }
 
 // TestExecPassesProcess: what a command can find out about its own process is under
@@ -80,16 +82,16 @@ func TestExecPassesProcess(t *testing.T) {
 			// Descriptors besides the first three, without one of those; a signal that is
 			// ignored; limits and a nice value that are not the default.
 			const before = `umask 027; ulimit -n 97 -c 0; trap '' USR1 PIPE CHLD TERM TSTP TTIN CONT; cd /usr; exec 7</dev/null 19>&1 <&-; exec nice -n 3 "$@"`
-			start := func(argv ...string) result {
-				return finish(t, e.exec(t, "/bin/bash", append([]string{"-c", before, "bash"}, argv...)...))
+			start := func(argv ...string) kit.Result {
+				return kit.Finish(t, e.Exec(t, "/bin/bash", append([]string{"-c", before, "bash"}, argv...)...))
 			}
 			shell := []string{"/bin/bash", "-c", look, "a name", "one", "two  words"}
 			want := start(shell...)
-			got := start(append([]string{residentctl(t)}, e.words(shell...)...)...)
-			if want.code != 0 || !strings.Contains(want.stdout, "\n19\n") {
+			got := start(append([]string{kit.Residentctl(t)}, e.words(shell...)...)...)
+			if want.Code != 0 || !strings.Contains(want.Stdout, "\n19\n") {
 				t.Fatalf("a plain start: %v", want)
 			}
-			if diff := cmp.Diff(want, got, cmp.AllowUnexported(result{})); diff != "" {
+			if diff := cmp.Diff(want, got, cmp.AllowUnexported(kit.Result{})); diff != "" {
 				t.Errorf("plain (-) and inside (+) differ:\n%s", diff)
 			}
 		})
@@ -98,7 +100,7 @@ func TestExecPassesProcess(t *testing.T) {
 
 // TestExecPassesThread: a command keeps what a process has of its main thread.
 func TestExecPassesThread(t *testing.T) {
-	state, situation := fixture(t, "state"), fixture(t, "situation")
+	state, situation := kit.Fixture(t, "state"), kit.Fixture(t, "situation")
 	pick := regexp.MustCompile(`(?m)^(pending|death signal).*$`)
 	for _, e := range newExecers(t) {
 		if e.auto {
@@ -107,14 +109,14 @@ func TestExecPassesThread(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			start := func(argv ...string) []string {
 				before := []string{"--pending", "10", "--death-signal", "15", "--", argv[0]}
-				return pick.FindAllString(finish(t, e.exec(t, situation, append(before, argv...)...)).stdout, -1)
+				return pick.FindAllString(kit.Finish(t, e.Exec(t, situation, append(before, argv...)...)).Stdout, -1)
 			}
 			want := start(state)
 			if len(want) != 2 {
 				t.Fatalf("a plain start: %q", want)
 			}
 			for range 20 {
-				if got := start(append([]string{residentctl(t)}, e.words(state)...)...); !slices.Equal(got, want) {
+				if got := start(append([]string{kit.Residentctl(t)}, e.words(state)...)...); !slices.Equal(got, want) {
 					t.Fatalf("%q, plainly %q", got, want)
 				}
 			}
@@ -128,14 +130,14 @@ func TestExecStatus(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			// One tree for most: exec is an exec, and the shell in it does not know either.
 			wanted := []int{0, 1, 2, 125, 126, 127, 128, 129, 255}
-			if e.uid == 0 && !e.auto {
+			if e.UID == 0 && !e.auto {
 				wanted = nil
 				for code := range 256 {
 					wanted = append(wanted, code)
 				}
 			}
 			for _, code := range wanted {
-				if r := finish(t, e.inside(t, "/bin/sh", "-c", fmt.Sprint("exit ", code))); r.code != code || r.stderr != "" {
+				if r := kit.Finish(t, e.inside(t, "/bin/sh", "-c", fmt.Sprint("exit ", code))); r.Code != code || r.Stderr != "" {
 					t.Errorf("want %d: %v", code, r)
 				}
 			}
@@ -145,20 +147,20 @@ func TestExecStatus(t *testing.T) {
 					syscall.SIGURG, syscall.SIGWINCH, 32, 33: // these do not kill; the last two are the C library's
 					continue
 				}
-				if e.uid != 0 && sig%4 != 3 { // some, SIGSEGV among them
+				if e.UID != 0 && sig%4 != 3 { // some, SIGSEGV among them
 					continue
 				}
 				c := e.inside(t, "/bin/sh", "-c", fmt.Sprintf("ulimit -c 0; kill -%d $$", sig))
-				r := finish(t, c)
+				r := kit.Finish(t, c)
 				status := c.ProcessState.Sys().(syscall.WaitStatus)
-				if !status.Signaled() || status.Signal() != sig || r.stderr != "" {
+				if !status.Signaled() || status.Signal() != sig || r.Stderr != "" {
 					t.Errorf("killed by %d: %v %v", sig, c.ProcessState, r)
 				}
 			}
-			if r := finish(t, e.inside(t, "/nowhere/program")); r.code != 127 || !strings.Contains(r.stderr, "does not exist") {
+			if r := kit.Finish(t, e.inside(t, "/nowhere/program")); r.Code != 127 || !strings.Contains(r.Stderr, "does not exist") {
 				t.Errorf("no such command: %v", r)
 			}
-			if r := finish(t, e.inside(t, "/etc/passwd")); r.code != 126 || !strings.Contains(r.stderr, "error: ") {
+			if r := kit.Finish(t, e.inside(t, "/etc/passwd")); r.Code != 126 || !strings.Contains(r.Stderr, "error: ") {
 				t.Errorf("no program: %v", r)
 			}
 		})
@@ -167,7 +169,7 @@ func TestExecStatus(t *testing.T) {
 
 // TestExecSignals: signals reach the command, whoever they are sent to.
 func TestExecSignals(t *testing.T) {
-	program := fixture(t, "sigwait")
+	program := kit.Fixture(t, "sigwait")
 	for _, e := range newExecers(t) {
 		for _, group := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, to the group: %v", e.name, group), func(t *testing.T) {
@@ -203,11 +205,11 @@ func TestExecSignals(t *testing.T) {
 // fifo is a named pipe for everybody, from which nothing comes.
 func fifo(t *testing.T) string {
 	t.Helper()
-	path := filepath.Join(folder(t), "fifo")
+	path := filepath.Join(kit.Dir(t), "fifo")
 	if err := syscall.Mkfifo(path, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	chmod(t, path, 0o666)
+	kit.Chmod(t, path, 0o666)
 	return path
 }
 
@@ -313,29 +315,29 @@ func waitStopped(t *testing.T, pid int) (status syscall.WaitStatus) {
 // TestExecSuspend: a shell inside, which makes a group of its own, is suspended and
 // gets the terminal back.
 func TestExecSuspend(t *testing.T) {
-	bash := installed(t, "bash")
+	bash := kit.Installed(t, "bash")
 	for _, e := range newExecers(t) {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
 			term := e.shell(t, bash, "--norc", "--noprofile", "--noediting", "-i")
-			term.expect("prompt> ")
-			term.send(strings.Join(append([]string{residentctl(t)}, e.words(bash, "--norc", "--noprofile", "--noediting", "-i")...), " ") + "\n")
-			term.expect("prompt> ")
+			term.Expect("prompt> ")
+			term.Send(strings.Join(append([]string{kit.Residentctl(t)}, e.words(bash, "--norc", "--noprofile", "--noediting", "-i")...), " ") + "\n")
+			term.Expect("prompt> ")
 			for range 2 {
-				term.send("PS1='inner> '; echo in$((1+1))side\n")
-				term.expect("in2side")
-				term.expect("inner> ")
-				term.send("suspend\n")
-				term.expect(`\[1\]\+\s+Stopped`)
-				term.expect("prompt> ")
-				term.send("fg\n")
+				term.Send("PS1='inner> '; echo in$((1+1))side\n")
+				term.Expect("in2side")
+				term.Expect("inner> ")
+				term.Send("suspend\n")
+				term.Expect(`\[1\]\+\s+Stopped`)
+				term.Expect("prompt> ")
+				term.Send("fg\n")
 			}
-			term.send("exit 6\n")
-			term.expect("prompt> ")
-			term.send("echo status=$?\n")
-			term.expect("status=6")
-			term.send("exit 7\n")
-			if got := term.wait(); got != "exit status 7" {
+			term.Send("exit 6\n")
+			term.Expect("prompt> ")
+			term.Send("echo status=$?\n")
+			term.Expect("status=6")
+			term.Send("exit 7\n")
+			if got := term.Wait(); got != "exit status 7" {
 				t.Errorf("bash ended with %s", got)
 			}
 		})
@@ -343,20 +345,20 @@ func TestExecSuspend(t *testing.T) {
 }
 
 // shell is a command in a terminal.
-func (e execer) shell(t *testing.T, argv ...string) *terminal {
+func (e execer) shell(t *testing.T, argv ...string) *kit.Terminal {
 	t.Helper()
-	return openTerminal(t, (*exec.Cmd).Start, &exec.Cmd{
+	return kit.OpenTerminal(t, (*exec.Cmd).Start, &exec.Cmd{
 		Path: argv[0], Args: argv, Dir: "/",
-		Env: append([]string{"PATH=/usr/bin:/bin", "HOME=" + e.home, "LANG=C.UTF-8", "TERM=dumb", "PS1=prompt> ", "HISTFILE="}, e.env...),
+		Env: append([]string{"PATH=/usr/bin:/bin", "HOME=" + e.Home, "LANG=C.UTF-8", "TERM=dumb", "PS1=prompt> ", "HISTFILE="}, e.Env...),
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Setctty: true,
-			Credential: &syscall.Credential{Uid: e.uid, Gid: e.uid, Groups: e.groups}},
+			Credential: &syscall.Credential{Uid: e.UID, Gid: e.UID, Groups: e.Groups}},
 	})
 }
 
 // TestExecJobControl: the command stops, goes on and is interrupted from the
 // terminal, as a job of a shell outside and as a shell with a job inside.
 func TestExecJobControl(t *testing.T) {
-	job, bash := fixture(t, "job"), installed(t, "bash")
+	job, bash := kit.Fixture(t, "job"), kit.Installed(t, "bash")
 	shell := []string{"--norc", "--noprofile", "--noediting", "-i"}
 	for _, e := range newExecers(t) {
 		for _, outside := range []bool{true, false} {
@@ -364,31 +366,31 @@ func TestExecJobControl(t *testing.T) {
 				t.Parallel()
 				argv, start := append([]string{bash}, shell...), job
 				if outside {
-					start = strings.Join(append([]string{residentctl(t)}, e.words(job)...), " ")
+					start = strings.Join(append([]string{kit.Residentctl(t)}, e.words(job)...), " ")
 				} else {
-					argv = append([]string{residentctl(t)}, e.words(argv...)...)
+					argv = append([]string{kit.Residentctl(t)}, e.words(argv...)...)
 				}
 				term := e.shell(t, argv...)
-				term.expect("prompt> ")
-				term.send(start + "\n")
-				term.expect(`in the foreground: 1\s`)
-				term.expect(`job is ready`)
-				term.stopAndContinue()
+				term.Expect("prompt> ")
+				term.Send(start + "\n")
+				term.Expect(`in the foreground: 1\s`)
+				term.Expect(`job is ready`)
+				term.StopAndContinue()
 
-				term.send(start + " handle\n")
-				term.expect("job is ready")
-				term.send("\x03") // ^C
-				term.expect("got SIGINT")
-				term.send("echo status=$?\n")
-				term.expect("status=3")
-				term.send(start + "\n")
-				term.expect("job is ready")
-				term.send("\x03")
-				term.expect("prompt> ")
-				term.send("echo status=$?\n")
-				term.expect("status=130")
-				term.send("exit 7\n")
-				if got := term.wait(); got != "exit status 7" {
+				term.Send(start + " handle\n")
+				term.Expect("job is ready")
+				term.Send("\x03") // ^C
+				term.Expect("got SIGINT")
+				term.Send("echo status=$?\n")
+				term.Expect("status=3")
+				term.Send(start + "\n")
+				term.Expect("job is ready")
+				term.Send("\x03")
+				term.Expect("prompt> ")
+				term.Send("echo status=$?\n")
+				term.Expect("status=130")
+				term.Send("exit 7\n")
+				if got := term.Wait(); got != "exit status 7" {
 					t.Errorf("bash ended with %s", got)
 				}
 			})
@@ -423,7 +425,7 @@ func TestExecMounts(t *testing.T) {
 	for _, e := range newExecers(t) {
 		for _, end := range []string{"by itself", "killed", "all killed"} {
 			t.Run(e.name+", "+end, func(t *testing.T) {
-				c := e.exec(t, "/bin/bash", append([]string{"-c", `exec 3<>"$0"; exec "$@"`, fifo(t), residentctl(t)},
+				c := e.Exec(t, "/bin/bash", append([]string{"-c", `exec 3<>"$0"; exec "$@"`, fifo(t), kit.Residentctl(t)},
 					e.words("/bin/bash", "-c", `trap 'exit 0' TERM; echo $$; sed 's/^[^ ]* [^ ]* [^ ]* //' /proc/self/mountinfo; echo end; read -r <&3`)...)...)
 				c.SysProcAttr.Setsid = true
 				lines := startReading(t, c)
@@ -465,7 +467,7 @@ func TestExecMounts(t *testing.T) {
 				wantNoProcess(t, "/nowhere", e.dir)
 				if e.auto && end != "by itself" {
 					// What the killed one left goes by gc.
-					if r := finish(t, e.command(t, "--store", e.dir, "gc")); r.code != 0 {
+					if r := kit.Finish(t, e.Command(t, "--store", e.dir, "gc")); r.Code != 0 {
 						t.Errorf("gc: %v", r)
 					}
 				}

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/residentctl/residentctl/integration/kit"
 	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/launcher"
 	stores "github.com/residentctl/residentctl/pkg/store"
@@ -17,9 +18,9 @@ import (
 
 // homeless is `residentctl exec ARG…` as alice runs it without a home, so that the
 // covered linker has to be kept in TMPDIR.
-func homeless(t *testing.T, alice account, tmp string, args ...string) *exec.Cmd {
+func homeless(t *testing.T, alice kit.Account, tmp string, args ...string) *exec.Cmd {
 	t.Helper()
-	c := alice.command(t, append([]string{"exec", "-q"}, args...)...)
+	c := alice.Command(t, append([]string{"exec", "-q"}, args...)...)
 	c.Env = []string{"PATH=/usr/bin:/bin", "LANG=C.UTF-8", "TMPDIR=" + tmp}
 	return c
 }
@@ -27,7 +28,7 @@ func homeless(t *testing.T, alice account, tmp string, args ...string) *exec.Cmd
 // TestExecUsesOnlyItsOwnDirectoryInTMPDIR: what another user has put there under the
 // name is neither followed nor used.
 func TestExecUsesOnlyItsOwnDirectoryInTMPDIR(t *testing.T) {
-	alice, _ := newAccounts(t)
+	alice, _ := kit.NewAccounts(t)
 	for _, test := range []struct {
 		name  string
 		plant string // $1 is what TMPDIR holds, $2 a directory of alice's, $3 her uid, $4 bob's
@@ -44,22 +45,22 @@ func TestExecUsesOnlyItsOwnDirectoryInTMPDIR(t *testing.T) {
 		{"her own directory, open", `mkdir -m 755 "$1"; chown "$3" "$1"`, "not yours alone"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			tmp, hers := folder(t), folder(t)
-			chown(t, hers, aliceID)
+			tmp, hers := kit.Dir(t), kit.Dir(t)
+			kit.Chown(t, hers, kit.AliceID)
 			if err := os.Chmod(tmp, 0o777|os.ModeSticky); err != nil {
 				t.Fatal(err)
 			}
-			name := filepath.Join(tmp, fmt.Sprintf("residentctl-%d", aliceID))
-			if out, err := exec.Command("/bin/sh", "-ec", test.plant, "sh", name, hers, fmt.Sprint(aliceID), fmt.Sprint(bobID)).CombinedOutput(); err != nil {
+			name := filepath.Join(tmp, fmt.Sprintf("residentctl-%d", kit.AliceID))
+			if out, err := exec.Command("/bin/sh", "-ec", test.plant, "sh", name, hers, fmt.Sprint(kit.AliceID), fmt.Sprint(kit.BobID)).CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
-			r := finish(t, homeless(t, alice, tmp, "--", "/bin/echo", "done"))
-			covered := r.stderr == ""
-			if r.code != 0 || r.stdout != "done\n" || covered != (test.said == "") || !strings.Contains(r.stderr, test.said) {
+			r := kit.Finish(t, homeless(t, alice, tmp, "--", "/bin/echo", "done"))
+			covered := r.Stderr == ""
+			if r.Code != 0 || r.Stdout != "done\n" || covered != (test.said == "") || !strings.Contains(r.Stderr, test.said) {
 				t.Errorf("%v", r)
 			}
-			strict := finish(t, homeless(t, alice, tmp, "--strict", "--", "/bin/echo", "done"))
-			if test.said == "" && strict.code != 0 || test.said != "" && (strict.code != 125 || !strings.Contains(strict.stderr, "residentctl: hint: ")) {
+			strict := kit.Finish(t, homeless(t, alice, tmp, "--strict", "--", "/bin/echo", "done"))
+			if test.said == "" && strict.Code != 0 || test.said != "" && (strict.Code != 125 || !strings.Contains(strict.Stderr, "residentctl: hint: ")) {
 				t.Errorf("--strict: %v", strict)
 			}
 			if left, err := os.ReadDir(hers); err != nil || len(left) > 0 {
@@ -72,7 +73,7 @@ func TestExecUsesOnlyItsOwnDirectoryInTMPDIR(t *testing.T) {
 // TestExecMountsOnlyWhatItHasWritten: in a TMPDIR in which others may rename, a file is
 // put in the place of another one between the writing and the mounts.
 func TestExecMountsOnlyWhatItHasWritten(t *testing.T) {
-	alice, _ := newAccounts(t)
+	alice, _ := kit.NewAccounts(t)
 	linker := launcher.LinkerPath
 	for _, test := range []struct{ name, swap string }{
 		{"the covered linker", `cp -a "$1" "$1.new"; for f in "$1"/exec/*[0-9a-f]; do case $f in */original) ;; *) cp --remove-destination "$2" "$1.new/exec/${f##*/}" ;; esac; done
@@ -82,16 +83,16 @@ func TestExecMountsOnlyWhatItHasWritten(t *testing.T) {
 		{"a link to the covered linker", `for f in "$1"/exec/*; do case $f in */original) ;; *) mv "$f" "$1/exec/moved"; ln -s "$2" "$f" ;; esac; done`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			tmp := folder(t)
+			tmp := kit.Dir(t)
 			if err := os.Chmod(tmp, 0o777); err != nil {
 				t.Fatal(err)
 			}
-			planted := filepath.Join(folder(t), "planted")
+			planted := filepath.Join(kit.Dir(t), "planted")
 			resolved, err := filepath.EvalSymlinks(linker)
 			if err != nil {
 				t.Fatal(err)
 			}
-			copyFile(t, resolved, planted)
+			kit.CopyFile(t, resolved, planted)
 			c := homeless(t, alice, tmp, "--", "/usr/bin/stat", "-L", "-c", "%d %i", linker)
 			c.Env = append(c.Env, stores.FaultEnv+"="+stores.FaultStop+intercept.FaultMount)
 			var stdout, stderr bytes.Buffer
@@ -103,7 +104,7 @@ func TestExecMountsOnlyWhatItHasWritten(t *testing.T) {
 			if _, err := syscall.Wait4(c.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
 				t.Fatalf("it is not stopped: %v, %v", status, err)
 			}
-			name := filepath.Join(tmp, fmt.Sprintf("residentctl-%d", aliceID))
+			name := filepath.Join(tmp, fmt.Sprintf("residentctl-%d", kit.AliceID))
 			if out, err := exec.Command("/bin/sh", "-ec", test.swap, "sh", name, planted).CombinedOutput(); err != nil {
 				t.Errorf("%v: %s", err, out)
 			}

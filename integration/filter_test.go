@@ -4,17 +4,19 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/residentctl/residentctl/integration/kit"
 )
 
 // TestAddUnderFilter: under a filter of system calls CRIU cannot dump, and every start
 // would be a normal one. add says so, and leaves nothing behind.
 func TestAddUnderFilter(t *testing.T) {
-	requireCRIU(t)
-	program := filepath.Join(folder(t), "multicall")
-	copyFile(t, fixture(t, "multicall"), program)
-	s := newStore(t, folder(t))
-	filtered := []string{fixture(t, "situation"), "--filter-errno", "169", "--"}
-	cmd, stderr := s.wrapped(filtered, nil, s.residentctl, s.residentctl, "--store", s.dir, "add", program)
+	kit.RequireCRIU(t)
+	program := filepath.Join(kit.Dir(t), "multicall")
+	kit.CopyFile(t, kit.Fixture(t, "multicall"), program)
+	s := kit.NewStore(t, kit.Dir(t))
+	filtered := []string{kit.Fixture(t, "situation"), "--filter-errno", "169", "--"}
+	cmd, stderr := wrapped(s, filtered, nil, s.Residentctl, s.Residentctl, "--store", s.Dir, "add", program)
 	if out, err := cmd.Output(); cmd.ProcessState.ExitCode() != statusSystem {
 		t.Fatalf("%v\n%s%s", err, out, stderr)
 	}
@@ -23,9 +25,9 @@ func TestAddUnderFilter(t *testing.T) {
 			t.Errorf("%q is not in %s", want, stderr)
 		}
 	}
-	if list := s.do(t, "list", "-q"); list != "" {
+	if list := s.Do(t, "list", "-q"); list != "" {
 		t.Errorf("it is listed: %s", list)
 	}
-	s.add(t, program) // and without the filter it becomes resident
-	s.wantResident(t, program)
+	s.Add(t, program) // and without the filter it becomes resident
+	s.WantResident(t, program)
 }

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/residentctl/residentctl/integration/kit"
 )
 
 // TestOwnFolder calls a program whose libraries are searched relative to itself in
@@ -18,8 +20,8 @@ import (
 // folder of what was made resident, and the same file in another folder is started
 // with the libraries there.
 func TestOwnFolder(t *testing.T) {
-	requireCRIU(t)
-	dir := folder(t)
+	kit.RequireCRIU(t)
+	dir := kit.Dir(t)
 	in := func(name string) string { return filepath.Join(dir, name) }
 	link := func(make func(string, string) error, from, to string) {
 		t.Helper()
@@ -34,9 +36,9 @@ func TestOwnFolder(t *testing.T) {
 	}
 	library := filepath.Join("fixtures", "libconstructors.c")
 	flags := []string{"-shared", "-fPIC", "-Wl,-soname,libconstructors.so"}
-	compile(t, in("here/libconstructors.so"), library, flags...)
-	compile(t, in("elsewhere/libconstructors.so"), library, append(flags, `-DMARK="elsewhere"`)...)
-	compile(t, in("here/own"), filepath.Join("fixtures", "constructors.c"), in("here/libconstructors.so"), "-Wl,-rpath,$ORIGIN")
+	kit.Compile(t, in("here/libconstructors.so"), library, flags...)
+	kit.Compile(t, in("elsewhere/libconstructors.so"), library, append(flags, `-DMARK="elsewhere"`)...)
+	kit.Compile(t, in("here/own"), filepath.Join("fixtures", "constructors.c"), in("here/libconstructors.so"), "-Wl,-rpath,$ORIGIN")
 	link(os.Link, in("here/own"), "here/same")
 	link(os.Link, in("here/own"), "elsewhere/own")
 	link(os.Symlink, "here", "linked")
@@ -51,38 +53,38 @@ func TestOwnFolder(t *testing.T) {
 		from, program, path string
 		normal, nobodys     string // why it is a normal start, for root and for an ordinary user; "" if it is none
 	}
-	try := func(t *testing.T, s *store, calls ...call) {
+	try := func(t *testing.T, s *kit.Store, calls ...call) {
 		for _, c := range calls {
-			for _, u := range users {
-				start := func(program string, argv ...string) outcome {
+			for _, u := range kit.Users {
+				start := func(program string, argv ...string) kit.Outcome {
 					cmd := exec.Command(program)
 					cmd.Args, cmd.Dir = argv, c.from
-					cmd.Env = append(s.environment("/"), "PATH="+c.path)
-					cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: u.id, Gid: u.id}}
+					cmd.Env = append(s.Environment("/"), "PATH="+c.path)
+					cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: u.ID, Gid: u.ID}}
 					var stdout, stderr bytes.Buffer
 					cmd.Stdout, cmd.Stderr = &stdout, &stderr
 					_ = cmd.Run()
-					return outcome{Stdout: stdout.String(), Stderr: stderr.String(), Status: cmd.ProcessState.String()}
+					return kit.Outcome{Stdout: stdout.String(), Stderr: stderr.String(), Status: cmd.ProcessState.String()}
 				}
 				want := start("/usr/bin/env", "env", c.program, "last")
-				if diff := cmp.Diff(want, start(s.residentctl, "residentctl", "run", "--store", s.dir, c.program, "last")); diff != "" {
-					t.Errorf("%+v as %s: plain (-) and run (+) differ:\n%s", c, u.name, diff)
+				if diff := cmp.Diff(want, start(s.Residentctl, "residentctl", "run", "--store", s.Dir, c.program, "last")); diff != "" {
+					t.Errorf("%+v as %s: plain (-) and run (+) differ:\n%s", c, u.Name, diff)
 				}
 				normal := c.normal
-				if u != root {
+				if u != kit.Root {
 					normal = c.nobodys
 				}
-				got := start(s.residentctl, "residentctl", "run", "--strict", "--store", s.dir, c.program, "last")
+				got := start(s.Residentctl, "residentctl", "run", "--strict", "--store", s.Dir, c.program, "last")
 				if normal == "" && got.Status != "exit status 0" || normal != "" && !strings.Contains(got.Stderr, normal) {
-					t.Errorf("%+v as %s: run --strict: %s, %s", c, u.name, got.Status, got.Stderr)
+					t.Errorf("%+v as %s: run --strict: %s, %s", c, u.Name, got.Status, got.Stderr)
 				}
 			}
 		}
 	}
 
 	t.Run("by its path", func(t *testing.T) {
-		s := newStore(t, folder(t))
-		s.do(t, "add", "--even-if-slower", in("here/own"))
+		s := kit.NewStore(t, kit.Dir(t))
+		s.Do(t, "add", "--even-if-slower", in("here/own"))
 		try(t, s, []call{
 			{from: "/", program: in("here/own")},
 			{from: in("here"), program: "./own"},
@@ -101,21 +103,21 @@ func TestOwnFolder(t *testing.T) {
 		}...)
 
 		// By their launcher files, and under exec.
-		s.do(t, "add", in("links/named"))
+		s.Do(t, "add", in("links/named"))
 		for _, name := range []string{"here/own", "links/named"} {
-			for _, u := range users {
-				s.requireResident(t, byLauncher, u, in(name), command{})
-				s.requireResident(t, byExec, u, in(name), command{})
+			for _, u := range kit.Users {
+				s.RequireResident(t, kit.ByLauncher, u, in(name), kit.Command{})
+				s.RequireResident(t, kit.ByExec, u, in(name), kit.Command{})
 			}
 		}
 		try(t, s, call{from: "/", program: in("links/named")})
 	})
 	t.Run("by a link", func(t *testing.T) {
-		s := newStore(t, folder(t))
-		s.do(t, "add", "--even-if-slower", in("links/turned"))
+		s := kit.NewStore(t, kit.Dir(t))
+		s.Do(t, "add", "--even-if-slower", in("links/turned"))
 		try(t, s, call{from: "/", program: in("links/turned")}, call{from: in("links"), program: "./turned"},
 			call{from: "/", program: in("here/own"), nobodys: otherName})
-		remove(t, in("links/turned"))
+		kit.Remove(t, in("links/turned"))
 		link(os.Symlink, "../elsewhere/own", "links/turned")
 		try(t, s, call{from: "/", program: in("links/turned"), normal: relative, nobodys: relative})
 	})

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/integration/kit"
 )
 
 // resolver is a library with a function that is chosen while the program is linked,
@@ -58,18 +60,18 @@ int main(void) { puts(chosen()); return 0; }
 // resolver does something.
 func resolving(t *testing.T, program, library, does string, options ...string) {
 	t.Helper()
-	dir := folder(t)
+	dir := kit.Dir(t)
 	sources := map[string]string{"library.c": resolver, "program.c": caller}
 	for name, text := range sources {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	compile(t, library, filepath.Join(dir, "library.c"), "-shared", "-fPIC", "-fno-stack-protector", "-DRESOLVE="+does)
+	kit.Compile(t, library, filepath.Join(dir, "library.c"), "-shared", "-fPIC", "-fno-stack-protector", "-DRESOLVE="+does)
 	if len(options) == 0 {
 		options = []string{"-Wl,-rpath," + filepath.Dir(library)}
 	}
-	compile(t, program, filepath.Join(dir, "program.c"), append([]string{library, "-Wl,-z,now"}, options...)...)
+	kit.Compile(t, program, filepath.Join(dir, "program.c"), append([]string{library, "-Wl,-z,now"}, options...)...)
 }
 
 // TestImageShowsOnlyWhatItsReadersMayRead: what a resolver reads is in the image, so
@@ -89,11 +91,11 @@ func TestImageShowsOnlyWhatItsReadersMayRead(t *testing.T) {
 		{name: "of the kernel's", path: "/proc/cmdline", want: 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := newStore(t, folder(t))
-			dir := folder(t)
+			s := kit.NewStore(t, kit.Dir(t))
+			dir := kit.Dir(t)
 			path := test.path
 			if path == "" {
-				below := filepath.Join(folder(t), "secrets")
+				below := filepath.Join(kit.Dir(t), "secrets")
 				path = filepath.Join(below, "secret")
 				if err := os.Mkdir(below, 0o700); err != nil {
 					t.Fatal(err)
@@ -101,23 +103,23 @@ func TestImageShowsOnlyWhatItsReadersMayRead(t *testing.T) {
 				if err := os.WriteFile(path, []byte("xyzzy"), 0o600); err != nil {
 					t.Fatal(err)
 				}
-				for file, id := range map[string]int{path: staffID, below: staffID + 1} {
+				for file, id := range map[string]int{path: kit.StaffID, below: kit.StaffID + 1} {
 					if err := os.Chown(file, 0, id); err != nil {
 						t.Fatal(err)
 					}
 				}
-				chmod(t, path, test.file)
-				chmod(t, below, test.dir)
+				kit.Chmod(t, path, test.file)
+				kit.Chmod(t, below, test.dir)
 			}
 			program := filepath.Join(dir, "resolving")
 			resolving(t, program, filepath.Join(dir, "libresolving.so"), fmt.Sprintf("keep(%q)", path))
-			s.do(t, "add", "--even-if-slower", program)
+			s.Do(t, "add", "--even-if-slower", program)
 			if test.path == "" {
-				if held, err := os.ReadFile(s.pages(t, program)); err != nil || !strings.Contains(string(held), "xyzzy") {
+				if held, err := os.ReadFile(s.Pages(t, program)); err != nil || !strings.Contains(string(held), "xyzzy") {
 					t.Fatalf("the image does not hold what was read: %v", err)
 				}
 			}
-			for _, file := range []string{s.plan(t, program), s.pages(t, program)} {
+			for _, file := range []string{s.Plan(t, program), s.Pages(t, program)} {
 				info, err := os.Stat(file)
 				if err != nil {
 					t.Fatal(err)
@@ -125,11 +127,11 @@ func TestImageShowsOnlyWhatItsReadersMayRead(t *testing.T) {
 				if got := info.Mode().Perm() & 0o077; got != test.want {
 					t.Errorf("%s has mode %04o, want %04o", filepath.Base(file), got, test.want)
 				}
-				if st := info.Sys().(*syscall.Stat_t); test.want == 0o040 && st.Gid != staffID {
+				if st := info.Sys().(*syscall.Stat_t); test.want == 0o040 && st.Gid != kit.StaffID {
 					t.Errorf("%s is group %d's", filepath.Base(file), st.Gid)
 				}
 			}
-			if again := s.do(t, "add", program); !strings.Contains(again, "already resident") {
+			if again := s.Do(t, "add", program); !strings.Contains(again, "already resident") {
 				t.Errorf("it is made again: %s", again)
 			}
 		})
@@ -140,7 +142,7 @@ func TestImageShowsOnlyWhatItsReadersMayRead(t *testing.T) {
 // or its libraries runs as root that another user could have put there, unless that
 // user is trusted; which refresh and verify remember.
 func TestAddExecutesOnlyWhatRootAloneCanChange(t *testing.T) {
-	requireCRIU(t)
+	kit.RequireCRIU(t)
 	linker := "/lib64/ld-linux-x86-64.so.2"
 	for _, test := range []struct {
 		name string
@@ -150,7 +152,7 @@ func TestAddExecutesOnlyWhatRootAloneCanChange(t *testing.T) {
 	}{
 		{"a program of a user's", func(t *testing.T, _, roots string) (string, string) {
 			p := program(t, filepath.Join(roots, "program"), 0o755, 0)
-			chown(t, p, bobID)
+			kit.Chown(t, p, kit.BobID)
 			return p, p
 		}},
 		{"a program that others may write", func(t *testing.T, _, roots string) (string, string) {
@@ -162,19 +164,19 @@ func TestAddExecutesOnlyWhatRootAloneCanChange(t *testing.T) {
 		}},
 		{"a link in a user's directory", func(t *testing.T, users, roots string) (string, string) {
 			link := filepath.Join(users, "link-to-program")
-			symlink(t, program(t, filepath.Join(roots, "program"), 0o755, 0), link)
+			kit.Symlink(t, program(t, filepath.Join(roots, "program"), 0o755, 0), link)
 			return link, users
 		}},
 		{"a dynamic linker of a user's", func(t *testing.T, users, roots string) (string, string) {
 			p := filepath.Join(roots, "program")
-			copyFile(t, linker, filepath.Join(users, "linker"))
-			compile(t, p, fixtureSource("args"), "-Wl,--dynamic-linker="+filepath.Join(users, "linker"))
+			kit.CopyFile(t, linker, filepath.Join(users, "linker"))
+			kit.Compile(t, p, kit.FixtureSource("args"), "-Wl,--dynamic-linker="+filepath.Join(users, "linker"))
 			return p, users
 		}},
 		{"a library of a user's", func(t *testing.T, _, roots string) (string, string) {
 			p, library := filepath.Join(roots, "program"), filepath.Join(roots, "libresolving.so")
 			resolving(t, p, library, "0")
-			chown(t, library, bobID)
+			kit.Chown(t, library, kit.BobID)
 			return p, library
 		}},
 		{"a library in a user's directory", func(t *testing.T, users, roots string) (string, string) {
@@ -189,26 +191,26 @@ func TestAddExecutesOnlyWhatRootAloneCanChange(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := newStore(t, folder(t))
-			users, roots := folder(t), folder(t)
-			chown(t, users, bobID)
+			s := kit.NewStore(t, kit.Dir(t))
+			users, roots := kit.Dir(t), kit.Dir(t)
+			kit.Chown(t, users, kit.BobID)
 			program, refused := test.make(t, users, roots)
 			for _, args := range [][]string{{"add", "--even-if-slower"}, {"enable", "--even-if-slower"}} {
-				r := finish(t, s.command(append(args, program)...))
-				if r.code != 1 || !strings.Contains(r.stderr, refused+" ") || !strings.Contains(r.stderr, "hint: give --trust-owner if you trust ") {
+				r := kit.Finish(t, s.Command(append(args, program)...))
+				if r.Code != 1 || !strings.Contains(r.Stderr, refused+" ") || !strings.Contains(r.Stderr, "hint: give --trust-owner if you trust ") {
 					t.Fatalf("%s: want %s refused: %v", args[0], refused, r)
 				}
 			}
-			s.do(t, "add", "--even-if-slower", "--trust-owner", program)
-			if said := s.do(t, "inspect", program); !strings.Contains(said, "\ntrusted:") {
+			s.Do(t, "add", "--even-if-slower", "--trust-owner", program)
+			if said := s.Do(t, "inspect", program); !strings.Contains(said, "\ntrusted:") {
 				t.Errorf("inspect does not say that the owner is trusted:\n%s", said)
 			}
-			s.do(t, "verify", program)
-			s.do(t, "refresh", "--all")
-			if said := s.do(t, "add", "--trust-owner", program); !strings.Contains(said, "already resident") {
+			s.Do(t, "verify", program)
+			s.Do(t, "refresh", "--all")
+			if said := s.Do(t, "add", "--trust-owner", program); !strings.Contains(said, "already resident") {
 				t.Errorf("it is made again: %s", said)
 			}
-			s.do(t, "verify", program)
+			s.Do(t, "verify", program)
 		})
 	}
 }
@@ -216,15 +218,15 @@ func TestAddExecutesOnlyWhatRootAloneCanChange(t *testing.T) {
 // TestRefusedLibraryDoesNotRun: a library is refused before its resolver runs, which
 // would end the program.
 func TestRefusedLibraryDoesNotRun(t *testing.T) {
-	s := newStore(t, folder(t))
-	dir := folder(t)
+	s := kit.NewStore(t, kit.Dir(t))
+	dir := kit.Dir(t)
 	program, library := filepath.Join(dir, "crashing"), filepath.Join(dir, "libcrashing.so")
 	resolving(t, program, library, "crash()")
-	if r := finish(t, s.command("add", program)); !strings.Contains(r.stderr, "SIGILL") {
+	if r := kit.Finish(t, s.Command("add", program)); !strings.Contains(r.Stderr, "SIGILL") {
 		t.Fatalf("root's library does not run: %v", r)
 	}
-	chown(t, library, bobID)
-	if r := finish(t, s.command("add", program)); r.code != 1 || strings.Contains(r.stderr, "SIGILL") || !strings.Contains(r.stderr, "as root: "+library+" belongs to user ") {
+	kit.Chown(t, library, kit.BobID)
+	if r := kit.Finish(t, s.Command("add", program)); r.Code != 1 || strings.Contains(r.Stderr, "SIGILL") || !strings.Contains(r.Stderr, "as root: "+library+" belongs to user ") {
 		t.Errorf("a user's library runs: %v", r)
 	}
 }
@@ -232,54 +234,54 @@ func TestRefusedLibraryDoesNotRun(t *testing.T) {
 // TestVerifyAndRefreshFollowTheRuleAboutOwners: they execute the program too, and the
 // directory that leads to it can have got another owner since.
 func TestVerifyAndRefreshFollowTheRuleAboutOwners(t *testing.T) {
-	s := newStore(t, folder(t))
-	dir := folder(t)
+	s := kit.NewStore(t, kit.Dir(t))
+	dir := kit.Dir(t)
 	p := program(t, filepath.Join(dir, "program"), 0o755, 0)
-	s.do(t, "add", "--even-if-slower", p)
-	s.do(t, "verify", p)
-	chown(t, dir, bobID)
+	s.Do(t, "add", "--even-if-slower", p)
+	s.Do(t, "verify", p)
+	kit.Chown(t, dir, kit.BobID)
 	for _, args := range [][]string{{"verify", p}, {"refresh", "--all"}} {
-		if r := finish(t, s.command(args...)); r.code != 1 || !strings.Contains(r.stderr, dir+" belongs to user ") {
+		if r := kit.Finish(t, s.Command(args...)); r.Code != 1 || !strings.Contains(r.Stderr, dir+" belongs to user ") {
 			t.Errorf("%s: %v", args[0], r)
 		}
 	}
-	s.do(t, "verify", "--trust-owner", p)
-	s.do(t, "refresh", "--all", "--trust-owner")
-	s.do(t, "verify", p)
-	s.do(t, "refresh", "--all")
+	s.Do(t, "verify", "--trust-owner", p)
+	s.Do(t, "refresh", "--all", "--trust-owner")
+	s.Do(t, "verify", p)
+	s.Do(t, "refresh", "--all")
 }
 
 // TestFollowExecutesOnlyWhatRootAloneCanChange: a user's wrapper is not run as root to
 // see what it becomes.
 func TestFollowExecutesOnlyWhatRootAloneCanChange(t *testing.T) {
-	s := newStore(t, folder(t))
-	dir := folder(t)
+	s := kit.NewStore(t, kit.Dir(t))
+	dir := kit.Dir(t)
 	wrapper, ran := filepath.Join(dir, "wrapper"), filepath.Join(dir, "ran")
 	if err := os.WriteFile(wrapper, []byte("#!/bin/sh\n: >"+ran+"\nexec /usr/bin/env\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	chown(t, wrapper, bobID)
-	r := finish(t, s.command("add", "--follow", wrapper))
-	if _, err := os.Stat(ran); r.code != 1 || !strings.Contains(r.stderr, "--trust-owner") || err == nil {
+	kit.Chown(t, wrapper, kit.BobID)
+	r := kit.Finish(t, s.Command("add", "--follow", wrapper))
+	if _, err := os.Stat(ran); r.Code != 1 || !strings.Contains(r.Stderr, "--trust-owner") || err == nil {
 		t.Errorf("a user's wrapper runs: %v", r)
 	}
-	s.do(t, "add", "--follow", "--even-if-slower", "--trust-owner", wrapper)
+	s.Do(t, "add", "--follow", "--even-if-slower", "--trust-owner", wrapper)
 }
 
 // TestAutoCountsWhatItRefuses: exec --auto as root executes only what root alone can
 // change, and says at the end how many programs it left out.
 func TestAutoCountsWhatItRefuses(t *testing.T) {
-	s := newStore(t, folder(t))
-	dir := folder(t)
+	s := kit.NewStore(t, kit.Dir(t))
+	dir := kit.Dir(t)
 	p := program(t, filepath.Join(dir, "program"), 0o755, 0)
-	chown(t, dir, bobID)
+	kit.Chown(t, dir, kit.BobID)
 	waitUntilOlder(t, dir, 2*time.Second) // what is younger is left out for that (clockGrain)
 	// The program is tried as soon as a look at the log has found it.
-	c := s.command("exec", "--auto", "--", "/bin/sh", "-c",
+	c := s.Command("exec", "--auto", "--", "/bin/sh", "-c",
 		`i=0; while [ $i -lt 40 ]; do "$0"; sleep .05; i=$((i+1)); done`, p)
 	c.Dir = "/"
-	r := finish(t, c)
-	if r.code != 0 || !strings.Contains(r.stderr, " made resident meanwhile, 1 refused that users other than root may change\n") {
+	r := kit.Finish(t, c)
+	if r.Code != 0 || !strings.Contains(r.Stderr, " made resident meanwhile, 1 refused that users other than root may change\n") {
 		t.Errorf("%v", r)
 	}
 }
@@ -287,12 +289,12 @@ func TestAutoCountsWhatItRefuses(t *testing.T) {
 // TestNoRuleInUserNamespaceOfOne: root of a user namespace that maps one user is an
 // ordinary user, who executes what they choose.
 func TestNoRuleInUserNamespaceOfOne(t *testing.T) {
-	requireCRIU(t)
-	dir := folder(t)
+	kit.RequireCRIU(t)
+	dir := kit.Dir(t)
 	p := program(t, filepath.Join(dir, "program"), 0o755, 0)
-	chown(t, p, bobID)
-	c := exec.Command("unshare", "--user", "--map-root-user", residentctl(t), "--store", filepath.Join(dir, "store"), "add", p)
-	if r := finish(t, c); strings.Contains(r.stderr, "--trust-owner") {
+	kit.Chown(t, p, kit.BobID)
+	c := exec.Command("unshare", "--user", "--map-root-user", kit.Residentctl(t), "--store", filepath.Join(dir, "store"), "add", p)
+	if r := kit.Finish(t, c); strings.Contains(r.Stderr, "--trust-owner") {
 		t.Errorf("the rule applies: %v", r)
 	}
 }
@@ -300,8 +302,8 @@ func TestNoRuleInUserNamespaceOfOne(t *testing.T) {
 // TestAddRefusesFileThatIsMappedForWriting: through a shared mapping whose page is
 // dirty already a file changes without a new time, which no start would notice.
 func TestAddRefusesFileThatIsMappedForWriting(t *testing.T) {
-	s := newStore(t, folder(t))
-	dir := folder(t)
+	s := kit.NewStore(t, kit.Dir(t))
+	dir := kit.Dir(t)
 	program, library := filepath.Join(dir, "program"), filepath.Join(dir, "libresolving.so")
 	resolving(t, program, library, "0")
 	f, err := os.OpenFile(library, os.O_RDWR, 0)
@@ -316,8 +318,8 @@ func TestAddRefusesFileThatIsMappedForWriting(t *testing.T) {
 	mapped[48] = 0 // of e_flags, which x86-64 does not use: the page is dirty now, and the time new
 	waitUntilOlder(t, library, 0)
 
-	r := finish(t, s.command("add", "--even-if-slower", program))
-	if r.code != 1 || !strings.Contains(r.stderr, library+": it is open for writing") || !strings.Contains(r.stderr, "hint: try again when ") {
+	r := kit.Finish(t, s.Command("add", "--even-if-slower", program))
+	if r.Code != 1 || !strings.Contains(r.Stderr, library+": it is open for writing") || !strings.Contains(r.Stderr, "hint: try again when ") {
 		t.Errorf("want it refused: %v", r)
 	}
 	var before, after unix.Stat_t
@@ -335,8 +337,8 @@ func TestAddRefusesFileThatIsMappedForWriting(t *testing.T) {
 	if err := unix.Munmap(mapped); err != nil {
 		t.Fatal(err)
 	}
-	s.do(t, "add", "--even-if-slower", program)
-	s.do(t, "verify", program)
+	s.Do(t, "add", "--even-if-slower", program)
+	s.Do(t, "verify", program)
 }
 
 // waitUntilOlder waits until a file's time of change is older than an age by the
@@ -357,8 +359,8 @@ func waitUntilOlder(t *testing.T, path string, age time.Duration) {
 // TestLeaseIsNotTakenForALimitOfProcesses: the EWOULDBLOCK of a file on which another
 // process has a write lease is reported as what it is.
 func TestLeaseIsNotTakenForALimitOfProcesses(t *testing.T) {
-	s := newStore(t, folder(t))
-	p := program(t, filepath.Join(folder(t), "program"), 0o755, 0)
+	s := kit.NewStore(t, kit.Dir(t))
+	p := program(t, filepath.Join(kit.Dir(t), "program"), 0o755, 0)
 	f, err := os.OpenFile(p, os.O_RDONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -369,8 +371,8 @@ func TestLeaseIsNotTakenForALimitOfProcesses(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r := finish(t, s.command("add", p))
-	if r.code != 1 || strings.Contains(r.stderr, "ulimit") || !strings.Contains(r.stderr, "open "+p+": ") || !strings.Contains(r.stderr, "lease") {
+	r := kit.Finish(t, s.Command("add", p))
+	if r.Code != 1 || strings.Contains(r.Stderr, "ulimit") || !strings.Contains(r.Stderr, "open "+p+": ") || !strings.Contains(r.Stderr, "lease") {
 		t.Errorf("%v", r)
 	}
 }

@@ -5,26 +5,27 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/residentctl/residentctl/integration/kit"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
 
 // TestLauncherStandsBesideItsImage: where a page table is that the image needs too.
 // With several layouts the launcher file is in the way of none.
 func TestLauncherStandsBesideItsImage(t *testing.T) {
-	requireCRIU(t)
-	program := filepath.Join(folder(t), "multicall")
-	copyFile(t, fixture(t, "multicall"), program)
-	s := newStore(t, folder(t))
-	s.do(t, "add", "--even-if-slower", "--layouts", "5", program)
+	kit.RequireCRIU(t)
+	program := filepath.Join(kit.Dir(t), "multicall")
+	kit.CopyFile(t, kit.Fixture(t, "multicall"), program)
+	s := kit.NewStore(t, kit.Dir(t))
+	s.Do(t, "add", "--even-if-slower", "--layouts", "5", program)
 
-	f, err := elf.Open(s.launcher(program))
+	f, err := elf.Open(s.Launcher(program))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
 	const table = 2 << 20
 	from, to := f.Progs[0].Vaddr, f.Progs[0].Vaddr+f.Progs[0].Memsz
-	first := s.plan(t, program)
+	first := s.Plan(t, program)
 	layouts, err := filepath.Glob(filepath.Join(filepath.Dir(first), "*", "plan"))
 	if err != nil || len(layouts) != 4 {
 		t.Fatalf("further layouts: %q, %v", layouts, err)
@@ -50,6 +51,6 @@ func TestLauncherStandsBesideItsImage(t *testing.T) {
 		}
 	}
 	for range 20 { // by the launcher file, of one layout or another
-		s.requireResident(t, byLauncher, root, program, command{})
+		s.RequireResident(t, kit.ByLauncher, kit.Root, program, kit.Command{})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/residentctl/residentctl/integration/kit"
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/plan"
@@ -17,7 +18,7 @@ import (
 // marked is fixtures/marked.c, compiled to path.
 func marked(t *testing.T, path string, flags ...string) {
 	t.Helper()
-	compile(t, path, "fixtures/marked.c", flags...)
+	kit.Compile(t, path, "fixtures/marked.c", flags...)
 }
 
 // TestSystemDeniesWriting: a set-id program that shares an enabled program's first bytes
@@ -25,9 +26,9 @@ func marked(t *testing.T, path string, flags ...string) {
 // owner cannot have other bytes run with them, whenever they are written.
 func TestSystemDeniesWriting(t *testing.T) {
 	s := newSpace(t)
-	dir := filepath.Dir(s.dir)
+	dir := filepath.Dir(s.Dir)
 	marked(t, filepath.Join(dir, "one"))
-	s.env = append(s.env, "I="+fixture(t, "interrupt"))
+	s.env = append(s.env, "I="+kit.Fixture(t, "interrupt"))
 	for _, privilege := range []struct{ name, give, has string }{
 		{"setgid", `chmod 2755 other`, "group 1002, capabilities 0000000000000000"},
 		{"file capabilities", `chmod 755 other; /usr/sbin/setcap cap_net_raw+ep other`, "group 65534, capabilities 0000000000002000"},
@@ -68,8 +69,8 @@ func TestSystemDeniesWriting(t *testing.T) {
 // become code, so that the launcher can make no copy of itself.
 func TestSystemPrivilegesWithoutNewCode(t *testing.T) {
 	s := newSpace(t)
-	marked(t, filepath.Join(filepath.Dir(s.dir), "one"))
-	s.env = append(s.env, "SITUATION="+fixture(t, "situation"))
+	marked(t, filepath.Join(filepath.Dir(s.Dir), "one"))
+	s.env = append(s.env, "SITUATION="+kit.Fixture(t, "situation"))
 	wantLines(t, s.run(t, `
 	cd $DIR
 	$R enable --system --even-if-slower $DIR/one >/dev/null
@@ -82,7 +83,7 @@ func TestSystemPrivilegesWithoutNewCode(t *testing.T) {
 // launcher file stands where its memory belongs.
 func TestSystemNeedsLaunchersPlace(t *testing.T) {
 	s := newSpace(t)
-	dir := filepath.Dir(s.dir)
+	dir := filepath.Dir(s.Dir)
 	one, other := filepath.Join(dir, "one"), filepath.Join(dir, "other")
 	marked(t, one, "-no-pie", "-s")
 	marked(t, other, "-no-pie", "-s", "-DSIZE=(64<<20)")
@@ -109,9 +110,9 @@ func head(t *testing.T, path string) string {
 // TestExecSaysNothingWithPrivileges: under exec a set-id program's standard error belongs
 // to it alone, whatever its caller has put in the environment.
 func TestExecSaysNothingWithPrivileges(t *testing.T) {
-	requireCRIU(t)
-	s := newStore(t, folder(t))
-	program := filepath.Join(filepath.Dir(s.dir), "setgid")
+	kit.RequireCRIU(t)
+	s := kit.NewStore(t, kit.Dir(t))
+	program := filepath.Join(filepath.Dir(s.Dir), "setgid")
 	marked(t, program)
 	if err := os.Chown(program, 0, 1002); err != nil {
 		t.Fatal(err)
@@ -119,7 +120,7 @@ func TestExecSaysNothingWithPrivileges(t *testing.T) {
 	if err := os.Chmod(program, 0o755|os.ModeSetgid); err != nil {
 		t.Fatal(err)
 	}
-	cmd := s.command("exec", "--strict", "--", "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", program)
+	cmd := s.Command("exec", "--strict", "--", "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", program)
 	cmd.Env = append(os.Environ(), "RESIDENTCTL_EXPLAIN=1")
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -156,14 +157,14 @@ func disowned(t *testing.T, dir string, uid int) {
 // namespace, in which root's files are shown as the overflow uid's, and that is used
 // outside of one, takes nobody's files for nobody's.
 func TestCopiedLinkerTrustsNobody(t *testing.T) {
-	requireCRIU(t)
+	kit.RequireCRIU(t)
 	const nobody = 65534
-	s := newStore(t, folder(t))
-	dir := filepath.Dir(s.dir)
+	s := kit.NewStore(t, kit.Dir(t))
+	dir := filepath.Dir(s.Dir)
 	program := filepath.Join(dir, "marked")
 	marked(t, program)
-	s.do(t, "add", "--even-if-slower", program)
-	disowned(t, s.dir, nobody)
+	s.Do(t, "add", "--even-if-slower", program)
+	disowned(t, s.Dir, nobody)
 
 	linker, err := filepath.EvalSymlinks(launcher.LinkerPath)
 	if err != nil {
@@ -173,13 +174,13 @@ func TestCopiedLinkerTrustsNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := linux.StatID(s.dir)
+	id, err := linux.StatID(s.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	original := filepath.Join(dir, "original")
 	covered, err := launcher.Cover(raw, launcher.CoverOptions{
-		Original: original, Root: nobody, Stores: []launcher.Store{{Dir: s.dir, Inode: id.Inode()}},
+		Original: original, Root: nobody, Stores: []launcher.Store{{Dir: s.Dir, Inode: id.Inode()}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -212,7 +213,7 @@ func TestCopiedLinkerTrustsNobody(t *testing.T) {
 // A swapped is a store whose path leads to another, which belongs to a user who may
 // rename the directory above both.
 type swapped struct {
-	*store
+	*kit.Store
 	program, above, evil string
 	image                string // the id of the true store's image
 }
@@ -223,22 +224,22 @@ const mallory, victim = 1001, 1002
 // for what victim is to take for a plan of his own, with its pages.
 func newSwapped(t *testing.T) *swapped {
 	t.Helper()
-	requireCRIU(t)
-	dir := folder(t)
+	kit.RequireCRIU(t)
+	dir := kit.Dir(t)
 	w := &swapped{program: filepath.Join(dir, "marked"), above: filepath.Join(dir, "above")}
 	w.evil = filepath.Join(w.above, "evil")
 	marked(t, w.program)
 	if err := os.Mkdir(w.above, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	w.store = newStore(t, w.above)
-	w.do(t, "add", "--even-if-slower", w.program)
-	p, err := plan.Read(w.plan(t, w.program))
+	w.Store = kit.NewStore(t, w.above)
+	w.Do(t, "add", "--even-if-slower", w.program)
+	p, err := plan.Read(w.Plan(t, w.program))
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.image = p.ID
-	if out, err := exec.Command("cp", "-a", w.dir, w.evil).CombinedOutput(); err != nil {
+	if out, err := exec.Command("cp", "-a", w.Dir, w.evil).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	disowned(t, w.evil, victim)
@@ -272,8 +273,8 @@ func TestRunKeepsTheStoreThatItChecked(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w := newSwapped(t)
-			cmd := exec.Command(fixture(t, "interrupt"), "-u", fmt.Sprint(victim), "open", tc.text, w.swap(),
-				w.residentctl, "run", "--explain", "--store", w.dir, w.program)
+			cmd := exec.Command(kit.Fixture(t, "interrupt"), "-u", fmt.Sprint(victim), "open", tc.text, w.swap(),
+				w.Residentctl, "run", "--explain", "--store", w.Dir, w.program)
 			out, err := cmd.CombinedOutput()
 			if err != nil || strings.Contains(string(out), "evil") || !strings.Contains(string(out), tc.want) ||
 				!strings.Contains(string(out), "\noriginal, ") {
@@ -297,7 +298,7 @@ func TestExecKeepsTheStoreThatItChecked(t *testing.T) {
 		}
 	}
 	cmd := exec.Command("setpriv", "--reuid", fmt.Sprint(victim), "--regid", fmt.Sprint(victim), "--clear-groups",
-		w.residentctl, "exec", "-q", "--strict", "--store", w.dir, "--",
+		w.Residentctl, "exec", "-q", "--strict", "--store", w.Dir, "--",
 		"/bin/sh", "-c", `RESIDENTCTL_EXPLAIN=1 "$1"; echo >"$2"; read x <"$3"; RESIDENTCTL_EXPLAIN=1 "$1"`, "sh", w.program, ready, done)
 	cmd.Env = append(os.Environ(), "HOME="+filepath.Join(filepath.Dir(w.program), "none"), "XDG_DATA_HOME=", "XDG_RUNTIME_DIR=")
 	var said strings.Builder
@@ -334,15 +335,15 @@ func TestExecKeepsTheStoreThatItChecked(t *testing.T) {
 // TestRunOfNamedStoreNeedsNoGo: `residentctl --store DIR run` starts a program where limits
 // leave Go's runtime no room.
 func TestRunOfNamedStoreNeedsNoGo(t *testing.T) {
-	requireCRIU(t)
-	s := newStore(t, folder(t))
-	program := filepath.Join(filepath.Dir(s.dir), "marked")
+	kit.RequireCRIU(t)
+	s := kit.NewStore(t, kit.Dir(t))
+	program := filepath.Join(filepath.Dir(s.Dir), "marked")
 	marked(t, program)
-	s.do(t, "add", "--even-if-slower", program)
+	s.Do(t, "add", "--even-if-slower", program)
 	for _, words := range []string{"--store $S run --strict", "--store=$S run --strict", "run --strict --store $S", "run --store=$S --strict"} {
 		for _, as := range []string{"", "setpriv --reuid 65534 --regid 65534 --clear-groups "} {
 			cmd := exec.Command("/bin/bash", "-c", "ulimit -v 1000000; exec "+as+"$R "+words+" $P")
-			cmd.Env = append(os.Environ(), "S="+s.dir, "R="+s.residentctl, "P="+program)
+			cmd.Env = append(os.Environ(), "S="+s.Dir, "R="+s.Residentctl, "P="+program)
 			if out, err := cmd.CombinedOutput(); err != nil || !strings.HasPrefix(string(out), "original") {
 				t.Errorf("%s%s: %v:\n%s", as, words, err, out)
 			}

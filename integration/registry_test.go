@@ -11,15 +11,17 @@ import (
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/residentctl/residentctl/integration/kit"
 )
 
 // TestOlderRegistry: a registry of schema 1 goes on to serve. Users who may only read
 // the store see what they saw, check says what to do, and the first command of the
 // owner's that reads it brings it up to date, with nothing lost.
 func TestOlderRegistry(t *testing.T) {
-	alice, _ := newAccounts(t)
-	dir := folder(t)
-	chmod(t, dir, 0o755)
+	alice, _ := kit.NewAccounts(t)
+	dir := kit.Dir(t)
+	kit.Chmod(t, dir, 0o755)
 	for _, test := range []struct {
 		name  string
 		first []string // the owner's command
@@ -30,42 +32,42 @@ func TestOlderRegistry(t *testing.T) {
 		{"refresh", []string{"refresh"}, ": current\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := newStore(t, filepath.Join(dir, "data-"+test.name))
+			s := kit.NewStore(t, filepath.Join(dir, "data-"+test.name))
 			first, second := program(t, filepath.Join(dir, "first"), 0o755, 0), filepath.Join(dir, "second")
 			if err := os.Link(first, second); err != nil && !errors.Is(err, os.ErrExist) {
 				t.Fatal(err)
 			}
-			s.do(t, "add", "--even-if-slower", "--layouts", "2", first, second)
-			before := s.do(t, "--format", "json", "list")
-			path := filepath.Join(s.dir, "registry.db")
+			s.Do(t, "add", "--even-if-slower", "--layouts", "2", first, second)
+			before := s.Do(t, "--format", "json", "list")
+			path := filepath.Join(s.Dir, "registry.db")
 			toSchema1(t, path)
 			older, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
 			}
 
-			s.wantResident(t, second)
-			if got := alice.lists(t, "--store", s.dir, "list"); len(got) != 1 {
+			s.WantResident(t, second)
+			if got := alice.Lists(t, "--store", s.Dir, "list"); len(got) != 1 {
 				t.Errorf("alice sees %q", got)
 			}
-			check := finish(t, s.command("check", "--no-trial"))
-			if check.code != 0 || !strings.Contains(check.stdout, "an older residentctl has written it") ||
-				!strings.Contains(check.stdout, "-> `residentctl list`, by its owner, brings it up to date") {
+			check := kit.Finish(t, s.Command("check", "--no-trial"))
+			if check.Code != 0 || !strings.Contains(check.Stdout, "an older residentctl has written it") ||
+				!strings.Contains(check.Stdout, "-> `residentctl list`, by its owner, brings it up to date") {
 				t.Errorf("check: %v", check)
 			}
 			if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, older) {
 				t.Errorf("who only looks has changed it (%v)", err)
 			}
-			if got := s.do(t, test.first...); !strings.Contains(got, test.also) {
+			if got := s.Do(t, test.first...); !strings.Contains(got, test.also) {
 				t.Errorf("%s: %s", test.first, got)
 			}
-			s.wantClean(t)
-			if after := s.do(t, "--format", "json", "list"); after != before {
+			wantClean(t, s)
+			if after := s.Do(t, "--format", "json", "list"); after != before {
 				t.Errorf("list before:\n%safter:\n%s", before, after)
 			}
-			s.wantResident(t, second)
-			s.do(t, "remove", "second")
-			s.wantClean(t)
+			s.WantResident(t, second)
+			s.Do(t, "remove", "second")
+			wantClean(t, s)
 		})
 	}
 }

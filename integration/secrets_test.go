@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/residentctl/residentctl/integration/kit"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
 
@@ -23,18 +24,18 @@ import (
 // starts, and as random in a resident start as in a plain one.
 func TestSecrets(t *testing.T) {
 	const starts = 1000
-	s := sharedStore(t)
+	s := kit.SharedStore(t)
 	programs := []struct{ name, path string }{
-		{"position-independent", build(t, "random", part{"random", "random.c", nil})},
-		{"fixed", build(t, "random-fixed", part{"random", "random.c", []string{"-no-pie", "-fno-pie"}})},
+		{"position-independent", kit.Build(t, "random", kit.Part{Output: "random", Source: "random.c", Args: nil})},
+		{"fixed", kit.Build(t, "random-fixed", kit.Part{Output: "random", Source: "random.c", Args: []string{"-no-pie", "-fno-pie"}})},
 	}
 	field := regexp.MustCompile(`(\w+)=(\S+)`)
 	// collect counts the different values of each field; a start is by one of the
 	// ways in turn.
-	collect := func(t *testing.T, program string, starts int, c command, ways ...way) map[string]map[string]int {
+	collect := func(t *testing.T, program string, starts int, c kit.Command, ways ...kit.Way) map[string]map[string]int {
 		seen := map[string]map[string]int{}
 		for i := range starts {
-			got := s.start(t, ways[i%len(ways)], users[i/2%2], program, c)
+			got := s.Start(t, ways[i%len(ways)], kit.Users[i/2%2], program, c)
 			if got.Status != "exit status 0" {
 				t.Fatalf("start %d: %s\n%s%s", i, got.Status, got.Stdout, got.Stderr)
 			}
@@ -49,13 +50,13 @@ func TestSecrets(t *testing.T) {
 	}
 	for _, program := range programs {
 		t.Run(program.name, func(t *testing.T) {
-			s.do(t, "add", "--even-if-slower", program.path)
-			for _, w := range residentWays {
-				for _, u := range users {
-					s.requireResident(t, w, u, program.path, command{})
+			s.Do(t, "add", "--even-if-slower", program.path)
+			for _, w := range kit.ResidentWays {
+				for _, u := range kit.Users {
+					s.RequireResident(t, w, u, program.path, kit.Command{})
 				}
 			}
-			resident := collect(t, program.path, starts, command{}, residentWays...)
+			resident := collect(t, program.path, starts, kit.Command{}, kit.ResidentWays...)
 			for _, name := range []string{"canary", "guard", "random"} {
 				if n := len(resident[name]); n != starts {
 					t.Errorf("%d different values of %s in %d starts", n, name, starts)
@@ -64,8 +65,8 @@ func TestSecrets(t *testing.T) {
 			// The kernel has fewer places for a break, a stack and a mapping than there
 			// are numbers: as many as in plain starts will do, give or take the chance.
 			const sample = starts / 5
-			plainly := collect(t, program.path, sample, command{}, plain)
-			resident = collect(t, program.path, sample, command{}, residentWays...)
+			plainly := collect(t, program.path, sample, kit.Command{}, kit.Plain)
+			resident = collect(t, program.path, sample, kit.Command{}, kit.ResidentWays...)
 			for _, name := range []string{"break", "stack", "mapping"} {
 				want, got := len(plainly[name]), len(resident[name])
 				t.Logf("%s: %d different in %d plain starts, %d in as many resident ones", name, want, sample, got)
@@ -75,9 +76,9 @@ func TestSecrets(t *testing.T) {
 			}
 
 			// Without randomisation the break stands right behind the program's data.
-			fixed := command{shell: `exec setarch --addr-no-randomize "$@"`}
-			plainly = collect(t, program.path, 4, fixed, plain)
-			resident = collect(t, program.path, 8, fixed, residentWays...)
+			fixed := kit.Command{Shell: `exec setarch --addr-no-randomize "$@"`}
+			plainly = collect(t, program.path, 4, fixed, kit.Plain)
+			resident = collect(t, program.path, 8, fixed, kit.ResidentWays...)
 			if len(plainly["break"]) != 1 || len(resident["break"]) != 1 {
 				t.Errorf("without randomisation: break at %v in plain starts, at %v in resident ones", plainly["break"], resident["break"])
 			}
@@ -99,14 +100,14 @@ func TestSecrets(t *testing.T) {
 // neither the canary and the pointer guard of the process that was dumped are
 // there, nor a pointer that was mangled with that guard.
 func TestOldSecrets(t *testing.T) {
-	s := sharedStore(t)
+	s := kit.SharedStore(t)
 	// Each reads its stdin in main.
 	programs := []struct {
 		name, path string
 		args       []string
 	}{
-		{"fixture", build(t, "random", part{"random", "random.c", nil}), []string{"wait"}},
-		{"C++", fixture(t, "cxx-main"), nil},
+		{"fixture", kit.Build(t, "random", kit.Part{Output: "random", Source: "random.c", Args: nil}), []string{"wait"}},
+		{"C++", kit.Fixture(t, "cxx-main"), nil},
 		{"perl", "/usr/bin/perl", []string{"-e", `$| = 1; print "main\n"; <STDIN>`}},
 		{"bash", "/usr/bin/bash", []string{"-c", "echo main; read"}},
 	}
@@ -115,26 +116,26 @@ func TestOldSecrets(t *testing.T) {
 			if _, err := os.Stat(program.path); err != nil {
 				t.Skip(err)
 			}
-			s.do(t, "add", "--even-if-slower", program.path)
-			oldCanary, oldGuard := s.dumpedSecrets(t, program.path)
-			for _, w := range residentWays {
-				for _, u := range users {
-					process := s.startWaiting(t, w, u, program.path, program.args)
+			s.Do(t, "add", "--even-if-slower", program.path)
+			oldCanary, oldGuard := dumpedSecrets(t, s, program.path)
+			for _, w := range kit.ResidentWays {
+				for _, u := range kit.Users {
+					process := startWaiting(t, s, w, u, program.path, program.args)
 					m := readMemory(t, process.pid)
 					canary, guard := m.threadSecrets(t)
 					if canary == oldCanary || guard == oldGuard {
-						t.Fatalf("%s as %s: the secrets are the image's", w.name, u.name)
+						t.Fatalf("%s as %s: the secrets are the image's", w.Name, u.Name)
 					}
 					// That the search finds what is there is shown by the new ones: the
 					// pointer guard in the thread's block and in the dynamic linker, and
 					// the handler that the dynamic linker registered for exit, mangled.
 					if m.count(canary) < 1 || m.count(guard) < 2 || m.mangled(guard) < 1 {
 						t.Errorf("%s as %s: the new canary stands in %d places, the new guard in %d, mangled pointers in %d",
-							w.name, u.name, m.count(canary), m.count(guard), m.mangled(guard))
+							w.Name, u.Name, m.count(canary), m.count(guard), m.mangled(guard))
 					}
 					if c, g, p := m.count(oldCanary), m.count(oldGuard), m.mangled(oldGuard); c+g+p != 0 {
 						t.Errorf("%s as %s: the old canary stands in %d places, the old guard in %d, pointers mangled with it in %d",
-							w.name, u.name, c, g, p)
+							w.Name, u.Name, c, g, p)
 					}
 					process.end(t)
 				}
@@ -145,9 +146,9 @@ func TestOldSecrets(t *testing.T) {
 
 // dumpedSecrets are the canary and the pointer guard of the process that was
 // dumped for the program, from the image's pages.
-func (s *store) dumpedSecrets(t *testing.T, program string) (canary, guard uint64) {
+func dumpedSecrets(t *testing.T, s *kit.Store, program string) (canary, guard uint64) {
 	t.Helper()
-	raw, err := os.ReadFile(s.plan(t, program))
+	raw, err := os.ReadFile(s.Plan(t, program))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +169,7 @@ func (s *store) dumpedSecrets(t *testing.T, program string) (canary, guard uint6
 				if f.Addr < m.Addr || f.Addr >= m.Addr+m.Len {
 					continue
 				}
-				pages, err := os.Open(filepath.Join(s.dir, file.Path))
+				pages, err := os.Open(filepath.Join(s.Dir, file.Path))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -200,14 +201,14 @@ type waiting struct {
 	wait  func() error
 }
 
-func (s *store) startWaiting(t *testing.T, w way, u user, program string, args []string) *waiting {
+func startWaiting(t *testing.T, s *kit.Store, w kit.Way, u kit.User, program string, args []string) *waiting {
 	t.Helper()
-	path, argv0, words := w.argv(s, program)
+	path, argv0, words := w.Argv(s, program)
 	cmd := exec.Command(path, append(words, args...)...)
 	cmd.Args[0] = argv0
-	cmd.Dir = temporary
-	cmd.Env = s.environment(temporary)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: u.id, Gid: u.id}, Pdeathsig: syscall.SIGKILL}
+	cmd.Dir = kit.Temporary
+	cmd.Env = s.Environment(kit.Temporary)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: u.ID, Gid: u.ID}, Pdeathsig: syscall.SIGKILL}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -220,7 +221,7 @@ func (s *store) startWaiting(t *testing.T, w way, u user, program string, args [
 		t.Fatal(err)
 	}
 	if _, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
-		t.Fatalf("%s of %s: %v", w.name, program, err)
+		t.Fatalf("%s of %s: %v", w.Name, program, err)
 	}
 	return &waiting{cmd.Process.Pid, stdin, cmd.Wait}
 }

@@ -10,16 +10,15 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-// shims is the folder that is to stand first in PATH.
-func (s *store) shims() string { return filepath.Join(s.dir, "shims") }
+	"github.com/residentctl/residentctl/integration/kit"
+)
 
 // TestShims starts programs by name from a shell that has the shims first in its
 // PATH, and compares with one that has not: argv[0], comm, the path that the
 // program finds itself by, output and status.
 func TestShims(t *testing.T) {
-	s := sharedStore(t)
+	s := kit.SharedStore(t)
 	for _, test := range []struct{ program, script string }{
 		{"perl", `perl -MPOSIX -e 'open F, "/proc/self/comm"; print "$0 ", POSIX::floor(2.5), " ", <F>; exit 7'`},
 		{"bash", `bash -c 'echo $0 $((1 + 1)); cat /proc/$$/comm; kill -TERM $$'`},
@@ -27,22 +26,22 @@ func TestShims(t *testing.T) {
 		{"python3", `python3 -c 'import json, sys; print(json.dumps(sys.argv), sys.prefix)'`},
 		{"python3", `python3 -m venv --without-pip v && v/bin/python -c 'import sys; print(sys.executable, sys.prefix, sys.base_prefix)'`},
 	} {
-		program := installed(t, test.program)
-		enable := s.command("enable", "--even-if-slower", program)
+		program := kit.Installed(t, test.program)
+		enable := s.Command("enable", "--even-if-slower", program)
 		enable.Env = append(os.Environ(), "PATH=/usr/bin:/bin:/usr/sbin:/usr/local/sbin")
 		if out, err := enable.CombinedOutput(); err != nil {
 			t.Fatalf("enable: %v\n%s", err, out)
 		}
-		for _, u := range users {
-			t.Run(test.program+", "+u.name, func(t *testing.T) {
-				shell := command{args: []string{"-c", test.script}, env: []string{"PATH=/usr/bin:/bin"}}
-				want := s.start(t, plain, u, "/bin/sh", shell)
-				shell.env = []string{"PATH=" + s.shims() + ":/usr/bin:/bin"}
-				if diff := cmp.Diff(want, s.start(t, plain, u, "/bin/sh", shell)); diff != "" {
+		for _, u := range kit.Users {
+			t.Run(test.program+", "+u.Name, func(t *testing.T) {
+				shell := kit.Command{Args: []string{"-c", test.script}, Env: []string{"PATH=/usr/bin:/bin"}}
+				want := s.Start(t, kit.Plain, u, "/bin/sh", shell)
+				shell.Env = []string{"PATH=" + s.Shims() + ":/usr/bin:/bin"}
+				if diff := cmp.Diff(want, s.Start(t, kit.Plain, u, "/bin/sh", shell)); diff != "" {
 					t.Errorf("plain (-) and through a shim (+) differ:\n%s", diff)
 				}
-				shell = command{args: []string{"-c", test.program + " </dev/null"}, env: append(shell.env, "RESIDENTCTL_EXPLAIN=1")}
-				if how, why := explanation(s.start(t, plain, u, "/bin/sh", shell).Stderr); how != "resident start" {
+				shell = kit.Command{Args: []string{"-c", test.program + " </dev/null"}, Env: append(shell.Env, "RESIDENTCTL_EXPLAIN=1")}
+				if how, why := kit.Explanation(s.Start(t, kit.Plain, u, "/bin/sh", shell).Stderr); how != "resident start" {
 					t.Errorf("%s: %s", how, why)
 				}
 			})
@@ -53,23 +52,23 @@ func TestShims(t *testing.T) {
 // TestShimRefused: a program that finds itself in PATH, and its files from there, gets no
 // shim, and is resident all the same.
 func TestShimRefused(t *testing.T) {
-	s := newStore(t, folder(t))
-	gcc := installed(t, "gcc")
-	enable := s.command("enable", "--even-if-slower", gcc)
+	s := kit.NewStore(t, kit.Dir(t))
+	gcc := kit.Installed(t, "gcc")
+	enable := s.Command("enable", "--even-if-slower", gcc)
 	enable.Env = append(os.Environ(), "PATH=/usr/bin:/bin")
 	said, err := enable.CombinedOutput()
 	if err == nil || !strings.Contains(string(said), "it looks for its files where it finds itself in PATH") {
 		t.Errorf("enable: %v\n%s", err, said)
 	}
-	if _, err := os.Lstat(filepath.Join(s.shims(), "gcc")); err == nil {
+	if _, err := os.Lstat(filepath.Join(s.Shims(), "gcc")); err == nil {
 		t.Error("there is a shim")
 	}
-	s.requireResident(t, byRun, root, gcc, command{args: []string{"--version"}})
+	s.RequireResident(t, kit.ByRun, kit.Root, gcc, kit.Command{Args: []string{"--version"}})
 }
 
 // A world for one shim: folders of PATH with programs that say their name.
 type shimWorld struct {
-	*store
+	*kit.Store
 	first, second string // folders of PATH behind the shims
 	source        string
 	env           []string // added
@@ -81,8 +80,8 @@ int main(int n, char **v) { printf("%s %s", WORD, v[0]); while (*++v) printf(" %
 
 func newShimWorld(t *testing.T) *shimWorld {
 	t.Helper()
-	dir := folder(t)
-	w := &shimWorld{store: newStore(t, filepath.Join(dir, "data")), first: filepath.Join(dir, "first"), second: filepath.Join(dir, "second")}
+	dir := kit.Dir(t)
+	w := &shimWorld{Store: kit.NewStore(t, filepath.Join(dir, "data")), first: filepath.Join(dir, "first"), second: filepath.Join(dir, "second")}
 	w.source = filepath.Join(dir, "speaking.c")
 	if err := os.WriteFile(w.source, []byte(speaking), 0o644); err != nil {
 		t.Fatal(err)
@@ -98,21 +97,21 @@ func newShimWorld(t *testing.T) *shimWorld {
 // build puts a program in its place as an upgrade does, by rename.
 func (w *shimWorld) build(t *testing.T, path, word string) {
 	t.Helper()
-	compile(t, path+".new", w.source, fmt.Sprintf("-DWORD=%q", word))
-	delete(builtFiles, path+".new")
+	kit.Compile(t, path+".new", w.source, fmt.Sprintf("-DWORD=%q", word))
+	delete(kit.BuiltFiles, path+".new")
 	if err := os.Rename(path+".new", path); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func (w *shimWorld) path() string {
-	return "PATH=" + strings.Join([]string{w.shims(), w.first, w.second, "/usr/bin", "/bin"}, ":")
+	return "PATH=" + strings.Join([]string{w.Shims(), w.first, w.second, "/usr/bin", "/bin"}, ":")
 }
 
 // enable is residentctl enable with that PATH.
 func (w *shimWorld) enable(t *testing.T, program string) {
 	t.Helper()
-	c := w.command("enable", "--even-if-slower", program)
+	c := w.Command("enable", "--even-if-slower", program)
 	c.Env = append(os.Environ(), w.path())
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("enable: %v\n%s", err, out)
@@ -124,28 +123,28 @@ func (w *shimWorld) enable(t *testing.T, program string) {
 // start was made.
 func (w *shimWorld) calls(t *testing.T, want, how string) {
 	t.Helper()
-	for _, u := range users {
+	for _, u := range kit.Users {
 		for _, call := range [][]string{
 			{"/bin/sh", "-c", "speak a 'b c'; exit $?"},
 			{"/bin/bash", "-c", "speak a 'b c'; exit $?"},
 			{"/usr/bin/env", "speak", "a", "b c"},
 		} {
-			start := func(path string) outcome {
-				return w.start(t, plain, u, call[0], command{args: call[1:], env: append([]string{path}, w.env...)})
+			start := func(path string) kit.Outcome {
+				return w.Start(t, kit.Plain, u, call[0], kit.Command{Args: call[1:], Env: append([]string{path}, w.env...)})
 			}
 			through := start(w.path())
-			without := start(strings.Replace(w.path(), w.shims()+":", "", 1))
+			without := start(strings.Replace(w.path(), w.Shims()+":", "", 1))
 			through.Stderr, without.Stderr = "", "" // "not found" is everybody's own words
 			if diff := cmp.Diff(without, through); diff != "" || strings.TrimSuffix(through.Stdout, "\n") != want {
-				t.Errorf("%s, %s: want %q: without (-) and through the shims (+):\n%s", u.name, call[0], want, diff)
+				t.Errorf("%s, %s: want %q: without (-) and through the shims (+):\n%s", u.Name, call[0], want, diff)
 			}
 		}
 		if how == "" {
 			continue
 		}
-		r := w.start(t, plain, u, "/usr/bin/env", command{args: []string{"speak"}, env: append([]string{w.path(), "RESIDENTCTL_EXPLAIN=1"}, w.env...)})
-		if is, why := explanation(r.Stderr); is != how {
-			t.Errorf("%s: %s (%s), want %s", u.name, is, why, how)
+		r := w.Start(t, kit.Plain, u, "/usr/bin/env", kit.Command{Args: []string{"speak"}, Env: append([]string{w.path(), "RESIDENTCTL_EXPLAIN=1"}, w.env...)})
+		if is, why := kit.Explanation(r.Stderr); is != how {
+			t.Errorf("%s: %s (%s), want %s", u.Name, is, why, how)
 		}
 	}
 }
@@ -153,7 +152,7 @@ func (w *shimWorld) calls(t *testing.T, want, how string) {
 // state is what status says of the shim, "" if there is none.
 func (w *shimWorld) state(t *testing.T) string {
 	t.Helper()
-	c := w.command("--format", "json", "status")
+	c := w.Command("--format", "json", "status")
 	c.Env = append(os.Environ(), w.path())
 	out, err := c.Output()
 	var all []struct {
@@ -197,13 +196,13 @@ func TestShimsFollowTheSystem(t *testing.T) {
 	w.build(t, speak, "two")
 	w.calls(t, "two speak a b c", normal)
 	w.wantState(t, "normal")
-	w.do(t, "add", "--even-if-slower", speak)
+	w.Do(t, "add", "--even-if-slower", speak)
 	w.calls(t, "two speak a b c", resident)
 	w.build(t, speak, "three")
-	w.do(t, "refresh")
+	w.Do(t, "refresh")
 	w.calls(t, "three speak a b c", resident)
 	w.wantState(t, "resident")
-	w.wantClean(t)
+	wantClean(t, w.Store)
 
 	// Another one comes to stand before it, and goes away again.
 	before := filepath.Join(filepath.Dir(w.first), "first.old")
@@ -223,7 +222,7 @@ func TestShimsFollowTheSystem(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.calls(t, "three speak a b c", resident) // what may not be executed is passed over
-	remove(t, speak)
+	kit.Remove(t, speak)
 	w.calls(t, "three speak a b c", resident)
 
 	// A script comes to stand there, without a first line.
@@ -231,41 +230,41 @@ func TestShimsFollowTheSystem(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.calls(t, "script "+speak+" a b c", normal)
-	remove(t, speak)
+	kit.Remove(t, speak)
 
 	// Two stores' shims, and their folders more than once: never round in circles.
-	other := newStore(t, filepath.Join(filepath.Dir(w.first), "other"))
-	c := other.command("enable", "--even-if-slower", filepath.Join(w.second, "speak"))
+	other := kit.NewStore(t, filepath.Join(filepath.Dir(w.first), "other"))
+	c := other.Command("enable", "--even-if-slower", filepath.Join(w.second, "speak"))
 	c.Env = append(os.Environ(), w.path())
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	circle := strings.Join([]string{w.shims(), other.shims() + "/", w.shims(), w.first, other.shims(), w.shims()}, ":")
+	circle := strings.Join([]string{w.Shims(), other.Shims() + "/", w.Shims(), w.first, other.Shims(), w.Shims()}, ":")
 	for _, env := range [][]string{nil, {"LD_BIND_NOW=1"}} {
 		for _, gone := range []bool{false, true} {
 			path := "PATH=" + circle + ":" + w.second
 			if gone {
 				path = "PATH=" + circle
 			}
-			for _, u := range users {
-				r := w.start(t, plain, u, "/usr/bin/env", command{args: []string{"speak"}, env: append([]string{path}, env...)})
+			for _, u := range kit.Users {
+				r := w.Start(t, kit.Plain, u, "/usr/bin/env", kit.Command{Args: []string{"speak"}, Env: append([]string{path}, env...)})
 				if r.Stdout != "three speak\n" {
-					t.Errorf("%s, %v, %s: %+v", u.name, env, path, r)
+					t.Errorf("%s, %v, %s: %+v", u.Name, env, path, r)
 				}
 			}
 		}
 	}
 
 	// Removed: nothing of that name is left, with one that cannot be a program too.
-	remove(t, filepath.Join(w.second, "speak"))
-	r := w.start(t, plain, nobody, "/usr/bin/env", command{args: []string{"speak"}, env: []string{"PATH=" + circle + ":" + w.second}})
+	kit.Remove(t, filepath.Join(w.second, "speak"))
+	r := w.Start(t, kit.Plain, kit.Nobody, "/usr/bin/env", kit.Command{Args: []string{"speak"}, Env: []string{"PATH=" + circle + ":" + w.second}})
 	if r.Status != "exit status 127" || !strings.Contains(r.Stderr, "not found") {
 		t.Errorf("%+v", r)
 	}
 	w.calls(t, "", "started normally")
-	w.do(t, "gc")
+	w.Do(t, "gc")
 	w.wantState(t, "")
-	w.wantClean(t)
+	wantClean(t, w.Store)
 	w.calls(t, "", "")
 }
 
@@ -276,35 +275,35 @@ func TestShimsOfABrokenStore(t *testing.T) {
 	w.build(t, speak, "one")
 	w.enable(t, "speak")
 	for name, breaks := range map[string]func() error{
-		"index gone":     func() error { return os.RemoveAll(filepath.Join(w.dir, "index")) },
-		"images gone":    func() error { return os.RemoveAll(filepath.Join(w.dir, "images")) },
-		"launchers gone": func() error { return os.RemoveAll(filepath.Join(w.dir, "launchers")) },
-		"shut":           func() error { return os.Chmod(w.dir, 0o700) },
-		"gone":           func() error { return os.RemoveAll(w.dir) },
+		"index gone":     func() error { return os.RemoveAll(filepath.Join(w.Dir, "index")) },
+		"images gone":    func() error { return os.RemoveAll(filepath.Join(w.Dir, "images")) },
+		"launchers gone": func() error { return os.RemoveAll(filepath.Join(w.Dir, "launchers")) },
+		"shut":           func() error { return os.Chmod(w.Dir, 0o700) },
+		"gone":           func() error { return os.RemoveAll(w.Dir) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			saved := w.dir + ".saved"
-			if out, err := exec.Command("cp", "-a", w.dir, saved).CombinedOutput(); err != nil {
+			saved := w.Dir + ".saved"
+			if out, err := exec.Command("cp", "-a", w.Dir, saved).CombinedOutput(); err != nil {
 				t.Fatalf("%v %s", err, out)
 			}
 			if err := breaks(); err != nil {
 				t.Fatal(err)
 			}
 			w.calls(t, "one speak a b c", "")
-			remove(t, w.dir)
-			rename(t, saved, w.dir)
+			kit.Remove(t, w.Dir)
+			rename(t, saved, w.Dir)
 		})
 	}
 
 	// A shim that leads nowhere is gc's.
-	w.do(t, "remove", "speak")
+	w.Do(t, "remove", "speak")
 	w.wantState(t, "")
-	symlink(t, "../launchers/1-2/usr/bin/speak", filepath.Join(w.shims(), "speak"))
+	kit.Symlink(t, "../launchers/1-2/usr/bin/speak", filepath.Join(w.Shims(), "speak"))
 	w.calls(t, "one speak a b c", "")
 	w.wantState(t, "dangling")
-	w.do(t, "gc")
+	w.Do(t, "gc")
 	w.wantState(t, "")
-	w.wantClean(t)
+	wantClean(t, w.Store)
 }
 
 // TestShimsInLongFolders: the launcher puts a short path together in other memory
@@ -313,9 +312,9 @@ func TestShimsInLongFolders(t *testing.T) {
 	w := newShimWorld(t)
 	w.build(t, filepath.Join(w.second, "speak"), "resident")
 	w.enable(t, "speak")
-	other := filepath.Join(folder(t), "other")
+	other := filepath.Join(kit.Dir(t), "other")
 	w.build(t, other, "other")
-	base := folder(t)
+	base := kit.Dir(t)
 	for _, length := range []int{253, 254, 255, 256, 257, 258, 1000, 4090} {
 		dir := base
 		for rest := length - len("/speak") - len(dir); rest > 0; rest = length - len("/speak") - len(dir) {
@@ -329,9 +328,9 @@ func TestShimsInLongFolders(t *testing.T) {
 		}
 		w.first = dir
 		w.calls(t, "resident speak a b c", "resident start")
-		copyFile(t, other, filepath.Join(dir, "speak"))
+		kit.CopyFile(t, other, filepath.Join(dir, "speak"))
 		w.calls(t, "other speak a b c", "started normally")
-		remove(t, filepath.Join(dir, "speak"))
+		kit.Remove(t, filepath.Join(dir, "speak"))
 	}
 }
 
@@ -343,7 +342,7 @@ func TestShimsAndLinkEnvironment(t *testing.T) {
 	w.enable(t, "speak")
 	w.env = []string{"LD_BIND_NOW=1"}
 	w.calls(t, "one speak a b c", "started normally")
-	remove(t, filepath.Join(w.first, "speak"))
+	kit.Remove(t, filepath.Join(w.first, "speak"))
 	w.calls(t, "two speak a b c", "started normally")
 }
 
@@ -363,7 +362,7 @@ func TestShimsAndWrappers(t *testing.T) {
 	speak := filepath.Join(w.second, "speak")
 	w.build(t, speak, "one")
 	w.enable(t, "speak")
-	elf := filepath.Join(folder(t), "elf")
+	elf := filepath.Join(kit.Dir(t), "elf")
 	const source = `#define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -397,7 +396,7 @@ int main(int argc, char **argv)
 	if err := os.WriteFile(elf+".c", []byte(source), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	compile(t, elf, elf+".c")
+	kit.Compile(t, elf, elf+".c")
 	binary, err := os.ReadFile(elf)
 	if err != nil {
 		t.Fatal(err)
@@ -426,28 +425,28 @@ int main(int argc, char **argv)
 				return
 			}
 			// It is the wrapper that is executed, and its program starts from its image.
-			for _, u := range users {
-				r := w.start(t, plain, u, "/usr/bin/env", command{args: []string{"speak"}, env: []string{w.path(), "RESIDENTCTL_EXPLAIN=1"}})
+			for _, u := range kit.Users {
+				r := w.Start(t, kit.Plain, u, "/usr/bin/env", kit.Command{Args: []string{"speak"}, Env: []string{w.path(), "RESIDENTCTL_EXPLAIN=1"}})
 				if !strings.Contains(r.Stderr, speak+": resident start") {
-					t.Errorf("%s: %+v", u.name, r)
+					t.Errorf("%s: %+v", u.Name, r)
 				}
 			}
 			// Of another store's shims between them, and by their names with a slash more.
-			other := newStore(t, filepath.Join(folder(t), "other"))
-			c := other.command("enable", "--even-if-slower", speak)
+			other := kit.NewStore(t, filepath.Join(kit.Dir(t), "other"))
+			c := other.Command("enable", "--even-if-slower", speak)
 			c.Env = append(os.Environ(), "PATH="+w.second+":/usr/bin:/bin")
 			if out, err := c.CombinedOutput(); err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}
 			for _, path := range [][]string{
-				{w.shims(), other.shims(), w.first, w.second},
-				{other.shims() + "/", w.shims(), w.shims() + "//", w.first, w.shims(), w.second, other.shims()},
-				{w.shims(), w.first, other.shims(), w.second, w.first},
-				{w.shims(), w.first, w.second, ""},
+				{w.Shims(), other.Shims(), w.first, w.second},
+				{other.Shims() + "/", w.Shims(), w.Shims() + "//", w.first, w.Shims(), w.second, other.Shims()},
+				{w.Shims(), w.first, other.Shims(), w.second, w.first},
+				{w.Shims(), w.first, w.second, ""},
 			} {
 				for _, script := range []string{"speak a 'b c'", `exec "$0" --filter-errno 169 -- /usr/bin/env env speak a 'b c'`} {
-					r := w.start(t, plain, root, "/bin/sh", command{args: []string{"-c", script, fixture(t, "situation")},
-						env: []string{"PATH=" + strings.Join(path, ":") + ":/usr/bin:/bin"}})
+					r := w.Start(t, kit.Plain, kit.Root, "/bin/sh", kit.Command{Args: []string{"-c", script, kit.Fixture(t, "situation")},
+						Env: []string{"PATH=" + strings.Join(path, ":") + ":/usr/bin:/bin"}})
 					if r.Stdout != test.want+"\n" {
 						t.Errorf("%s: %s: %+v", path, script, r)
 					}
@@ -464,7 +463,7 @@ func TestShimsAndWrappersByPath(t *testing.T) {
 	w := newShimWorld(t)
 	w.build(t, filepath.Join(w.second, "speak"), "one")
 	w.enable(t, "speak")
-	elsewhere := folder(t)
+	elsewhere := kit.Dir(t)
 	for _, dir := range []string{w.first, elsewhere} {
 		if err := os.WriteFile(filepath.Join(dir, "speak"), []byte(wrapper+`exec -a speak "$(next)" "$@"`), 0o755); err != nil {
 			t.Fatal(err)
@@ -475,15 +474,15 @@ func TestShimsAndWrappersByPath(t *testing.T) {
 		path      []string
 	}{
 		{w.first, "wrapped one", []string{w.first, w.second}},
-		{w.first, "wrapped wrapped one", []string{w.shims(), w.first, w.second}},
-		{w.first, "wrapped one", []string{w.first, w.shims(), w.second}},
-		{elsewhere, "wrapped one", []string{w.shims(), w.second}},
+		{w.first, "wrapped wrapped one", []string{w.Shims(), w.first, w.second}},
+		{w.first, "wrapped one", []string{w.first, w.Shims(), w.second}},
+		{elsewhere, "wrapped one", []string{w.Shims(), w.second}},
 	} {
-		for _, u := range users {
-			r := w.start(t, plain, u, filepath.Join(tc.dir, "speak"), command{args: []string{"a", "b c"},
-				env: []string{"PATH=" + strings.Join(tc.path, ":") + ":/usr/bin:/bin"}})
+		for _, u := range kit.Users {
+			r := w.Start(t, kit.Plain, u, filepath.Join(tc.dir, "speak"), kit.Command{Args: []string{"a", "b c"},
+				Env: []string{"PATH=" + strings.Join(tc.path, ":") + ":/usr/bin:/bin"}})
 			if r.Stdout != tc.want+" speak a b c\n" {
-				t.Errorf("%s, %s: %+v, want %s", u.name, tc.path, r, tc.want)
+				t.Errorf("%s, %s: %+v, want %s", u.Name, tc.path, r, tc.want)
 			}
 		}
 	}
@@ -499,15 +498,15 @@ func TestShimsPath(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(w.first, "speak"), []byte("#!/bin/sh\nexec /usr/bin/env"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	behind := strings.Join([]string{w.first, w.shims(), w.second, "/usr/bin", "/bin"}, ":")
+	behind := strings.Join([]string{w.first, w.Shims(), w.second, "/usr/bin", "/bin"}, ":")
 	for path, want := range map[string]string{
 		strings.TrimPrefix(w.path(), "PATH="):                           behind,
 		"/nowhere::" + strings.TrimPrefix(w.path(), "PATH=") + ":":      "/nowhere::" + behind + ":",
-		w.shims() + "/:" + w.shims() + ":" + w.first:                    w.first + ":" + w.shims() + "/:" + w.shims(),
-		w.shims() + ":" + w.second + ".no:" + w.first + ":" + w.shims(): w.second + ".no:" + w.first + ":" + w.shims() + ":" + w.shims(),
+		w.Shims() + "/:" + w.Shims() + ":" + w.first:                    w.first + ":" + w.Shims() + "/:" + w.Shims(),
+		w.Shims() + ":" + w.second + ".no:" + w.first + ":" + w.Shims(): w.second + ".no:" + w.first + ":" + w.Shims() + ":" + w.Shims(),
 	} {
 		env := func(path string) string {
-			r := w.start(t, plain, nobody, "/usr/bin/env", command{args: []string{"A=1", "speak"}, env: []string{"B=2", "PATH=" + path, "C=3"}})
+			r := w.Start(t, kit.Plain, kit.Nobody, "/usr/bin/env", kit.Command{Args: []string{"A=1", "speak"}, Env: []string{"B=2", "PATH=" + path, "C=3"}})
 			return r.Stdout
 		}
 		got := env(path)
@@ -522,16 +521,16 @@ func TestShimsPath(t *testing.T) {
 // and is not the same: by the link it knows where it belongs.
 func TestShimsAndEnvironments(t *testing.T) {
 	w := newShimWorld(t)
-	w.enable(t, installed(t, "python3"))
-	venv := filepath.Join(folder(t), "venv")
+	w.enable(t, kit.Installed(t, "python3"))
+	venv := filepath.Join(kit.Dir(t), "venv")
 	if out, err := exec.Command("/usr/bin/python3", "-m", "venv", "--without-pip", venv).CombinedOutput(); err != nil {
 		t.Skipf("there are no virtual environments here: %v\n%s", err, out)
 	}
-	for _, u := range users {
-		for _, path := range []string{venv + "/bin:" + w.shims(), w.shims() + ":" + venv + "/bin"} {
-			r := w.start(t, plain, u, "/bin/sh", command{args: []string{"-c", "python3 -c 'import sys; print(sys.prefix, sys.executable)'"}, env: []string{"PATH=" + path + ":/usr/bin:/bin"}})
+	for _, u := range kit.Users {
+		for _, path := range []string{venv + "/bin:" + w.Shims(), w.Shims() + ":" + venv + "/bin"} {
+			r := w.Start(t, kit.Plain, u, "/bin/sh", kit.Command{Args: []string{"-c", "python3 -c 'import sys; print(sys.prefix, sys.executable)'"}, Env: []string{"PATH=" + path + ":/usr/bin:/bin"}})
 			if want := venv + " " + venv + "/bin/python3\n"; r.Stdout != want {
-				t.Errorf("%s, %s: %+v, want %s", u.name, path, r, want)
+				t.Errorf("%s, %s: %+v, want %s", u.Name, path, r, want)
 			}
 		}
 	}
@@ -541,14 +540,14 @@ func TestShimsAndEnvironments(t *testing.T) {
 // a virtual environment that it makes links to the shim, and ends with it.
 func TestShimsMakeEnvironments(t *testing.T) {
 	w := newShimWorld(t)
-	python := installed(t, "python3")
+	python := kit.Installed(t, "python3")
 	w.enable(t, python)
-	shim := filepath.Join(w.shims(), "python3")
-	byShim, byPath := filepath.Join(folder(t), "venv"), filepath.Join(folder(t), "venv")
+	shim := filepath.Join(w.Shims(), "python3")
+	byShim, byPath := filepath.Join(kit.Dir(t), "venv"), filepath.Join(kit.Dir(t), "venv")
 	said := func(want, script string, args ...string) {
 		t.Helper()
-		r := w.start(t, plain, root, "/bin/sh", command{args: append([]string{"-c", script, "sh"}, args...),
-			env: []string{"PATH=" + w.shims() + ":/usr/bin:/bin"}})
+		r := w.Start(t, kit.Plain, kit.Root, "/bin/sh", kit.Command{Args: append([]string{"-c", script, "sh"}, args...),
+			Env: []string{"PATH=" + w.Shims() + ":/usr/bin:/bin"}})
 		if r.Stdout != want+"\n" {
 			t.Errorf("%s: %+v, want %s", script, r, want)
 		}
@@ -556,8 +555,8 @@ func TestShimsMakeEnvironments(t *testing.T) {
 	const show, where = ` -c 'import sys; print(sys.executable)'`, ` -c 'import sys; print(sys.prefix)'`
 	said(shim, "python3"+show)
 	said(python, python+show)
-	if r := w.start(t, plain, root, "/bin/sh", command{args: []string{"-c", python + ` -m venv --without-pip "$1" && python3 -m venv --without-pip "$2"`, "sh", byPath, byShim},
-		env: []string{"PATH=" + w.shims() + ":/usr/bin:/bin"}}); r.Status != "exit status 0" {
+	if r := w.Start(t, kit.Plain, kit.Root, "/bin/sh", kit.Command{Args: []string{"-c", python + ` -m venv --without-pip "$1" && python3 -m venv --without-pip "$2"`, "sh", byPath, byShim},
+		Env: []string{"PATH=" + w.Shims() + ":/usr/bin:/bin"}}); r.Status != "exit status 0" {
 		t.Skipf("there are no virtual environments here: %+v", r)
 	}
 	said(shim, `readlink "$1/bin/python3"`, byShim)
@@ -565,7 +564,7 @@ func TestShimsMakeEnvironments(t *testing.T) {
 	said(byShim, `"$1/bin/python3"`+where, byShim)
 	said(byPath, `"$1/bin/python3"`+where, byPath)
 
-	w.do(t, "disable", "python3")
+	w.Do(t, "disable", "python3")
 	said("no", `"$1/bin/python3"`+where+" || echo no", byShim)
 	said(byPath, `"$1/bin/python3"`+where, byPath)
 	// As the help of enable has it.

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"testing"
 	"time"
+
+	"github.com/residentctl/residentctl/integration/kit"
 )
 
 // sweepSlices is how many slices the programs of this machine are cut into, of
@@ -16,7 +18,7 @@ const sweepSlices = 20
 // TestSweepSlice compares every few of this machine's programs, plain with
 // resident.
 func TestSweepSlice(t *testing.T) {
-	requireCRIU(t)
+	kit.RequireCRIU(t)
 	var swept struct {
 		Summary struct {
 			Programs, Equal, Different, Failed int
@@ -51,7 +53,7 @@ func TestSweepSlice(t *testing.T) {
 
 // TestSweepFinds plants differences, which the sweep must find.
 func TestSweepFinds(t *testing.T) {
-	requireCRIU(t)
+	kit.RequireCRIU(t)
 	if stdout, err := sweep(t, "--self-test"); err != nil {
 		t.Errorf("scripts/sweep --self-test: %v\n%s", err, stdout)
 	}
@@ -60,7 +62,7 @@ func TestSweepFinds(t *testing.T) {
 // sweep runs scripts/sweep with the command under test.
 func sweep(t *testing.T, args ...string) ([]byte, error) {
 	t.Helper()
-	c := exec.CommandContext(t.Context(), "../scripts/sweep", append([]string{"--residentctl", residentctl(t)}, args...)...)
+	c := exec.CommandContext(t.Context(), "../scripts/sweep", append([]string{"--residentctl", kit.Residentctl(t)}, args...)...)
 	var stderr bytes.Buffer
 	c.Stderr = &stderr
 	c.WaitDelay = 5 * time.Second

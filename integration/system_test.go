@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/residentctl/residentctl/integration/kit"
 	"github.com/residentctl/residentctl/pkg/binfmt"
 	stores "github.com/residentctl/residentctl/pkg/store"
 )
@@ -34,26 +35,26 @@ as() { id=$1; shift; setpriv --reuid $id --regid $id --clear-groups "$@"; }
 
 // A space is such namespaces for the time of one script.
 type space struct {
-	*store
+	*kit.Store
 	env []string // beside what all have
 }
 
 func newSpace(t *testing.T) *space {
 	t.Helper()
-	if !ownBinfmt(t, "") {
+	if !kit.OwnBinfmt(t, "") {
 		t.Skip("a binfmt_misc for these tests alone needs Linux 6.7")
 	}
-	dir := folder(t)
-	s := newStore(t, dir)
-	return &space{s, []string{"DIR=" + dir, "STORE=" + s.dir, "R=" + s.residentctl + " --store " + s.dir}}
+	dir := kit.Dir(t)
+	s := kit.NewStore(t, dir)
+	return &space{s, []string{"DIR=" + dir, "STORE=" + s.Dir, "R=" + s.Residentctl + " --store " + s.Dir}}
 }
 
 // try runs a script as root there; R is residentctl with the space's store.
-func (s *space) try(t *testing.T, script string) outcome {
+func (s *space) try(t *testing.T, script string) kit.Outcome {
 	t.Helper()
 	cmd := exec.Command("/bin/bash", "-c", prologue+script)
 	cmd.Dir = "/"
-	cmd.Env = append(s.environment("/root"), s.env...)
+	cmd.Env = append(s.Environment("/root"), s.env...)
 	all := []syscall.SysProcIDMap{{Size: 1<<32 - 1}}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
@@ -64,7 +65,7 @@ func (s *space) try(t *testing.T, script string) outcome {
 	if err := cmd.Run(); cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
-	return outcome{Stdout: stdout.String(), Stderr: stderr.String(), Status: cmd.ProcessState.String()}
+	return kit.Outcome{Stdout: stdout.String(), Stderr: stderr.String(), Status: cmd.ProcessState.String()}
 }
 
 // run is try of a script that has to succeed and say nothing on stderr.
@@ -80,8 +81,8 @@ func (s *space) run(t *testing.T, script string) string {
 // copyOf is a fixture of its own in the space's folder.
 func (s *space) copyOf(t *testing.T, name, as string) string {
 	t.Helper()
-	path := filepath.Join(filepath.Dir(s.dir), as)
-	copyFile(t, fixture(t, name), path)
+	path := filepath.Join(filepath.Dir(s.Dir), as)
+	kit.CopyFile(t, kit.Fixture(t, name), path)
 	return path
 }
 
@@ -125,7 +126,7 @@ func TestSystemLife(t *testing.T) {
 	say remove; $R enable --system --even-if-slower $DIR/one >/dev/null; $R remove one >/dev/null; status; files; ls /proc/sys/fs/binfmt_misc
 	$R check 2>/dev/null | sed -n 's/.*store: garbage/garbage/p'
 	`)
-	wantLines(t, strings.ReplaceAll(got, filepath.Dir(s.dir), "DIR"), systemLife)
+	wantLines(t, strings.ReplaceAll(got, filepath.Dir(s.Dir), "DIR"), systemLife)
 }
 
 const systemLife = `== enable
@@ -277,7 +278,7 @@ func TestSystemSegments(t *testing.T) {
 // dataOf is a byte of a fixture's initialised data, from its start.
 func (s *space) dataOf(t *testing.T, name string) uint64 {
 	t.Helper()
-	f, err := elf.Open(filepath.Join(filepath.Dir(s.dir), name))
+	f, err := elf.Open(filepath.Join(filepath.Dir(s.Dir), name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,7 +290,7 @@ func (s *space) dataOf(t *testing.T, name string) uint64 {
 // exception tables, which C does not need.
 func (s *space) withHeader(t *testing.T, name, as string, header elf.Prog64) {
 	t.Helper()
-	raw, err := os.ReadFile(filepath.Join(filepath.Dir(s.dir), name))
+	raw, err := os.ReadFile(filepath.Join(filepath.Dir(s.Dir), name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +304,7 @@ func (s *space) withHeader(t *testing.T, name, as string, header elf.Prog64) {
 		t.Fatalf("the compiler puts program header %d at %d", i, at)
 	}
 	if _, err = binary.Encode(raw[at:], binary.LittleEndian, header); err == nil {
-		err = os.WriteFile(filepath.Join(filepath.Dir(s.dir), as), raw, 0o755)
+		err = os.WriteFile(filepath.Join(filepath.Dir(s.Dir), as), raw, 0o755)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -336,12 +337,12 @@ func TestSystemElsewhere(t *testing.T) {
 	as 65534 unshare --user --map-root-user $DIR/identity a || echo $?
 	echo pid namespace
 	unshare --pid --fork --mount-proc setpriv --reuid 65534 --regid 65534 --clear-groups $DIR/identity a || echo $?
-	echo seccomp; as 65534 ` + fixture(t, "situation") + ` --filter-errno 160 -- $DIR/identity identity a | but_exe
+	echo seccomp; as 65534 ` + kit.Fixture(t, "situation") + ` --filter-errno 160 -- $DIR/identity identity a | but_exe
 	echo no namespaces; echo 0 >/proc/sys/user/max_user_namespaces; as 65534 $DIR/identity a | but_exe
 	`
-	s.do(t, "add", "--even-if-slower", filepath.Join(filepath.Dir(s.dir), "identity"))
+	s.Do(t, "add", "--even-if-slower", filepath.Join(filepath.Dir(s.Dir), "identity"))
 	want := s.run(t, script)
-	wantLines(t, s.run(t, `$R enable --system $DIR/identity`+"\n"+script), filepath.Dir(s.dir)+"/identity: enabled for the whole system\n"+want)
+	wantLines(t, s.run(t, `$R enable --system $DIR/identity`+"\n"+script), filepath.Dir(s.Dir)+"/identity: enabled for the whole system\n"+want)
 }
 
 // TestSystemBadStates: whatever happens to a store, programs that are enabled start.
@@ -553,7 +554,7 @@ func TestSystemKilled(t *testing.T) {
 			wantLines(t, strings.ReplaceAll(got, "killed\n", ""), `resident start: image
 resident start: image
 nothing is enabled; `+"`residentctl enable PROGRAM`"+` does it
-0 items would go, 0 B would be freed in `+s.dir+`
+0 items would go, 0 B would be freed in `+s.Dir+`
 `)
 		})
 	}
@@ -564,15 +565,15 @@ nothing is enabled; `+"`residentctl enable PROGRAM`"+` does it
 // resident all the same. The program has first bytes of its own, so that it is no
 // business of other tests' programs.
 func TestSystemNotMounted(t *testing.T) {
-	s := newStore(t, folder(t))
-	dir := filepath.Dir(s.dir)
+	s := kit.NewStore(t, kit.Dir(t))
+	dir := filepath.Dir(s.Dir)
 	source := filepath.Join(dir, "own.c")
 	text := fmt.Sprintf("char size[%d] = \"x\";\nint main(void) { return size[0] != 'x'; }\n", 1<<16+os.Getpid()%(1<<16)*8)
 	if err := os.WriteFile(source, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	program := filepath.Join(dir, "own")
-	compile(t, program, source)
+	kit.Compile(t, program, source)
 	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "/bin/bash", "-ec", `
 	mountpoint -q /proc/sys/fs/binfmt_misc || mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
 	if [ -d /etc/binfmt.d ]; then mount -t tmpfs none /etc/binfmt.d; fi
@@ -580,7 +581,7 @@ func TestSystemNotMounted(t *testing.T) {
 	"$R" --store "$STORE" enable --system --even-if-slower "$PROGRAM"
 	read -r || true # until the test has seen it
 	`)
-	cmd.Env = append(s.environment("/root"), "R="+s.residentctl, "STORE="+filepath.Join(dir, "elsewhere"), "PROGRAM="+program)
+	cmd.Env = append(s.Environment("/root"), "R="+s.Residentctl, "STORE="+filepath.Join(dir, "elsewhere"), "PROGRAM="+program)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -615,8 +616,8 @@ func TestSystemNotMounted(t *testing.T) {
 		}
 	}
 	isResident()
-	s.do(t, "add", "--even-if-slower", program)
-	s.do(t, "verify", program)
+	s.Do(t, "add", "--even-if-slower", program)
+	s.Do(t, "verify", program)
 	isResident()
 }
 
@@ -649,7 +650,7 @@ func TestSystemLinkIsForOneKernelInstance(t *testing.T) {
 	status; $R refresh | word; kernel; $R gc | sed -n 's/  */ /g; s/^system .*\(the kernel\)/\1/p'; links; status
 	say removed; $R enable --system $DIR/one >/dev/null; cd $STORE/system; mv * $(echo * | sed 's/@.*//'); cd $DIR
 	$R remove one >/dev/null; links; kernel`)
-	wantLines(t, strings.ReplaceAll(got, filepath.Dir(s.dir), "DIR"), systemElsewhere)
+	wantLines(t, strings.ReplaceAll(got, filepath.Dir(s.Dir), "DIR"), systemElsewhere)
 }
 
 const systemElsewhere = `== enabled

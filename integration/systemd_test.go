@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/residentctl/residentctl/integration/kit"
 )
 
 const unitFolder = "../doc/systemd"
@@ -23,14 +25,14 @@ func TestUnits(t *testing.T) {
 	if err != nil || len(units) != 3 {
 		t.Fatalf("%v, %v", units, err)
 	}
-	dir := folder(t)
+	dir := kit.Dir(t)
 	args := []string{"verify", "--man=no"}
 	for _, unit := range units {
 		text, err := os.ReadFile(unit)
 		if err != nil {
 			t.Fatal(err)
 		}
-		changed := strings.NewReplacer("/usr/local/bin/residentctl", residentctl(t),
+		changed := strings.NewReplacer("/usr/local/bin/residentctl", kit.Residentctl(t),
 			"/usr/local/lib/residentctl", absolute(t, unitFolder)).Replace(string(text))
 		path := filepath.Join(dir, filepath.Base(unit))
 		if err := os.WriteFile(path, []byte(changed), 0o644); err != nil {
@@ -64,7 +66,7 @@ func TestUnitsBySystemd(t *testing.T) {
 	if _, err := os.Stat(systemd); err != nil {
 		t.Skip("systemd is not on this machine")
 	}
-	requireCRIU(t)
+	kit.RequireCRIU(t)
 	// The units hide /tmp from their services.
 	dir, err := os.MkdirTemp("/var/lib", "residentctl-test-")
 	if err != nil {
@@ -74,13 +76,13 @@ func TestUnitsBySystemd(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s := newStore(t, dir)
-	perl := installed(t, "perl")
-	s.do(t, "add", "--even-if-slower", perl)
+	s := kit.NewStore(t, dir)
+	perl := kit.Installed(t, "perl")
+	s.Do(t, "add", "--even-if-slower", perl)
 	command := filepath.Join(dir, "command")
-	copyFile(t, s.residentctl, command)
-	places := strings.NewReplacer("/usr/local/bin/residentctl exec", command+" exec --store "+s.dir, "/usr/local/bin/residentctl", command, "/usr/local/lib/residentctl", absolute(t, unitFolder),
-		"/var/lib/residentctl", s.dir, "/usr/bin/perl -e 'sleep'", perl+" -e 'print getppid'",
+	kit.CopyFile(t, s.Residentctl, command)
+	places := strings.NewReplacer("/usr/local/bin/residentctl exec", command+" exec --store "+s.Dir, "/usr/local/bin/residentctl", command, "/usr/local/lib/residentctl", absolute(t, unitFolder),
+		"/var/lib/residentctl", s.Dir, "/usr/bin/perl -e 'sleep'", perl+" -e 'print getppid'",
 		"[Unit]\n", "[Unit]\nDefaultDependencies=no\n")
 	units := filepath.Join(dir, "units")
 	if err := os.Mkdir(units, 0o755); err != nil {

@@ -3,7 +3,6 @@ package integration
 import (
 	"debug/elf"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,40 +12,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/residentctl/residentctl/integration/kit"
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
-
-// verified is what is looked at of `verify --format json`.
-type verified struct {
-	ID          string
-	OK          bool
-	Failures    []string
-	Pages       int
-	Differences []struct {
-		Class string
-		Words int
-		Fixup bool
-	}
-}
-
-// verify runs verify on one program.
-func (s *store) verify(t *testing.T, program, engine string) verified {
-	t.Helper()
-	cmd := s.command("--format", "json", "verify", "--engine", engine, program)
-	var messages strings.Builder
-	cmd.Stderr = &messages
-	out, err := cmd.Output()
-	var results []verified
-	if jsonErr := json.Unmarshal(out, &results); jsonErr != nil || len(results) != 1 {
-		t.Fatalf("verify %s: %v, %s%s", program, err, out, messages.String())
-	}
-	r := results[0]
-	if r.OK != (err == nil) || !r.OK && cmd.ProcessState.ExitCode() != 1 {
-		t.Errorf("verify %s: %v, and ok is %v: %s", program, err, r.OK, messages.String())
-	}
-	return r
-}
 
 // knownDifferences are all classes in which two processes may differ that no
 // start corrects.
@@ -62,18 +31,18 @@ var knownDifferences = map[string][]string{
 // TestVerify holds the two restorers, CRIU's and the launcher's, and the
 // dynamic linker against each other.
 func TestVerify(t *testing.T) {
-	s := sharedStore(t)
-	programs := []string{fixture(t, "c-main"), fixture(t, "cxx-exceptions"), fixture(t, "tls")}
+	s := kit.SharedStore(t)
+	programs := []string{kit.Fixture(t, "c-main"), kit.Fixture(t, "cxx-exceptions"), kit.Fixture(t, "tls")}
 	for _, name := range []string{"perl", "bash", "git", "ffmpeg"} {
 		if path, err := exec.LookPath(name); err == nil {
 			programs = append(programs, path)
 		}
 	}
 	for _, program := range programs {
-		s.do(t, "add", program)
+		s.Do(t, "add", program)
 		for engine, known := range knownDifferences {
 			t.Run(filepath.Base(program)+" "+engine, func(t *testing.T) {
-				r := s.verify(t, program, engine)
+				r := s.Verify(t, program, engine)
 				if !r.OK || r.Pages == 0 {
 					t.Fatalf("ok %v, %d pages, failures:\n%s", r.OK, r.Pages, strings.Join(r.Failures, "\n"))
 				}
@@ -105,17 +74,17 @@ func contains(all []string, s string) bool {
 // TestVerifyFindsDamage plants damage of which a start knows nothing: the plan
 // is always whole and agrees with the files.
 func TestVerifyFindsDamage(t *testing.T) {
-	requireCRIU(t)
-	s := newStore(t, folder(t))
-	program := fixture(t, "c-main")
-	s.do(t, "add", program)
-	file := s.plan(t, program)
+	kit.RequireCRIU(t)
+	s := kit.NewStore(t, kit.Dir(t))
+	program := kit.Fixture(t, "c-main")
+	s.Do(t, "add", program)
+	file := s.Plan(t, program)
 	original, err := plan.Read(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	pages := original.Pages()
-	pagesPath := filepath.Join(s.dir, pages.Path)
+	pagesPath := filepath.Join(s.Dir, pages.Path)
 
 	// A byte that changed in CRIU's pages, in each mapping of them. The middle
 	// of a page is neither a correction nor a time stamp in any of them.
@@ -126,7 +95,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 			}
 			flip(t, pagesPath, int64(m.Off+in))
 			writePlan(t, file, original)
-			r := s.verify(t, program, "link")
+			r := s.Verify(t, program, "link")
 			want := "the word at " + hex((m.Addr+in)&^7) + " "
 			if r.OK || !strings.HasPrefix(strings.Join(r.Failures, "\n"), want) {
 				t.Errorf("a flipped byte at %#x: ok %v, failures %q", m.Addr+in, r.OK, r.Failures)
@@ -135,7 +104,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 		}
 	}
 	writePlan(t, file, original)
-	if r := s.verify(t, program, "link"); !r.OK {
+	if r := s.Verify(t, program, "link"); !r.OK {
 		t.Errorf("when the damage is repaired: %q", r.Failures)
 	}
 
@@ -166,7 +135,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 			writePlan(t, file, p)
 			defer writePlan(t, file, original)
 			for _, engine := range []string{"link", "criu"} {
-				if r := s.verify(t, program, engine); r.OK {
+				if r := s.Verify(t, program, engine); r.OK {
 					t.Errorf("verify --engine %s finds nothing", engine)
 				} else {
 					t.Logf("%s: %s", engine, r.Failures[0])
@@ -174,7 +143,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 			}
 		})
 	}
-	if r := s.verify(t, program, "criu"); !r.OK {
+	if r := s.Verify(t, program, "criu"); !r.OK {
 		t.Errorf("when the damage is repaired: %q", r.Failures)
 	}
 
@@ -221,7 +190,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 			tc.change(p)
 			writePlan(t, file, p)
 			defer writePlan(t, file, original)
-			r := s.verify(t, program, "link")
+			r := s.Verify(t, program, "link")
 			want := "the plan's " + tc.field + " "
 			switch tc.field { // what list and check find as well
 			case "Files[0].ID.Ctime":
@@ -239,7 +208,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 
 	// And without a plan that agrees a start is a normal one, which verify says.
 	flip(t, pagesPath, 0)
-	if r := s.verify(t, program, "link"); r.OK || !strings.Contains(strings.Join(r.Failures, "\n"), "has changed") {
+	if r := s.Verify(t, program, "link"); r.OK || !strings.Contains(strings.Join(r.Failures, "\n"), "has changed") {
 		t.Errorf("changed pages: %q", r.Failures)
 	}
 }
@@ -266,12 +235,12 @@ func hex(n uint64) string {
 // TestVerifyBoundCalls has an image in which calls are bound ahead of their first time:
 // verify knows them, and finds one that leads elsewhere.
 func TestVerifyBoundCalls(t *testing.T) {
-	requireCRIU(t)
-	s := newStore(t, folder(t))
-	program := buildLazy(t, false)
-	s.do(t, "add", program)
+	kit.RequireCRIU(t)
+	s := kit.NewStore(t, kit.Dir(t))
+	program := kit.BuildLazy(t, false)
+	s.Do(t, "add", program)
 	words := 0
-	r := s.verify(t, program, "link")
+	r := s.Verify(t, program, "link")
 	for _, d := range r.Differences {
 		if d.Class == "functions that were looked up ahead of their first call" {
 			words = d.Words
@@ -281,7 +250,7 @@ func TestVerifyBoundCalls(t *testing.T) {
 		t.Errorf("ok %v, %d calls are bound ahead; failures %q", r.OK, words, r.Failures)
 	}
 
-	file := s.plan(t, program)
+	file := s.Plan(t, program)
 	p, err := plan.Read(file)
 	if err != nil {
 		t.Fatal(err)
@@ -298,7 +267,7 @@ func TestVerifyBoundCalls(t *testing.T) {
 		return 0
 	}
 	var one, other [8]byte
-	f, err := os.OpenFile(filepath.Join(s.dir, pages.Path), os.O_RDWR, 0)
+	f, err := os.OpenFile(filepath.Join(s.Dir, pages.Path), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -310,7 +279,7 @@ func TestVerifyBoundCalls(t *testing.T) {
 		}
 	}
 	writePlan(t, file, p)
-	if r := s.verify(t, program, "link"); r.OK || len(r.Failures) != 2 {
+	if r := s.Verify(t, program, "link"); r.OK || len(r.Failures) != 2 {
 		t.Errorf("two calls lead to each other's function: ok %v, failures %q", r.OK, r.Failures)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/residentctl/residentctl/integration/kit"
 )
 
 // TestVersionIsSetAtBuild: what scripts/build makes says which sources it is of.
@@ -19,7 +21,7 @@ func TestVersionIsSetAtBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	output, err := exec.Command(residentctl(t), "version", "--format", "json").Output()
+	output, err := exec.Command(kit.Residentctl(t), "version", "--format", "json").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/residentctl/residentctl/integration/kit"
 	"github.com/residentctl/residentctl/pkg/plan"
 	stores "github.com/residentctl/residentctl/pkg/store"
 )
@@ -26,63 +27,63 @@ type searching struct {
 }
 
 // newSearching makes one, in a folder of its own, and makes it resident.
-func newSearching(t *testing.T, s *store) searching {
+func newSearching(t *testing.T, s *kit.Store) searching {
 	t.Helper()
-	dir := folder(t)
+	dir := kit.Dir(t)
 	w := searching{filepath.Join(dir, "constructors"), filepath.Join(dir, "libconstructors.so"), filepath.Join(dir, "other.so"),
 		filepath.Join(dir, "first")}
 	if err := os.Mkdir(w.first, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	source := filepath.Join("fixtures", "libconstructors.c")
-	compile(t, w.library, source, "-shared", "-fPIC", "-Wl,-soname,libconstructors.so")
-	compile(t, w.other, source, "-shared", "-fPIC", "-Wl,-soname,libconstructors.so", `-DMARK="other"`)
-	compile(t, w.program, filepath.Join("fixtures", "constructors.c"), w.library, "-Wl,-rpath,$ORIGIN/first:$ORIGIN")
-	s.add(t, w.program)
+	kit.Compile(t, w.library, source, "-shared", "-fPIC", "-Wl,-soname,libconstructors.so")
+	kit.Compile(t, w.other, source, "-shared", "-fPIC", "-Wl,-soname,libconstructors.so", `-DMARK="other"`)
+	kit.Compile(t, w.program, filepath.Join("fixtures", "constructors.c"), w.library, "-Wl,-rpath,$ORIGIN/first:$ORIGIN")
+	s.Add(t, w.program)
 	return w
 }
 
 // TestWhenNot: situations of the caller's that an image was not made for.
 func TestWhenNot(t *testing.T) {
-	s := sharedStore(t)
-	program := fixture(t, "multicall")
-	s.add(t, program)
+	s := kit.SharedStore(t)
+	program := kit.Fixture(t, "multicall")
+	s.Add(t, program)
 	const linked = "the environment changes how it is linked "
-	var situations []situation
+	var situations []kit.Situation
 	for _, v := range []string{"LD_LIBRARY_PATH=/nowhere", "LD_BIND_NOW=1", "LD_AUDIT=/nowhere.so", "LD_PRELOAD=", "LD_WARN=1",
 		"LD_HWCAP_MASK=0", "GLIBC_TUNABLES=glibc.malloc.tcache_count=0", "MALLOC_PERTURB_=1", "MALLOC_ARENA_MAX=1",
 		"RESIDENTCTL_OFF=1"} {
-		situations = append(situations, situation{name: v, options: []string{"--variable", v}, normal: linked + v})
+		situations = append(situations, kit.Situation{Name: v, Options: []string{"--variable", v}, Normal: linked + v})
 	}
-	s.try(t, program, append(situations, []situation{
-		{name: "among many variables", options: []string{"--variables", "500", "10", "--variable", "LD_TRACE=", "--variables", "500", "10"},
-			normal: linked + "LD_TRACE="},
-		{name: "unlimited stack", options: []string{"--limit", limitStack, "unlimited"}, normal: noRoom, users: onlyRoot},
-		{name: "unlimited stack", shell: "ulimit -s unlimited", normal: noRoom, users: onlyNobody},
+	s.Try(t, program, append(situations, []kit.Situation{
+		{Name: "among many variables", Options: []string{"--variables", "500", "10", "--variable", "LD_TRACE=", "--variables", "500", "10"},
+			Normal: linked + "LD_TRACE="},
+		{Name: "unlimited stack", Options: []string{"--limit", kit.LimitStack, "unlimited"}, Normal: kit.NoRoom, Users: kit.OnlyRoot},
+		{Name: "unlimited stack", Shell: "ulimit -s unlimited", Normal: kit.NoRoom, Users: kit.OnlyNobody},
 		// Some images stand more than 1 TiB below the stack: mmap's base is as random.
-		{name: "1 TiB of stack", options: []string{"--limit", limitStack, "1099511627776"}, normal: either},
-		{name: "64 TiB of stack", options: []string{"--limit", limitStack, "70368744177664"}, normal: noRoom},
-		{name: "descriptors run out", options: []string{"--limit", limitDescriptors, "4"}, users: onlyNobody, normal: either},
-		{name: "no descriptor for a second file", options: []string{"--limit", limitDescriptors, "4"}, users: onlyRoot, normal: "cannot be opened"},
-		{name: "system calls are filtered", options: []string{"--filter-errno", "!"}, normal: either, fails: true},
-		{name: "one system call is filtered", options: []string{"--filter-errno", "169"}, normal: "filtered (seccomp)"},
-		{name: "privileges in a user namespace", options: []string{"--user-namespace"}, users: onlyNobody, normal: "not safe", special: withinAnother},
+		{Name: "1 TiB of stack", Options: []string{"--limit", kit.LimitStack, "1099511627776"}, Normal: kit.Either},
+		{Name: "64 TiB of stack", Options: []string{"--limit", kit.LimitStack, "70368744177664"}, Normal: kit.NoRoom},
+		{Name: "descriptors run out", Options: []string{"--limit", kit.LimitDescriptors, "4"}, Users: kit.OnlyNobody, Normal: kit.Either},
+		{Name: "no descriptor for a second file", Options: []string{"--limit", kit.LimitDescriptors, "4"}, Users: kit.OnlyRoot, Normal: "cannot be opened"},
+		{Name: "system calls are filtered", Options: []string{"--filter-errno", "!"}, Normal: kit.Either, Fails: true},
+		{Name: "one system call is filtered", Options: []string{"--filter-errno", "169"}, Normal: "filtered (seccomp)"},
+		{Name: "privileges in a user namespace", Options: []string{"--user-namespace"}, Users: kit.OnlyNobody, Normal: "not safe", Special: kit.WithinAnother},
 		// The environment is not to be trusted, so nothing is said for what it asks.
-		{name: "another user in effect", options: []string{"--real-user", "65534"}, users: onlyRoot, normal: either},
+		{Name: "another user in effect", Options: []string{"--real-user", "65534"}, Users: kit.OnlyRoot, Normal: kit.Either},
 	}...))
 
 	// run --strict never starts anything normally.
-	for _, sit := range []situation{
-		{options: []string{"--variable", "LD_BIND_NOW=1"}, normal: "LD_BIND_NOW=1"},
-		{options: []string{"--limit", limitStack, "70368744177664"}, normal: "the stack limit"},
-		{options: []string{"--filter-errno", "169"}, normal: "seccomp"},
-		{options: []string{"--limit", limitDescriptors, "4"}, normal: "cannot be opened"},
-		{options: []string{"--real-user", "65534"}, normal: "AT_SECURE"},
+	for _, sit := range []kit.Situation{
+		{Options: []string{"--variable", "LD_BIND_NOW=1"}, Normal: "LD_BIND_NOW=1"},
+		{Options: []string{"--limit", kit.LimitStack, "70368744177664"}, Normal: "the stack limit"},
+		{Options: []string{"--filter-errno", "169"}, Normal: "seccomp"},
+		{Options: []string{"--limit", kit.LimitDescriptors, "4"}, Normal: "cannot be opened"},
+		{Options: []string{"--real-user", "65534"}, Normal: "AT_SECURE"},
 	} {
-		got := s.start(t, strictly.in(t, sit), root, program, command{})
-		if how, why := explanation(got.Stderr); got.Status != "exit status 125" || got.Stdout != "" ||
-			how != "no resident start" || !strings.Contains(why, sit.normal) {
-			t.Errorf("run --strict with %q: %v, want exit status 125 and a reason with %q", sit.options, got, sit.normal)
+		got := s.Start(t, kit.Strictly.In(t, sit), kit.Root, program, kit.Command{})
+		if how, why := kit.Explanation(got.Stderr); got.Status != "exit status 125" || got.Stdout != "" ||
+			how != "no resident start" || !strings.Contains(why, sit.Normal) {
+			t.Errorf("run --strict with %q: %v, want exit status 125 and a reason with %q", sit.Options, got, sit.Normal)
 		}
 	}
 }
@@ -91,11 +92,11 @@ func TestWhenNot(t *testing.T) {
 // the kernel gives it to him. A launcher file that is setuid or has capabilities
 // (an administrator copied the program's mode) must give its program none.
 func TestWhenNotPrivileged(t *testing.T) {
-	s := newStore(t, folder(t))
-	program := filepath.Join(folder(t), "state")
-	copyFile(t, fixture(t, "state"), program)
-	s.add(t, program)
-	launcher := s.launcher(program)
+	s := kit.NewStore(t, kit.Dir(t))
+	program := filepath.Join(kit.Dir(t), "state")
+	kit.CopyFile(t, kit.Fixture(t, "state"), program)
+	s.Add(t, program)
+	launcher := s.Launcher(program)
 	privileges := []struct {
 		name string
 		give func(path string) error
@@ -118,39 +119,39 @@ func TestWhenNotPrivileged(t *testing.T) {
 				syscall.Removexattr(launcher, "security.capability")
 			})
 			// Of which it says nothing, whatever the environment asks for.
-			got := s.start(t, byLauncher, nobody, program, command{env: []string{"RESIDENTCTL_EXPLAIN=1"}})
+			got := s.Start(t, kit.ByLauncher, kit.Nobody, program, kit.Command{Env: []string{"RESIDENTCTL_EXPLAIN=1"}})
 			if got.Stderr != "" || got.Status != "exit status 0" {
 				t.Errorf("%v", got)
 			}
 		})
 		t.Run("program, "+p.name, func(t *testing.T) {
-			privileged := filepath.Join(folder(t), "state")
-			copyFile(t, program, privileged)
+			privileged := filepath.Join(kit.Dir(t), "state")
+			kit.CopyFile(t, program, privileged)
 			if err := p.give(privileged); err != nil {
 				t.Skipf("this file system does not keep it: %v", err)
 			}
-			if output, err := s.command("add", privileged).CombinedOutput(); err == nil {
+			if output, err := s.Command("add", privileged).CombinedOutput(); err == nil {
 				t.Errorf("add of a program that gains privileges succeeded: %s", output)
 			}
 			// One that gains them later is another file (ctime), and has no image.
-			later := filepath.Join(folder(t), "state")
-			copyFile(t, program, later)
-			s.add(t, later)
+			later := filepath.Join(kit.Dir(t), "state")
+			kit.CopyFile(t, program, later)
+			s.Add(t, later)
 			if err := p.give(later); err != nil {
 				t.Fatal(err)
 			}
-			s.wantNormalStart(t, nobody, later, command{})
+			s.WantNormalStart(t, kit.Nobody, later, kit.Command{})
 		})
 	}
 
 	t.Run("program that may not be read", func(t *testing.T) {
-		hidden := filepath.Join(folder(t), "state")
-		copyFile(t, program, hidden)
-		chmod(t, hidden, 0o711)
-		s.add(t, hidden)
+		hidden := filepath.Join(kit.Dir(t), "state")
+		kit.CopyFile(t, program, hidden)
+		kit.Chmod(t, hidden, 0o711)
+		s.Add(t, hidden)
 		// /proc belongs to root then, so the fixture sees less, in both alike.
-		s.wantNormalStart(t, nobody, hidden, command{})
-		if diff := byExec.diff(nobody, command{}, s.start(t, plain, nobody, hidden, command{}), s.start(t, byExec, nobody, hidden, command{})); diff != "" {
+		s.WantNormalStart(t, kit.Nobody, hidden, kit.Command{})
+		if diff := kit.ByExec.Diff(kit.Nobody, kit.Command{}, s.Start(t, kit.Plain, kit.Nobody, hidden, kit.Command{}), s.Start(t, kit.ByExec, kit.Nobody, hidden, kit.Command{})); diff != "" {
 			t.Errorf("plain (-) and exec (+) differ:\n%s", diff)
 		}
 	})
@@ -158,56 +159,56 @@ func TestWhenNotPrivileged(t *testing.T) {
 
 // TestWhenNotFiles: files that differ in the caller's root or mount namespace.
 func TestWhenNotFiles(t *testing.T) {
-	s := sharedStore(t)
+	s := kit.SharedStore(t)
 	w := newSearching(t, s)
 	cache := "/etc/ld.so.cache"
 	if _, err := os.Stat(cache); err != nil {
 		t.Skip(err)
 	}
 	interpreter := interpreterOf(t, w.program)
-	s.try(t, w.program, []situation{
-		{name: "as it was", users: onlyRoot, script: "true"},
-		{name: "the same files elsewhere", users: onlyRoot, script: fmt.Sprintf("mount --bind %[1]s %[1]s", filepath.Dir(w.program))},
-		{name: "another library", users: onlyRoot, script: fmt.Sprintf("mount --bind %s %s", w.other, w.library),
-			normal: "this has changed " + w.library},
-		{name: "a library that comes first", users: onlyRoot, script: fmt.Sprintf(
+	s.Try(t, w.program, []kit.Situation{
+		{Name: "as it was", Users: kit.OnlyRoot, Script: "true"},
+		{Name: "the same files elsewhere", Users: kit.OnlyRoot, Script: fmt.Sprintf("mount --bind %[1]s %[1]s", filepath.Dir(w.program))},
+		{Name: "another library", Users: kit.OnlyRoot, Script: fmt.Sprintf("mount --bind %s %s", w.other, w.library),
+			Normal: "this has changed " + w.library},
+		{Name: "a library that comes first", Users: kit.OnlyRoot, Script: fmt.Sprintf(
 			"mkdir first; cp %s first/libconstructors.so; mount --bind first %s", w.other, w.first),
-			normal: "this now comes first in the search for libraries " + w.first},
-		{name: "no library", users: onlyRoot, script: fmt.Sprintf("mount --bind /dev/null %s", w.library), normal: "this has changed"},
-		{name: "another cache of libraries", users: onlyRoot, script: fmt.Sprintf("cp %[1]s cache; mount --bind cache %[1]s", cache),
-			normal: "this has changed " + cache},
-		{name: "an equal C library", users: onlyRoot, script: `libc=$(ldd ` + w.program + ` | sed -n 's/.*libc.so.6 => \([^ ]*\).*/\1/p')
-			cp "$libc" libc; mount --bind libc "$libc"`, normal: "this has changed"},
-		{name: "an equal dynamic linker", users: onlyRoot, script: fmt.Sprintf("cp %[1]s linker; mount --bind linker %[1]s", interpreter),
-			normal: "this has changed",
+			Normal: "this now comes first in the search for libraries " + w.first},
+		{Name: "no library", Users: kit.OnlyRoot, Script: fmt.Sprintf("mount --bind /dev/null %s", w.library), Normal: "this has changed"},
+		{Name: "another cache of libraries", Users: kit.OnlyRoot, Script: fmt.Sprintf("cp %[1]s cache; mount --bind cache %[1]s", cache),
+			Normal: "this has changed " + cache},
+		{Name: "an equal C library", Users: kit.OnlyRoot, Script: `libc=$(ldd ` + w.program + ` | sed -n 's/.*libc.so.6 => \([^ ]*\).*/\1/p')
+			cp "$libc" libc; mount --bind libc "$libc"`, Normal: "this has changed"},
+		{Name: "an equal dynamic linker", Users: kit.OnlyRoot, Script: fmt.Sprintf("cp %[1]s linker; mount --bind linker %[1]s", interpreter),
+			Normal: "this has changed",
 			// The copy is one of the covered linker, and leads to the same images.
-			special: map[string]string{"exec": ""}},
-		{name: "another program", users: onlyRoot, script: fmt.Sprintf("mount --bind %s %s", fixture(t, "multicall"), w.program), normal: either},
-		{name: "no store", users: onlyRoot, ways: onlyRun, script: "mount -t tmpfs -o mode=755 none " + s.dir, normal: "it is not resident"},
-		{name: "no images", users: onlyRoot, script: "mount -t tmpfs -o mode=755 none " + s.dir + "/images", normal: "its image is missing"},
-		{name: "another root with the same files", users: onlyRoot, script: "mkdir root; mount --rbind / root",
-			options: []string{"--chroot", "root"}},
-		{name: "another root with another library", users: onlyRoot, script: fmt.Sprintf(
+			Special: map[string]string{"exec": ""}},
+		{Name: "another program", Users: kit.OnlyRoot, Script: fmt.Sprintf("mount --bind %s %s", kit.Fixture(t, "multicall"), w.program), Normal: kit.Either},
+		{Name: "no store", Users: kit.OnlyRoot, Ways: kit.OnlyRun, Script: "mount -t tmpfs -o mode=755 none " + s.Dir, Normal: "it is not resident"},
+		{Name: "no images", Users: kit.OnlyRoot, Script: "mount -t tmpfs -o mode=755 none " + s.Dir + "/images", Normal: "its image is missing"},
+		{Name: "another root with the same files", Users: kit.OnlyRoot, Script: "mkdir root; mount --rbind / root",
+			Options: []string{"--chroot", "root"}},
+		{Name: "another root with another library", Users: kit.OnlyRoot, Script: fmt.Sprintf(
 			"mkdir root; mount --rbind / root; mount --bind %s root%s", w.other, w.library),
-			options: []string{"--chroot", "root"}, normal: "this has changed " + w.library},
+			Options: []string{"--chroot", "root"}, Normal: "this has changed " + w.library},
 	})
 }
 
 // TestWithoutProc: no /proc to read the boot's name from, so the CPU is compared.
 func TestWithoutProc(t *testing.T) {
-	s := sharedStore(t)
-	program := fixture(t, "multicall")
-	s.add(t, program)
-	s.try(t, program, []situation{{name: "start", users: onlyRoot, script: "mount -t tmpfs none /proc",
+	s := kit.SharedStore(t)
+	program := kit.Fixture(t, "multicall")
+	s.Add(t, program)
+	s.Try(t, program, []kit.Situation{{Name: "start", Users: kit.OnlyRoot, Script: "mount -t tmpfs none /proc",
 		// Under exec /proc/self/exe is what tells which program it is.
 		// Its path, which counts for this program, is not found out by binfmt_misc either.
-		special: map[string]string{"exec": "this cannot be found /proc/self/exe", bySystem.name: "it finds its libraries relative to itself"}}})
+		Special: map[string]string{"exec": "this cannot be found /proc/self/exe", kit.BySystem.Name: "it finds its libraries relative to itself"}}})
 }
 
 // TestWhenNotPreloaded: a library that /etc/ld.so.preload names since.
 func TestWhenNotPreloaded(t *testing.T) {
-	s := newStore(t, folder(t))
-	w := newSearching(t, sharedStore(t))
+	s := kit.NewStore(t, kit.Dir(t))
+	w := newSearching(t, kit.SharedStore(t))
 	// /etc is a copy, in a mount namespace of its own.
 	const script = `
 		set -eu
@@ -234,8 +235,8 @@ func TestWhenNotPreloaded(t *testing.T) {
 		rm /etc/ld.so.preload
 		say after "$residentctl" --store "$data/residentctl" run --explain "$program"
 	`
-	cmd := exec.Command("/bin/bash", "-c", script, "bash", s.residentctl, s.dataHome, w.program, w.other)
-	cmd.Env = s.environment(s.dataHome)
+	cmd := exec.Command("/bin/bash", "-c", script, "bash", s.Residentctl, s.DataHome, w.program, w.other)
+	cmd.Env = s.Environment(s.DataHome)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -259,16 +260,16 @@ func TestWhenNotPreloaded(t *testing.T) {
 // TestWhenNotThisMachine: plans that were made on a machine which differs in one
 // thing from this one.
 func TestWhenNotThisMachine(t *testing.T) {
-	program := filepath.Join(folder(t), "multicall")
-	copyFile(t, fixture(t, "multicall"), program)
-	s := newStore(t, folder(t))
-	s.add(t, program)
-	path := s.plan(t, program)
+	program := filepath.Join(kit.Dir(t), "multicall")
+	kit.CopyFile(t, kit.Fixture(t, "multicall"), program)
+	s := kit.NewStore(t, kit.Dir(t))
+	s.Add(t, program)
+	path := s.Plan(t, program)
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	bootFile := filepath.Join(s.dir, "boot")
+	bootFile := filepath.Join(s.Dir, "boot")
 	thisBoot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		t.Fatal(err)
@@ -308,7 +309,7 @@ func TestWhenNotThisMachine(t *testing.T) {
 		{name: "AT_RSEQ_FEATURE_SIZE", change: func(p *plan.Plan) { p.Caller.RseqSize += 4 }, normal: described},
 		{name: "AT_RSEQ_ALIGN", change: func(p *plan.Plan) { p.Caller.RseqAlign *= 2 }, normal: described},
 		{name: "XCR0", change: func(p *plan.Plan) { p.Caller.XCR0 ^= 1 << 9 }, normal: otherCPU},
-		{name: "place of the stack", change: func(p *plan.Plan) { p.Caller.MapsEnd = 1<<47 - 4096 }, normal: noRoom},
+		{name: "place of the stack", change: func(p *plan.Plan) { p.Caller.MapsEnd = 1<<47 - 4096 }, normal: kit.NoRoom},
 
 		{name: "vDSO, in this boot", change: func(p *plan.Plan) { p.VDSO.BuildID[0] ^= 1 }},
 		{name: "boot and vDSO, without a stamp", normal: otherKernel,
@@ -363,14 +364,14 @@ func TestWhenNotThisMachine(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Cleanup(func() { rewrite(t, path, raw); os.Remove(bootFile) })
 			p := changePlan(t, path, test.change)
-			remove(t, bootFile)
+			kit.Remove(t, bootFile)
 			if test.stamp != nil {
 				if err := os.WriteFile(bootFile, []byte(test.stamp(p)), 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}
 			// Without shims, since enabling one looks at the image too, and could mend it.
-			s.try(t, program, []situation{{name: "start", normal: test.normal, ways: surroundedWays}})
+			s.Try(t, program, []kit.Situation{{Name: "start", Normal: test.normal, Ways: kit.SurroundedWays}})
 		})
 	}
 }
@@ -408,27 +409,27 @@ func changeCPU(p *plan.Plan) {
 
 // TestWhenNotInItsPlace: something of the caller's stands where the image goes.
 func TestWhenNotInItsPlace(t *testing.T) {
-	s := newStore(t, folder(t))
-	program := filepath.Join(folder(t), "multicall")
-	copyFile(t, fixture(t, "multicall"), program)
-	s.add(t, program)
+	s := kit.NewStore(t, kit.Dir(t))
+	program := filepath.Join(kit.Dir(t), "multicall")
+	kit.CopyFile(t, kit.Fixture(t, "multicall"), program)
+	s.Add(t, program)
 
 	// Layouts that are not the usual one, many times: the kernel chooses.
 	t.Run("layouts", func(t *testing.T) {
 		for round := range 20 {
-			ways := residentWays
+			ways := kit.ResidentWays
 			if round < 5 { // its starts take longest
-				ways = surroundedWays
+				ways = kit.SurroundedWays
 			}
 			for _, options := range [][]string{
-				{"--personality", noRandomisation}, {"--personality", compatLayout}, {"--personality", "0x0240000"}, {"--limit", limitStack, "unlimited"},
-				{"--limit", limitStack, "6000000000"},
+				{"--personality", kit.NoRandomisation}, {"--personality", kit.CompatLayout}, {"--personality", "0x0240000"}, {"--limit", kit.LimitStack, "unlimited"},
+				{"--limit", kit.LimitStack, "6000000000"},
 			} {
-				sit := situation{options: options}
-				want := s.start(t, plain.in(t, sit), root, program, command{})
+				sit := kit.Situation{Options: options}
+				want := s.Start(t, kit.Plain.In(t, sit), kit.Root, program, kit.Command{})
 				for _, w := range ways {
-					if diff := cmp.Diff(want, s.start(t, w.in(t, sit), root, program, command{})); diff != "" {
-						t.Fatalf("%q: plain (-) and %s (+) differ:\n%s", options, w.name, diff)
+					if diff := cmp.Diff(want, s.Start(t, w.In(t, sit), kit.Root, program, kit.Command{})); diff != "" {
+						t.Fatalf("%q: plain (-) and %s (+) differ:\n%s", options, w.Name, diff)
 					}
 				}
 			}
@@ -438,7 +439,7 @@ func TestWhenNotInItsPlace(t *testing.T) {
 	// A plan whose image reaches into the stack; without randomisation that is
 	// always at the same place.
 	t.Run("the stack", func(t *testing.T) {
-		path := s.plan(t, program)
+		path := s.Plan(t, program)
 		raw, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -449,13 +450,13 @@ func TestWhenNotInItsPlace(t *testing.T) {
 				Flags: syscall.MAP_PRIVATE | syscall.MAP_ANONYMOUS | 0x100000})
 			p.Caller.MapsEnd = 0x7ffffffff000 - 0x1000
 		})
-		s.try(t, program, []situation{{name: "start", options: []string{"--personality", noRandomisation},
-			normal: noRoom}})
+		s.Try(t, program, []kit.Situation{{Name: "start", Options: []string{"--personality", kit.NoRandomisation},
+			Normal: kit.NoRoom}})
 	})
 
 	// A plan whose image has something where the kernel has mapped something.
 	t.Run("a mapping of the caller's", func(t *testing.T) {
-		path := s.plan(t, program)
+		path := s.Plan(t, program)
 		raw, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -467,9 +468,9 @@ func TestWhenNotInItsPlace(t *testing.T) {
 		})
 		// The kernel maps page 0 itself with MMAP_PAGE_ZERO, and without that lets
 		// only root do so.
-		s.try(t, program, []situation{
-			{name: "page 0", options: []string{"--personality", pageZero}, users: onlyRoot, normal: "there is no memory at the image's place"},
-			{name: "page 0", users: onlyNobody, normal: "there is no memory at the image's place"},
+		s.Try(t, program, []kit.Situation{
+			{Name: "page 0", Options: []string{"--personality", kit.PageZero}, Users: kit.OnlyRoot, Normal: "there is no memory at the image's place"},
+			{Name: "page 0", Users: kit.OnlyNobody, Normal: "there is no memory at the image's place"},
 		})
 	})
 
@@ -481,23 +482,23 @@ func TestWhenNotInItsPlace(t *testing.T) {
 		"below residentctl":        {"-no-pie", "-Wl,-Ttext-segment=0x6ffff000"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			fixed := filepath.Join(folder(t), "multicall")
-			compile(t, fixed, filepath.Join("fixtures", "multicall.c"), flags...)
-			message, err := s.command("add", "--even-if-slower", fixed).CombinedOutput()
+			fixed := filepath.Join(kit.Dir(t), "multicall")
+			kit.Compile(t, fixed, filepath.Join("fixtures", "multicall.c"), flags...)
+			message, err := s.Command("add", "--even-if-slower", fixed).CombinedOutput()
 			if err != nil && !strings.Contains(string(message), "stands where the launcher works") {
 				t.Errorf("add: %v\n%s", err, message)
 			}
-			for _, u := range users {
-				want := s.start(t, plain, u, fixed, command{})
-				for _, w := range []way{byRun, byExec} {
-					if diff := cmp.Diff(want, s.start(t, w, u, fixed, command{})); diff != "" {
-						t.Errorf("plain (-) and %s (+) differ:\n%s", w.name, diff)
+			for _, u := range kit.Users {
+				want := s.Start(t, kit.Plain, u, fixed, kit.Command{})
+				for _, w := range []kit.Way{kit.ByRun, kit.ByExec} {
+					if diff := cmp.Diff(want, s.Start(t, w, u, fixed, kit.Command{})); diff != "" {
+						t.Errorf("plain (-) and %s (+) differ:\n%s", w.Name, diff)
 					}
 				}
 				if err != nil {
 					continue
 				}
-				if diff := cmp.Diff(want, s.start(t, byLauncher, u, fixed, command{})); diff != "" {
+				if diff := cmp.Diff(want, s.Start(t, kit.ByLauncher, u, fixed, kit.Command{})); diff != "" {
 					t.Errorf("plain (-) and launcher (+) differ:\n%s", diff)
 				}
 			}
@@ -531,9 +532,9 @@ func interpreterOf(t *testing.T, program string) string {
 // since, and another program at the path of one that is still there by another
 // name. What is started is what was asked for.
 func TestWhenNotThatProgram(t *testing.T) {
-	s := newStore(t, folder(t))
-	asked, other := fixture(t, "multicall"), fixture(t, "c-main")
-	dir := folder(t)
+	s := kit.NewStore(t, kit.Dir(t))
+	asked, other := kit.Fixture(t, "multicall"), kit.Fixture(t, "c-main")
+	dir := kit.Dir(t)
 	first, second := filepath.Join(dir, "first", "program"), filepath.Join(dir, "second", "program")
 	for _, path := range []string{first, second} {
 		if err := os.Mkdir(filepath.Dir(path), 0o755); err != nil {
@@ -542,38 +543,38 @@ func TestWhenNotThatProgram(t *testing.T) {
 	}
 	wantPlain := func(t *testing.T, program string) {
 		t.Helper()
-		for _, u := range users {
+		for _, u := range kit.Users {
 			// A launcher file knows its program by the path that was made resident.
-			c := command{noise: []noise{{regexp.MustCompile("execfn .*/program"), "execfn program"}}}
-			want := s.start(t, plain, u, program, c)
-			for _, w := range []way{byRun, byExec} {
-				if diff := cmp.Diff(want, s.start(t, w, u, program, c)); diff != "" {
-					t.Errorf("plain (-) and %s (+) differ as %s:\n%s", w.name, u.name, diff)
+			c := kit.Command{Noise: []kit.Noise{{Pattern: regexp.MustCompile("execfn .*/program"), Replacement: "execfn program"}}}
+			want := s.Start(t, kit.Plain, u, program, c)
+			for _, w := range []kit.Way{kit.ByRun, kit.ByExec} {
+				if diff := cmp.Diff(want, s.Start(t, w, u, program, c)); diff != "" {
+					t.Errorf("plain (-) and %s (+) differ as %s:\n%s", w.Name, u.Name, diff)
 				}
 			}
 		}
 	}
 	t.Run("renamed, another in its place", func(t *testing.T) {
-		copyFile(t, asked, first)
-		s.add(t, first)
+		kit.CopyFile(t, asked, first)
+		s.Add(t, first)
 		if err := os.Rename(first, second); err != nil {
 			t.Fatal(err)
 		}
 		wantPlain(t, second)
-		copyFile(t, other, first)
+		kit.CopyFile(t, other, first)
 		wantPlain(t, second)
 		wantPlain(t, first)
 	})
 	t.Run("another name, another in the place of the first", func(t *testing.T) {
-		remove(t, first)
-		remove(t, second)
-		copyFile(t, asked, first)
+		kit.Remove(t, first)
+		kit.Remove(t, second)
+		kit.CopyFile(t, asked, first)
 		if err := os.Link(first, second); err != nil {
 			t.Fatal(err)
 		}
-		s.add(t, first)
+		s.Add(t, first)
 		wantPlain(t, second)
-		copyFile(t, other, first+".new")
+		kit.CopyFile(t, other, first+".new")
 		if err := os.Rename(first+".new", first); err != nil {
 			t.Fatal(err)
 		}
@@ -581,10 +582,10 @@ func TestWhenNotThatProgram(t *testing.T) {
 		wantPlain(t, first)
 	})
 	t.Run("the inode's number given to another", func(t *testing.T) {
-		remove(t, first)
-		remove(t, second)
-		copyFile(t, asked, first)
-		s.add(t, first)
+		kit.Remove(t, first)
+		kit.Remove(t, second)
+		kit.CopyFile(t, asked, first)
+		s.Add(t, first)
 		inode := func(path string) uint64 {
 			var st syscall.Stat_t
 			if err := syscall.Stat(path, &st); err != nil {
@@ -593,14 +594,14 @@ func TestWhenNotThatProgram(t *testing.T) {
 			return st.Ino
 		}
 		number := inode(first)
-		remove(t, first)
+		kit.Remove(t, first)
 		for range 50 {
-			copyFile(t, other, second)
+			kit.CopyFile(t, other, second)
 			if inode(second) == number {
 				break
 			}
 			// Kept until the end, or the same number would come again.
-			if err := os.Rename(second, filepath.Join(folder(t), "kept")); err != nil {
+			if err := os.Rename(second, filepath.Join(kit.Dir(t), "kept")); err != nil {
 				t.Fatal(err)
 			}
 		}

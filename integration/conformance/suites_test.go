@@ -1,4 +1,4 @@
-package integration
+package conformance
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/residentctl/residentctl/integration/kit"
 )
 
 // withoutSources is the exit status of scripts/suites when it cannot get a suite.
@@ -17,8 +19,8 @@ const withoutSources = 77
 
 // TestSuites runs a slice of the upstream suites that scripts/suites runs whole.
 func TestSuites(t *testing.T) {
-	requireCRIU(t)
-	output, status := runSuites(t, "--slice", "--residentctl", residentctl(t))
+	kit.RequireCRIU(t)
+	output, status := runSuites(t, "--slice", "--residentctl", kit.Residentctl(t))
 	switch {
 	case status == withoutSources && slices.Contains(strings.Split(os.Getenv("RESIDENTCTL_TEST_REQUIRE"), ","), "suites"):
 		t.Fatalf("RESIDENTCTL_TEST_REQUIRE says that the suites' sources can be had:\n%s", output)
@@ -40,8 +42,8 @@ func TestSuites(t *testing.T) {
 
 // TestSuitesUnderExec runs some of bash's own tests in a tree of exec.
 func TestSuitesUnderExec(t *testing.T) {
-	requireCRIU(t)
-	output, status := runSuites(t, "--exec", "--rounds", "1", "--residentctl", residentctl(t),
+	kit.RequireCRIU(t)
+	output, status := runSuites(t, "--exec", "--rounds", "1", "--residentctl", kit.Residentctl(t),
 		"--tests", "run-arith,run-array,run-comsub,run-exp-tests,run-glob-test,run-globstar,run-input-test,run-parser,run-quote,run-redir,run-type", "bash")
 	if status == withoutSources {
 		t.Skip("no sources")
@@ -61,7 +63,7 @@ func TestSuitesUnderExec(t *testing.T) {
 
 // TestSuitesNoticeDifferences: a program that does not do the same is found out.
 func TestSuitesNoticeDifferences(t *testing.T) {
-	requireCRIU(t)
+	kit.RequireCRIU(t)
 	// In the place of bash's launcher file it puts one that forgets how to glob.
 	const pretender = `#!/bin/sh -eu
 		[ "$1 $3 $4" = "--store add --even-if-slower" ]
@@ -74,7 +76,7 @@ func TestSuitesNoticeDifferences(t *testing.T) {
 		printf '#!/bin/sh\nexec %s -f "$@"\n' "$program" >"$store/launchers/$id/$program"
 		chmod 755 "$store/launchers/$id/$program"
 	`
-	fake := filepath.Join(folder(t), "residentctl")
+	fake := filepath.Join(kit.Dir(t), "residentctl")
 	if err := os.WriteFile(fake, []byte(pretender), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package integration
+package conformance
 
 import (
 	"bytes"
@@ -15,119 +15,82 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/integration/kit"
 )
-
-// A part is one file of a fixture that is more than a program and a library of
-// the same name: a library, or at the end the program.
-type part struct {
-	output, source string
-	args           []string // after those that all parts have
-}
-
-// build makes the parts of a fixture in a folder of its own and returns the last
-// one's path. They find each other there by DT_NEEDED and $ORIGIN.
-func build(t *testing.T, name string, parts ...part) string {
-	t.Helper()
-	folder := filepath.Join(temporary, "built", name)
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	output := ""
-	for _, p := range parts {
-		args := []string{"-pthread", "-rdynamic", "-Wl,-rpath,$ORIGIN", "-L" + folder}
-		if strings.HasSuffix(p.output, ".so") {
-			args = append(args, "-shared", "-fPIC")
-		}
-		output = filepath.Join(folder, p.output)
-		compile(t, output, filepath.Join("fixtures", p.source), append(args, p.args...)...)
-	}
-	return output
-}
 
 func buildTLSModels(t *testing.T) string {
 	const source = "libtls-models.c"
-	parts := []part{
-		{"libtls-module-0.so", source, []string{"-DNAME(x)=module_##x"}},
-		{"libtls-static.so", source, []string{"-DNAME(x)=static_##x", `-DMODEL="initial-exec"`}},
-		{"libgeneral.so", source, []string{"-DNAME(x)=general_##x"}},
-		{"liblocal.so", source, []string{"-DNAME(x)=local_##x", `-DMODEL="local-dynamic"`}},
-		{"libinitial.so", source, []string{"-DNAME(x)=initial_##x", `-DMODEL="initial-exec"`}},
-		{"libdescriptor.so", source, []string{"-DNAME(x)=descriptor_##x", "-mtls-dialect=gnu2"}},
-		{"tls-models", "tls-models.c", []string{"-lgeneral", "-llocal", "-linitial", "-ldescriptor"}},
+	parts := []kit.Part{
+		{Output: "libtls-module-0.so", Source: source, Args: []string{"-DNAME(x)=module_##x"}},
+		{Output: "libtls-static.so", Source: source, Args: []string{"-DNAME(x)=static_##x", `-DMODEL="initial-exec"`}},
+		{Output: "libgeneral.so", Source: source, Args: []string{"-DNAME(x)=general_##x"}},
+		{Output: "liblocal.so", Source: source, Args: []string{"-DNAME(x)=local_##x", `-DMODEL="local-dynamic"`}},
+		{Output: "libinitial.so", Source: source, Args: []string{"-DNAME(x)=initial_##x", `-DMODEL="initial-exec"`}},
+		{Output: "libdescriptor.so", Source: source, Args: []string{"-DNAME(x)=descriptor_##x", "-mtls-dialect=gnu2"}},
+		{Output: "tls-models", Source: "tls-models.c", Args: []string{"-lgeneral", "-llocal", "-linitial", "-ldescriptor"}},
 	}
-	program := build(t, "tls-models", parts...)
+	program := kit.Build(t, "tls-models", parts...)
 	module := filepath.Join(filepath.Dir(program), "libtls-module-")
 	for i := 1; i < 70; i++ {
-		copyFile(t, module+"0.so", fmt.Sprint(module, i, ".so"))
+		kit.CopyFile(t, module+"0.so", fmt.Sprint(module, i, ".so"))
 	}
 	return program
 }
 
 func buildDL(t *testing.T) string {
-	library := func(name string) part {
-		return part{"libdl-" + name + ".so", "libdl-one.c", []string{"-DNAME=" + name}}
+	library := func(name string) kit.Part {
+		return kit.Part{Output: "libdl-" + name + ".so", Source: "libdl-one.c", Args: []string{"-DNAME=" + name}}
 	}
-	return build(t, "dl", library("one"), library("two"), library("deep"), library("needed"),
-		part{"libdl-lazy.so", "libdl-lazy.c", []string{"-Wl,-z,lazy"}},
-		part{"libdl-lazy2.so", "libdl-lazy.c", []string{"-Wl,-z,lazy", "-DSECOND"}},
-		part{"dl", "dl.c", []string{"-Wl,--no-as-needed", "-ldl-needed"}})
-}
-
-// buildLazy is a program that is bound lazily; nowhere says that a function which it
-// may call is nowhere.
-func buildLazy(t *testing.T, nowhere bool) string {
-	name, library := "lazy", []string{"-Wl,-z,lazy"}
-	if nowhere {
-		name, library = "lazy-nowhere", append(library, "-DNOWHERE")
-	}
-	return build(t, name, part{"liblazy-plugin.so", "liblazy-plugin.c", nil}, part{"liblazy-other.so", "liblazy-other.c", nil},
-		part{"liblazy.so", "liblazy.c", append(library, "-llazy-other")},
-		part{"lazy", "lazy.c", []string{"-Wl,-z,lazy", "-Wl,--allow-shlib-undefined", "-llazy"}})
+	return kit.Build(t, "dl", library("one"), library("two"), library("deep"), library("needed"),
+		kit.Part{Output: "libdl-lazy.so", Source: "libdl-lazy.c", Args: []string{"-Wl,-z,lazy"}},
+		kit.Part{Output: "libdl-lazy2.so", Source: "libdl-lazy.c", Args: []string{"-Wl,-z,lazy", "-DSECOND"}},
+		kit.Part{Output: "dl", Source: "dl.c", Args: []string{"-Wl,--no-as-needed", "-ldl-needed"}})
 }
 
 func buildOrder(t *testing.T) string {
-	library := func(name string, args ...string) part {
-		return part{"liborder-" + name + ".so", "liborder.c",
-			append(args, "-DNAME="+name, "-Wl,-init,"+name+"_init", "-Wl,-fini,"+name+"_fini")}
+	library := func(name string, args ...string) kit.Part {
+		return kit.Part{Output: "liborder-" + name + ".so", Source: "liborder.c",
+			Args: append(args, "-DNAME="+name, "-Wl,-init,"+name+"_init", "-Wl,-fini,"+name+"_fini")}
 	}
-	return build(t, "order", library("inner"), library("outer", "-DNEEDS=inner", "-lorder-inner"), library("late"),
-		part{"order", "order.c", []string{"-lorder-outer", "-Wl,-init,program_init", "-Wl,-fini,program_fini"}})
+	return kit.Build(t, "order", library("inner"), library("outer", "-DNEEDS=inner", "-lorder-inner"), library("late"),
+		kit.Part{Output: "order", Source: "order.c", Args: []string{"-lorder-outer", "-Wl,-init,program_init", "-Wl,-fini,program_fini"}})
 }
 
 // TestCLibrary looks at what the C library, the dynamic linker and the C++
 // runtime do for a program.
 func TestCLibrary(t *testing.T) {
-	skipShort(t)
+	kit.SkipShort(t)
 	of := func(name string, args ...string) func(*testing.T) string {
 		return func(t *testing.T) string {
-			return build(t, name, part{name, fixtureName(name), args})
+			return kit.Build(t, name, kit.Part{Output: name, Source: fixtureName(name), Args: args})
 		}
 	}
 	withLibrary := func(name, library string, args ...string) func(*testing.T) string {
 		return func(t *testing.T) string {
-			return build(t, name, part{"lib" + library + ".so", fixtureName("lib" + library), nil},
-				part{name, fixtureName(name), args})
+			return kit.Build(t, name, kit.Part{Output: "lib" + library + ".so", Source: fixtureName("lib" + library), Args: nil},
+				kit.Part{Output: name, Source: fixtureName(name), Args: args})
 		}
 	}
-	arguments := func(all ...string) []command {
-		commands := []command{{name: "no argument"}}
+	arguments := func(all ...string) []kit.Command {
+		commands := []kit.Command{{Name: "no argument"}}
 		for _, arg := range all {
-			commands = append(commands, command{name: arg, args: []string{arg}})
+			commands = append(commands, kit.Command{Name: arg, Args: []string{arg}})
 		}
 		return commands
 	}
-	once := []command{{name: "plain"}}
+	once := []kit.Command{{Name: "plain"}}
 	tests := []struct {
 		name     string
 		build    func(*testing.T) string
-		commands []command
+		commands []kit.Command
 	}{
-		{"malloc", of("malloc"), []command{
-			{name: "plain"},
-			{name: "no randomisation", shell: `exec setarch --addr-no-randomize "$@"`, differs: coveredLinker, special: notToBeRandom},
-			{name: "stack without a limit", shell: "ulimit -s unlimited", differs: coveredLinker, normal: noRoom},
-			{name: "little address space", shell: "ulimit -v 300000"},
-			{name: "little data", shell: "ulimit -d 60000"},
+		{"malloc", of("malloc"), []kit.Command{
+			{Name: "plain"},
+			{Name: "no randomisation", Shell: `exec setarch --addr-no-randomize "$@"`, Differs: kit.CoveredLinker, Special: kit.NotToBeRandom},
+			{Name: "stack without a limit", Shell: "ulimit -s unlimited", Differs: kit.CoveredLinker, Normal: kit.NoRoom},
+			{Name: "little address space", Shell: "ulimit -v 300000"},
+			{Name: "little data", Shell: "ulimit -d 60000"},
 		}},
 		{"tls-models", buildTLSModels, once},
 		{"cancel", of("cancel"), once},
@@ -138,78 +101,78 @@ func TestCLibrary(t *testing.T) {
 		{"throw", withLibrary("throw", "throw-plugin"), arguments("closed", "uncaught", "noexcept", "thread", "rethrow",
 			"destructor", "handler", "pure")},
 		{"throw, not position-independent", func(t *testing.T) string {
-			return build(t, "throw-fixed", part{"libthrow-plugin.so", "libthrow-plugin.cc", nil},
-				part{"throw", "throw.cc", []string{"-no-pie", "-fno-pie"}})
+			return kit.Build(t, "throw-fixed", kit.Part{Output: "libthrow-plugin.so", Source: "libthrow-plugin.cc", Args: nil},
+				kit.Part{Output: "throw", Source: "throw.cc", Args: []string{"-no-pie", "-fno-pie"}})
 		}, arguments("closed", "uncaught")},
 		{"throw, static C++ runtime", func(t *testing.T) string {
-			return build(t, "throw-static", part{"libthrow-plugin.so", "libthrow-plugin.cc", nil},
-				part{"throw", "throw.cc", []string{"-static-libgcc", "-static-libstdc++"}})
+			return kit.Build(t, "throw-static", kit.Part{Output: "libthrow-plugin.so", Source: "libthrow-plugin.cc", Args: nil},
+				kit.Part{Output: "throw", Source: "throw.cc", Args: []string{"-static-libgcc", "-static-libstdc++"}})
 		}, arguments("uncaught")},
 		{"ifunc", withLibrary("ifunc", "ifunc", "-lifunc"), once},
 		{"ifunc, not position-independent", func(t *testing.T) string {
-			return build(t, "ifunc-fixed", part{"libifunc.so", "libifunc.c", nil},
-				part{"ifunc", "ifunc.c", []string{"-no-pie", "-fno-pie", "-Wl,-z,lazy", "-lifunc"}})
+			return kit.Build(t, "ifunc-fixed", kit.Part{Output: "libifunc.so", Source: "libifunc.c", Args: nil},
+				kit.Part{Output: "ifunc", Source: "ifunc.c", Args: []string{"-no-pie", "-fno-pie", "-Wl,-z,lazy", "-lifunc"}})
 		}, once},
-		{"lazy", func(t *testing.T) string { return buildLazy(t, false) }, append(arguments("never"), command{name: "fast", env: []string{"FAST=1"}})},
-		{"lazy, a function is nowhere", func(t *testing.T) string { return buildLazy(t, true) }, arguments("never")},
-		{"clocks", of("clocks"), []command{
-			{name: "plain"},
+		{"lazy", func(t *testing.T) string { return kit.BuildLazy(t, false) }, append(arguments("never"), kit.Command{Name: "fast", Env: []string{"FAST=1"}})},
+		{"lazy, a function is nowhere", func(t *testing.T) string { return kit.BuildLazy(t, true) }, arguments("never")},
+		{"clocks", of("clocks"), []kit.Command{
+			{Name: "plain"},
 			// For an ordinary user it ends before the program starts.
-			{name: "time namespace", shell: `exec unshare --time --monotonic 1000 --boottime 5000 "$@"`, normal: either},
+			{Name: "time namespace", Shell: `exec unshare --time --monotonic 1000 --boottime 5000 "$@"`, Normal: kit.Either},
 			// Who is no user of a namespace can make none in it, to set /proc/self/exe.
-			{name: "user and time namespace", shell: `exec unshare --user --time --monotonic 3000 "$@"`, normal: "it looks at itself",
-				special: map[string]string{byExec.name: "", bySystem.name: ""}},
+			{Name: "user and time namespace", Shell: `exec unshare --user --time --monotonic 3000 "$@"`, Normal: "it looks at itself",
+				Special: map[string]string{kit.ByExec.Name: "", kit.BySystem.Name: ""}},
 		}},
-		{"locales", of("locales"), []command{
-			{name: "C.UTF-8"},
-			{name: "C", env: []string{"LC_ALL=C"}},
-			{name: "mixed", env: []string{"LC_CTYPE=C.UTF-8", "LC_NUMERIC=POSIX", "LANG=C"}},
-			{name: "another one", env: []string{"LOCPATH=" + germanLocale(t), "LC_ALL=de_XX.UTF-8"}},
-			{name: "another one for money", env: []string{"LOCPATH=" + germanLocale(t), "LC_MONETARY=de_XX.UTF-8", "LANGUAGE=de"}},
-			{name: "modules elsewhere", env: []string{"GCONV_PATH=/nowhere"}},
+		{"locales", of("locales"), []kit.Command{
+			{Name: "C.UTF-8"},
+			{Name: "C", Env: []string{"LC_ALL=C"}},
+			{Name: "mixed", Env: []string{"LC_CTYPE=C.UTF-8", "LC_NUMERIC=POSIX", "LANG=C"}},
+			{Name: "another one", Env: []string{"LOCPATH=" + germanLocale(t), "LC_ALL=de_XX.UTF-8"}},
+			{Name: "another one for money", Env: []string{"LOCPATH=" + germanLocale(t), "LC_MONETARY=de_XX.UTF-8", "LANGUAGE=de"}},
+			{Name: "modules elsewhere", Env: []string{"GCONV_PATH=/nowhere"}},
 		}},
 		{"names", of("names"), once},
 		{"order", buildOrder, arguments("exit", "_exit", "quick", "abort", "thread", "close")},
 		{"thread-exit", of("thread-exit"), arguments("exit")},
-		{"contexts", of("contexts"), []command{{name: "plain"}, {name: "stack without a limit", shell: "ulimit -s unlimited", normal: noRoom}}},
+		{"contexts", of("contexts"), []kit.Command{{Name: "plain"}, {Name: "stack without a limit", Shell: "ulimit -s unlimited", Normal: kit.NoRoom}}},
 		{"faults", of("faults", "-O2", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"), append(
 			arguments("smash", "memcpy", "sprintf", "percent-n", "longjmp", "double free", "corrupted", "invalid pointer",
 				"assert", "canary", "signal", "null", "division", "text", "execute"),
-			command{name: "read", args: []string{"read"}, stdin: "text"})},
+			kit.Command{Name: "read", Args: []string{"read"}, Stdin: "text"})},
 	}
-	s := sharedStore(t)
+	s := kit.SharedStore(t)
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			s.compare(t, test.build(t), test.commands)
+			s.Compare(t, test.build(t), test.commands)
 		})
 	}
 }
 
 // fixtureName is the source of a fixture as build wants it.
-func fixtureName(name string) string { return filepath.Base(fixtureSource(name)) }
+func fixtureName(name string) string { return filepath.Base(kit.FixtureSource(name)) }
 
 // germanLocale is a folder for LOCPATH with a locale that no system has by this
 // name; without the sources for it, one that is empty.
 func germanLocale(t *testing.T) string {
 	t.Helper()
-	folder := filepath.Join(temporary, "locales")
+	folder := filepath.Join(kit.Temporary, "locales")
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if !builtFiles[folder] {
+	if !kit.BuiltFiles[folder] {
 		// Its own folder is absolute, so that no system archive is written.
 		define := exec.Command("localedef", "--no-archive", "-i", "de_DE", "-f", "UTF-8", filepath.Join(folder, "de_XX.UTF-8"))
 		if output, err := define.CombinedOutput(); err != nil {
 			t.Logf("no German locale is compared: %v\n%s", err, output)
 		}
-		builtFiles[folder] = true
+		kit.BuiltFiles[folder] = true
 	}
 	return folder
 }
 
 // TestLinkage starts one program and its library, linked in every way.
 func TestLinkage(t *testing.T) {
-	versions := filepath.Join(temporary, "versions")
+	versions := filepath.Join(kit.Temporary, "versions")
 	if err := os.WriteFile(versions, []byte("LINKAGE_1 { global: *; };\nLINKAGE_2 { } LINKAGE_1;\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -244,18 +207,18 @@ func TestLinkage(t *testing.T) {
 		{"no debug section, no symbols", []string{"-s"}, []string{"-s"}},
 		{"link-time optimisation", []string{"-O2", "-flto"}, nil},
 	}
-	s := sharedStore(t)
+	s := kit.SharedStore(t)
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			program := build(t, "linkage-"+strings.ReplaceAll(test.name, " ", "-"),
-				part{"liblinkage.so", "liblinkage.c", test.library},
-				part{"linkage", "linkage.c", append([]string{"-Wl,--no-as-needed", "-llinkage", "-lm"}, test.program...)})
-			s.compare(t, program, []command{{name: "plain"}})
+			program := kit.Build(t, "linkage-"+strings.ReplaceAll(test.name, " ", "-"),
+				kit.Part{Output: "liblinkage.so", Source: "liblinkage.c", Args: test.library},
+				kit.Part{Output: "linkage", Source: "linkage.c", Args: append([]string{"-Wl,--no-as-needed", "-llinkage", "-lm"}, test.program...)})
+			s.Compare(t, program, []kit.Command{{Name: "plain"}})
 		})
 	}
 	t.Run("without start code", func(t *testing.T) {
-		program := build(t, "linkage-bare", part{"bare", "bare.c", []string{"-nostartfiles"}})
-		s.compare(t, program, []command{{name: "plain"}})
+		program := kit.Build(t, "linkage-bare", kit.Part{Output: "bare", Source: "bare.c", Args: []string{"-nostartfiles"}})
+		s.Compare(t, program, []kit.Command{{Name: "plain"}})
 	})
 }
 
@@ -272,23 +235,23 @@ func TestNotLinked(t *testing.T) {
 		{"in residentctl's place", "c-main.c", []string{"-no-pie", "-fno-pie", "-Wl,-Ttext-segment=0x70100000"}},
 		{"in the launcher's place", "bare.c", []string{"-nostartfiles", "-no-pie", "-fno-pie", "-mcmodel=large", "-Wl,-Ttext-segment=0x200000000000"}},
 	}
-	s := sharedStore(t)
+	s := kit.SharedStore(t)
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			folder := filepath.Join(temporary, "not-linked-"+strings.ReplaceAll(test.name, " ", "-"))
+			folder := filepath.Join(kit.Temporary, "not-linked-"+strings.ReplaceAll(test.name, " ", "-"))
 			if err := os.MkdirAll(folder, 0o755); err != nil {
 				t.Fatal(err)
 			}
 			program := filepath.Join(folder, "c-main")
-			compile(t, program, filepath.Join("fixtures", test.source), test.args...)
-			output, err := s.command("add", program).CombinedOutput()
+			kit.Compile(t, program, filepath.Join("fixtures", test.source), test.args...)
+			output, err := s.Command("add", program).CombinedOutput()
 			if err == nil || !strings.Contains(string(output), "residentctl: error: ") {
 				t.Errorf("add: %v\n%s", err, output)
 			}
-			for _, u := range users {
-				want := s.start(t, plain, u, program, command{})
-				if diff := cmp.Diff(want, s.start(t, byRun, u, program, command{})); diff != "" {
-					t.Errorf("plain (-) and run (+) differ as %s:\n%s", u.name, diff)
+			for _, u := range kit.Users {
+				want := s.Start(t, kit.Plain, u, program, kit.Command{})
+				if diff := cmp.Diff(want, s.Start(t, kit.ByRun, u, program, kit.Command{})); diff != "" {
+					t.Errorf("plain (-) and run (+) differ as %s:\n%s", u.Name, diff)
 				}
 			}
 		})
@@ -300,14 +263,14 @@ func TestInstrumented(t *testing.T) {
 	// Afterwards: the status and how large what it has left is. The histogram in
 	// it counts timer ticks.
 	const left = `(exec -a "$0" "$@"); echo "status $?"; exec stat -c '%n %s' *.out`
-	once := []command{{name: "plain"}}
-	profile := []command{{name: "plain"}, {name: "its file", shell: left}}
-	coverage := []command{{name: "plain", env: []string{"GCOV_PREFIX=.", "GCOV_PREFIX_STRIP=99"}, outputs: []string{"instrumented-profiled.gcda"}}}
+	once := []kit.Command{{Name: "plain"}}
+	profile := []kit.Command{{Name: "plain"}, {Name: "its file", Shell: left}}
+	coverage := []kit.Command{{Name: "plain", Env: []string{"GCOV_PREFIX=.", "GCOV_PREFIX_STRIP=99"}, Outputs: []string{"instrumented-profiled.gcda"}}}
 	tests := []struct {
 		name, source string
 		args         []string
-		commands     []command // in which nothing is reported
-		faults       []string  // the arguments with which something is
+		commands     []kit.Command // in which nothing is reported
+		faults       []string      // the arguments with which something is
 	}{
 		{"address sanitizer", "sanitized.c", []string{"-fsanitize=address"}, once, []string{"heap", "freed", "global", "stack", "leak"}},
 		{"static address sanitizer", "sanitized.c", []string{"-fsanitize=address", "-static-libasan"}, once, []string{"heap"}},
@@ -320,21 +283,21 @@ func TestInstrumented(t *testing.T) {
 		{"coverage", "profiled.c", []string{"--coverage", "-fprofile-update=atomic"}, coverage, nil},
 		{"split stacks", "stdio.c", []string{"-fsplit-stack", "-fuse-ld=gold"}, once, nil},
 	}
-	s := sharedStore(t)
+	s := kit.SharedStore(t)
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			parts := []part{{"instrumented", test.source, test.args}}
+			parts := []kit.Part{{Output: "instrumented", Source: test.source, Args: test.args}}
 			if test.source == "throw.cc" {
-				parts = append([]part{{"libthrow-plugin.so", "libthrow-plugin.cc", test.args}}, parts...)
+				parts = append([]kit.Part{{Output: "libthrow-plugin.so", Source: "libthrow-plugin.cc", Args: test.args}}, parts...)
 			}
-			program := build(t, "instrumented-"+strings.ReplaceAll(test.name, " ", "-"), parts...)
+			program := kit.Build(t, "instrumented-"+strings.ReplaceAll(test.name, " ", "-"), parts...)
 			if len(test.commands) > 0 {
-				s.compare(t, program, test.commands)
+				s.Compare(t, program, test.commands)
 			} else {
-				s.do(t, "add", "--even-if-slower", program)
+				s.Do(t, "add", "--even-if-slower", program)
 			}
 			for _, fault := range test.faults {
-				s.compareReports(t, program, fault)
+				compareReports(t, s, program, fault)
 			}
 		})
 	}
@@ -342,24 +305,24 @@ func TestInstrumented(t *testing.T) {
 
 // report is what a sanitizer's report has that is no two times the same: the
 // process's number, addresses, a picture of the memory around one of them.
-var report = []noise{
-	{regexp.MustCompile(`==\d+==`), "==PID=="},
-	{regexp.MustCompile(`\b(pid|tid)=\d+`), "$1=N"},
-	{regexp.MustCompile(`0x[0-9a-f]+`), "ADDRESS"},
-	{regexp.MustCompile(`(?m)^(=>|  )ADDRESS:.*\n`), ""},
+var report = []kit.Noise{
+	{Pattern: regexp.MustCompile(`==\d+==`), Replacement: "==PID=="},
+	{Pattern: regexp.MustCompile(`\b(pid|tid)=\d+`), Replacement: "$1=N"},
+	{Pattern: regexp.MustCompile(`0x[0-9a-f]+`), Replacement: "ADDRESS"},
+	{Pattern: regexp.MustCompile(`(?m)^(=>|  )ADDRESS:.*\n`), Replacement: ""},
 }
 
 // compareReports compares the reports of a fault, with the names of functions and
 // the lines in them.
-func (s *store) compareReports(t *testing.T, program, fault string) {
+func compareReports(t *testing.T, s *kit.Store, program, fault string) {
 	t.Helper()
-	for _, u := range users {
-		t.Run(fault+", "+u.name, func(t *testing.T) {
-			c := command{args: []string{fault}, noise: report}
-			want := s.start(t, plain, u, program, c)
-			for _, w := range readyWays(t, s, program) {
-				if diff := cmp.Diff(want, s.start(t, w, u, program, c)); diff != "" {
-					t.Errorf("plain (-) and %s (+) differ:\n%s", w.name, diff)
+	for _, u := range kit.Users {
+		t.Run(fault+", "+u.Name, func(t *testing.T) {
+			c := kit.Command{Args: []string{fault}, Noise: report}
+			want := s.Start(t, kit.Plain, u, program, c)
+			for _, w := range kit.ReadyWays(t, s, program) {
+				if diff := cmp.Diff(want, s.Start(t, w, u, program, c)); diff != "" {
+					t.Errorf("plain (-) and %s (+) differ:\n%s", w.Name, diff)
 				}
 			}
 		})
@@ -369,22 +332,22 @@ func (s *store) compareReports(t *testing.T, program, fault string) {
 // TestOrigin loads a library by $ORIGIN in a program without RPATH, for which the
 // dynamic linker reads /proc/self/exe at that moment.
 func TestOrigin(t *testing.T) {
-	s := sharedStore(t)
-	folder := filepath.Join(temporary, "built", "origin")
+	s := kit.SharedStore(t)
+	folder := filepath.Join(kit.Temporary, "built", "origin")
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	compile(t, filepath.Join(folder, "libdlopen.so"), "fixtures/libdlopen.c", "-shared", "-fPIC")
+	kit.Compile(t, filepath.Join(folder, "libdlopen.so"), "fixtures/libdlopen.c", "-shared", "-fPIC")
 	program := filepath.Join(folder, "origin")
-	compile(t, program, "fixtures/origin.c")
-	s.do(t, "add", "--even-if-slower", program)
-	for _, u := range users {
-		t.Run(u.name, func(t *testing.T) {
-			want := s.start(t, plain, u, program, command{})
-			for _, w := range readyWays(t, s, program) {
-				diff := cmp.Diff(want, s.start(t, w, u, program, command{}))
+	kit.Compile(t, program, "fixtures/origin.c")
+	s.Do(t, "add", "--even-if-slower", program)
+	for _, u := range kit.Users {
+		t.Run(u.Name, func(t *testing.T) {
+			want := s.Start(t, kit.Plain, u, program, kit.Command{})
+			for _, w := range kit.ReadyWays(t, s, program) {
+				diff := cmp.Diff(want, s.Start(t, w, u, program, kit.Command{}))
 				if diff != "" {
-					t.Errorf("plain (-) and %s (+) differ:\n%s", w.name, diff)
+					t.Errorf("plain (-) and %s (+) differ:\n%s", w.Name, diff)
 				}
 			}
 		})
@@ -395,13 +358,13 @@ func TestOrigin(t *testing.T) {
 // thousand mappings.
 func TestManyLibraries(t *testing.T) {
 	const count = 300
-	s := sharedStore(t)
-	folder := filepath.Join(temporary, "built", "many")
+	s := kit.SharedStore(t)
+	folder := filepath.Join(kit.Temporary, "built", "many")
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	object := filepath.Join(folder, "libtiny.o")
-	compile(t, object, "fixtures/libtiny.c", "-c", "-fPIC")
+	kit.Compile(t, object, "fixtures/libtiny.c", "-c", "-fPIC")
 	var (
 		header strings.Builder
 		needed []string
@@ -419,8 +382,8 @@ func TestManyLibraries(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(folder, "tiny.h"), []byte(header.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	program := build(t, "many", part{"many", "many.c", append([]string{"-I" + folder, "-Wl,--no-as-needed"}, needed...)})
-	s.compare(t, program, []command{{name: "plain"}})
+	program := kit.Build(t, "many", kit.Part{Output: "many", Source: "many.c", Args: append([]string{"-I" + folder, "-Wl,--no-as-needed"}, needed...)})
+	s.Compare(t, program, []kit.Command{{Name: "plain"}})
 }
 
 // TestClocksInTheVDSO: what the clocks say comes without a system call.
@@ -429,22 +392,22 @@ func TestClocksInTheVDSO(t *testing.T) {
 	if err != nil {
 		t.Skip("strace is not on this machine")
 	}
-	s := sharedStore(t)
-	program := build(t, "clocks", part{"clocks", "clocks.c", nil})
-	s.do(t, "add", "--even-if-slower", program)
-	for _, u := range users {
-		for _, w := range []way{plain, byLauncher, strictly, byExec} {
-			t.Run(w.name+", "+u.name, func(t *testing.T) {
+	s := kit.SharedStore(t)
+	program := kit.Build(t, "clocks", kit.Part{Output: "clocks", Source: "clocks.c", Args: nil})
+	s.Do(t, "add", "--even-if-slower", program)
+	for _, u := range kit.Users {
+		for _, w := range []kit.Way{kit.Plain, kit.ByLauncher, kit.Strictly, kit.ByExec} {
+			t.Run(w.Name+", "+u.Name, func(t *testing.T) {
 				traced := w
-				traced.argv = func(s *store, program string) (string, string, []string) {
-					path, _, args := w.argv(s, program)
+				traced.Argv = func(s *kit.Store, program string) (string, string, []string) {
+					path, _, args := w.Argv(s, program)
 					return strace, "strace", append([]string{"-f", "-o", "trace", path}, args...)
 				}
-				got := s.start(t, traced, u, program, command{})
+				got := s.Start(t, traced, u, program, kit.Command{})
 				if got.Status != "exit status 0" {
 					t.Fatalf("%s\n%s%s", got.Status, got.Stdout, got.Stderr)
 				}
-				trace, err := os.ReadFile(filepath.Join(temporary, "work", "trace"))
+				trace, err := os.ReadFile(filepath.Join(kit.Temporary, "work", "trace"))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -464,7 +427,7 @@ func TestClocksInTheVDSO(t *testing.T) {
 // on this machine notices.
 func TestStrictOvercommit(t *testing.T) {
 	const mode, ratio = "/proc/sys/vm/overcommit_memory", "/proc/sys/vm/overcommit_ratio"
-	s := sharedStore(t)
+	s := kit.SharedStore(t)
 	set := func(path, value string) {
 		t.Helper()
 		before, err := os.ReadFile(path)
@@ -480,41 +443,41 @@ func TestStrictOvercommit(t *testing.T) {
 			}
 		})
 	}
-	program := build(t, "malloc", part{"malloc", "malloc.c", nil})
-	s.do(t, "add", "--even-if-slower", program)
+	program := kit.Build(t, "malloc", kit.Part{Output: "malloc", Source: "malloc.c", Args: nil})
+	s.Do(t, "add", "--even-if-slower", program)
 	set(ratio, "100000000")
 	set(mode, "2")
-	s.compare(t, program, []command{{name: "plain"}})
+	s.Compare(t, program, []kit.Command{{Name: "plain"}})
 }
 
 // TestTightLimits: whatever limit on memory lets a program start plainly lets it
 // start from its launcher file and under exec too, and then do the same. (With `run` the limits
 // must first let residentctl itself be executed.)
 func TestTightLimits(t *testing.T) {
-	s := sharedStore(t)
-	for _, program := range []string{fixture(t, "c-main"), build(t, "malloc", part{"malloc", "malloc.c", nil})} {
+	s := kit.SharedStore(t)
+	for _, program := range []string{kit.Fixture(t, "c-main"), kit.Build(t, "malloc", kit.Part{Output: "malloc", Source: "malloc.c", Args: nil})} {
 		t.Run(filepath.Base(program), func(t *testing.T) {
-			s.do(t, "add", "--even-if-slower", program)
+			s.Do(t, "add", "--even-if-slower", program)
 			for _, limit := range []string{"v", "d"} {
 				worked := 0
 				// KiB; from less than the C library's text to more than it takes.
 				for size := 100; size <= 4000; size += 75 {
-					c := command{shell: fmt.Sprintf("ulimit -c 0; ulimit -%s %d", limit, size)}
-					want := s.start(t, plain, nobody, program, c)
+					c := kit.Command{Shell: fmt.Sprintf("ulimit -c 0; ulimit -%s %d", limit, size)}
+					want := s.Start(t, kit.Plain, kit.Nobody, program, c)
 					// Not even linked: the dynamic linker's complaint or its end.
 					if want.Status == "exit status 127" || strings.HasPrefix(want.Status, "signal: ") {
 						continue
 					}
 					worked++
-					for _, w := range exactly {
-						// A normal start under exec takes some pages more (coveredLinker), which is
+					for _, w := range kit.Exactly {
+						// A normal start under exec takes some pages more (kit.CoveredLinker), which is
 						// less than a step here.
-						if w.name == byExec.name && worked == 1 {
+						if w.Name == kit.ByExec.Name && worked == 1 {
 							continue
 						}
-						c.differs = coveredLinker
-						if diff := w.diff(nobody, c, want, s.start(t, w, nobody, program, c)); diff != "" {
-							t.Errorf("plain (-) and %s (+) differ with ulimit -%s %d:\n%s", w.name, limit, size, diff)
+						c.Differs = kit.CoveredLinker
+						if diff := w.Diff(kit.Nobody, c, want, s.Start(t, w, kit.Nobody, program, c)); diff != "" {
+							t.Errorf("plain (-) and %s (+) differ with ulimit -%s %d:\n%s", w.Name, limit, size, diff)
 						}
 					}
 				}
@@ -529,26 +492,26 @@ func TestTightLimits(t *testing.T) {
 // TestOnTerminal: on a terminal the standard streams are buffered by lines, and
 // what goes to stdout and stderr comes in the order of writing.
 func TestOnTerminal(t *testing.T) {
-	s := sharedStore(t)
+	s := kit.SharedStore(t)
 	for _, test := range []struct {
 		program string
 		args    []string
 	}{
-		{fixture(t, "stdio"), nil},
-		{build(t, "faults", part{"faults", "faults.c", []string{"-O2", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"}}), []string{"smash"}},
+		{kit.Fixture(t, "stdio"), nil},
+		{kit.Build(t, "faults", kit.Part{Output: "faults", Source: "faults.c", Args: []string{"-O2", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"}}), []string{"smash"}},
 		{buildOrder(t), []string{"exit"}},
 	} {
 		t.Run(filepath.Base(test.program), func(t *testing.T) {
-			s.do(t, "add", "--even-if-slower", test.program)
-			for _, u := range users {
-				want, status := s.startOnTerminal(t, plain, u, test.program, test.args)
+			s.Do(t, "add", "--even-if-slower", test.program)
+			for _, u := range kit.Users {
+				want, status := startOnTerminal(t, s, kit.Plain, u, test.program, test.args)
 				if strings.Count(want, "\n") < 2 {
 					t.Fatalf("a plain start says only:\n%s", want)
 				}
-				for _, w := range append(readyWays(t, s, test.program), strictly) {
-					got, gotStatus := s.startOnTerminal(t, w, u, test.program, test.args)
+				for _, w := range append(kit.ReadyWays(t, s, test.program), kit.Strictly) {
+					got, gotStatus := startOnTerminal(t, s, w, u, test.program, test.args)
 					if diff := cmp.Diff([]string{want, status}, []string{got, gotStatus}); diff != "" {
-						t.Errorf("plain (-) and %s (+) differ as %s:\n%s", w.name, u.name, diff)
+						t.Errorf("plain (-) and %s (+) differ as %s:\n%s", w.Name, u.Name, diff)
 					}
 				}
 			}
@@ -558,7 +521,7 @@ func TestOnTerminal(t *testing.T) {
 
 // startOnTerminal starts the program with a new terminal as its controlling one,
 // types a line and the end of the file, and returns what was shown.
-func (s *store) startOnTerminal(t *testing.T, w way, u user, program string, args []string) (shown, status string) {
+func startOnTerminal(t *testing.T, s *kit.Store, w kit.Way, u kit.User, program string, args []string) (shown, status string) {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -591,18 +554,18 @@ func (s *store) startOnTerminal(t *testing.T, w way, u user, program string, arg
 	if _, err := master.WriteString("a line\n\x04"); err != nil {
 		t.Fatal(err)
 	}
-	path, argv0, words := w.command(s, u, program, args...)
+	path, argv0, words := w.Command(s, u, program, args...)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, words...)
 	cmd.Args[0] = argv0
-	cmd.Dir = temporary
-	cmd.Env = s.environment(temporary)
+	cmd.Dir = kit.Temporary
+	cmd.Env = s.Environment(kit.Temporary)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Credential: &syscall.Credential{Uid: u.id, Gid: u.id}, Setsid: true, Setctty: true,
+		Credential: &syscall.Credential{Uid: u.ID, Gid: u.ID}, Setsid: true, Setctty: true,
 	}
-	if err := w.start(s, u, cmd); err != nil {
+	if err := w.Start(s, u, cmd); err != nil {
 		t.Fatal(err)
 	}
 	slave.Close()

@@ -1,4 +1,4 @@
-package integration
+package conformance
 
 import (
 	"fmt"
@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/residentctl/residentctl/integration/kit"
 )
 
 // inTheSamePlace says of each namespace whether it is the one that the test is in.
@@ -22,20 +24,20 @@ done`
 // mount anything. The user is one whose id is not the one by which the kernel shows
 // others there, so that trusting root's files does not come of trusting his own.
 func TestExecOfUsers(t *testing.T) {
-	s := newStore(t, folder(t))
-	alice := user{"alice", aliceID, staffID}
-	program, bash := fixture(t, "state"), installed(t, "bash")
-	s.add(t, program)
-	s.add(t, bash)
-	s.requireResident(t, byExec, alice, program, command{})
-	s.requireResident(t, byExec, alice, bash, command{args: []string{"-c", ":"}})
+	s := kit.NewStore(t, kit.Dir(t))
+	alice := kit.User{Name: "alice", ID: kit.AliceID, Group: kit.StaffID}
+	program, bash := kit.Fixture(t, "state"), kit.Installed(t, "bash")
+	s.Add(t, program)
+	s.Add(t, bash)
+	s.RequireResident(t, kit.ByExec, alice, program, kit.Command{})
+	s.RequireResident(t, kit.ByExec, alice, bash, kit.Command{Args: []string{"-c", ":"}})
 
 	// Programs that give privileges, and a file for a group.
-	dir := folder(t)
+	dir := kit.Dir(t)
 	setuid, capable := filepath.Join(dir, "setuid"), filepath.Join(dir, "capable")
-	copyFile(t, installed(t, "id"), setuid)
-	chmod(t, setuid, 0o755|os.ModeSetuid)
-	copyFile(t, installed(t, "chown"), capable)
+	kit.CopyFile(t, kit.Installed(t, "id"), setuid)
+	kit.Chmod(t, setuid, 0o755|os.ModeSetuid)
+	kit.CopyFile(t, kit.Installed(t, "chown"), capable)
 	// linux/capability.h, struct vfs_cap_data: version 2, effective, CAP_CHOWN.
 	if err := syscall.Setxattr(capable, "security.capability", []byte{1, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 0); err != nil {
 		t.Fatal(err)
@@ -45,11 +47,11 @@ func TestExecOfUsers(t *testing.T) {
 		if err := os.WriteFile(path, []byte("text\n"), mode); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Chown(path, 0, staffID); err != nil {
+		if err := os.Chown(path, 0, kit.StaffID); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c := command{args: []string{"-c", `
+	c := kit.Command{Args: []string{"-c", `
 		say() { echo "$1: ${*:2}"; }
 		try() { "${@:2}" >/dev/null 2>&1; say "$1" $?; }
 		status() { say $1 $(sed -n "s/^$1:\s*//p" /proc/self/status); }
@@ -64,7 +66,7 @@ func TestExecOfUsers(t *testing.T) {
 		cd; : >own
 		say "own file" $(stat -c '%u %g %a' own)
 		say "file of root's" $(stat -c '%u %g' /etc/passwd)
-		try "give a file to a group" chgrp ` + fmt.Sprint(staffID) + ` own
+		try "give a file to a group" chgrp ` + fmt.Sprint(kit.StaffID) + ` own
 		try "give a file away" chown root own
 		: >given; try "program with a capability" "$OLDPWD/capable" root given
 		try "mount" mount -t tmpfs none own
@@ -81,13 +83,13 @@ func TestExecOfUsers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.env = append(c.env, name+"="+link)
+		c.Env = append(c.Env, name+"="+link)
 	}
-	said := func(w way) map[string]string {
+	said := func(w kit.Way) map[string]string {
 		t.Helper()
-		o := s.start(t, w, alice, bash, c)
+		o := s.Start(t, w, alice, bash, c)
 		if o.Status != "exit status 0" && o.Status != "exit status 1" || o.Stderr != "" {
-			t.Fatalf("%s: %+v", w.name, o)
+			t.Fatalf("%s: %+v", w.Name, o)
 		}
 		all := map[string]string{}
 		for line := range strings.Lines(o.Stdout) {
@@ -96,7 +98,7 @@ func TestExecOfUsers(t *testing.T) {
 		}
 		return all
 	}
-	plainly, got := said(plain), said(byExec)
+	plainly, got := said(kit.Plain), said(kit.ByExec)
 	if len(plainly) < 40 || plainly["setuid program"] != "0" || plainly["program with a capability"] != "0" {
 		t.Fatalf("a plain start says %q", plainly)
 	}
@@ -109,9 +111,9 @@ func TestExecOfUsers(t *testing.T) {
 	for key, value := range map[string]string{
 		// An unprivileged process may map its own ids only (user_namespaces(7), "Defining
 		// user and group ID mappings"), and no others are shown.
-		"uid_map":        fmt.Sprintf("%d %[1]d 1", aliceID),
-		"gid_map":        fmt.Sprintf("%d %[1]d 1", aliceID),
-		"groups":         fmt.Sprintf("%d %s", aliceID, nobody),
+		"uid_map":        fmt.Sprintf("%d %[1]d 1", kit.AliceID),
+		"gid_map":        fmt.Sprintf("%d %[1]d 1", kit.AliceID),
+		"groups":         fmt.Sprintf("%d %s", kit.AliceID, nobody),
 		"file of root's": nobody + " " + nobody,
 		// A file can be given to mapped groups only (fs/open.c, chown_common).
 		"give a file to a group": "1",
@@ -121,7 +123,7 @@ func TestExecOfUsers(t *testing.T) {
 		// A setuid program gains nothing if its owner is not mapped (fs/exec.c,
 		// bprm_fill_uid). One with a capability has it, but not beyond the namespace
 		// (security/commoncap.c, cap_capable).
-		"setuid program":            fmt.Sprint(aliceID),
+		"setuid program":            fmt.Sprint(kit.AliceID),
 		"program with a capability": "1",
 		// The bounding set of a new user namespace is full (kernel/user_namespace.c,
 		// set_cred_user_ns). No capability in it reaches beyond the namespace.
@@ -143,47 +145,47 @@ func TestExecOfUsers(t *testing.T) {
 // TestExecAndStores: which stores an ordinary user starts programs from under exec,
 // where the kernel shows root's files and everybody else's alike.
 func TestExecAndStores(t *testing.T) {
-	s := newStore(t, folder(t))
-	alice := user{name: "alice", id: aliceID}
-	account, _ := newAccounts(t)
-	account.env = []string{"RESIDENTCTL_CRIU=" + capableCRIU(t)}
-	account.home = filepath.Join(temporary, "work", "home")
-	program := fixture(t, "args")
-	s.add(t, fixture(t, "c-main"))
+	s := kit.NewStore(t, kit.Dir(t))
+	alice := kit.User{Name: "alice", ID: kit.AliceID}
+	account, _ := kit.NewAccounts(t)
+	account.Env = []string{"RESIDENTCTL_CRIU=" + kit.CapableCRIU(t)}
+	account.Home = filepath.Join(kit.Temporary, "work", "home")
+	program := kit.Fixture(t, "args")
+	s.Add(t, kit.Fixture(t, "c-main"))
 
 	// Of his own, where the system's does not have it.
 	own := account
-	own.env = append(own.env, "XDG_DATA_HOME="+s.ownDataHome(alice))
-	if how, why := s.explained(t, byExec, alice, program); how != "started normally" || why != "it is not resident" {
+	own.Env = append(own.Env, "XDG_DATA_HOME="+s.OwnDataHome(alice))
+	if how, why := explained(t, s, kit.ByExec, alice, program); how != "started normally" || why != "it is not resident" {
 		t.Errorf("without an image: %s: %s", how, why)
 	}
-	own.does(t, "add", "--even-if-slower", program)
-	defer own.does(t, "remove", "--all")
-	s.requireResident(t, byExec, alice, program, command{})
-	if diff := byExec.diff(alice, command{}, s.start(t, plain, alice, program, command{}), s.start(t, byExec, alice, program, command{})); diff != "" {
+	own.Does(t, "add", "--even-if-slower", program)
+	defer own.Does(t, "remove", "--all")
+	s.RequireResident(t, kit.ByExec, alice, program, kit.Command{})
+	if diff := kit.ByExec.Diff(alice, kit.Command{}, s.Start(t, kit.Plain, alice, program, kit.Command{}), s.Start(t, kit.ByExec, alice, program, kit.Command{})); diff != "" {
 		t.Errorf("plain (-) and exec (+) differ:\n%s", diff)
 	}
-	s.requireResident(t, byExec, alice, fixture(t, "c-main"), command{}) // the system's
+	s.RequireResident(t, kit.ByExec, alice, kit.Fixture(t, "c-main"), kit.Command{}) // the system's
 
 	// Not of another user's, although its owner is shown as root is, and not of one
 	// that others may write to.
 	for name, damage := range map[string]func(dir string) error{
-		"belongs to user":                    func(dir string) error { return exec.Command("chown", "-R", fmt.Sprint(bobID), dir).Run() },
+		"belongs to user":                    func(dir string) error { return exec.Command("chown", "-R", fmt.Sprint(kit.BobID), dir).Run() },
 		"others than its owner may write to": func(dir string) error { return os.Chmod(dir, 0o777) },
 	} {
-		bad := newStore(t, folder(t))
-		bad.add(t, program)
-		if err := damage(bad.dir); err != nil {
+		bad := kit.NewStore(t, kit.Dir(t))
+		bad.Add(t, program)
+		if err := damage(bad.Dir); err != nil {
 			t.Fatal(err)
 		}
-		if o := bad.start(t, byExec, alice, program, command{}); o.Status != "exit status 125" || !strings.Contains(o.Stderr, name) {
+		if o := bad.Start(t, kit.ByExec, alice, program, kit.Command{}); o.Status != "exit status 125" || !strings.Contains(o.Stderr, name) {
 			t.Errorf("a store that %s: %+v", name, o)
 		}
 	}
 }
 
 // explained is what the launcher says of a start.
-func (s *store) explained(t *testing.T, w way, u user, program string) (how, why string) {
+func explained(t *testing.T, s *kit.Store, w kit.Way, u kit.User, program string) (how, why string) {
 	t.Helper()
-	return explanationOf(s.start(t, w, u, program, command{env: []string{"RESIDENTCTL_EXPLAIN=1"}}).Stderr, program)
+	return kit.ExplanationOf(s.Start(t, w, u, program, kit.Command{Env: []string{"RESIDENTCTL_EXPLAIN=1"}}).Stderr, program)
 }

@@ -1,4 +1,4 @@
-package integration
+package conformance
 
 import (
 	"os"
@@ -6,12 +6,14 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/residentctl/residentctl/integration/kit"
 )
 
 // TestManyStarts starts programs again and again: every start is resident, and says
 // and ends as a plain one. RESIDENTCTL_TEST_STARTS says how many starts of each.
 func TestManyStarts(t *testing.T) {
-	requireCRIU(t)
+	kit.RequireCRIU(t)
 	starts := 40
 	if s := os.Getenv("RESIDENTCTL_TEST_STARTS"); s != "" {
 		n, err := strconv.Atoi(s)
@@ -20,7 +22,7 @@ func TestManyStarts(t *testing.T) {
 		}
 		starts = n
 	}
-	s := sharedStore(t)
+	s := kit.SharedStore(t)
 	for _, test := range []struct {
 		program string
 		args    []string
@@ -37,16 +39,16 @@ func TestManyStarts(t *testing.T) {
 	} {
 		t.Run(test.program, func(t *testing.T) {
 			var program string
-			if fixtureSource(test.program) != "" {
-				program = fixture(t, test.program)
+			if kit.FixtureSource(test.program) != "" {
+				program = kit.Fixture(t, test.program)
 			} else {
-				program = installed(t, test.program)
+				program = kit.Installed(t, test.program)
 			}
-			s.do(t, "add", "--even-if-slower", program)
-			launcher := s.launcher(program)
+			s.Do(t, "add", "--even-if-slower", program)
+			launcher := s.Launcher(program)
 			start := func(path string) (did, said string) {
 				c := exec.Command(path, test.args...)
-				c.Env = append(s.environment("/root"), "RESIDENTCTL_EXPLAIN=1")
+				c.Env = append(s.Environment("/root"), "RESIDENTCTL_EXPLAIN=1")
 				var stdout, stderr strings.Builder
 				c.Stdout, c.Stderr = &stdout, &stderr
 				_ = c.Run()

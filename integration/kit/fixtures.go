@@ -1,0 +1,157 @@
+package kit
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/residentctl/residentctl/internal/unchanged"
+)
+
+// BuiltFiles remembers what Compile and MuslCompile have made.
+var BuiltFiles = map[string]bool{}
+
+// Fixture is the path of fixtures/NAME.c or .cc, compiled, with fixtures/libNAME
+// beside it if there is one.
+func Fixture(t testing.TB, name string) string {
+	t.Helper()
+	folder := filepath.Join(Temporary, "fixtures")
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"-rdynamic", "-pthread", "-Wl,-rpath,$ORIGIN"}
+	library := filepath.Join(folder, "lib"+name+".so")
+	if source := FixtureSource("lib" + name); source != "" {
+		Compile(t, library, source, "-shared", "-fPIC")
+		// The one for dlopen is loaded at run time.
+		if name != "dlopen" {
+			args = append(args, library)
+		}
+	}
+	program := filepath.Join(folder, name)
+	Compile(t, program, FixtureSource(name), args...)
+	return program
+}
+
+// FixtureSource is the path of fixtures/NAME.c or .cc, or "".
+func FixtureSource(name string) string {
+	for _, extension := range []string{".c", ".cc"} {
+		source := filepath.Join("fixtures", name+extension)
+		if _, err := os.Stat(source); err == nil {
+			return source
+		}
+	}
+	return ""
+}
+
+// Compile makes output from source once per test process.
+func Compile(t testing.TB, output, source string, args ...string) {
+	t.Helper()
+	SkipShort(t)
+	unchanged.Check(t)
+	if BuiltFiles[output] {
+		return
+	}
+	compiler := "gcc"
+	if strings.HasSuffix(source, ".cc") {
+		compiler = "g++"
+	}
+	args = append([]string{"-O1", "-g", "-Wall", "-Wextra", "-o", output, source}, args...)
+	if message, err := exec.Command(compiler, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %s: %v\n%s", compiler, strings.Join(args, " "), err, message)
+	}
+	BuiltFiles[output] = true
+}
+
+// A Part is one file of a fixture that is more than a program and a library of
+// the same name: a library, or at the end the program.
+type Part struct {
+	Output, Source string
+	Args           []string // after those that all parts have
+}
+
+// Build makes the parts of a fixture in a directory of its own and returns the last
+// one's path. They find each other there by DT_NEEDED and $ORIGIN.
+func Build(t testing.TB, name string, parts ...Part) string {
+	t.Helper()
+	folder := filepath.Join(Temporary, "built", name)
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	output := ""
+	for _, p := range parts {
+		args := []string{"-pthread", "-rdynamic", "-Wl,-rpath,$ORIGIN", "-L" + folder}
+		if strings.HasSuffix(p.Output, ".so") {
+			args = append(args, "-shared", "-fPIC")
+		}
+		output = filepath.Join(folder, p.Output)
+		Compile(t, output, filepath.Join("fixtures", p.Source), append(args, p.Args...)...)
+	}
+	return output
+}
+
+// BuildLazy is a program that is bound lazily; nowhere says that a function which it
+// may call is nowhere.
+func BuildLazy(t testing.TB, nowhere bool) string {
+	name, library := "lazy", []string{"-Wl,-z,lazy"}
+	if nowhere {
+		name, library = "lazy-nowhere", append(library, "-DNOWHERE")
+	}
+	return Build(t, name, Part{"liblazy-plugin.so", "liblazy-plugin.c", nil}, Part{"liblazy-other.so", "liblazy-other.c", nil},
+		Part{"liblazy.so", "liblazy.c", append(library, "-llazy-other")},
+		Part{"lazy", "lazy.c", []string{"-Wl,-z,lazy", "-Wl,--allow-shlib-undefined", "-llazy"}})
+}
+
+// RequireMusl skips a test that cannot run here, with what is missing.
+func RequireMusl(t testing.TB) {
+	t.Helper()
+	RequireCRIU(t)
+	if _, err := exec.LookPath("musl-gcc"); err == nil {
+		return
+	}
+	const missing = "needs musl-gcc (Debian's musl-tools, scripts/setup --programs installs it)"
+	if slices.Contains(strings.Split(os.Getenv("RESIDENTCTL_TEST_REQUIRE"), ","), "musl") {
+		t.Fatal(missing + ", and RESIDENTCTL_TEST_REQUIRE says that it is there")
+	}
+	t.Skip(missing)
+}
+
+// MuslFixture is Fixture, compiled with musl-gcc; args set it apart from the one
+// without.
+func MuslFixture(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	folder := filepath.Join(Temporary, "musl"+strings.Join(args, ""))
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// Not $ORIGIN: musl asks /proc/self/exe for it at dlopen, and for users who
+	// cannot set that it is the launcher file.
+	args = append([]string{"-rdynamic", "-pthread", "-Wl,-rpath," + folder}, args...)
+	library := filepath.Join(folder, "lib"+name+".so")
+	if source := FixtureSource("lib" + name); source != "" {
+		MuslCompile(t, library, source, "-shared", "-fPIC")
+		// The one for dlopen is loaded at run time.
+		if name != "musl-dlopen" {
+			args = append(args, library)
+		}
+	}
+	program := filepath.Join(folder, name)
+	MuslCompile(t, program, FixtureSource(name), args...)
+	return program
+}
+
+// MuslCompile is Compile with musl-gcc.
+func MuslCompile(t testing.TB, output, source string, args ...string) {
+	t.Helper()
+	if BuiltFiles[output] {
+		return
+	}
+	args = append([]string{"-O1", "-g", "-Wall", "-Wextra", "-o", output, source}, args...)
+	if message, err := exec.Command("musl-gcc", args...).CombinedOutput(); err != nil {
+		t.Fatalf("musl-gcc %s: %v\n%s", strings.Join(args, " "), err, message)
+	}
+	BuiltFiles[output] = true
+}
