@@ -261,21 +261,17 @@ func (c *checker) contents(ctx context.Context, m *Manager) {
 		c.fault(AreaRegistry, m.registry.Path(), err.Error(), HintOf(err))
 		return
 	}
-	known := map[linux.Inode]string{}
-	images := map[string]bool{}
 	for _, rec := range records {
 		if ctx.Err() != nil {
 			return
 		}
-		known[rec.Binary.Inode()] = rec.ID
-		images[rec.ID] = true
 		c.entry(m, rec)
 	}
-	if len(damaged) > 0 {
-		c.damaged(m, damaged, images)
+	if search := m.searchGarbage(records); len(damaged) > 0 {
+		c.damaged(m, damaged, search.ids)
 	} else {
 		c.system(ctx, m)
-		c.garbage(m, records, known, images, mine)
+		c.garbage(search, mine)
 	}
 	c.strays(m)
 }
@@ -359,39 +355,42 @@ func (c *checker) system(ctx context.Context, m *Manager) {
 	}
 }
 
-// garbage reports what gc would remove and what has no entry.
-func (c *checker) garbage(m *Manager, records []registry.Record, known map[linux.Inode]string, images map[string]bool, mine bool) {
-	p := &GCPlan{}
-	for _, rec := range records {
-		m.planSurplus(p, rec)
+// garbage reports what gc would remove, but for the entries, which have been reported;
+// mine: the store is locked.
+func (c *checker) garbage(search *gcSearch, mine bool) {
+	clean := true
+	for i := range garbage {
+		if k := &garbage[i]; k.report != nil && (mine || !k.reportLocked) {
+			items, err := search.find(k)
+			clean = k.report(c, items, err) && clean
+		}
 	}
-	err := errors.Join(m.planShims(p, records), m.planSystem(p, records), m.planLinks(p, known), m.planLaunchers(p, known), m.planImages(p, images))
-	if mine {
-		err = errors.Join(err, m.planStaging(p), m.planLeftovers(p))
-		c.temporary()
-	}
-	if err != nil {
-		c.fault(AreaStore, c.dir, err.Error(), HintOf(err))
-	}
-	for _, item := range p.Items {
-		c.fault(AreaStore, item.Path, fmt.Sprintf("garbage (%s): %s", item.Kind, item.Reason), "harmless; `residentctl gc` removes it")
-	}
-	if err == nil && len(p.Items) == 0 {
+	if clean {
 		c.ok(AreaStore, "garbage", "nothing is there without an entry")
 	}
 }
 
-// temporary reports the directories of killed adds in TMPDIR, which may have been at
-// work on any store.
-func (c *checker) temporary() {
-	p := &GCPlan{}
-	if err := planTemporary(p); err != nil {
+func (c *checker) leftInStore(items []GCItem, err error) (clean bool) {
+	if err != nil {
+		c.fault(AreaStore, c.dir, err.Error(), HintOf(err))
+	}
+	for _, item := range items {
+		c.fault(AreaStore, item.Path, fmt.Sprintf("garbage (%s): %s", item.Kind, item.Reason), "harmless; `residentctl gc` removes it")
+	}
+	return err == nil && len(items) == 0
+}
+
+// leftInTemporary reports the directories of killed adds in TMPDIR, which may have been
+// at work on any store.
+func (c *checker) leftInTemporary(items []GCItem, err error) (clean bool) {
+	if err != nil {
 		c.note(AreaStore, os.TempDir(), err.Error(), HintOf(err))
 	}
-	if n := len(p.Items); n > 0 {
+	if n := len(items); n > 0 {
 		c.note(AreaStore, os.TempDir(), plural.Count(n, "directory")+" residentctl-work-*, made by commands that were killed",
 			"harmless; `residentctl gc` removes it")
 	}
+	return true
 }
 
 // strays reports what residentctl never puts into a store.

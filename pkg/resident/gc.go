@@ -88,34 +88,14 @@ func (m *Manager) collect(ctx context.Context, item GCItem) (gone bool, err erro
 		return false, err
 	}
 	defer unlock()
-	if _, err := os.Lstat(item.Path); item.Kind != GCEntry && errors.Is(err, fs.ErrNotExist) {
+	i := slices.IndexFunc(garbage, func(k garbageKind) bool { return k.kind == item.Kind })
+	if i < 0 {
+		return false, fmt.Errorf("garbage of the unknown kind %q", item.Kind)
+	}
+	if _, err := os.Lstat(item.Path); errors.Is(err, fs.ErrNotExist) && !garbage[i].collectMissing {
 		return false, nil
 	}
-	switch item.Kind {
-	case GCEntry:
-		return m.collectEntry(item)
-	case GCShim:
-		return m.collectShim(item)
-	case GCSystem:
-		return m.collectSystem(item)
-	case GCLink:
-		return m.ifUnknown(item.binary, func() error { return m.store.Unlink(item.binary) })
-	case GCLauncher:
-		return m.collectLauncher(item)
-	case GCLaunchers:
-		return m.ifUnknown(item.binary, func() error { return m.store.RemoveLaunchers(item.binary) })
-	case GCImage:
-		return m.collectImage(item.ID)
-	case GCExec:
-		return true, m.store.RemoveExec(item.Path)
-	case GCStaging:
-		return collectAbandoned(item.Path, m.store.RemoveAbandoned)
-	case GCTemporary:
-		return collectAbandoned(item.Path, store.RemoveTemporary)
-	case GCRegistry:
-		return m.collectLeftover(item.Path)
-	}
-	return false, fmt.Errorf("garbage of the unknown kind %q", item.Kind)
+	return garbage[i].collect(m, item)
 }
 
 // collectEntry forgets an entry if it is the same one still and no better.
@@ -143,6 +123,14 @@ func (m *Manager) ifUnknown(b linux.Inode, remove func() error) (bool, error) {
 	return true, remove()
 }
 
+func (m *Manager) collectLink(item GCItem) (bool, error) {
+	return m.ifUnknown(item.binary, func() error { return m.store.Unlink(item.binary) })
+}
+
+func (m *Manager) collectLaunchers(item GCItem) (bool, error) {
+	return m.ifUnknown(item.binary, func() error { return m.store.RemoveLaunchers(item.binary) })
+}
+
 // collectLauncher removes a launcher file if its name is not among its entry's.
 func (m *Manager) collectLauncher(item GCItem) (bool, error) {
 	rec, err := m.registry.ByInode(item.binary)
@@ -158,12 +146,22 @@ func (m *Manager) collectLauncher(item GCItem) (bool, error) {
 	return true, m.removeLauncher(item.binary, item.Path)
 }
 
-func (m *Manager) collectImage(id string) (bool, error) {
-	_, err := m.registry.Get(id)
+func (m *Manager) collectImage(item GCItem) (bool, error) {
+	_, err := m.registry.Get(item.ID)
 	if !errors.Is(err, registry.ErrNotFound) {
 		return false, err
 	}
-	return true, m.store.RemoveImage(id)
+	return true, m.store.RemoveImage(item.ID)
+}
+
+func (m *Manager) collectExec(item GCItem) (bool, error) { return true, m.store.RemoveExec(item.Path) }
+
+func (m *Manager) collectStaging(item GCItem) (bool, error) {
+	return collectAbandoned(item.Path, m.store.RemoveAbandoned)
+}
+
+func (m *Manager) collectTemporary(item GCItem) (bool, error) {
+	return collectAbandoned(item.Path, store.RemoveTemporary)
 }
 
 // lastWrites is how long CRIU may go on writing after the residentctl that
@@ -185,13 +183,13 @@ func collectAbandoned(path string, remove func(string) error) (bool, error) {
 	}
 }
 
-// collectLeftover removes a half-made registry: there is one, so whoever was
-// making this one would throw it away.
-func (m *Manager) collectLeftover(path string) (bool, error) {
-	if filepath.Dir(path) != m.store.Dir() {
+// collectLeftover removes a half-made registry. There is a registry, so the process that
+// was making this one would throw it away.
+func (m *Manager) collectLeftover(item GCItem) (bool, error) {
+	if filepath.Dir(item.Path) != m.store.Dir() {
 		return false, fs.ErrInvalid
 	}
-	err := os.Remove(path)
+	err := os.Remove(item.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

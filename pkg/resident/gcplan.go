@@ -1,6 +1,7 @@
 package resident
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,8 +22,7 @@ import (
 // GCKind says what kind of garbage something is.
 type GCKind string
 
-// Kinds of garbage, in the order in which they are removed: what leads to an
-// image goes before it.
+// Kinds of garbage.
 const (
 	GCEntry     GCKind = "entry"     // a record whose image no start uses, with all that belongs to it
 	GCShim      GCKind = "shim"      // a link for PATH under a name that no entry has
@@ -34,7 +34,53 @@ const (
 	GCExec      GCKind = "exec"      // a covered dynamic linker of another libc or residentctl
 	GCStaging   GCKind = "staging"   // what a killed process was making
 	GCRegistry  GCKind = "registry"  // a registry that a killed process was making
-	GCTemporary GCKind = "temporary" // a killed add's folder for CRIU's log, in TMPDIR
+	GCTemporary GCKind = "temporary" // a killed add's directory for CRIU's log, in TMPDIR
+)
+
+// garbageKind is one kind of garbage, from its discovery to its removal.
+type garbageKind struct {
+	kind   GCKind
+	reason string // why an item is garbage, if it has no reason of its own
+	plan   func(s *gcSearch) ([]GCItem, error)
+
+	// collect removes an item, with the store locked, unless it is no longer garbage.
+	collect func(m *Manager, item GCItem) (gone bool, err error)
+	// collectMissing is set if an item goes even where its path is gone.
+	collectMissing bool
+
+	// report is how check reports the items, if it does, and what kept others from being
+	// found. It returns whether the store is clean of the kind.
+	report func(c *checker, items []GCItem, err error) (clean bool)
+	// reportLocked is set if without the lock they may be something in the making.
+	reportLocked bool
+}
+
+// garbage is every kind, in the order in which they are removed: what leads to an image
+// goes before it.
+var garbage = []garbageKind{
+	{kind: GCEntry, plan: (*gcSearch).entries, collect: (*Manager).collectEntry, collectMissing: true},
+	{kind: GCShim, reason: noEntry, plan: (*gcSearch).shims, collect: (*Manager).collectShim, report: (*checker).leftInStore},
+	{kind: GCSystem, reason: noEntry, plan: (*gcSearch).system, collect: (*Manager).collectSystem, report: (*checker).leftInStore},
+	{kind: GCLink, reason: noEntry, plan: (*gcSearch).links, collect: (*Manager).collectLink, report: (*checker).leftInStore},
+	{kind: GCLauncher, reason: "the entry does not have this name",
+		plan: (*gcSearch).surplus, collect: (*Manager).collectLauncher, report: (*checker).leftInStore},
+	{kind: GCLaunchers, reason: "no entry of the registry has them",
+		plan: (*gcSearch).launchers, collect: (*Manager).collectLaunchers, report: (*checker).leftInStore},
+	{kind: GCImage, reason: noEntry, plan: (*gcSearch).images, collect: (*Manager).collectImage, report: (*checker).leftInStore},
+	{kind: GCExec, reason: "the dynamic linker, or residentctl, is another one now",
+		plan: (*gcSearch).execs, collect: (*Manager).collectExec},
+	{kind: GCStaging, reason: makerKilled,
+		plan: (*gcSearch).staging, collect: (*Manager).collectStaging, report: (*checker).leftInStore, reportLocked: true},
+	{kind: GCRegistry, reason: "there is a registry, and this one never became it",
+		plan: (*gcSearch).leftovers, collect: (*Manager).collectLeftover, report: (*checker).leftInStore, reportLocked: true},
+	{kind: GCTemporary, reason: makerKilled,
+		plan: (*gcSearch).temporary, collect: (*Manager).collectTemporary, report: (*checker).leftInTemporary, reportLocked: true},
+}
+
+// Reasons of several kinds.
+const (
+	noEntry     = "no entry of the registry has it"
+	makerKilled = "the process that made it was killed"
 )
 
 // GCItem is one thing that goes, or is kept.
@@ -59,9 +105,33 @@ type GCPlan struct {
 	Bytes int64    `json:"bytes"` // of Items
 }
 
-func (p *GCPlan) add(item GCItem) {
-	p.Items = append(p.Items, item)
-	p.Bytes += item.Bytes
+// gcSearch is a search for garbage, and what it knows of the store.
+type gcSearch struct {
+	*Manager
+	records  []registry.Record
+	binaries map[linux.Inode]bool // that have a record
+	ids      map[string]bool      // of the records' images
+	going    map[string]bool      // ids of the entries that are garbage themselves
+	kept     []GCItem
+}
+
+func (m *Manager) searchGarbage(records []registry.Record) *gcSearch {
+	s := &gcSearch{Manager: m, records: records, binaries: map[linux.Inode]bool{}, ids: map[string]bool{}, going: map[string]bool{}}
+	for _, rec := range records {
+		s.binaries[rec.Binary.Inode()], s.ids[rec.ID] = true, true
+	}
+	return s
+}
+
+// find finds the garbage of one kind. Where there is an error too, it is not all.
+func (s *gcSearch) find(k *garbageKind) ([]GCItem, error) {
+	items, err := k.plan(s)
+	for i := range items {
+		item := &items[i]
+		item.Kind, item.Reason = k.kind, cmp.Or(item.Reason, k.reason)
+		item.Bytes += diskUsage(item.Path)
+	}
+	return items, err
 }
 
 // PlanGC finds what is garbage and changes nothing. Its error is
@@ -84,32 +154,20 @@ func (m *Manager) PlanGC(ctx context.Context) (*GCPlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := map[linux.Inode]string{}
-	images := map[string]bool{}
-	for _, rec := range records {
-		if err := ctx.Err(); err != nil {
+	s := m.searchGarbage(records)
+	for i := range garbage {
+		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		known[rec.Binary.Inode()] = rec.ID
-		images[rec.ID] = true
-		if !m.planEntry(p, rec) {
-			m.planSurplus(p, rec)
-		}
-	}
-	for _, find := range []func() error{
-		func() error { return m.planShims(p, records) },
-		func() error { return m.planSystem(p, records) },
-		func() error { return m.planLinks(p, known) },
-		func() error { return m.planLaunchers(p, known) },
-		func() error { return m.planImages(p, images) },
-		func() error { return m.planExec(p) },
-		func() error { return m.planStaging(p) },
-		func() error { return m.planLeftovers(p) },
-		func() error { return planTemporary(p) },
-	} {
-		if err := find(); err != nil {
+		items, err := s.find(&garbage[i])
+		if err != nil {
 			return nil, err
 		}
+		p.Items = append(p.Items, items...)
+	}
+	p.Kept = append(p.Kept, s.kept...)
+	for _, item := range p.Items {
+		p.Bytes += item.Bytes
 	}
 	return p, nil
 }
@@ -141,29 +199,33 @@ func (m *Manager) wholeRegistry() ([]registry.Record, error) {
 	return m.registry.List()
 }
 
-// planEntry looks at one entry. One that no start would use goes, whatever the
-// reason: it can be made again in a tenth of a second, and an unmounted file
-// system looks like deleted files. Only where looking itself failed is it kept.
-func (m *Manager) planEntry(p *GCPlan, rec registry.Record) (goes bool) {
-	reasons, unsure := m.useless(rec)
-	if len(reasons) == 0 && unsure == "" {
-		return false
+// entries finds those that no start would use. They go, whatever the reason: one can be
+// made again in a tenth of a second, and an unmounted file system looks like deleted
+// files. Only where looking itself failed is it kept.
+func (s *gcSearch) entries() (items []GCItem, err error) {
+	for _, rec := range s.records {
+		reasons, unsure := s.useless(rec)
+		if len(reasons) == 0 && unsure == "" {
+			continue
+		}
+		item := GCItem{
+			Kind: GCEntry, Path: s.store.ImageDir(rec.ID), ID: rec.ID, Program: rec.Program, binary: rec.Binary.Inode(),
+			Bytes: diskUsage(s.store.LaunchersDir(rec.Binary.Inode())), // and its path's
+		}
+		if unsure != "" {
+			item.Reason = unsure
+			item.Bytes += diskUsage(item.Path)
+			s.kept = append(s.kept, item)
+			continue
+		}
+		item.Reason = reasons[0]
+		if s.enabled(item.binary) {
+			item.Reason += "; it will not be enabled any more"
+		}
+		s.going[rec.ID] = true
+		items = append(items, item)
 	}
-	item := GCItem{
-		Kind: GCEntry, Path: m.store.ImageDir(rec.ID), ID: rec.ID, Program: rec.Program, binary: rec.Binary.Inode(),
-		Bytes: diskUsage(m.store.ImageDir(rec.ID)) + diskUsage(m.store.LaunchersDir(rec.Binary.Inode())),
-	}
-	if unsure != "" {
-		item.Reason = unsure
-		p.Kept = append(p.Kept, item)
-		return false
-	}
-	item.Reason = reasons[0]
-	if m.enabled(item.binary) {
-		item.Reason += "; it will not be enabled any more"
-	}
-	p.add(item)
-	return true
+	return items, nil
 }
 
 // useless says why no start would use an entry's image; unsure, unless empty,
@@ -203,104 +265,71 @@ func cannotLook(deps *fingerprint.Dependencies) string {
 	return ""
 }
 
-func (m *Manager) planSurplus(p *GCPlan, rec registry.Record) {
-	for _, path := range m.surplusLaunchers(rec) {
-		p.add(GCItem{
-			Kind: GCLauncher, Path: path, ID: rec.ID, Program: rec.Program, Bytes: diskUsage(path), binary: rec.Binary.Inode(),
-			Reason: "the entry does not have this name",
-		})
+// surplus finds the launcher files under no name of an entry that stays.
+func (s *gcSearch) surplus() (items []GCItem, err error) {
+	for _, rec := range s.records {
+		if s.going[rec.ID] {
+			continue
+		}
+		for _, path := range s.surplusLaunchers(rec) {
+			items = append(items, GCItem{Path: path, ID: rec.ID, Program: rec.Program, binary: rec.Binary.Inode()})
+		}
 	}
+	return items, nil
 }
 
-func (m *Manager) planLinks(p *GCPlan, known map[linux.Inode]string) error {
-	links, _, err := m.store.Links()
+// links finds those of no entry. One of an entry that leads to another image makes the
+// entry useless.
+func (s *gcSearch) links() (items []GCItem, err error) {
+	links, _, err := s.store.Links()
 	for _, l := range links {
-		if _, ok := known[l.Binary]; ok {
-			continue // one that leads to another image makes the entry useless
+		if !s.binaries[l.Binary] {
+			items = append(items, GCItem{Path: s.store.IndexPath(l.Binary), ID: l.ID, binary: l.Binary})
 		}
-		p.add(GCItem{
-			Kind: GCLink, Path: m.store.IndexPath(l.Binary), ID: l.ID, binary: l.Binary,
-			Reason: "no entry of the registry has it",
-		})
 	}
-	return err
+	return items, err
 }
 
-func (m *Manager) planLaunchers(p *GCPlan, known map[linux.Inode]string) error {
-	binaries, _, err := m.store.Launchers()
+func (s *gcSearch) launchers() (items []GCItem, err error) {
+	binaries, _, err := s.store.Launchers()
 	for _, b := range binaries {
-		if _, ok := known[b]; ok {
-			continue
+		if !s.binaries[b] {
+			items = append(items, GCItem{Path: s.store.LaunchersDir(b), binary: b})
 		}
-		path := m.store.LaunchersDir(b)
-		p.add(GCItem{
-			Kind: GCLaunchers, Path: path, Bytes: diskUsage(path), binary: b,
-			Reason: "no entry of the registry has them",
-		})
 	}
-	return err
+	return items, err
 }
 
-func (m *Manager) planImages(p *GCPlan, known map[string]bool) error {
-	ids, _, err := m.store.Images()
+func (s *gcSearch) images() (items []GCItem, err error) {
+	ids, _, err := s.store.Images()
 	for _, id := range ids {
-		if known[id] {
-			continue
+		if !s.ids[id] {
+			items = append(items, GCItem{Path: s.store.ImageDir(id), ID: id})
 		}
-		path := m.store.ImageDir(id)
-		p.add(GCItem{
-			Kind: GCImage, Path: path, ID: id, Bytes: diskUsage(path),
-			Reason: "no entry of the registry has it",
-		})
 	}
-	return err
+	return items, err
 }
 
-func (m *Manager) planExec(p *GCPlan) error {
-	outdated, err := intercept.Outdated(m.store)
-	for _, path := range outdated {
-		p.add(GCItem{
-			Kind: GCExec, Path: path, Bytes: diskUsage(path),
-			Reason: "the dynamic linker, or residentctl, is another one now",
-		})
+func (s *gcSearch) execs() ([]GCItem, error) { return itemsAt(intercept.Outdated(s.store)) }
+
+func (s *gcSearch) staging() ([]GCItem, error) { return itemsAt(s.store.Abandoned()) }
+
+// leftovers finds half-made registries. Without a registry one of them may be about to
+// become it.
+func (s *gcSearch) leftovers() ([]GCItem, error) {
+	if !store.HasRegistry(s.store.Dir()) {
+		return nil, nil
 	}
-	return err
+	return itemsAt(s.registry.Leftovers())
 }
 
-func (m *Manager) planStaging(p *GCPlan) error {
-	left, err := m.store.Abandoned()
-	for _, path := range left {
-		p.add(GCItem{
-			Kind: GCStaging, Path: path, Bytes: diskUsage(path),
-			Reason: "whoever made it was killed",
-		})
-	}
-	return err
-}
+func (s *gcSearch) temporary() ([]GCItem, error) { return itemsAt(store.AbandonedTemporary()) }
 
-func (m *Manager) planLeftovers(p *GCPlan) error {
-	if !store.HasRegistry(m.store.Dir()) {
-		return nil // one of them may be about to become it
+func itemsAt(paths []string, err error) (items []GCItem, _ error) {
+	for _, path := range paths {
+		items = append(items, GCItem{Path: path})
 	}
-	left, err := m.registry.Leftovers()
-	for _, path := range left {
-		p.add(GCItem{
-			Kind: GCRegistry, Path: path, Bytes: diskUsage(path),
-			Reason: "there is a registry, and this one never became it",
-		})
-	}
-	return err
-}
-
-func planTemporary(p *GCPlan) error {
-	left, err := store.AbandonedTemporary()
-	for _, path := range left {
-		p.add(GCItem{
-			Kind: GCTemporary, Path: path, Bytes: diskUsage(path),
-			Reason: "whoever made it was killed",
-		})
-	}
-	return err
+	return items, err
 }
 
 // diskUsage is what du(1) would say, in bytes: 512 for each of stat(2)'s

@@ -201,7 +201,7 @@ func (m *Manager) forgetDamaged(d *registry.DamagedError) (registry.Record, erro
 		}
 	}
 	for _, id := range d.IDs {
-		if _, err := m.collectImage(id); err != nil {
+		if _, err := m.collectImage(GCItem{ID: id}); err != nil {
 			return rec, err
 		}
 	}

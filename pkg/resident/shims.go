@@ -346,20 +346,15 @@ func (m *Manager) removeShims(binary linux.Inode) error {
 	return nil
 }
 
-// planShims finds those whose name no entry has.
-func (m *Manager) planShims(p *GCPlan, records []registry.Record) error {
-	shims, _, err := m.store.Shims()
-	for _, s := range shims {
-		if slices.ContainsFunc(records, func(r registry.Record) bool { return m.belongs(s, r) }) {
-			continue
+// shims finds those whose name no entry has.
+func (s *gcSearch) shims() (items []GCItem, err error) {
+	shims, _, err := s.store.Shims()
+	for _, shim := range shims {
+		if !slices.ContainsFunc(s.records, func(r registry.Record) bool { return s.belongs(shim, r) }) {
+			items = append(items, GCItem{Path: s.store.ShimPath(shim.Name), Program: shim.Program, binary: shim.Binary})
 		}
-		path := m.store.ShimPath(s.Name)
-		p.add(GCItem{
-			Kind: GCShim, Path: path, Program: s.Program, Bytes: diskUsage(path), binary: s.Binary,
-			Reason: "no entry of the registry has it",
-		})
 	}
-	return err
+	return items, err
 }
 
 // collectShim removes a shim if its name is still no entry's.

@@ -580,44 +580,37 @@ func collisions(path string) []string {
 	return found
 }
 
-// planSystem finds what belongs to no entry: links, and of the lines for the boot and
-// the entries of the kernel those that lead into this store, or nowhere.
-func (m *Manager) planSystem(p *GCPlan, records []registry.Record) error {
-	links, _, err := m.store.SystemLinks()
+// system finds what belongs to no entry: links, and of the lines for the boot and the
+// entries of the kernel those that lead into this store, or nowhere. All that a binary has
+// is one item. Of an entry, it finds the links for kernel instances that have ended.
+func (s *gcSearch) system() (items []GCItem, err error) {
+	links, _, err := s.store.SystemLinks()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	enabled := map[linux.Inode]bool{}
-	plan := func(path, program string, binary linux.Inode) {
-		p.add(GCItem{Kind: GCSystem, Path: path, Program: program, Bytes: diskUsage(path), binary: binary, Reason: "no entry of the registry has it"})
-	}
+	linked := map[linux.Inode]bool{}
 	for _, l := range links {
-		if enabled[l.Binary] {
-			continue
+		item := GCItem{Path: s.store.SystemPath(l), Program: l.Program, binary: l.Binary}
+		switch {
+		case !s.binaries[l.Binary] && !linked[l.Binary]:
+			items = append(items, item)
+		case s.binaries[l.Binary] && binfmt.Ended(l.Instance):
+			item.ended, item.Reason = &l, "the kernel instance that it was enabled for ended with an earlier boot"
+			items = append(items, item)
 		}
-		if enabled[l.Binary] = slices.ContainsFunc(records, func(r registry.Record) bool { return r.Binary.Inode() == l.Binary }); !enabled[l.Binary] {
-			plan(m.store.SystemPath(l), l.Program, l.Binary)
-			enabled[l.Binary] = true // one item for all that it has
-		}
+		linked[l.Binary] = true
 	}
-	for _, l := range links {
-		known := slices.ContainsFunc(records, func(r registry.Record) bool { return r.Binary.Inode() == l.Binary })
-		if known && binfmt.Ended(l.Instance) {
-			p.add(GCItem{Kind: GCSystem, Path: m.store.SystemPath(l), Program: l.Program, binary: l.Binary, ended: &l,
-				Reason: "the kernel instance that it was enabled for ended with an earlier boot"})
-		}
+	if os.Geteuid() != 0 {
+		return items, nil
 	}
 	entries, err := everyEntry()
-	if err != nil {
-		return err
-	}
 	for _, e := range entries {
-		if !enabled[e.Binary] && os.Geteuid() == 0 && (m.ours(e) || leadsNowhere(e)) {
-			plan(e.Path, "", e.Binary)
-			enabled[e.Binary] = true
+		if !linked[e.Binary] && (s.ours(e) || leadsNowhere(e)) {
+			items = append(items, GCItem{Path: e.Path, binary: e.Binary})
+			linked[e.Binary] = true
 		}
 	}
-	return nil
+	return items, err
 }
 
 // collectSystem ends what a binary is enabled for if it still has no entry, or is
