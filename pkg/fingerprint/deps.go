@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 
@@ -26,7 +27,12 @@ type File struct {
 type Checked struct {
 	Path string       `json:"path"`
 	ID   linux.FileID `json:"id"`
+	// SHA256 is of its content, hexadecimal, or empty where that cannot be read.
+	SHA256 string `json:"sha256,omitempty"`
 }
+
+// cachePath is the dynamic linker's cache (ld.so(8)).
+const cachePath = "/etc/ld.so.cache"
 
 // absent says that the file must not exist.
 func (c Checked) absent() bool { return c.ID.Ino == 0 }
@@ -90,7 +96,7 @@ func (d *Dependencies) files() []*File {
 // identity is recorded is ErrChanged.
 func (d *Dependencies) Hash(ctx context.Context) error {
 	files := d.files()
-	return each(ctx, len(files), func(i int) error {
+	err := each(ctx, len(files), func(i int) error {
 		now, err := HashFile(files[i].Path)
 		if err != nil {
 			return err
@@ -101,6 +107,26 @@ func (d *Dependencies) Hash(ctx context.Context) error {
 		files[i].SHA256 = now.SHA256
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return each(ctx, len(d.Checks), func(i int) error { return d.Checks[i].hash() })
+}
+
+// hash is Hash of what was not mapped, and need not be readable.
+func (c *Checked) hash() error {
+	if c.absent() || c.Path == cachePath {
+		return nil
+	}
+	now, err := HashFile(c.Path)
+	switch {
+	case errors.Is(err, ErrChanged):
+		return err
+	case err == nil && now.ID != c.ID:
+		return fmt.Errorf("%s %w", c.Path, ErrChanged)
+	}
+	c.SHA256 = now.SHA256
+	return nil
 }
 
 // Machine fills in what the image needs of the CPU and the kernel.

@@ -34,12 +34,7 @@ import (
 // *elfinfo.Refusal: the answer depends on more than files. What is no longer
 // as the probe saw it is ErrChanged.
 func FromProbes(program, linker string, probes []Probe, mapped []string) (*Dependencies, error) {
-	s := sorter{
-		mapped:  map[linux.Inode]string{},
-		checked: map[string]bool{},
-		missed:  map[string]bool{},
-		misses:  map[string][]string{},
-	}
+	s := newSorter()
 	if err := s.start(program, linker, mapped); err != nil {
 		return nil, err
 	}
@@ -67,6 +62,15 @@ type sorter struct {
 
 	order  []string            // of the keys of misses
 	misses map[string][]string // folder to paths
+}
+
+func newSorter() *sorter {
+	return &sorter{
+		mapped:  map[linux.Inode]string{},
+		checked: map[string]bool{},
+		missed:  map[string]bool{},
+		misses:  map[string][]string{},
+	}
 }
 
 // start takes in the two files that the kernel maps, for which there is no

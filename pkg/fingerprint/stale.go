@@ -56,7 +56,7 @@ func staleCheck(c Checked) string {
 		return nowExists(c.Path)
 	case c.absent():
 		return err.Error()
-	case err == nil && c.Path == "/etc/ld.so.cache":
+	case err == nil && c.Path == cachePath:
 		return c.Path + " was rebuilt"
 	}
 	return staleFile(c.Path, c.ID)

@@ -1,0 +1,140 @@
+package fingerprint
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"syscall"
+
+	"github.com/residentctl/residentctl/internal/linux"
+)
+
+// A DifferentError says that what an image depends on differs in more than times, so
+// that the program has to be linked again.
+type DifferentError struct{ Reason string }
+
+func (e *DifferentError) Error() string { return e.Reason }
+
+func different(reason string) error { return &DifferentError{reason} }
+
+// Renew returns d with the identities that its files have now, if linking the program
+// would give what it gave before: only times differ (st_mtim and st_ctim of stat(2),
+// which a hard link, a chmod or a rewritten directory changes), each mapped file is the
+// same inode with the same content, and what was not found is still not there. Else its
+// error is a *DifferentError with the first reason. A file is read only if its times
+// differ, after allow, which may refuse it.
+//
+// A new inode is a difference even with the same content: the link maps in the image
+// hold each library's device and inode, which dlopen(3) compares (glibc elf/dl-load.c,
+// _dl_map_object_from_fd; musl ldso/dynlink.c, load_library).
+//
+// When it returns, any later change will be noticed. A file that changes meanwhile is
+// ErrChanged.
+func (d *Dependencies) Renew(ctx context.Context, allow func(path string) error) (*Dependencies, error) {
+	if reasons := d.staleMachine(); len(reasons) > 0 {
+		return nil, different(reasons[0])
+	}
+	r := *d
+	r.Libraries = slices.Clone(d.Libraries)
+	files := r.files()
+	if err := each(ctx, len(files), func(i int) error { return renewFile(files[i], allow) }); err != nil {
+		return nil, err
+	}
+	var misses []string
+	r.Checks, r.Folders = nil, nil
+	for _, c := range d.Checks {
+		if c.absent() {
+			misses = append(misses, c.Path)
+			continue
+		}
+		if err := r.renewCheck(&c, allow); err != nil {
+			return nil, err
+		}
+		r.Checks = append(r.Checks, c)
+	}
+	for _, f := range d.Folders {
+		misses = append(misses, f.Misses...)
+	}
+	if err := r.missAgain(misses); err != nil {
+		return nil, err
+	}
+	return &r, Settle(ctx, &r)
+}
+
+// renewFile gives f the identity that its file has now, if the content is the recorded
+// one.
+func renewFile(f *File, allow func(path string) error) error {
+	id, err := sameInode(f.Path, f.ID)
+	if err != nil || id == f.ID {
+		return err
+	}
+	if err := allow(f.Path); err != nil {
+		return err
+	}
+	now, err := HashFile(f.Path)
+	switch {
+	case err != nil:
+		return err
+	case now.ID != id:
+		return fmt.Errorf("%s %w", f.Path, ErrChanged)
+	case now.SHA256 != f.SHA256:
+		return different(staleFile(f.Path, f.ID))
+	}
+	f.ID = id
+	return nil
+}
+
+// sameInode returns the identity that a file has now, or a *DifferentError if it is
+// another file, or of another size.
+func sameInode(path string, was linux.FileID) (linux.FileID, error) {
+	now, err := StatID(path)
+	if err != nil || now.Dev != was.Dev || now.Ino != was.Ino || now.Size != was.Size {
+		return now, different(staleFile(path, was))
+	}
+	return now, nil
+}
+
+// renewCheck gives c the identity that its file has now. A further name of a mapped file
+// has that one's; of others the content counts, where it could be read.
+func (d *Dependencies) renewCheck(c *Checked, allow func(path string) error) error {
+	id, err := sameInode(c.Path, c.ID)
+	if err != nil || id == c.ID {
+		return err
+	}
+	for _, f := range d.files() {
+		if f.ID == id {
+			c.ID = id
+			return nil
+		}
+	}
+	if c.SHA256 == "" {
+		return different(staleCheck(*c))
+	}
+	f := File{Path: c.Path, ID: c.ID, SHA256: c.SHA256}
+	err = renewFile(&f, allow)
+	c.ID = f.ID
+	return err
+}
+
+// missAgain records what was not found as it is recorded when a program is linked: the
+// directory that shows when one of them comes into being may be another one by now.
+func (d *Dependencies) missAgain(paths []string) error {
+	s := newSorter()
+	s.deps.Checks = d.Checks
+	for _, c := range d.Checks {
+		s.checked[c.Path] = true
+	}
+	for _, path := range paths {
+		if exists(path) {
+			return different(nowExists(path))
+		}
+		if err := s.miss(Probe{Path: path, Errno: syscall.ENOENT}); err != nil {
+			return err
+		}
+	}
+	if err := s.folders(); err != nil {
+		return err
+	}
+	d.Checks, d.Folders = s.deps.Checks, s.deps.Folders
+	return nil
+}
