@@ -121,6 +121,7 @@ const (
 	stateAdded   addState = "resident"
 	stateNamed   addState = "resident by one more name"
 	stateAlready addState = "already resident"
+	stateRenewed addState = "renewed"
 	stateSlower  addState = "not faster"
 	stateFailed  addState = "failed"
 )
@@ -176,6 +177,8 @@ func addOne(ctx context.Context, g *globals, m adder, name, shown string, opts r
 	switch {
 	case added.Already:
 		r.State = stateAlready
+	case added.Renewed:
+		r.State = stateRenewed
 	case added.Named:
 		r.State = stateNamed
 	}
@@ -201,6 +204,8 @@ func printAdded(g *globals, r addResult) {
 	switch r.State {
 	case stateAlready:
 		g.printf("%s: already resident\n", name)
+	case stateRenewed:
+		g.printf("%s: renewed, only times of files had changed (id %s)\n", name, shortID(r.Record.ID))
 	case stateNamed:
 		g.printf("%s: resident by one more name (id %s, as %s)\n", name, shortID(r.Record.ID), printable(r.Record.Program))
 	default:
@@ -231,7 +236,7 @@ func summarizeAdded(g *globals, results []addResult, total int) error {
 		n[r.State]++
 	}
 	parts := []string{fmt.Sprintf("%d made resident", n[stateAdded])}
-	for _, s := range []addState{stateNamed, stateAlready, stateSlower, stateFailed} {
+	for _, s := range []addState{stateNamed, stateAlready, stateRenewed, stateSlower, stateFailed} {
 		if n[s] > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n[s], s))
 		}

@@ -167,7 +167,7 @@ func printEnabled(g *globals, r enableResult) {
 	default:
 		g.printf("%s: %s", name, how)
 	}
-	if e.Already || e.Named {
+	if e.Already || e.Renewed || e.Named {
 		g.printf("\n")
 	} else {
 		g.printf(", and made resident (id %s%s)\n", shortID(e.Record.ID), formatTiming(e.Record.Timing))

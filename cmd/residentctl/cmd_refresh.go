@@ -88,6 +88,8 @@ func printRefreshed(g *globals, r resident.Refreshed) {
 		g.printf("%s: gone; gc forgets it\n", r.Program)
 	case r.Current:
 		g.printf("%s: current\n", r.Program)
+	case r.Renewed:
+		g.printf("%s: renewed, only times of files had changed (id %s)\n", r.Program, shortID(r.Record.ID))
 	default:
 		g.printf("%s: made anew (id %s instead of %s)\n", r.Program, shortID(r.Record.ID), shortID(r.Old))
 	}

@@ -70,7 +70,7 @@ func (m *maker) Add(ctx context.Context, program string) (another bool) {
 	added, err := m.manager.Add(ctx, program, resident.AddOptions{})
 	var owner *resident.OwnerError
 	switch {
-	case err == nil && !added.Already:
+	case err == nil && !added.Already && !added.Renewed:
 		m.added++
 	case errors.As(err, &owner):
 		m.refused++

@@ -59,10 +59,16 @@ type Image struct {
 	ImageBytes int64     `json:"image_bytes"`
 	Bound      int       `json:"bound,omitempty"` // calls that are bound in the image ahead of their first time
 	Timing     *Timing   `json:"timing,omitempty"`
+	// PlanSums are the checksums of the image's plans, one of each layout: XXH64 as 16
+	// hex digits. Records of older versions have none.
+	PlanSums []string `json:"plan_sums,omitempty"`
 	// LauncherPlace is where its launcher files are linked (plan.LauncherPlace), 0
 	// if nothing is known of a good place.
 	LauncherPlace uint64 `json:"launcher_place,string,omitempty"`
 }
+
+// HasImage reports whether there is an image.
+func (i *Image) HasImage() bool { return i.ID != "" }
 
 // Timing is what add measured: medians of starts up to the stop point.
 type Timing struct {

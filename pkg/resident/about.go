@@ -23,11 +23,15 @@ import (
 
 // expose gives what is staged to those who may read the program and what it depends on.
 func (a *adding) expose(deps *fingerprint.Dependencies) error {
-	r, err := readers.Of(a.program.Path, deps)
+	return expose(a.staging, a.program.Path, deps)
+}
+
+func expose(staging *store.Staging, program string, deps *fingerprint.Dependencies) error {
+	r, err := readers.Of(program, deps)
 	if err != nil {
 		return err
 	}
-	return a.staging.Expose(r.Mode, r.GID)
+	return staging.Expose(r.Mode, r.GID)
 }
 
 // describe puts the copy of the record into the image.

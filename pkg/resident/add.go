@@ -41,6 +41,7 @@ type Added struct {
 	Record  registry.Record `json:"record"`
 	Path    string          `json:"path"`    // the program's name among Record's
 	Already bool            `json:"already"` // it was resident and current; at most its launcher files were made anew
+	Renewed bool            `json:"renewed"` // only times of files differed: its image is the same
 	Named   bool            `json:"named"`   // an image was there: it has one more name now
 }
 
@@ -112,8 +113,11 @@ func (m *Manager) addPath(ctx context.Context, path string, opts AddOptions) (*A
 // addCurrent is what is done for a program of which there is a good image; nil
 // if there is none.
 func (m *Manager) addCurrent(ctx context.Context, path string, opts AddOptions) (*Added, error) {
-	rec, ok, err := m.current(path)
-	if err != nil || !ok || opts.Anew || opts.Layouts > max(rec.Layouts, 1) || opts.TrustOwner && !rec.TrustOwner {
+	if opts.Anew {
+		return nil, nil
+	}
+	rec, isRenewed, ok, err := m.currentOrRenewed(ctx, path)
+	if err != nil || !ok || opts.Layouts > max(rec.Layouts, 1) || opts.TrustOwner && !rec.TrustOwner {
 		return nil, err
 	}
 	if opts.MemoryLimit > cmp.Or(rec.MemoryLimit, DefaultMemoryLimit) {
@@ -123,7 +127,7 @@ func (m *Manager) addCurrent(ctx context.Context, path string, opts AddOptions) 
 	}
 	known := slices.Contains(rec.Names(), path)
 	if known && m.launchersAreCurrent(rec) {
-		return &Added{Record: rec, Path: path, Already: true}, nil
+		return &Added{Record: rec, Path: path, Already: !isRenewed, Renewed: isRenewed}, nil
 	}
 	rec, err = m.addName(ctx, rec.ID, path)
 	if errors.Is(err, registry.ErrNotFound) {
@@ -132,7 +136,7 @@ func (m *Manager) addCurrent(ctx context.Context, path string, opts AddOptions) 
 	if err != nil {
 		return nil, err
 	}
-	return &Added{Record: rec, Path: path, Already: known, Named: !known}, nil
+	return &Added{Record: rec, Path: path, Already: known && !isRenewed, Renewed: isRenewed, Named: !known}, nil
 }
 
 // adding is an add under way: of one program, which is not resident yet.
@@ -407,7 +411,7 @@ func (a *adding) compile(l *layout) error {
 	if err != nil {
 		return err
 	}
-	l.planSize = len(raw)
+	l.planSize, l.planSum = len(raw), planSum(raw)
 	name := filepath.Join(l.dir, planName(a.store))
 	if err := os.WriteFile(name, raw, 0o600); err != nil {
 		return err
@@ -436,7 +440,7 @@ func (a *adding) publish(ctx context.Context) (*registry.Record, error) {
 }
 
 func (a *adding) publishLocked(rec *registry.Record) error {
-	if err := a.stampBoot(); err != nil {
+	if err := a.stampBoot(a.layouts[0].deps); err != nil {
 		return err
 	}
 	if err := a.staging.Publish(a.id); err != nil {
@@ -503,6 +507,9 @@ func (a *adding) record() (*registry.Record, error) {
 			Bound: len(first.template.Bound), LauncherPlace: launcherPlace(a.layouts),
 		},
 	}
+	for _, l := range a.layouts {
+		rec.PlanSums = append(rec.PlanSums, l.planSum)
+	}
 	for _, f := range append([]fingerprint.File{first.deps.Linker}, first.deps.Libraries...) {
 		rec.LibraryPaths = append(rec.LibraryPaths, f.Path)
 	}
@@ -519,17 +526,16 @@ func (a *adding) record() (*registry.Record, error) {
 }
 
 // stampBoot notes that CPU and vDSO were looked at in this boot.
-func (a *adding) stampBoot() error {
+func (m *Manager) stampBoot(deps *fingerprint.Dependencies) error {
 	boot, err := linux.BootID()
 	if err != nil {
 		return err
 	}
-	deps := a.layouts[0].deps
 	now := store.Boot{ID: boot, MachineSum: deps.MachineSum(), Mark: bootMark(deps)}
-	if was, err := a.store.ReadBoot(); err == nil && was == now {
+	if was, err := m.store.ReadBoot(); err == nil && was == now {
 		return nil
 	}
-	return a.store.StampBoot(now)
+	return m.store.StampBoot(now)
 }
 
 // bootMark takes the dynamic linker's for a file that was built long ago.

@@ -37,7 +37,7 @@ func (m *Manager) damage(rec registry.Record) (faults []string) {
 		if i > 0 {
 			others = nil // it is the first one's plan that names the others
 		}
-		for _, f := range m.layoutDamage(rec, dir, others) {
+		for _, f := range append(m.layoutDamage(rec, dir, others), m.oldPlan(rec, i, dir)...) {
 			faults = append(faults, which+f)
 		}
 	}
@@ -79,6 +79,16 @@ func (m *Manager) layoutDamage(rec registry.Record, dir string, others []string)
 		fault("%s", why)
 	}
 	return faults
+}
+
+// oldPlan says that the plan of a layout, given its number, is not the one that the record
+// is about: a refresh was interrupted.
+func (m *Manager) oldPlan(rec registry.Record, number int, dir string) []string {
+	sum, err := plan.ReadSum(filepath.Join(dir, planName(m.store)))
+	if err != nil || number >= len(rec.PlanSums) || rec.PlanSums[number] == fmt.Sprintf("%016x", sum) {
+		return nil
+	}
+	return []string{"its plan is an older one, since a refresh was interrupted"}
 }
 
 // pagesFault says why a start would not map CRIU's pages.

@@ -44,8 +44,10 @@ func (a *adding) allow(path, opened string) error {
 }
 
 // end refuses what is open for writing when the image is about to be published.
-func (a *adding) end() error {
-	deps := a.layouts[0].deps
+func (a *adding) end() error { return notWritten(a.layouts[0].deps) }
+
+// notWritten is a *WriterError if one of the files that an image maps is open for writing.
+func notWritten(deps *fingerprint.Dependencies) error {
 	for _, f := range append([]fingerprint.File{deps.Program, deps.Linker}, deps.Libraries...) {
 		if _, err := refuseWriters(f.Path, f.Path, f.ID); err != nil {
 			return err

@@ -31,7 +31,8 @@ type layout struct {
 	deps     *fingerprint.Dependencies
 	image    *criuwrap.Image
 	plan     *plan.Plan
-	planSize int // encoded, bytes
+	planSize int    // encoded, bytes
+	planSum  string // as in the record
 }
 
 // newLayout is the layout of this number, of which nothing is made yet. Starts find the

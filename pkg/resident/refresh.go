@@ -24,6 +24,7 @@ type Refreshed struct {
 	Old     string          `json:"old"`              // the id that it had
 	Record  registry.Record `json:"record"`           // as it is now
 	Current bool            `json:"current"`          // it was current and was left as it is
+	Renewed bool            `json:"renewed"`          // only times of files differed: its image is the same
 	Gone    bool            `json:"gone"`             // its program is not there any more; gc forgets it
 	Err     error           `json:"-"`                // it could not be made anew; the old one stays
 	Reason  string          `json:"reason,omitempty"` // Err, for people
@@ -71,16 +72,7 @@ func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts Refresh
 		r.Gone = true
 		return r
 	}
-	if now, current, err := m.current(rec.Program); err == nil && current && !opts.All {
-		if !m.launchersAreCurrent(now) {
-			_, r.Err = m.addName(ctx, now.ID, now.Program)
-		}
-		if r.Err == nil {
-			r.Err = m.restoreSystem(ctx, now)
-		}
-		if r.Current = r.Err == nil; r.Err != nil {
-			r.Reason = r.Err.Error()
-		}
+	if !opts.All && m.refreshCurrent(ctx, &r) {
 		return r
 	}
 	added, err := m.Add(ctx, rec.Program, AddOptions{
@@ -99,4 +91,25 @@ func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts Refresh
 		}
 	}
 	return r
+}
+
+// refreshCurrent does what there is to do for an entry whose image is current, or can be
+// renewed. It reports whether it is; r has the error if that could not be done.
+func (m *Manager) refreshCurrent(ctx context.Context, r *Refreshed) bool {
+	now, isRenewed, ok, err := m.currentOrRenewed(ctx, r.Program)
+	if !ok && err == nil {
+		return false
+	}
+	if err == nil && !m.launchersAreCurrent(now) {
+		_, err = m.addName(ctx, now.ID, now.Program)
+	}
+	if err == nil {
+		err = m.restoreSystem(ctx, now)
+	}
+	if err != nil {
+		r.Err, r.Reason = err, err.Error()
+		return true
+	}
+	r.Record, r.Renewed, r.Current = now, isRenewed, !isRenewed
+	return true
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
+	"github.com/residentctl/residentctl/pkg/elfinfo"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/linkstop"
@@ -56,9 +57,7 @@ func (l *layout) source(looks bool) (*plan.Source, error) {
 		return nil, err
 	}
 	copy(src.Caller.BootID[:], boot)
-	if l.program.Mode&0o111 != 0o111 || l.program.ACL {
-		src.Flags |= plan.FlagCheckExec
-	}
+	src.Flags |= execFlag(l.program)
 	if usesOrigin(l.program) {
 		src.Flags |= plan.FlagOwnPath
 	}
@@ -97,13 +96,30 @@ func (l *layout) source(looks bool) (*plan.Source, error) {
 		}
 		src.Layouts = append(src.Layouts, name)
 	}
-	for _, c := range l.deps.Checks {
-		src.Checks = append(src.Checks, plan.CheckedFile{Path: c.Path, ID: c.ID})
-	}
-	for _, f := range l.deps.Folders {
-		src.Folders = append(src.Folders, plan.SearchedFolder{Path: f.Path, ID: f.ID, Misses: f.Misses})
-	}
+	src.Checks, src.Folders = checksOf(l.deps), foldersOf(l.deps)
 	return src, nil
+}
+
+// execFlag is plan.FlagCheckExec for a program that not everyone who reads it may execute.
+func execFlag(program *elfinfo.File) uint32 {
+	if program.Mode&0o111 != 0o111 || program.ACL {
+		return plan.FlagCheckExec
+	}
+	return 0
+}
+
+func checksOf(deps *fingerprint.Dependencies) (checks []plan.CheckedFile) {
+	for _, c := range deps.Checks {
+		checks = append(checks, plan.CheckedFile{Path: c.Path, ID: c.ID})
+	}
+	return checks
+}
+
+func foldersOf(deps *fingerprint.Dependencies) (folders []plan.SearchedFolder) {
+	for _, f := range deps.Folders {
+		folders = append(folders, plan.SearchedFolder{Path: f.Path, ID: f.ID, Misses: f.Misses})
+	}
+	return folders
 }
 
 // agree holds that CRIU saw the process that the template is.

@@ -30,6 +30,8 @@ var FaultPoints = []string{
 	"before-publish",           // the image is made, nothing is on the disk for sure
 	"after-sync",               // its files are on the disk
 	"after-publish",            // it stands in images/
+	"before-replace",           // new files for an image are in staging/, on the disk
+	"after-replace",            // the first of them stands in the image
 	"before-link",              // the index link is made, in staging/
 	"after-link",               // it stands in index/
 	"after-unlink",             // it is gone

@@ -132,6 +132,34 @@ func (g *Staging) publish(id string) error {
 	return errors.Join(syncPath(g.store.in(imagesName)), syncPath(g.store.in(stagingName)))
 }
 
+// Replace brings everything in the staging directory to the disk, calls commit, and puts
+// the files with these names, which are slash-separated paths in it, in the place of
+// those of the image id, in this order. After an error of commit nothing is replaced. A
+// process that has an old one open or mapped keeps it.
+func (g *Staging) Replace(id string, commit func() error, names ...string) error {
+	return wrap("replace files of image", g.store.ImageDir(id), g.replace(id, commit, names))
+}
+
+func (g *Staging) replace(id string, commit func() error, names []string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	if err := syncTree(g.Dir); err != nil {
+		return err
+	}
+	Fault("before-replace")
+	if err := commit(); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := renameDurably(filepath.Join(g.Dir, name), filepath.Join(g.store.ImageDir(id), name)); err != nil {
+			return err
+		}
+		Fault("after-replace")
+	}
+	return nil
+}
+
 // Discard removes the folder, unless it was published; it can be deferred.
 func (g *Staging) Discard() error {
 	defer g.lock.Close()
