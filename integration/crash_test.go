@@ -40,8 +40,12 @@ var changes = []change{
 		func(program string) []string { return []string{"add", "--even-if-slower", program} }},
 	{"add again", func(t *testing.T, s *kit.Store, program string) {
 		s.Do(t, "add", "--even-if-slower", program)
-		touch(t, program)
+		alter(t, program)
 	}, func(program string) []string { return []string{"add", "--even-if-slower", program} }},
+	{"refresh what has new times", func(t *testing.T, s *kit.Store, program string) {
+		s.Do(t, "add", "--even-if-slower", "--layouts", "2", program)
+		touch(t, program)
+	}, args("refresh")},
 	{"add what was replaced", func(t *testing.T, s *kit.Store, program string) {
 		s.Do(t, "enable", "--even-if-slower", program)
 		kit.CopyFile(t, program, program+".new")
@@ -59,7 +63,7 @@ var changes = []change{
 		args("remove", "--all")},
 	{"gc", func(t *testing.T, s *kit.Store, program string) {
 		s.Do(t, "add", "--even-if-slower", program)
-		touch(t, program)
+		alter(t, program)
 		for _, garbage := range []string{"images/0123456789abcdef", "launchers/1-2", "staging/work-1"} {
 			if err := os.Mkdir(filepath.Join(s.Dir, garbage), 0o755); err != nil {
 				t.Fatal(err)
@@ -71,7 +75,20 @@ var changes = []change{
 	}, args("gc")},
 }
 
-// touch makes a file another one for everybody who looks at its times.
+// alter makes a program another one, which does the same.
+func alter(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err == nil {
+		_, err = f.WriteString("\x00")
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// touch gives a file new times, and nothing else.
 func touch(t *testing.T, path string) {
 	t.Helper()
 	now := time.Now()
@@ -274,7 +291,7 @@ func TestSideBySide(t *testing.T) {
 			defer group.Done()
 			for time.Now().Before(end) {
 				path := paths[rnd.IntN(programs)]
-				what := []string{"add", "add", "add", "remove", "gc", "gc", "run", "run", "list", "touch"}[rnd.IntN(10)]
+				what := []string{"add", "add", "add", "remove", "gc", "gc", "run", "run", "list", "touch", "alter", "refresh"}[rnd.IntN(12)]
 				if err := doOne(s, what, path); err != nil {
 					t.Errorf("%s %s: %v", what, path, err)
 					return
@@ -302,6 +319,20 @@ func TestSideBySide(t *testing.T) {
 	wantClean(t, s)
 }
 
+// replaceByCopy puts a copy of a program in its place, as a package manager does.
+func replaceByCopy(path string) error {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "new-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	return errors.Join(err, f.Chmod(0o755), f.Close(), os.Rename(f.Name(), path))
+}
+
 // doOne does one of the things that may go on side by side, and says what was
 // wrong about it.
 func doOne(s *kit.Store, what, path string) error {
@@ -311,11 +342,15 @@ func doOne(s *kit.Store, what, path string) error {
 	switch what {
 	case "touch":
 		return os.Chtimes(path, now, now)
+	case "alter":
+		return replaceByCopy(path)
 	case "run":
 		cmd = exec.Command(s.Residentctl, "--store", s.Dir, "run", path)
 		cmd.Env = s.Environment(s.DataHome)
 	case "add":
 		cmd, allowed = s.Command("add", "--even-if-slower", path), "changed" // by a touch
+	case "refresh":
+		cmd, allowed = s.Command("refresh"), "changed"
 	case "remove":
 		cmd, allowed = s.Command("remove", path), "no such entry"
 	default:

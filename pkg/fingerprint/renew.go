@@ -88,7 +88,7 @@ func renewFile(f *File, allow func(path string) error) error {
 // another file, or of another size.
 func sameInode(path string, was linux.FileID) (linux.FileID, error) {
 	now, err := StatID(path)
-	if err != nil || now.Dev != was.Dev || now.Ino != was.Ino || now.Size != was.Size {
+	if err != nil || now.Inode() != was.Inode() || now.Size != was.Size {
 		return now, different(staleFile(path, was))
 	}
 	return now, nil
