@@ -201,7 +201,7 @@ func (m *Manager) wholeRegistry() ([]registry.Record, error) {
 
 // entries finds those that no start would use. They go, whatever the reason: one can be
 // made again in a tenth of a second, and an unmounted file system looks like deleted
-// files. Only where looking itself failed is it kept.
+// files. Where only times differ it is kept for refresh, and where looking itself failed.
 func (s *gcSearch) entries() (items []GCItem, err error) {
 	for _, rec := range s.records {
 		reasons, unsure := s.useless(rec)
@@ -240,7 +240,18 @@ func (m *Manager) useless(rec registry.Record) (reasons []string, unsure string)
 	if len(stale) > 0 && len(reasons) == 0 {
 		unsure = cannotLook(&deps)
 	}
+	if len(stale) > 0 && unsure == "" && canRenew(rec) {
+		return nil, "only times of files have changed: `residentctl refresh` renews it"
+	}
 	return append(reasons, stale...), unsure
+}
+
+// canRenew reports whether an entry needs nothing but new times, or, as far as can be
+// said now, may not need more.
+func canRenew(rec registry.Record) bool {
+	_, err := renewable(context.Background(), rec)
+	var writer *WriterError
+	return err == nil || errors.As(err, &writer) || errors.Is(err, fingerprint.ErrChanged)
 }
 
 // cannotLook names a file or folder that a program depends on and that could not
