@@ -315,7 +315,7 @@ func (c *checker) entry(m *Manager, rec registry.Record) {
 	if about != "" {
 		c.fault(AreaEntry, what, about, fmt.Sprintf("it is not shown to others; `residentctl add %s` makes the image anew", rec.Program))
 	}
-	files := m.launcherFaults(rec)
+	files, _ := m.launcherFaults(rec)
 	for _, f := range files {
 		c.fault(AreaEntry, what, f, fmt.Sprintf("`residentctl add %s` writes it again", rec.Program))
 	}

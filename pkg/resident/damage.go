@@ -1,7 +1,6 @@
 package resident
 
 import (
-	"bytes"
 	"fmt"
 	"io/fs"
 	"os"
@@ -113,33 +112,4 @@ func mistrust(path string, info fs.FileInfo) string {
 		return path + " is not a file"
 	}
 	return readers.Changeable(path, info)
-}
-
-// launcherFaults says which launcher files of an entry are missing or not what
-// this residentctl would write.
-func (m *Manager) launcherFaults(rec registry.Record) (faults []string) {
-	for _, name := range rec.Names() {
-		path := m.store.LauncherPath(rec.Binary.Inode(), name)
-		want, err := m.launcherFile(rec, name)
-		if err != nil {
-			faults = append(faults, err.Error())
-			continue
-		}
-		info, err := os.Stat(path)
-		if err != nil {
-			faults = append(faults, fmt.Sprintf("its launcher file cannot be read (%v)", err))
-			continue
-		}
-		got, err := os.ReadFile(path)
-		switch {
-		case err != nil:
-			faults = append(faults, err.Error())
-		case info.Mode().Perm()&0o111 == 0:
-			faults = append(faults, path+" is not executable")
-		case !bytes.Equal(got, want):
-			faults = append(faults, fmt.Sprintf("the launcher file %s is not what this residentctl writes", path))
-		}
-	}
-	exposed, _ := m.launcherExposure(rec)
-	return append(faults, exposed...)
 }

@@ -2,10 +2,10 @@ package resident
 
 import (
 	"bytes"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/launcher"
@@ -48,17 +48,37 @@ func (m *Manager) launcherFile(rec registry.Record, name string) ([]byte, error)
 // launchersAreCurrent reports whether an entry's launcher files are as this residentctl
 // would write them, and for the same users.
 func (m *Manager) launchersAreCurrent(rec registry.Record) bool {
-	if faults, exact := m.launcherExposure(rec); !exact || len(faults) > 0 {
-		return false
-	}
-	return !slices.ContainsFunc(rec.Names(), func(name string) bool {
+	faults, exact := m.launcherFaults(rec)
+	return exact && len(faults) == 0
+}
+
+// launcherFaults says which launcher files of an entry are missing or not what
+// this residentctl would write. Exact is set if they are also for the same users.
+func (m *Manager) launcherFaults(rec registry.Record) (faults []string, exact bool) {
+	for _, name := range rec.Names() {
+		path := m.store.LauncherPath(rec.Binary.Inode(), name)
 		want, err := m.launcherFile(rec, name)
 		if err != nil {
-			return true
+			faults = append(faults, err.Error())
+			continue
 		}
-		got, err := os.ReadFile(m.store.LauncherPath(rec.Binary.Inode(), name))
-		return err != nil || !bytes.Equal(got, want)
-	})
+		info, err := os.Stat(path)
+		if err != nil {
+			faults = append(faults, fmt.Sprintf("its launcher file cannot be read (%v)", err))
+			continue
+		}
+		got, err := os.ReadFile(path)
+		switch {
+		case err != nil:
+			faults = append(faults, err.Error())
+		case info.Mode().Perm()&0o111 == 0:
+			faults = append(faults, path+" is not executable")
+		case !bytes.Equal(got, want):
+			faults = append(faults, fmt.Sprintf("the launcher file %s is not what this residentctl writes", path))
+		}
+	}
+	exposed, exact := m.launcherExposure(rec)
+	return append(faults, exposed...), exact
 }
 
 // surplusLaunchers are the files and links in an entry's directory of launcher files that
