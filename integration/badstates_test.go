@@ -101,6 +101,16 @@ func TestBadStates(t *testing.T) {
 			},
 			doubtful: true, // copied files are others than those in the plan
 		},
+		{
+			name:     "lower layer of an overlay",
+			want:     map[string]int{"add": statusDone, "list": statusDone, "remove": statusDone},
+			doubtful: true, // its files are others than those in the plan
+			spoil: func(t *testing.T, s *kit.Store) (_, _ []string) {
+				return []string{"unshare", "-m", "sh", "-c", `
+					mkdir -p "$0/up" "$0/work" && mount -t overlay -o "lowerdir=$1,upperdir=$0/up,workdir=$0/work" overlay "$1" && shift && exec "$@"`,
+					kit.Dir(t), s.Dir}, nil
+			},
+		},
 		{name: "no CRIU", want: noCRIU, spoil: func(*testing.T, *kit.Store) (_, env []string) {
 			return nil, []string{"RESIDENTCTL_CRIU=/no/such/criu"}
 		}},

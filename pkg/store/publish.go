@@ -170,18 +170,28 @@ func (s *Store) remove(path, what string) error {
 	}
 	g, err := s.stage()
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		// No room for the folder that it would go to first, and this is what makes
-		// room. Killed in between it leaves half of something that nothing leads to.
-		return errors.Join(os.RemoveAll(path), syncPath(filepath.Dir(path)))
+		// No room for the directory that it would go to first, and this is what makes room.
+		return removeInPlace(path)
 	}
 	if err != nil {
 		return err
 	}
 	Fault("before-remove-" + what)
 	err = renameDurably(path, filepath.Join(g.Dir, filepath.Base(path)))
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		err = nil // another remove was quicker
+	case errors.Is(err, syscall.EXDEV):
+		// On overlayfs a directory that is in a lower layer too cannot be renamed (Linux
+		// Documentation/filesystems/overlayfs.rst, "renaming directories").
+		err = removeInPlace(path)
 	}
 	Fault("after-remove-" + what)
 	return errors.Join(err, g.Discard())
+}
+
+// removeInPlace removes a directory to which nothing leads any more. Killed in between it
+// leaves a part, which is garbage as the whole is.
+func removeInPlace(path string) error {
+	return errors.Join(os.RemoveAll(path), syncPath(filepath.Dir(path)))
 }
