@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os/signal"
 	"slices"
@@ -10,6 +9,8 @@ import (
 	"syscall"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 const usageText = `residentctl [--store DIR] [--format table|json] COMMAND [ARGUMENT…]
@@ -72,18 +73,13 @@ func execute(args []string, out, err io.Writer) int {
 	app.Metadata = map[string]any{wholeLine: args}
 	failed := app.Run(args)
 	if output.err != nil {
-		failed = &outputError{output.err}
+		failed = problem.Newf(problem.Output, "write the result: %w", output.err)
 	}
 	return g.fail(failed)
 }
 
 // wholeLine is where an App's Metadata has the command line as it was given.
 const wholeLine = "line"
-
-// outputError is a result that could not be printed.
-type outputError struct{ error }
-
-func (e *outputError) Error() string { return "write the result: " + e.error.Error() }
 
 // output remembers what kept it from being written: not everybody who prints looks.
 type output struct {
@@ -126,7 +122,7 @@ func noCommand(c *cli.Context) error {
 }
 
 func noSuchCommand(name string) error {
-	return &usageError{what: fmt.Sprintf("there is no command %q", name), hint: "`residentctl help` lists the commands"}
+	return problem.Newf(problem.Usage, "there is no command %q", name).WithHint("`residentctl help` lists the commands")
 }
 
 // usageOf makes a usage error of what the flag parser of a command says; nil

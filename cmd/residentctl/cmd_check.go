@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/launcher/front"
 	"github.com/residentctl/residentctl/pkg/resident"
@@ -64,7 +64,7 @@ func execFindings(own, ordinary error) []resident.Finding {
 			return resident.Finding{Area: resident.AreaKernel, What: what, Status: resident.StatusOK, Detail: fine}
 		}
 		return resident.Finding{Area: resident.AreaKernel, What: what, Status: resident.StatusNote,
-			Detail: "commands are executed normally: " + err.Error(), Advice: resident.HintOf(err)}
+			Detail: "commands are executed normally: " + err.Error(), Advice: problem.HintOf(err)}
 	}
 	if os.Geteuid() == 0 {
 		return []resident.Finding{
@@ -109,7 +109,7 @@ func printFinding(g *globals, f resident.Finding) {
 // checkResult is nil, or the error that check ends with: about the machine if it
 // has a fault, for without it nothing works, else about the store.
 func checkResult(all []resident.Finding) error {
-	code, faults := 0, 0
+	kind, faults := problem.Other, 0
 	for _, f := range all {
 		if f.Status != resident.StatusFault {
 			continue
@@ -117,19 +117,13 @@ func checkResult(all []resident.Finding) error {
 		faults++
 		switch f.Area {
 		case resident.AreaKernel, resident.AreaCRIU, resident.AreaTrial:
-			code = max(code, exitSystem)
+			kind = max(kind, problem.System)
 		default:
-			code = max(code, exitStore)
+			kind = max(kind, problem.Store)
 		}
 	}
 	if faults == 0 {
 		return nil
 	}
-	return &checkFailed{code: code, faults: faults}
+	return problem.Newf(kind, "check found %s", count(faults, "fault"))
 }
-
-// checkFailed ends check when it found faults, which have been printed.
-type checkFailed struct{ code, faults int }
-
-func (e *checkFailed) status() int   { return e.code }
-func (e *checkFailed) Error() string { return fmt.Sprintf("check found %s", count(e.faults, "fault")) }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/binfmt"
 	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/resident"
@@ -348,18 +349,7 @@ func runDisable(ctx context.Context, g *globals, which disabling, m *resident.Ma
 		if os.Geteuid() != 0 {
 			hint += "; what is so for the whole system, or in the system's store, only root can disable"
 		}
-		return &hintError{fatal, hint}
+		return &problem.Problem{Err: fatal, Hint: hint}
 	}
 	return ended(fatal, failures, len(names))
 }
-
-// hintError is an error with what a person can do about it.
-type hintError struct {
-	error
-	hint string
-}
-
-func (e *hintError) Unwrap() error { return e.error }
-
-// Hint says what can be done.
-func (e *hintError) Hint() string { return e.hint }

@@ -50,7 +50,7 @@ too (.zshenv, BASH_ENV, config.fish).`,
 			}
 			line, err := intercept.PathLine(shell, dirs)
 			if err != nil {
-				return &storeError{err}
+				return storeError(err)
 			}
 			g.printf("%s\n", line)
 			return nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/intercept"
 )
 
@@ -78,7 +79,7 @@ line on standard error that says why and what can be done.`,
 		Action: func(c *cli.Context) error {
 			o, err := parseExec(c.Args().Slice())
 			if err != nil {
-				return &runError{code: exitRun, what: err.Error(), hint: "see `residentctl help exec`"}
+				return runError(err, "see `residentctl help exec`")
 			}
 			if o.help {
 				return cli.ShowSubcommandHelp(c)
@@ -142,10 +143,10 @@ func (o startLine) again(mounts []string, ignoreChild bool) ([]string, error) {
 // sayNormally says why the command is executed normally.
 func sayNormally(stderr io.Writer, command string, why error) {
 	what := why.Error()
-	if within := (*intercept.WithinError)(nil); !errors.As(why, &within) {
+	if !errors.Is(why, intercept.ErrWithin) {
 		what = fmt.Sprintf("no resident starts in %s: %s", command, what)
 	}
-	fmt.Fprintf(stderr, "residentctl: %s\n", printable(join(what, hintOf(why))))
+	fmt.Fprintf(stderr, "residentctl: %s\n", printable(join(what, problem.HintOf(why))))
 }
 
 // notExecuted is the error of a command that was not executed.
@@ -154,20 +155,11 @@ func notExecuted(program string, err error) error {
 	if !errors.As(err, &normal) {
 		return cannotRun(program, err)
 	}
-	hint := hintOf(err)
-	if within := (*intercept.WithinError)(nil); !errors.As(err, &within) {
+	hint := problem.HintOf(err)
+	if !errors.Is(err, intercept.ErrWithin) {
 		hint = join(hint, "without --strict the command is executed normally")
 	}
-	return &runError{code: exitRun, what: err.Error(), hint: hint}
-}
-
-// hintOf is the hint that comes with an error, "" if there is none.
-func hintOf(err error) string {
-	var hinter interface{ Hint() string }
-	if errors.As(err, &hinter) {
-		return hinter.Hint()
-	}
-	return ""
+	return runError(err, hint)
 }
 
 // join makes one line of what is said and what more there is to say.

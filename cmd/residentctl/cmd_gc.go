@@ -58,7 +58,7 @@ func runGC(ctx context.Context, g *globals, m collector, dryRun bool) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case err != nil:
-		return &storeError{err}
+		return storeError(err)
 	case dryRun:
 		return printPlan(g, plan, m.Dir())
 	}
@@ -66,7 +66,7 @@ func runGC(ctx context.Context, g *globals, m collector, dryRun bool) error {
 	if ctx.Err() != nil {
 		err = ctx.Err() // what went wrong is that it was interrupted
 	} else if err != nil {
-		err = &storeError{err}
+		err = storeError(err)
 	}
 	return errors.Join(printCollected(g, done, m.Dir()), err)
 }

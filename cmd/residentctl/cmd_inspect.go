@@ -107,7 +107,7 @@ func locate(stores []entryStore, queries []string) (all []located, missed unread
 		switch {
 		case found.store != nil:
 		case missed.rest != nil:
-			return nil, missed, &storeError{missed.rest} // it may be what could not be read
+			return nil, missed, storeError(missed.rest) // it may be what could not be read
 		default:
 			return nil, missed, resident.NotFound(q, dirsOf(stores)...)
 		}

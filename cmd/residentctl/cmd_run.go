@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/elfinfo"
 	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/resident"
@@ -45,7 +46,7 @@ had; and this needs root or the capabilities that CRIU needs.`,
 		Action: func(c *cli.Context) error {
 			o, err := parseRun(c.Args().Slice())
 			if err != nil {
-				return &runError{code: exitRun, what: err.Error(), hint: "see `residentctl help run`"}
+				return runError(err, "see `residentctl help run`")
 			}
 			if o.help {
 				return cli.ShowSubcommandHelp(c)
@@ -55,7 +56,7 @@ had; and this needs root or the capabilities that CRIU needs.`,
 			}
 			stores, err := storesToSearch(o.store)
 			if err != nil {
-				return &runError{code: exitRun, what: err.Error()}
+				return runError(err, "")
 			}
 			if o.engine == engineCRIU {
 				return runCRIU(c.Context, o, stores, g.err)
@@ -100,7 +101,7 @@ func runRun(o startLine, stores []string, errOut io.Writer) error {
 		}
 	}
 	if o.strict {
-		return &runError{code: exitRun, what: fmt.Sprintf("%s: no resident start: %v", program, why)}
+		return runError(fmt.Errorf("%s: no resident start: %w", program, why), "")
 	}
 	if o.explain || explainByEnvironment() {
 		fmt.Fprintf(errOut, "residentctl: %s: started normally: %v\n", program, why)
@@ -137,14 +138,14 @@ func findProgram(name string) (string, error) {
 	}
 	var refusal *elfinfo.Refusal
 	if errors.As(err, &refusal) {
-		code := exitCannotRun
+		kind := problem.CannotRun
 		if refusal.Kind == elfinfo.NotFound {
-			code = exitNotFound
+			kind = problem.NotFound
 		}
-		return "", &runError{code: code, what: refusal.Error(), hint: refusal.Hint}
+		return "", &problem.Problem{Kind: kind, Err: refusal, Hint: refusal.Hint}
 	}
 	if err != nil {
-		return "", &runError{code: exitRun, what: err.Error()}
+		return "", runError(err, "")
 	}
 	info, err := os.Stat(program)
 	switch {
@@ -168,15 +169,13 @@ func cannotRun(program string, err error) error {
 	if errors.As(err, &errno) {
 		err = errno // without the name of the system call
 	}
-	e := &runError{code: exitCannotRun, what: fmt.Sprintf("%s cannot be executed: %v", program, err)}
 	switch {
 	case !errors.Is(err, fs.ErrNotExist):
+		return problem.Newf(problem.CannotRun, "%s cannot be executed: %w", program, err)
 	case exists(program):
-		e.code, e.what = exitNotFound, program+" cannot be executed: the interpreter that it names does not exist"
-	default:
-		e.code, e.what = exitNotFound, program+" does not exist"
+		return problem.Newf(problem.NotFound, "%s cannot be executed: the interpreter that it names does not exist", program)
 	}
-	return e
+	return problem.Newf(problem.NotFound, "%s does not exist", program)
 }
 
 func exists(path string) bool {

@@ -12,13 +12,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
-	"github.com/residentctl/residentctl/pkg/elfinfo"
-	"github.com/residentctl/residentctl/pkg/fingerprint"
-	"github.com/residentctl/residentctl/pkg/linkstop"
-	"github.com/residentctl/residentctl/pkg/registry"
-	"github.com/residentctl/residentctl/pkg/resident"
-	"github.com/residentctl/residentctl/pkg/store"
 )
 
 // Exit statuses. Those of run are env(1)'s, below them is the program's own.
@@ -64,85 +59,75 @@ func exitStatusPart(codes ...int) string {
 	return b.String()
 }
 
-// A meaning is what errors of one kind mean: the exit status, and the hint. Hint is
-// shown instead of the error's own, otherwise where the error has none.
-type meaning struct {
-	of              func(error) bool
-	code            int
+// statusOf is the exit status that each kind of problem has.
+var statusOf = map[problem.Kind]int{
+	problem.Other:       exitFailed,
+	problem.Store:       exitStore,
+	problem.CRIU:        exitSystem,
+	problem.System:      exitSystem,
+	problem.Refused:     exitFailed,
+	problem.Untrusted:   exitFailed,
+	problem.Program:     exitFailed,
+	problem.Output:      exitFailed,
+	problem.Usage:       exitUsage,
+	problem.Run:         exitRun,
+	problem.CannotRun:   exitCannotRun,
+	problem.NotFound:    exitNotFound,
+	problem.Interrupted: exitInterrupted,
+}
+
+// A cause is an error of the kernel's, or of the Go library's, and what it means for
+// problems up to a kind. Hint is shown instead of the problem's own, otherwise where it
+// has none.
+type cause struct {
+	upTo            problem.Kind
+	is              func(error) bool
+	means           problem.Kind
 	hint, otherwise string
 }
 
-// meanings are those of all errors, from the most to the least particular: the first
-// that fits counts.
-var meanings = []meaning{
-	{of: isA[*outputError], code: exitFailed},
-	{of: isA[*usageError], code: exitUsage},
-	{of: is(context.Canceled), code: exitInterrupted},
-
-	// Of the program.
-	{of: isA[*elfinfo.Refusal], code: exitFailed},
-	{of: isA[*linkstop.Refusal], code: exitFailed},
-	{of: isA[*resident.InsideError], code: exitSystem},
-	{of: isA[*resident.FormatError], code: exitSystem},
-	{of: isA[*linkstop.LinkError], code: exitFailed},
-	{of: is(fingerprint.ErrChanged), code: exitFailed},
+// causes are in order: the first that fits counts.
+var causes = []cause{
+	{upTo: problem.Program, is: is(context.Canceled), means: problem.Interrupted},
 
 	// Of limits, whatever they have ended.
-	{of: is(syscall.EMFILE, syscall.ENFILE), code: exitSystem, hint: "the limit of open files is too low: raise it (ulimit -n 1024)"},
-	{of: is(syscall.EFBIG), code: exitSystem, hint: criuwrap.TooLarge},
-	{of: is(syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS), code: exitStore,
+	{upTo: problem.CRIU, is: is(syscall.EMFILE, syscall.ENFILE), means: problem.System,
+		hint: "the limit of open files is too low: raise it (ulimit -n 1024)"},
+	{upTo: problem.CRIU, is: is(syscall.EFBIG), means: problem.System, hint: criuwrap.TooLarge},
+	{upTo: problem.CRIU, is: is(syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS), means: problem.Store,
 		otherwise: "there has to be room for an image: free some space, or use another store with --store"},
 
-	// Of CRIU and the store.
-	{of: is(criuwrap.ErrNoCRIU), code: exitSystem, hint: noCRIU},
-	{of: isA[*criuwrap.ErrTooOld], code: exitSystem, hint: noCRIU},
-	{of: isA[*criuwrap.Error], code: exitSystem, otherwise: criuDoubt},
-	{of: isA[*criuwrap.ErrNoCapability], code: exitSystem, otherwise: criuDoubt},
-	{of: isA[*criuwrap.OwnerError], code: exitSystem, otherwise: criuDoubt},
-	{of: is(registry.ErrNotFound), code: exitFailed, hint: "`residentctl list` shows what is resident"},
-	{of: is(registry.ErrAmbiguous), code: exitFailed, hint: "give more digits of the id, or the program's absolute path"},
-	{of: isA[*storeError], code: exitStore},
-	{of: isStoreError, code: exitStore},
-
 	// Of files. They are opened with O_NONBLOCK, so as not to wait (open(2), EWOULDBLOCK).
-	{of: calling("open", syscall.EAGAIN), code: exitFailed,
+	{is: calling("open", syscall.EAGAIN),
 		hint: "another process holds a lease on the file (fcntl(2), F_SETLEASE) and has been told to give it up: try again"},
-	{of: calling("fork/exec", syscall.EAGAIN), code: exitSystem, hint: noProcess},
-	{of: noProc, code: exitFailed, otherwise: "is /proc mounted?"},
-	{of: isA[*fs.PathError], code: exitFailed},
+	{is: calling("fork/exec", syscall.EAGAIN), means: problem.System, hint: noProcess},
+	{is: noProc, otherwise: "is /proc mounted?"},
+	{is: ofFile},
 
 	// Of the kernel.
-	{of: is(syscall.EAGAIN), code: exitSystem, hint: noProcess},
-	{of: is(syscall.ENOMEM), code: exitSystem, hint: "the memory, or the address space that the limits allow (ulimit -v), is used up"},
-	{of: is(syscall.ETXTBSY), code: exitFailed, hint: "something has the program open for writing: try again when that is done"},
-	{of: is(syscall.EPERM, syscall.ENOSYS), code: exitSystem,
+	{is: is(syscall.EAGAIN), means: problem.System, hint: noProcess},
+	{is: is(syscall.ENOMEM), means: problem.System, hint: "the memory, or the address space that the limits allow (ulimit -v), is used up"},
+	{is: is(syscall.ETXTBSY), hint: "something has the program open for writing: try again when that is done"},
+	{is: is(syscall.EPERM, syscall.ENOSYS), means: problem.System,
 		hint: "the kernel, a container or a sandbox forbids it: ptrace must be allowed (kernel.yama.ptrace_scope, seccomp)"},
-
-	{of: func(error) bool { return true }, code: exitFailed},
 }
 
-const criuDoubt = "`residentctl check` shows whether CRIU works here"
-
-var noCRIU = fmt.Sprintf("install CRIU %v or newer (scripts/setup does), or name one in %s", criuwrap.Minimum, criuwrap.PathVariable)
-
-// diagnose says what an error means: the exit status, and what a person can do
-// about it, if anything. Everything that ends residentctl comes through here.
+// diagnose returns what an error means: the exit status, and what a person can do about
+// it, if anything. Everything that ends residentctl comes through here.
 func diagnose(err error) (code int, hint string) {
-	var own interface{ status() int }
-	switch {
-	case err == nil:
+	if err == nil {
 		return exitDone, ""
-	case errors.As(err, &own):
-		return own.status(), resident.HintOf(err)
 	}
-	m := meanings[slices.IndexFunc(meanings, func(m meaning) bool { return m.of(err) })]
-	return m.code, cmp.Or(m.hint, resident.HintOf(err), m.otherwise)
-}
-
-// isA reports whether an error is, or wraps, one of type E.
-func isA[E error](err error) bool {
-	_, ok := errors.AsType[E](err)
-	return ok
+	kind, hint := problem.KindOf(err), problem.HintOf(err)
+	for _, c := range causes {
+		if kind <= c.upTo && c.is(err) {
+			return statusOf[c.means], cmp.Or(c.hint, hint, c.otherwise)
+		}
+	}
+	if kind == problem.CRIU {
+		hint = cmp.Or(hint, "`residentctl check` shows whether CRIU works here")
+	}
+	return statusOf[kind], hint
 }
 
 // is reports whether an error is, or wraps, one of these.
@@ -160,6 +145,12 @@ func calling(op string, why syscall.Errno) func(error) bool {
 	}
 }
 
+// ofFile reports whether an error is that of a file.
+func ofFile(err error) bool {
+	var path *fs.PathError
+	return errors.As(err, &path)
+}
+
 // noProc reports whether an error is that of a file in /proc which is not there.
 func noProc(err error) bool {
 	var path *fs.PathError
@@ -169,17 +160,11 @@ func noProc(err error) bool {
 // noProcess is the hint for fork(2)'s and execve(2)'s EAGAIN.
 const noProcess = "cannot start another process: raise `ulimit -u` or the control group's pids.max, or try again"
 
-// hopeless tells whether another program could not be made resident either.
+// hopeless reports whether another program could not be made resident either.
 func hopeless(err error) bool {
 	code, _ := diagnose(err)
-	var criu *criuwrap.Error // may be about this one program
-	return code == exitInterrupted || code == exitStore || code == exitSystem && !errors.As(err, &criu)
-}
-
-func isStoreError(err error) bool {
-	var s *store.Error
-	var r *registry.Error
-	return errors.As(err, &s) || errors.As(err, &r)
+	return code == exitInterrupted || code == exitStore ||
+		code == exitSystem && problem.KindOf(err) != problem.CRIU // which may be about this one program
 }
 
 // A report is an error as it is shown; with --format json as it is.
@@ -230,36 +215,23 @@ func (g *globals) fail(err error) int {
 	return r.Code
 }
 
-// usageError is a command line that makes no sense.
-type usageError struct{ what, hint string }
-
-func (e *usageError) Error() string { return e.what }
-func (e *usageError) Hint() string  { return e.hint }
-
-// usagef is a usageError whose hint leads to the help of a command.
+// usagef is the error of a command line that makes no sense. Its hint leads to the help
+// of the command, if there is one.
 func usagef(command, format string, args ...any) error {
 	help := "residentctl help"
 	if command != "" {
 		help += " " + command
 	}
-	return &usageError{what: fmt.Sprintf(format, args...), hint: fmt.Sprintf("see `%s`", help)}
+	return problem.Newf(problem.Usage, format, args...).WithHint("see `%s`", help)
 }
 
-// storeError is a store that cannot be opened, whatever the reason.
-type storeError struct{ err error }
+// storeError is the error of a store that cannot be opened or used, whatever the reason.
+func storeError(err error) error { return &problem.Problem{Kind: problem.Store, Err: err} }
 
-func (e *storeError) Error() string { return e.err.Error() }
-func (e *storeError) Unwrap() error { return e.err }
-
-// runError ends run with a status of its own.
-type runError struct {
-	code       int
-	what, hint string
+// runError is the error of residentctl itself in run and exec.
+func runError(err error, hint string) error {
+	return &problem.Problem{Kind: problem.Run, Err: err, Hint: hint}
 }
-
-func (e *runError) Error() string { return e.what }
-func (e *runError) Hint() string  { return e.hint }
-func (e *runError) status() int   { return e.code }
 
 // ended is how a command for so many programs ends: with what made it stop, with the
 // sum of the failures after which it went on, or well.

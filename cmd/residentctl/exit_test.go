@@ -10,13 +10,12 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/elfinfo"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
-	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/ptrace"
 	"github.com/residentctl/residentctl/pkg/registry"
-	"github.com/residentctl/residentctl/pkg/resident"
 	"github.com/residentctl/residentctl/pkg/store"
 )
 
@@ -30,26 +29,28 @@ var diagnoses = []struct {
 	{"nothing", nil, exitDone, ""},
 	{"anything else", errors.New("odd"), exitFailed, ""},
 	{"refused", &elfinfo.Refusal{Path: "/p", Reason: "is a script", Hint: "add perl"}, exitFailed, "add perl"},
-	{"refused when it ran", &linkstop.Refusal{Reason: "odd", Hint: "do this"}, exitFailed, "do this"},
-	{"does not link", &linkstop.LinkError{Path: "/p"}, exitFailed, "without residentctl"},
+	{"refused when it ran", problem.Refusef("odd").WithHint("do this"), exitFailed, "do this"},
+	{"does not link", problem.Newf(problem.Program, "odd").WithHint("it does not start without residentctl either"), exitFailed, "without residentctl"},
 	{"changed meanwhile", fingerprint.ErrChanged, exitFailed, "try again"},
+	{"another user's file", problem.Newf(problem.Untrusted, "odd").WithHint("give --trust-owner"), exitFailed, "--trust-owner"},
+	{"the output is full", problem.Newf(problem.Output, "write the result: %w", syscall.ENOSPC), exitFailed, ""},
 	{"unknown name", registryError(registry.ErrNotFound), exitFailed, "residentctl list"},
 	{"ambiguous name", registryError(&registry.AmbiguousError{Query: "a"}), exitFailed, "more digits"},
 	{"some failed", &someFailed{failures: make([]*report, 1), total: 2}, exitFailed, ""},
 	{"a file", &fs.PathError{Op: "open", Path: "/p", Err: syscall.EPERM}, exitFailed, ""},
 	{"/proc is missing", &fs.PathError{Op: "open", Path: "/proc/7/maps", Err: syscall.ENOENT}, exitFailed, "is /proc mounted?"},
 	{"usage", usagef("add", "odd"), exitUsage, "`residentctl help add`"},
-	{"store cannot be opened", &storeError{errors.New("odd")}, exitStore, ""},
-	{"store is unsafe", &storeError{&store.Error{Err: store.ErrUnsafe}}, exitStore, ""},
-	{"store is not ours", &store.Error{Err: fs.ErrPermission}, exitStore, "somebody else's"},
+	{"store cannot be opened", storeError(errors.New("odd")), exitStore, ""},
+	{"store is unsafe", storeError(store.Failed("open", "/s", store.ErrUnsafe)), exitStore, ""},
+	{"store is not ours", store.Failed("open", "/s", fs.ErrPermission), exitStore, "somebody else's"},
 	{"registry is damaged", registryError(registry.ErrCorrupt), exitStore, "residentctl check"},
 	{"registry is locked", registryError(registry.ErrLocked), exitStore, "try again"},
-	{"disk is full", &store.Error{Err: syscall.ENOSPC}, exitStore, "disk is full"},
+	{"disk is full", store.Failed("open", "/s", syscall.ENOSPC), exitStore, "disk is full"},
 	{"disk is full for CRIU", &criuwrap.Error{Op: "dump", Errno: syscall.ENOSPC}, exitStore, "disk is full"},
 	{"no CRIU", fmt.Errorf("%w (looked for criu)", criuwrap.ErrNoCRIU), exitSystem, "install CRIU"},
-	{"old CRIU", &criuwrap.ErrTooOld{Path: "criu"}, exitSystem, "install CRIU"},
+	{"old CRIU", problem.Newf(problem.System, "criu is old").WithHint("%s", criuwrap.Advice), exitSystem, "install CRIU"},
 	{"CRIU may not", &criuwrap.Error{Op: "dump", Errno: syscall.EPERM}, exitSystem, "CRIU"},
-	{"CRIU's images are other ones", &resident.FormatError{Err: criuwrap.ErrUnsupported}, exitSystem, "another version"},
+	{"CRIU's images are other ones", problem.Newf(problem.System, "%w", criuwrap.ErrUnsupported).WithHint("another version"), exitSystem, "another version"},
 	{"the template is gone", &criuwrap.Error{Op: "dump", Errno: syscall.ESRCH}, exitSystem, "try again"},
 	{"killed meanwhile", fmt.Errorf("detach: %w", &ptrace.EndedError{}), exitFailed, "try again"},
 	{"no more processes", fmt.Errorf("execute /p: %w", syscall.EAGAIN), exitSystem, "ulimit -u"},
@@ -57,20 +58,20 @@ var diagnoses = []struct {
 	{"a leased file", &fs.PathError{Op: "open", Path: "/p", Err: syscall.EAGAIN}, exitFailed, "lease"},
 	{"no memory", fmt.Errorf("execute /p: %w", syscall.ENOMEM), exitSystem, "ulimit -v"},
 	{"open for writing", fmt.Errorf("execute /p: %w", syscall.ETXTBSY), exitFailed, "for writing"},
-	{"file size limit", &store.Error{Err: syscall.EFBIG}, exitSystem, "ulimit -f"},
+	{"file size limit", store.Failed("open", "/s", syscall.EFBIG), exitSystem, "ulimit -f"},
 	{"file size limit for CRIU", &criuwrap.Error{Op: "dump", Errno: syscall.EFBIG}, exitSystem, "ulimit -f"},
 	{"disk is full for a plan", &fs.PathError{Op: "write", Path: "/s/plan", Err: syscall.ENOSPC}, exitStore, "--store"},
 	{"ptrace is forbidden", fmt.Errorf("trace /p: %w", syscall.EPERM), exitSystem, "ptrace"},
 	{"old kernel", fmt.Errorf("call: %w", syscall.ENOSYS), exitSystem, "kernel"},
 	{"interrupted", fmt.Errorf("dump: %w", context.Canceled), exitInterrupted, ""},
-	{"run: usage", &runError{code: exitRun, what: "odd", hint: "this"}, exitRun, "this"},
+	{"run: usage", runError(errors.New("odd"), "this"), exitRun, "this"},
 	{"run: cannot", cannotRun("/bin/true", syscall.EACCES), exitCannotRun, ""},
 	{"run: no interpreter", cannotRun("/bin/true", syscall.ENOENT), exitNotFound, ""},
 	{"run: nothing there", cannotRun("/no/such", syscall.ENOENT), exitNotFound, ""},
 }
 
 func registryError(err error) error {
-	return fmt.Errorf("perl: %w", &registry.Error{Doing: "read registry", Path: "/r", Err: err})
+	return fmt.Errorf("perl: %w", registry.Failed("read registry", "/r", err))
 }
 
 func TestDiagnose(t *testing.T) {
@@ -101,8 +102,16 @@ func TestEveryStatusHasARow(t *testing.T) {
 	}
 }
 
+func TestEveryKindHasAStatus(t *testing.T) {
+	for kind := problem.Other; kind <= problem.Interrupted; kind++ {
+		if code, ok := statusOf[kind]; !ok || code == exitDone {
+			t.Errorf("kind %d has no exit status", kind)
+		}
+	}
+}
+
 func TestReport(t *testing.T) {
-	err := &usageError{what: "bad\x1b[31m\nname", hint: "<this> & that"}
+	err := problem.Newf(problem.Usage, "bad\x1b[31m\nname").WithHint("<this> & that")
 	for _, tc := range []struct {
 		format format
 		want   string

@@ -76,7 +76,7 @@ func (g *globals) storeDir() (string, error) {
 	}
 	dir, err := store.Default()
 	if err != nil {
-		return "", &storeError{err}
+		return "", storeError(err)
 	}
 	return dir, nil
 }
@@ -89,7 +89,7 @@ func (g *globals) open(create bool) (*resident.Manager, error) {
 	}
 	m, err := resident.Open(dir, create)
 	if err != nil {
-		return nil, &storeError{err}
+		return nil, storeError(err)
 	}
 	return m, nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/resident"
@@ -27,7 +28,7 @@ func runAuto(tree *intercept.Tree, o startLine, stderr io.Writer) error {
 		fmt.Fprint(stderr, m.summary(outcome.Programs, gains(tree.Stores)))
 	}
 	if err != nil {
-		return &runError{code: exitRun, what: err.Error()}
+		return runError(err, "")
 	}
 	os.Exit(intercept.EndLike(outcome.Status))
 	return nil
@@ -47,7 +48,7 @@ func (m *maker) Open(store string) (err error) {
 	if m.strict {
 		if err := canAdd(); err != nil {
 			_, hint := diagnose(err)
-			return &runError{what: "nothing can be made resident: " + err.Error(), hint: hint}
+			return &problem.Problem{Err: fmt.Errorf("nothing can be made resident: %v", err), Hint: hint}
 		}
 	}
 	m.manager, err = resident.Open(store, true)
@@ -68,11 +69,10 @@ func canAdd() error {
 // starts as always.
 func (m *maker) Add(ctx context.Context, program string) (another bool) {
 	added, err := m.manager.Add(ctx, program, resident.AddOptions{})
-	var owner *resident.OwnerError
 	switch {
 	case err == nil && !added.Already && !added.Renewed:
 		m.added++
-	case errors.As(err, &owner):
+	case problem.KindOf(err) == problem.Untrusted:
 		m.refused++
 	}
 	if hopeless(err) && !errors.Is(err, context.Canceled) {

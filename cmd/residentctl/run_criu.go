@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/resident"
 )
@@ -32,13 +33,11 @@ func runCRIU(ctx context.Context, o startLine, stores []string, errOut io.Writer
 		return err
 	}
 	if len(o.argv) > 1 {
-		return &runError{
-			code: exitRun, what: fmt.Sprintf("%s: CRIU starts a program as it was dumped: without arguments", program),
-			hint: "leave the arguments out, or start it without --engine criu",
-		}
+		return problem.Newf(problem.Run, "%s: CRIU starts a program as it was dumped: without arguments", program).
+			WithHint("leave the arguments out, or start it without --engine criu")
 	}
 	if program, err = filepath.Abs(program); err != nil {
-		return &runError{code: exitRun, what: err.Error()}
+		return runError(err, "")
 	}
 	err = resident.ErrNotResident
 	for _, dir := range stores {
@@ -55,11 +54,9 @@ func runCRIU(ctx context.Context, o startLine, stores []string, errOut io.Writer
 			os.Exit(intercept.EndLike(status))
 		case !errors.Is(err, resident.ErrNotResident):
 			_, hint := diagnose(err)
-			return &runError{code: exitRun, what: fmt.Sprintf("%s: no start by CRIU: %v", program, err), hint: hint}
+			return runError(fmt.Errorf("%s: no start by CRIU: %w", program, err), hint)
 		}
 	}
-	return &runError{
-		code: exitRun, what: fmt.Sprintf("%s: no start by CRIU: %v", program, err),
-		hint: fmt.Sprintf("`residentctl add %s` makes it resident", o.argv[0]),
-	}
+	return problem.Newf(problem.Run, "%s: no start by CRIU: %w", program, err).
+		WithHint("`residentctl add %s` makes it resident", o.argv[0])
 }

@@ -19,12 +19,12 @@ import (
 func (g *globals) openToRead() (stores []listedStore, err error) {
 	dirs, err := storesToSearch(string(g.store))
 	if err != nil {
-		return nil, &storeError{err}
+		return nil, storeError(err)
 	}
 	for _, dir := range counting(dirs) {
 		m, err := resident.OpenToRead(dir)
 		if err != nil {
-			return nil, &storeError{err}
+			return nil, storeError(err)
 		}
 		stores = append(stores, listedStore{m, dir})
 	}
@@ -71,7 +71,7 @@ func (u *unread) warn(g *globals) {
 func (u *unread) end(g *globals, failures []*report, total int) error {
 	g.printFailures(u.images)
 	if u.rest != nil {
-		return &storeError{u.rest}
+		return storeError(u.rest)
 	}
 	return ended(nil, append(failures, u.images...), total+len(u.images))
 }
@@ -118,8 +118,6 @@ func (o ownRemover) Remove(ctx context.Context, queries ...string) ([]registry.R
 	if len(found) == 0 {
 		return removed, err
 	}
-	return removed, &store.Error{
-		Doing: "remove " + found[0].Program + " from",
-		Path:  fmt.Sprintf("the system's store (%s)", store.SystemDir()), Err: fs.ErrPermission,
-	}
+	return removed, store.Failed("remove "+found[0].Program+" from",
+		fmt.Sprintf("the system's store (%s)", store.SystemDir()), fs.ErrPermission)
 }

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // Dir is where the file system binfmt_misc is mounted, by kernel and systemd.
@@ -46,19 +47,6 @@ const prefix = "residentctl-"
 // descriptor of the program; and C, its credentials are the program's, without
 // which a setuid program whose first bytes are the same would lose them.
 const flags = "FPOC"
-
-// Error is a failure with what can be done about it.
-type Error struct {
-	Doing string
-	Err   error
-	hint  string
-}
-
-func (e *Error) Error() string { return e.Doing + ": " + e.Err.Error() }
-func (e *Error) Unwrap() error { return e.Err }
-
-// Hint says what can be done about it.
-func (e *Error) Hint() string { return e.hint }
 
 // Errors of machines where programs cannot be enabled this way.
 var (
@@ -90,7 +78,8 @@ func Supported() error {
 
 func supported(release string) error {
 	if olderThan(release, 5, 15) {
-		return &Error{"use binfmt_misc of Linux " + release, ErrTooOld, "enable it by a shim instead (without --system)"}
+		return problem.Newf(problem.Other, "use binfmt_misc of Linux %s: %w", release, ErrTooOld).
+			WithHint("enable it by a shim instead (without --system)")
 	}
 	return nil
 }
@@ -101,7 +90,8 @@ func Mount() error {
 		return nil
 	}
 	if err := unix.Mount("binfmt_misc", Dir, "binfmt_misc", 0, ""); err != nil {
-		return &Error{"mount binfmt_misc at " + Dir, err, "a container may lack the right, a kernel the feature (CONFIG_BINFMT_MISC): enable it by a shim instead (without --system)"}
+		return problem.Newf(problem.Other, "mount binfmt_misc at "+Dir+": %w", err).
+			WithHint("a container may lack the right, a kernel the feature (CONFIG_BINFMT_MISC): enable it by a shim instead (without --system)")
 	}
 	return nil
 }
@@ -124,7 +114,7 @@ func Instance() (string, error) {
 	}
 	id, err := linux.StatID("/proc/self/ns/user")
 	if err != nil {
-		return "", &Error{Doing: "find out whose binfmt_misc this is", Err: err, hint: "is /proc mounted?"}
+		return "", problem.Newf(problem.Other, "find out whose binfmt_misc this is: %w", err).WithHint("is /proc mounted?")
 	}
 	if id.Ino == initialUserNamespace {
 		return "", nil
@@ -238,25 +228,25 @@ func Register(b linux.Inode, magic []byte, interpreter string) error {
 	doing := "register " + interpreter + " with binfmt_misc"
 	s, err := line(b, magic, interpreter)
 	if err != nil {
-		return &Error{Doing: doing, Err: err}
+		return fmt.Errorf("%s: %w", doing, err)
 	}
 	if err := Remove(b); err != nil {
 		return err
 	}
 	if err := tree(Dir).write("register", s); err != nil {
-		return &Error{doing, err, hintFor(err)}
+		return failed(doing, err)
 	}
 	return nil
 }
 
-func hintFor(err error) string {
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return "only root may, of the machine and not of a container"
-	case errors.Is(err, fs.ErrNotExist):
-		return "mount it: mount -t binfmt_misc binfmt_misc " + Dir
-	}
-	return ""
+var hints = problem.Hints{
+	{fs.ErrPermission, "only root may, of the machine and not of a container"},
+	{fs.ErrNotExist, "mount it: mount -t binfmt_misc binfmt_misc " + Dir},
+}
+
+// failed says what was being done with the kernel's entries.
+func failed(doing string, err error) error {
+	return &problem.Problem{Err: fmt.Errorf("%s: %w", doing, err), Hint: hints.For(err)}
 }
 
 func (t tree) write(file, s string) error {
@@ -280,7 +270,7 @@ func Remove(b linux.Inode) error {
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return &Error{"remove " + name(b) + " from binfmt_misc", err, hintFor(err)}
+	return failed("remove "+name(b)+" from binfmt_misc", err)
 }
 
 // Entries are residentctl's in the kernel. Where the file system is not mounted the
@@ -412,7 +402,7 @@ func Aside(ctx context.Context, magic []byte) (back func(), err error) {
 		}
 		if err := t.write(name(e.Binary), "0"); err != nil {
 			back()
-			return nothing, &Error{"take " + name(e.Binary) + " out of binfmt_misc for a while", err, hintFor(err)}
+			return nothing, failed("take "+name(e.Binary)+" out of binfmt_misc for a while", err)
 		}
 		disabled = append(disabled, e)
 	}
@@ -446,6 +436,6 @@ func (t tree) lock(ctx context.Context) (unlock func(), err error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, &Error{"lock " + Dir, err, hintFor(err)}
+		return nil, failed("lock "+Dir, err)
 	}
 }

@@ -2,6 +2,7 @@ package binfmt
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,18 +19,17 @@ func BootPath(b linux.Inode) string {
 // RegisterAtBoot has a program registered at every boot from now on, and tells
 // whether anything on this machine will do so: BootDir is there.
 func RegisterAtBoot(b linux.Inode, magic []byte, interpreter string) (bool, error) {
-	const doing = "write "
 	path := BootPath(b)
 	s, err := line(b, magic, interpreter)
 	if err != nil {
-		return false, &Error{Doing: doing + path, Err: err}
+		return false, fmt.Errorf("write %s: %w", path, err)
 	}
 	f, err := os.CreateTemp(BootDir, ".residentctl-*") // binfmt.d(5): only *.conf is read
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
-		return false, &Error{Doing: doing + path, Err: err}
+		return false, fmt.Errorf("write %s: %w", path, err)
 	}
 	_, err = f.WriteString("# Made by `residentctl enable --system`, taken away by `residentctl disable`.\n" + s + "\n")
 	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
@@ -38,7 +38,7 @@ func RegisterAtBoot(b linux.Inode, magic []byte, interpreter string) (bool, erro
 	}
 	if err != nil {
 		_ = os.Remove(f.Name())
-		return false, &Error{Doing: doing + path, Err: err}
+		return false, fmt.Errorf("write %s: %w", path, err)
 	}
 	return true, nil
 }
@@ -49,7 +49,7 @@ func RemoveAtBoot(b linux.Inode) error {
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return &Error{Doing: "remove " + BootPath(b), Err: err}
+	return fmt.Errorf("remove %s: %w", BootPath(b), err)
 }
 
 // AtBoot are residentctl's files in BootDir: the program and the launcher file of

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // requireCRIU skips a test where CRIU cannot work, and fails it where it should:
@@ -295,7 +297,7 @@ func TestDumpRefuses(t *testing.T) {
 	} {
 		err := Dump(t.Context(), DumpOptions{PID: tc.pid, ImagesDir: t.TempDir(), WorkDir: t.TempDir()})
 		var failed *Error
-		if !errors.As(err, &failed) || !strings.Contains(err.Error(), tc.want) || !strings.Contains(failed.Hint(), tc.hint) {
+		if !errors.As(err, &failed) || !strings.Contains(err.Error(), tc.want) || !strings.Contains(problem.HintOf(err), tc.hint) {
 			t.Errorf("%s: err = %v, want an *Error with %q and a hint with %q", tc.name, err, tc.want, tc.hint)
 		}
 	}
@@ -404,10 +406,11 @@ func TestRestoreStopped(t *testing.T) {
 
 	// While it is there its pid is taken.
 	var failed *Error
-	if _, err := Restore(t.Context(), o); !errors.As(err, &failed) || !strings.Contains(failed.Hint(), "pid") {
+	_, err := Restore(t.Context(), o)
+	if !errors.As(err, &failed) || !strings.Contains(problem.HintOf(err), "pid") {
 		t.Errorf("restored twice: %v", err)
 	} else {
-		t.Logf("%+v\nerrno %d, hint: %s", failed, failed.Errno, failed.Hint())
+		t.Logf("%+v\nerrno %d, hint: %s", failed, failed.Errno, problem.HintOf(err))
 	}
 
 	syscall.Kill(pid, syscall.SIGKILL)

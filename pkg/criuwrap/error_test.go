@@ -9,6 +9,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/residentctl/residentctl/internal/owners"
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // The logs were recorded with CRIU 4.1.1 (vvar317 with 3.17.1) on Linux 6.18,
@@ -41,8 +44,8 @@ func TestErrorFromLog(t *testing.T) {
 			if e.Errno != tc.errno || tc.errno != 0 && !errors.Is(e, tc.errno) {
 				t.Errorf("Errno = %d, want %d", e.Errno, tc.errno)
 			}
-			if !strings.Contains(e.Hint(), tc.hint) {
-				t.Errorf("Hint() = %q, want %q", e.Hint(), tc.hint)
+			if !strings.Contains(problem.HintOf(e), tc.hint) {
+				t.Errorf("HintOf = %q, want %q", problem.HintOf(e), tc.hint)
 			}
 			long := fmt.Sprintf("%+v", e)
 			for _, line := range e.Lines {
@@ -65,8 +68,8 @@ func TestErrorWithoutLog(t *testing.T) {
 	if got, want := e.Error(), "criu dump: operation failed (msg:x err:28)"; got != want {
 		t.Errorf("Error() = %q, want %q", got, want)
 	}
-	if !strings.Contains(e.Hint(), "full") {
-		t.Errorf("Hint() = %q", e.Hint())
+	if !strings.Contains(problem.HintOf(e), "full") {
+		t.Errorf("HintOf = %q", problem.HintOf(e))
 	}
 }
 
@@ -129,8 +132,7 @@ func TestFind(t *testing.T) {
 		t.Errorf("Find = %q, %v", got, err)
 	}
 	t.Setenv(PathVariable, fakeCRIU(t, "Version: 4.0"))
-	var old *ErrTooOld
-	if _, err := Find(); !errors.As(err, &old) || old.Version != (Release{4, 0, 0}) {
+	if _, err := Find(); err == nil || !strings.Contains(err.Error(), " is version 4.0, and 4.1 or newer is needed") || problem.KindOf(err) != problem.System || problem.HintOf(err) != Advice {
 		t.Errorf("Find of an old one: %v", err)
 	}
 	t.Setenv(PathVariable, "/nonexistent/criu")
@@ -172,8 +174,8 @@ func TestRootExecutesNoCRIUThatOthersMayChange(t *testing.T) {
 				if executed := missing == nil; executed != tc.ok || (found == criu) != tc.ok {
 					t.Errorf("found %q (%v), executed: %v", found, err, executed)
 				}
-				var refused *OwnerError
-				if !tc.ok && variable == PathVariable && (!errors.As(err, &refused) || refused.Path != criu || !strings.Contains(refused.Hint(), PathVariable)) {
+				var refused *owners.Refusal
+				if !tc.ok && variable == PathVariable && (!errors.As(err, &refused) || refused.Path != criu || problem.KindOf(err) != problem.System || !strings.Contains(problem.HintOf(err), PathVariable)) {
 					t.Errorf("Find: %v", err)
 				}
 			})

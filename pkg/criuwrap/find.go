@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/residentctl/residentctl/internal/owners"
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // PathVariable names the environment variable with the path of the CRIU to use.
@@ -28,27 +29,11 @@ const ConfigFile = "/etc/criu/default.conf"
 // Linux 6.13 and newer, where the vDSO's data is two mappings.
 var Minimum = Release{Major: 4, Minor: 1}
 
+// Advice says how to get a CRIU that will do.
+var Advice = fmt.Sprintf("install CRIU %v or newer (scripts/setup does), or name one in %s", Minimum, PathVariable)
+
 // ErrNoCRIU is returned where there is no criu program.
-var ErrNoCRIU = errors.New("criu was not found")
-
-// ErrTooOld is returned where the only criu is older than Minimum.
-type ErrTooOld struct {
-	Path    string
-	Version Release
-}
-
-func (e *ErrTooOld) Error() string {
-	return fmt.Sprintf("%s is version %v, and %v or newer is needed", e.Path, e.Version, Minimum)
-}
-
-// An OwnerError refuses to execute as root a CRIU that another user may change: the
-// environment, which a user's may be (sudo -E), must not choose what root executes.
-type OwnerError struct{ *owners.Refusal }
-
-// Hint says what can be done about it.
-func (e *OwnerError) Hint() string {
-	return fmt.Sprintf("name a CRIU that only root can change in %s; if %[2]s is to be trusted: chown root %[2]s and chmod go-w %[2]s", PathVariable, e.At)
-}
+var ErrNoCRIU error = &problem.Problem{Kind: problem.System, Err: errors.New("criu was not found"), Hint: Advice}
 
 // Release is CRIU's version number.
 type Release struct{ Major, Minor, Sublevel int }
@@ -74,8 +59,9 @@ func (r Release) Less(o Release) bool {
 // Find returns the path of the first criu that is at least Minimum: the one
 // that PathVariable names, else one in PATH, /usr/local/sbin or /usr/sbin, which
 // are not in an ordinary user's PATH on Debian. Root executes, and finds, only one
-// that root alone can change. Its error is ErrNoCRIU, an *ErrTooOld or an *OwnerError,
-// or says why the only one there did not run.
+// that root alone can change: the environment, which a user's may be (sudo -E), must not
+// choose what root executes. Its error is ErrNoCRIU, wraps an *owners.Refusal, names a
+// version that is too old, or says why the only one there did not run.
 func Find() (string, error) {
 	candidates := []string{os.Getenv(PathVariable)}
 	if candidates[0] == "" {
@@ -116,13 +102,14 @@ func try(candidate string, rule *owners.Rule) (path string, err error) {
 	}
 	var refused *owners.Refusal
 	if _, err := rule.Check(path); errors.As(err, &refused) {
-		return "", &OwnerError{refused}
+		return "", problem.Newf(problem.System, "%w", refused).
+			WithHint("name a CRIU that only root can change in %s; if %[2]s is to be trusted: chown root %[2]s and chmod go-w %[2]s", PathVariable, refused.At)
 	} else if err != nil {
 		return "", err
 	}
 	v, err := Version(path)
 	if err == nil && v.Less(Minimum) {
-		err = &ErrTooOld{Path: path, Version: v}
+		err = problem.Newf(problem.System, "%s is version %v, and %v or newer is needed", path, v, Minimum).WithHint("%s", Advice)
 	}
 	return path, err
 }

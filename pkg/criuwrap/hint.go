@@ -3,6 +3,8 @@ package criuwrap
 import (
 	"regexp"
 	"syscall"
+
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // TooLarge says what to do where a file cannot get as large as it has to be.
@@ -70,8 +72,12 @@ var hints = []struct {
 	},
 }
 
-// Hint tells what can be done about the failure, or "" where nothing is known.
-func (e *Error) Hint() string {
+// AsProblem adds what can be done about the failure, if something is known.
+func (e *Error) AsProblem() *problem.Problem {
+	return &problem.Problem{Kind: problem.CRIU, Hint: e.hint()}
+}
+
+func (e *Error) hint() string {
 	for _, h := range hints {
 		for _, line := range e.Lines {
 			if h.log().MatchString(line) {

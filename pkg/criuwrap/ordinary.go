@@ -3,7 +3,7 @@ package criuwrap
 // AnybodyMayDump is MayDump for a user who has no capabilities.
 func AnybodyMayDump(path string) error {
 	if fileCapabilities(path)&(capCheckpointRestore|capSysAdmin) == 0 {
-		return &ErrNoCapability{Path: path}
+		return noCapability(path)
 	}
 	return nil
 }

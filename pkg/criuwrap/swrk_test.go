@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // hostile is an environment in which CRIU would execute what makes the file that is
@@ -152,7 +154,7 @@ func TestCRIUThatDoesNotAnswer(t *testing.T) {
 				before := childrenOf(os.Getpid())
 				err := do(doing(t, does))
 				var failed *Error
-				if !errors.As(err, &failed) || !errors.Is(err, syscall.ETIMEDOUT) || failed.Hint() == "" ||
+				if !errors.As(err, &failed) || !errors.Is(err, syscall.ETIMEDOUT) || problem.HintOf(err) == "" ||
 					err.Error() != fmt.Sprintf("criu %s: no answer after 200ms", name) {
 					t.Errorf("err = %v, want an *Error of ETIMEDOUT with a hint", err)
 				}

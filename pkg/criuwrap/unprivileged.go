@@ -2,12 +2,13 @@ package criuwrap
 
 import (
 	"encoding/binary"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // Capabilities of linux/capability.h that are enough for a dump, as bits. The
@@ -23,27 +24,21 @@ const (
 // the machine.
 func Setcap(path string) string { return "setcap cap_checkpoint_restore+ep " + path }
 
-// ErrNoCapability is a criu that dumps for root only.
-type ErrNoCapability struct{ Path string }
-
-func (e *ErrNoCapability) Error() string {
-	return fmt.Sprintf("%s has not the capability (CAP_CHECKPOINT_RESTORE) to dump a process for an ordinary user", e.Path)
+// noCapability is the error of a criu that dumps for root only.
+func noCapability(path string) error {
+	return problem.Newf(problem.System, "%s has not the capability (CAP_CHECKPOINT_RESTORE) to dump a process for an ordinary user", path).
+		WithHint("an administrator can give it to CRIU, for all users: `scripts/setup --users`, or `%s`", Setcap(path))
 }
 
-// Hint says how it gets it.
-func (e *ErrNoCapability) Hint() string {
-	return fmt.Sprintf("an administrator can give it to CRIU, for all users: `scripts/setup --users`, or `%s`", Setcap(e.Path))
-}
-
-// MayDump tells whether the criu at path may dump a process of the caller's. Its
-// error is an *ErrNoCapability. What can only be found out by trying, such as a
+// MayDump reports as an error why the criu at path may not dump a process of the
+// caller's. What can only be found out by trying, such as a
 // mount where files give no capabilities (nosuid), it does not know.
 func MayDump(path string) error {
 	if os.Geteuid() == 0 {
 		return nil
 	}
 	if (fileCapabilities(path)|ambientCapabilities())&(capCheckpointRestore|capSysAdmin) == 0 {
-		return &ErrNoCapability{Path: path}
+		return noCapability(path)
 	}
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 func TestFileCapabilities(t *testing.T) {
@@ -42,9 +44,9 @@ func TestFileCapabilities(t *testing.T) {
 	}
 }
 
-func TestErrNoCapability(t *testing.T) {
-	err := &ErrNoCapability{Path: "/opt/criu"}
-	if !strings.Contains(err.Error(), "/opt/criu") || !strings.Contains(err.Hint(), "setcap cap_checkpoint_restore+ep /opt/criu") {
-		t.Errorf("%v; %s", err, err.Hint())
+func TestNoCapability(t *testing.T) {
+	err := noCapability("/opt/criu")
+	if !strings.Contains(err.Error(), "/opt/criu") || problem.KindOf(err) != problem.System || !strings.Contains(problem.HintOf(err), "setcap cap_checkpoint_restore+ep /opt/criu") {
+		t.Errorf("%v; %s", err, problem.HintOf(err))
 	}
 }

@@ -1,5 +1,9 @@
 package elfinfo
 
+import (
+	"github.com/residentctl/residentctl/internal/problem"
+)
+
 // A Refusal says why a program is not made resident. Reason completes the
 // sentence "PATH …"; Hint, which may be empty, says what to do instead.
 type Refusal struct {
@@ -10,6 +14,11 @@ type Refusal struct {
 }
 
 func (r *Refusal) Error() string { return r.Path + " " + r.Reason }
+
+// AsProblem is the Refusal for those who do not ask which one it is.
+func (r *Refusal) AsProblem() *problem.Problem {
+	return &problem.Problem{Kind: problem.Refused, Hint: r.Hint}
+}
 
 // Kind is the class of a Refusal.
 type Kind int

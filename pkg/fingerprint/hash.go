@@ -11,18 +11,13 @@ import (
 	"syscall"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // ErrChanged says that a file changed while it was being recorded. Trying
 // again may well succeed.
-var ErrChanged error = changedError{}
-
-type changedError struct{}
-
-func (changedError) Error() string { return "changed while it was being recorded" }
-
-// Hint says what a person can do about it.
-func (changedError) Hint() string { return "something was being installed or upgraded; try again" }
+var ErrChanged error = problem.Newf(problem.Program, "changed while it was being recorded").
+	WithHint("something was being installed or upgraded; try again")
 
 // hashed remembers the hashes of this process, FileID to hexadecimal string:
 // programs share most of their libraries.

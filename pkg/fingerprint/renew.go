@@ -2,6 +2,7 @@ package fingerprint
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"syscall"
@@ -9,19 +10,11 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// A DifferentError says that what an image depends on differs in more than times, so
-// that the program has to be linked again.
-type DifferentError struct{ Reason string }
-
-func (e *DifferentError) Error() string { return e.Reason }
-
-func different(reason string) error { return &DifferentError{reason} }
-
 // Renew returns d with the identities that its files have now, if linking the program
 // would give what it gave before: only times differ (st_mtim and st_ctim of stat(2),
 // which a hard link, a chmod or a rewritten directory changes), each mapped file is the
 // same inode with the same content, and what was not found is still not there. Else its
-// error is a *DifferentError with the first reason. A file is read only if its times
+// error is the first reason why the program has to be linked again. A file is read only if its times
 // differ, after allow, which may refuse it.
 //
 // A new inode is a difference even with the same content: the link maps in the image
@@ -32,7 +25,7 @@ func different(reason string) error { return &DifferentError{reason} }
 // ErrChanged.
 func (d *Dependencies) Renew(ctx context.Context, allow func(path string) error) (*Dependencies, error) {
 	if reasons := d.staleMachine(); len(reasons) > 0 {
-		return nil, different(reasons[0])
+		return nil, errors.New(reasons[0])
 	}
 	r := *d
 	r.Libraries = slices.Clone(d.Libraries)
@@ -78,18 +71,18 @@ func renewFile(f *File, allow func(path string) error) error {
 	case now.ID != id:
 		return fmt.Errorf("%s %w", f.Path, ErrChanged)
 	case now.SHA256 != f.SHA256:
-		return different(staleFile(f.Path, f.ID))
+		return errors.New(staleFile(f.Path, f.ID))
 	}
 	f.ID = id
 	return nil
 }
 
-// sameInode returns the identity that a file has now, or a *DifferentError if it is
-// another file, or of another size.
+// sameInode returns the identity that a file has now, or why it is another file,
+// or one of another size.
 func sameInode(path string, was linux.FileID) (linux.FileID, error) {
 	now, err := StatID(path)
 	if err != nil || now.Inode() != was.Inode() || now.Size != was.Size {
-		return now, different(staleFile(path, was))
+		return now, errors.New(staleFile(path, was))
 	}
 	return now, nil
 }
@@ -108,7 +101,7 @@ func (d *Dependencies) renewCheck(c *Checked, allow func(path string) error) err
 		}
 	}
 	if c.SHA256 == "" {
-		return different(staleCheck(*c))
+		return errors.New(staleCheck(*c))
 	}
 	f := File{Path: c.Path, ID: c.ID, SHA256: c.SHA256}
 	err = renewFile(&f, allow)
@@ -126,7 +119,7 @@ func (d *Dependencies) missAgain(paths []string) error {
 	}
 	for _, path := range paths {
 		if exists(path) {
-			return different(nowExists(path))
+			return errors.New(nowExists(path))
 		}
 		if err := s.miss(Probe{Path: path, Errno: syscall.ENOENT}); err != nil {
 			return err

@@ -232,7 +232,7 @@ func openSame(file store.File) (fd int, err error) {
 		return err
 	})
 	if err != nil {
-		return -1, &store.Error{Doing: "open", Path: file.Path, Err: err}
+		return -1, store.Failed("open", file.Path, err)
 	}
 	id, err := linux.FstatID(fd)
 	if err == nil && id.Inode() != file.Inode {
@@ -240,7 +240,7 @@ func openSame(file store.File) (fd int, err error) {
 	}
 	if err != nil {
 		unix.Close(fd)
-		return -1, &store.Error{Doing: "open", Path: file.Path, Err: err}
+		return -1, store.Failed("open", file.Path, err)
 	}
 	return fd, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/store"
 )
 
@@ -48,22 +49,8 @@ type NormalError struct{ Why error }
 func (e *NormalError) Error() string { return e.Why.Error() }
 func (e *NormalError) Unwrap() error { return e.Why }
 
-// A WithinError says that the command changes nothing for a command tree around it.
-type WithinError struct {
-	Command string
-	Stores  []string // in which that one looks for images
-}
-
-func (e *WithinError) Error() string {
-	stores := "in no store"
-	if len(e.Stores) > 0 {
-		stores = "in " + strings.Join(e.Stores, " and ")
-	}
-	return fmt.Sprintf("exec changes nothing for %s: it is inside of another exec, which looks for images %s", e.Command, stores)
-}
-
-// Hint is what can be done about it.
-func (e *WithinError) Hint() string { return "give --store and --auto to that one" }
+// ErrWithin says that the command changes nothing for a command tree around it.
+var ErrWithin = errors.New("it is inside of another exec")
 
 // Become executes the command in this process's place. It returns only with an error.
 func (t *Tree) Become() error {
@@ -122,7 +109,12 @@ func (t *Tree) within(around *Within, auto bool) error {
 	if around.Has(t.Stores) && (!auto || around.Auto) && (t.Store == "" || exists(t.Store)) {
 		return nil
 	}
-	return &WithinError{t.Argv[0], around.Stores}
+	stores := "no store"
+	if len(around.Stores) > 0 {
+		stores = strings.Join(around.Stores, " and ")
+	}
+	return problem.Newf(problem.Other, "exec changes nothing for %s: %w, which looks for images in %s", t.Argv[0], ErrWithin, stores).
+		WithHint("give --store and --auto to that one")
 }
 
 func exists(path string) bool {

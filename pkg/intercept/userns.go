@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // Differs says what an ordinary user's command tree cannot do, or sees otherwise,
@@ -24,15 +26,13 @@ var namespaceOptions = []string{"--user", "--map-current-user", "--keep-caps", "
 // NamespaceCommand is what runs a command line, which is to be put behind it, in a
 // user and mount namespace of an ordinary user's. That is unshare(1)'s work, since a
 // process with threads, as each Go program is, cannot enter one (unshare(2),
-// EINVAL). Where it is not allowed the error is a *NoNamespace: so the caller can
+// EINVAL). Where it is not allowed the error says why: so the caller can
 // still execute the command normally, which after unshare has failed he could not.
 func NamespaceCommand() ([]string, error) {
 	if held := ambient(); held != "" {
 		// A service with AmbientCapabilities=, for example, needs them.
-		return nil, &NoNamespace{
-			What:   fmt.Sprintf("a user namespace would take your capabilities away (CapAmb %s)", held),
-			Advice: "give them up first (setpriv --ambient-caps=-all), or use `residentctl enable`, which needs no namespace",
-		}
+		return nil, noNamespace("a user namespace would take your capabilities away (CapAmb %s)", held).
+			WithHint("give them up first (setpriv --ambient-caps=-all), or use `residentctl enable`, which needs no namespace")
 	}
 	unshare, err := tryNamespace(nil)
 	if err != nil {
@@ -62,11 +62,11 @@ func Probe() (own, ordinary error) {
 // unshare(1).
 func tryNamespace(as *syscall.Credential) (unshare string, err error) {
 	if unshare, err = tool("unshare"); err != nil {
-		return "", &NoNamespace{What: "unshare(1) was not found in PATH or /usr/bin", Advice: "install util-linux"}
+		return "", noNamespace("unshare(1) was not found in PATH or /usr/bin").WithHint("install util-linux")
 	}
 	ends, err := tool("true")
 	if err != nil {
-		return "", &NoNamespace{What: "true(1) was not found in PATH or /usr/bin", Advice: "install coreutils"}
+		return "", noNamespace("true(1) was not found in PATH or /usr/bin").WithHint("install coreutils")
 	}
 	try := exec.Command(unshare, append(slices.Clone(namespaceOptions), "--", ends)...)
 	try.Dir = "/"
@@ -104,29 +104,25 @@ func NoMountNamespace(err error) error {
 	if errno := syscall.Errno(0); errors.As(err, &errno) {
 		err = errno // without the name of the program that was to be started in it
 	}
-	e := &NoNamespace{What: fmt.Sprintf("make a mount namespace: %v", err), Advice: "the kernel, a container or a sandbox forbids it"}
+	p := noNamespace("make a mount namespace: %v", err).WithHint("the kernel, a container or a sandbox forbids it")
 	switch {
 	case errors.Is(err, unix.EPERM):
-		e.Advice = "it needs CAP_SYS_ADMIN, which a container or a service may have taken from root"
+		p.Hint = "it needs CAP_SYS_ADMIN, which a container or a service may have taken from root"
 	case errors.Is(err, unix.ENOSPC):
-		e.Advice = "there are too many: sysctl user.max_mnt_namespaces"
+		p.Hint = "there are too many: sysctl user.max_mnt_namespaces"
 	case errors.Is(err, unix.EINVAL):
 		// mount(2), MS_SLAVE and the like: what is to be shared or not has to be a mount,
 		// and the one that a chroot's folder lies in cannot be named inside.
-		e.What = "the root folder is no mount point, as in a plain chroot, so mounts cannot be kept inside"
-		e.Advice = "make it one: `mount --rbind DIR DIR` before the chroot to DIR"
+		return noNamespace("the root folder is no mount point, as in a plain chroot, so mounts cannot be kept inside").
+			WithHint("make it one: `mount --rbind DIR DIR` before the chroot to DIR")
 	}
-	return e
+	return p
 }
 
-// NoNamespace says why an ordinary user's command tree cannot have a namespace, and
-// what can be done about it.
-type NoNamespace struct{ What, Advice string }
-
-func (e *NoNamespace) Error() string { return e.What }
-
-// Hint is the advice.
-func (e *NoNamespace) Hint() string { return e.Advice }
+// noNamespace says why a command tree cannot have a namespace.
+func noNamespace(format string, args ...any) *problem.Problem {
+	return problem.Newf(problem.Other, format, args...)
+}
 
 // sysctl is the value of a kernel parameter, "" where there is none of the name.
 func sysctl(name string) string {
@@ -139,7 +135,7 @@ func sysctl(name string) string {
 
 // whyNoNamespace explains what unshare(1) said in the C locale. Its own words are
 // no help: at a limit of 0 it is "No space left on device".
-func whyNoNamespace(said string, sysctl func(string) string) *NoNamespace {
+func whyNoNamespace(said string, sysctl func(string) string) error {
 	const without = "; or use `residentctl enable`, which needs no namespace"
 	for _, forbids := range []struct{ name, value, advice string }{
 		{"user.max_user_namespaces", "0", "root can allow some: sysctl user.max_user_namespaces=10000"},
@@ -149,21 +145,19 @@ func whyNoNamespace(said string, sysctl func(string) string) *NoNamespace {
 			"root can allow them to unshare(1) by an AppArmor profile with `userns,`, or to all: sysctl kernel.apparmor_restrict_unprivileged_userns=0"},
 	} {
 		if sysctl(forbids.name) == forbids.value {
-			return &NoNamespace{
-				What:   fmt.Sprintf("ordinary users cannot make user namespaces here (%s is %s)", forbids.name, forbids.value),
-				Advice: forbids.advice + without,
-			}
+			return noNamespace("ordinary users cannot make user namespaces here (%s is %s)", forbids.name, forbids.value).
+				WithHint("%s", forbids.advice+without)
 		}
 	}
 	if strings.Contains(said, "unrecognized option") {
-		return &NoNamespace{"unshare(1) is too old", "util-linux 2.38 or newer is needed" + without}
+		return noNamespace("unshare(1) is too old").WithHint("util-linux 2.38 or newer is needed" + without)
 	}
 	if strings.Contains(said, unix.ENOSPC.Error()) || strings.Contains(said, "No space left on device") {
-		return &NoNamespace{"no more user namespaces can be made here",
-			"root can raise the limit (sysctl user.max_user_namespaces), which also counts for the namespaces around this one" + without}
+		return noNamespace("no more user namespaces can be made here").
+			WithHint("root can raise the limit (sysctl user.max_user_namespaces), which also counts for the namespaces around this one" + without)
 	}
-	return &NoNamespace{"no user namespace can be made here (" + said + ")",
-		"the kernel, a container or a sandbox forbids it" + without}
+	return noNamespace("no user namespace can be made here (%s)", said).
+		WithHint("the kernel, a container or a sandbox forbids it" + without)
 }
 
 // ambient are the capabilities that the caller hands on to every program that he

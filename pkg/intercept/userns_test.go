@@ -1,13 +1,14 @@
 package intercept
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // Whatever unshare(1) says, an ordinary user is told what forbids a namespace, and
@@ -37,9 +38,9 @@ func TestWhyNoNamespace(t *testing.T) {
 			}
 			return ""
 		})
-		if !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Hint(), tc.advice) ||
-			!strings.Contains(err.Hint(), "`residentctl enable`") {
-			t.Errorf("%s: %v; %s", tc.name, err, err.Hint())
+		if !strings.Contains(err.Error(), tc.want) || !strings.Contains(problem.HintOf(err), tc.advice) ||
+			!strings.Contains(problem.HintOf(err), "`residentctl enable`") {
+			t.Errorf("%s: %v; %s", tc.name, err, problem.HintOf(err))
 		}
 	}
 }
@@ -48,8 +49,7 @@ func TestNoMountNamespace(t *testing.T) {
 	for err, advice := range map[error]string{
 		unix.EPERM: "CAP_SYS_ADMIN", unix.ENOSPC: "user.max_mnt_namespaces", unix.EINVAL: "mount --rbind", unix.ENOSYS: "a container",
 	} {
-		var no *NoNamespace
-		if got := NoMountNamespace(err); !errors.As(got, &no) || !strings.Contains(no.Hint(), advice) {
+		if got := NoMountNamespace(err); !strings.Contains(problem.HintOf(got), advice) {
 			t.Errorf("%v: %v", err, got)
 		}
 	}

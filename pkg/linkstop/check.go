@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/plan"
 	"github.com/residentctl/residentctl/pkg/ptrace"
 )
@@ -47,15 +48,15 @@ func (t *Template) arrived(regs *ptrace.Regs, sp uint64, status status, state ui
 	case regs.Rip != t.Stop.Addr:
 		return fmt.Errorf("stopped at %#x instead of %#x", regs.Rip, t.Stop.Addr)
 	case regs.Rsp != sp:
-		return refusef("its stack pointer is %#x at the stop point, not the initial %#x", regs.Rsp, sp)
+		return problem.Refusef("its stack pointer is %#x at the stop point, not the initial %#x", regs.Rsp, sp)
 	case t.Stop.Point == plan.StopLinked && regs.Rax != t.Auxv.Value(linux.ATEntry):
-		return refusef("rax is %#x at the stop point, not the program's entry", regs.Rax)
+		return problem.Refusef("rax is %#x at the stop point, not the program's entry", regs.Rax)
 	case status.threads != 1:
-		return refusef("its dynamic linker starts threads")
+		return problem.Refusef("its dynamic linker starts threads")
 	case status.caught != 0:
-		return refusef("its dynamic linker handles signals")
+		return problem.Refusef("its dynamic linker handles signals")
 	case state != 0:
-		return refusef("its dynamic linker has not finished: r_state is %d", state)
+		return problem.Refusef("its dynamic linker has not finished: r_state is %d", state)
 	}
 	return nil
 }
@@ -94,9 +95,9 @@ func checkFixups(fixups []plan.Fixup, point plan.StopPoint, tidAddr, robustHead 
 	case point == plan.StopEntry && len(tids) == 2:
 		return nil
 	case len(tids) != 1:
-		return refusef("its thread id stands in %d words instead of one", len(tids))
+		return problem.Refusef("its thread id stands in %d words instead of one", len(tids))
 	case point == plan.StopLinked && robustHead != 0 && tids[0] != robustHead-16:
-		return refusef("its thread id stands at %#x, not 16 bytes before the robust list at %#x", tids[0], robustHead)
+		return problem.Refusef("its thread id stands at %#x, not 16 bytes before the robust list at %#x", tids[0], robustHead)
 	}
 	return nil
 }
@@ -107,19 +108,15 @@ func checkMaps(maps []linux.Mapping) error {
 		switch {
 		case m.Kernel():
 		case m.Path == "[stack]" && executable(m):
-			return &Refusal{
-				Reason: "it wants an executable stack",
-				Hint:   "a library without a GNU-stack note causes this: see `readelf -lW` and execstack(8)",
-			}
+			return problem.Refusef("it wants an executable stack").
+				WithHint("a library without a GNU-stack note causes this: see `readelf -lW` and execstack(8)")
 		case executable(m) && writable(m):
-			return refusef("it has memory that is both writable and executable: %s", m)
+			return problem.Refusef("it has memory that is both writable and executable: %s", m)
 		case m.Shared:
-			return refusef("it has shared memory: %s", m)
+			return problem.Refusef("it has shared memory: %s", m)
 		case m.Deleted:
-			return &Refusal{
-				Reason: fmt.Sprintf("it uses a file that was deleted: %s", m),
-				Hint:   "a package was upgraded meanwhile: try again",
-			}
+			return problem.Refusef("it uses a file that was deleted: %s", m).
+				WithHint("a package was upgraded meanwhile: try again")
 		}
 	}
 	return nil

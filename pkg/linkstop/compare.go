@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
 
@@ -222,7 +223,7 @@ type scan struct {
 	found   []plan.Fixup
 	times   int
 	numbers int
-	unknown *ProcessWordError
+	unknown *processWord
 }
 
 // words looks at memory that starts at addr, a in the template and b in the
@@ -259,26 +260,23 @@ func (s *scan) words(addr uint64, a, b []byte) {
 
 func (s *scan) addUnknown(addr, a, b uint64) {
 	if s.unknown != nil {
-		s.unknown.More++
+		s.unknown.more++
 		return
 	}
 	m, _ := linux.FindMapping(s.template.maps, addr)
-	s.unknown = &ProcessWordError{Addr: addr, Template: a, Twin: b, Mapping: m}
+	s.unknown = &processWord{addr: addr, template: a, twin: b, mapping: m}
 }
 
 // verdict refuses the image if there is a word that nobody knows.
 func (s *scan) verdict() error {
 	if s.unknown != nil {
-		return &Refusal{
-			Reason: "its memory holds something that belongs to the process: " + s.unknown.Error(),
-			Err:    s.unknown,
-		}
+		return problem.Refusef("its memory holds something that belongs to the process: %v", s.unknown)
 	}
 	if s.times > maxTimes {
-		return refusef("%d words of its dynamic linker look like times, more than any known one has", s.times)
+		return problem.Refusef("%d words of its dynamic linker look like times, more than any known one has", s.times)
 	}
 	if s.numbers > maxNumbers {
-		return refusef("%d words of its dynamic linker look like the number of the CPU, more than any known one has", s.numbers)
+		return problem.Refusef("%d words of its dynamic linker look like the number of the CPU, more than any known one has", s.numbers)
 	}
 	return nil
 }

@@ -2,11 +2,11 @@ package linkstop
 
 import (
 	"encoding/binary"
-	"errors"
 	"reflect"
 	"testing"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
 
@@ -119,8 +119,7 @@ func TestScan(t *testing.T) {
 		s := scan{comparison: c}
 		sp := c.template.stack.SP
 		s.words(0x1000, put(0, sp+16, sp), put(0, sp+16, sp))
-		var word *ProcessWordError
-		if err := s.verdict(); !errors.As(err, &word) || word.Addr != 0x1008 || word.More != 1 {
+		if err := s.verdict(); problem.KindOf(err) != problem.Refused || s.unknown.addr != 0x1008 || s.unknown.more != 1 {
 			t.Errorf("got %v", err)
 		}
 	})

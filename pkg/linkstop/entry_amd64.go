@@ -2,9 +2,9 @@ package linkstop
 
 import (
 	"bytes"
-	"fmt"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
 
@@ -49,10 +49,7 @@ func decodeEntry(code []byte) (offset uint64, point plan.StopPoint, err error) {
 		bytes.Equal(body[13:17], []byte{0x48, 0x83, 0xe4, 0xf0}):
 		return 0, plan.StopEntry, nil
 	}
-	return 0, 0, &Refusal{
-		Reason: fmt.Sprintf("its dynamic linker is neither glibc's nor musl's: it starts with % x", code),
-		Err:    ErrUnknownLinker,
-	}
+	return 0, 0, problem.Refusef("its dynamic linker is neither glibc's nor musl's: it starts with % x", code)
 }
 
 // findStop tells where to stop a process that is about to execute the first

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // DefaultMemory is how much memory of its own a program may have when it is linked, in
@@ -35,7 +37,7 @@ func limitMemory(pid int, memory uint64) (undo func() error, err error) {
 	}, nil
 }
 
-// MemoryHint says what a person can do about a Refusal for too much memory.
+// MemoryHint says what a person can do about a refusal for too much memory.
 const MemoryHint = "if it is to have so much, allow it: `residentctl add --memory-limit SIZE`"
 
 // checkMemory refuses a process that has touched more than memory bytes of its own.
@@ -44,10 +46,8 @@ func checkMemory(pid int, memory uint64) error {
 	if err != nil || s.own <= memory {
 		return err
 	}
-	return &Refusal{
-		Reason: fmt.Sprintf("it has %d MiB of memory of its own when it is linked, more than the limit of %d MiB", s.own>>20, memory>>20),
-		Hint:   MemoryHint,
-	}
+	return problem.Refusef("it has %d MiB of memory of its own when it is linked, more than the limit of %d MiB", s.own>>20, memory>>20).
+		WithHint(MemoryHint)
 }
 
 // onMemory refuses a process that was refused memory by limitMemory: on its own it would
@@ -70,8 +70,6 @@ func (r *recorder) onMemory(result int64) error {
 	if limit := r.memory * mappedFactor; err != nil || wanted <= limit && s.data <= limit-wanted {
 		return err // for another reason, which it would find without us too
 	}
-	return &Refusal{
-		Reason: fmt.Sprintf("it maps more than %d MiB to write to while it is linked, %d times the limit of %d MiB", r.memory*mappedFactor>>20, mappedFactor, r.memory>>20),
-		Hint:   MemoryHint,
-	}
+	return problem.Refusef("it maps more than %d MiB to write to while it is linked, %d times the limit of %d MiB", r.memory*mappedFactor>>20, mappedFactor, r.memory>>20).
+		WithHint(MemoryHint)
 }

@@ -1,11 +1,12 @@
 package linkstop
 
 import (
-	"errors"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 const touch400MiB = `kept = r(9, 0, 400L << 20, 3, 0x22, -1); for (long i = 0; i < 400L << 20; i += 4096) ((volatile char *)kept)[i] = 1;`
@@ -34,8 +35,7 @@ func TestStopBoundsMemory(t *testing.T) {
 				_ = tm.Kill()
 				t.Fatal("it was accepted")
 			}
-			var refusal *Refusal
-			if !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, tc.want) || !strings.Contains(refusal.Hint, "--memory-limit") {
+			if problem.KindOf(err) != problem.Refused || !strings.Contains(err.Error(), tc.want) || !strings.Contains(problem.HintOf(err), "--memory-limit") {
 				t.Errorf("got %q, want something about %q and a hint", err, tc.want)
 			}
 		})

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
@@ -50,22 +51,16 @@ func startClean(t *ptrace.Tracer, path string) (f firstStop, err error) {
 	}
 	switch {
 	case auxv.Value(linux.ATFlags)&preservedArgv0 != 0:
-		return f, &Refusal{
-			Reason: "the kernel executes another program in its place (binfmt_misc)",
-			Hint:   "`residentctl status` shows what is enabled for the whole system; for such programs, and others with the same first bytes, only root can do this",
-		}
+		return f, problem.Refusef("the kernel executes another program in its place (binfmt_misc)").
+			WithHint("`residentctl status` shows what is enabled for the whole system; for such programs, and others with the same first bytes, only root can do this")
 	case stack.Argc != 1:
-		return f, &Refusal{
-			Reason: "it is a script: the kernel starts an interpreter for it",
-			Hint:   "make the interpreter resident",
-		}
+		return f, problem.Refusef("it is a script: the kernel starts an interpreter for it").
+			WithHint("make the interpreter resident")
 	case auxv.Value(linux.ATSecure) != 0:
-		return f, refusef("it runs with other privileges than its caller's")
+		return f, problem.Refusef("it runs with other privileges than its caller's")
 	case auxv.Value(linux.ATBase) == 0:
-		return f, &Refusal{
-			Reason: "it is statically linked",
-			Hint:   "there is no dynamic linking to save",
-		}
+		return f, problem.Refusef("it is statically linked").
+			WithHint("there is no dynamic linking to save")
 	}
 	f.stack = stack
 	if f.insn, err = ptrace.FindSyscall(f.pid, maps); err != nil {

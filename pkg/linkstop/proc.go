@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // status is what is needed of /proc/PID/status (proc_pid_status(5)).
@@ -58,7 +59,7 @@ func checkDescriptors(pid int) error {
 	}
 	for _, e := range entries {
 		if n, err := strconv.Atoi(e.Name()); err != nil || n > 2 {
-			return refusef("its dynamic linker leaves descriptor %s open", e.Name())
+			return problem.Refusef("its dynamic linker leaves descriptor %s open", e.Name())
 		}
 	}
 	return nil

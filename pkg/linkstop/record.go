@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/ptrace"
 )
@@ -146,13 +147,13 @@ func (r *recorder) onEntry(info ptrace.SyscallInfo) error {
 	r.entry, r.probe = info, nil
 	nr := info.Number()
 	if info.Arch != unix.AUDIT_ARCH_X86_64 { // int $0x80, whose numbers are others
-		return refusef("its dynamic linker makes 32-bit system calls")
+		return problem.Refusef("its dynamic linker makes 32-bit system calls")
 	}
 	if call, ok := pathCalls[nr]; ok {
 		return r.onPath(call.name, call.path)
 	}
 	if !plainCalls[nr] {
-		return refusef("its dynamic linker calls %s, which an image cannot repeat", callName(nr))
+		return problem.Refusef("its dynamic linker calls %s, which an image cannot repeat", callName(nr))
 	}
 	if call, ok := fileCalls[nr]; ok {
 		if err := r.onFile(call.name, info.Arg(call.file)); err != nil {
@@ -162,24 +163,24 @@ func (r *recorder) onEntry(info ptrace.SyscallInfo) error {
 	switch nr {
 	case unix.SYS_MMAP:
 		if info.Arg(3)&unix.MAP_TYPE != unix.MAP_PRIVATE {
-			return refusef("its dynamic linker maps shared memory")
+			return problem.Refusef("its dynamic linker maps shared memory")
 		}
 		if info.Arg(3)&unix.MAP_ANONYMOUS == 0 {
 			return r.onFile("mmap", info.Arg(4))
 		}
 	case unix.SYS_ARCH_PRCTL:
 		if info.Arg(0) == archSetGS {
-			return refusef("its dynamic linker sets the GS base")
+			return problem.Refusef("its dynamic linker sets the GS base")
 		}
 	case unix.SYS_MADVISE:
 		// Others (madvise(2)) reach beyond the process, as root's MADV_HWPOISON does.
 		if advice := info.Arg(2); !slices.Contains(plainAdvice, advice) {
-			return refusef("its dynamic linker calls madvise with the advice %d", advice)
+			return problem.Refusef("its dynamic linker calls madvise with the advice %d", advice)
 		}
 	case unix.SYS_FCNTL:
 		// Not what a lease, a lock or a signal's receiver is set by (fcntl(2)).
 		if command := info.Arg(1); !slices.Contains(plainCommands, command) {
-			return refusef("its dynamic linker calls fcntl with the command %d", command)
+			return problem.Refusef("its dynamic linker calls fcntl with the command %d", command)
 		}
 	case unix.SYS_PRLIMIT64, unix.SYS_GETRLIMIT:
 		return r.onLimit()
@@ -193,7 +194,7 @@ func (r *recorder) onEntry(info ptrace.SyscallInfo) error {
 // opened: the template's lead to /dev/null. Any other one was opened by the linker.
 func (r *recorder) onFile(name string, fd uint64) error {
 	if int32(fd) >= 0 && int32(fd) <= 2 {
-		return refusef("its dynamic linker calls %s of the descriptor %d, which is another file in each process", name, int32(fd))
+		return problem.Refusef("its dynamic linker calls %s of the descriptor %d, which is another file in each process", name, int32(fd))
 	}
 	return nil
 }
@@ -218,15 +219,13 @@ func (r *recorder) onPath(name string, arg int) error {
 		// which the image is bound to anyway.
 		return nil
 	case !filepath.IsAbs(path):
-		return &Refusal{
-			Reason: fmt.Sprintf("its dynamic linker looks for the relative path %q, so what it finds depends on the current folder", path),
-			Hint:   "its RPATH or RUNPATH should name absolute folders or $ORIGIN",
-		}
+		return problem.Refusef("its dynamic linker looks for the relative path %q, so what it finds depends on the current folder", path).
+			WithHint("its RPATH or RUNPATH should name absolute folders or $ORIGIN")
 	case strings.HasPrefix(path, "/proc/self/"), strings.HasPrefix(path, "/proc/thread-self/"):
-		return refusef("its dynamic linker looks at %s, which is different in each process", path)
+		return problem.Refusef("its dynamic linker looks at %s, which is different in each process", path)
 	}
 	if flags, ok := r.openFlags(); ok && flags&(unix.O_ACCMODE|unix.O_CREAT|unix.O_TRUNC) != unix.O_RDONLY {
-		return refusef("its dynamic linker opens %s for writing", path)
+		return problem.Refusef("its dynamic linker opens %s for writing", path)
 	}
 	r.probe = &fingerprint.Probe{Call: name, Path: path}
 	return nil
@@ -256,10 +255,10 @@ func (r *recorder) onLimit() error {
 		resource, newLimit = r.entry.Arg(1), r.entry.Arg(2)
 	}
 	if resource != unix.RLIMIT_STACK {
-		return refusef("its dynamic linker reads the resource limit number %d", resource)
+		return problem.Refusef("its dynamic linker reads the resource limit number %d", resource)
 	}
 	if newLimit != 0 {
-		return refusef("its dynamic linker sets a resource limit")
+		return problem.Refusef("its dynamic linker sets a resource limit")
 	}
 	return nil
 }
@@ -270,7 +269,7 @@ const messageLimit = 4096
 // onWrite keeps what is written to standard error.
 func (r *recorder) onWrite() error {
 	if r.entry.Arg(0) != 2 {
-		return refusef("its dynamic linker writes to a file")
+		return problem.Refusef("its dynamic linker writes to a file")
 	}
 	parts := []linux.PageRange{{Start: r.entry.Arg(1), End: r.entry.Arg(1) + r.entry.Arg(2)}}
 	if r.entry.Number() == unix.SYS_WRITEV {
@@ -339,14 +338,14 @@ func (r *recorder) onRandom(size uint64) error {
 // check compares what was recorded with what the kernel says.
 func (r *recorder) check(regs *ptrace.Regs) error {
 	if r.fsBase != 0 && regs.Fs_base != r.fsBase {
-		return refusef("its FS base is %#x at the stop point, but arch_prctl set %#x", regs.Fs_base, r.fsBase)
+		return problem.Refusef("its FS base is %#x at the stop point, but arch_prctl set %#x", regs.Fs_base, r.fsBase)
 	}
 	mask, err := ptrace.SignalMask(r.pid)
 	if err != nil {
 		return err
 	}
 	if mask != r.mask {
-		return refusef("its dynamic linker changes which signals are blocked (from %#x to %#x)", r.mask, mask)
+		return problem.Refusef("its dynamic linker changes which signals are blocked (from %#x to %#x)", r.mask, mask)
 	}
 	r.fsBase = regs.Fs_base // WRFSBASE sets it without a system call
 	rseq, err := ptrace.Rseq(r.pid)

@@ -2,7 +2,6 @@ package linkstop
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/plan"
 	"github.com/residentctl/residentctl/pkg/ptrace"
 )
@@ -80,8 +80,7 @@ func TestStopRefusesCalls(t *testing.T) {
 				_ = tm.Kill()
 				t.Fatal("it was accepted")
 			}
-			var refusal *Refusal
-			if !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, tc.want) {
+			if problem.KindOf(err) != problem.Refused || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %q, want something about %q", err, tc.want)
 			}
 		})
@@ -113,8 +112,7 @@ func TestStopRefusesDifferences(t *testing.T) {
 					_ = tm.Kill()
 					t.Fatal("it was accepted")
 				}
-				var refusal *Refusal
-				if !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, tc.want) || refusal.Hint == "" {
+				if problem.KindOf(err) != problem.Refused || !strings.Contains(err.Error(), tc.want) || problem.HintOf(err) == "" {
 					t.Errorf("got %q, want something about %q and a hint", err, tc.want)
 				}
 			})
@@ -129,8 +127,7 @@ func TestStopTakesTooLong(t *testing.T) {
 		_ = tm.Kill()
 		t.Fatal("it was accepted")
 	}
-	var refusal *Refusal
-	if !errors.As(err, &refusal) || refusal.Reason != "it is not linked after 500ms" || refusal.Hint == "" {
+	if problem.KindOf(err) != problem.Refused || problem.Of(err).Error() != "it is not linked after 500ms" || problem.HintOf(err) == "" {
 		t.Errorf("got %q", err)
 	}
 }
@@ -146,14 +143,12 @@ func TestRecorderRefuses(t *testing.T) {
 		{"32-bit", ptrace.SyscallInfo{Arch: unix.AUDIT_ARCH_I386, Data: [8]uint64{unix.SYS_MPROTECT}}, "32-bit system calls"},
 		{"x32", ptrace.SyscallInfo{Arch: unix.AUDIT_ARCH_X86_64, Data: [8]uint64{0x40000000 | unix.SYS_MPROTECT}}, "system call number 1073741834,"},
 	} {
-		var refusal *Refusal
-		if err := new(recorder).onEntry(tc.info); !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, tc.want) {
+		if err := new(recorder).onEntry(tc.info); problem.KindOf(err) != problem.Refused || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v, want something about %q", tc.name, err, tc.want)
 		}
 	}
 	// WRFSBASE is no system call.
-	var refusal *Refusal
-	if err := (&recorder{fsBase: 0x1000}).check(&ptrace.Regs{Fs_base: 0x2000}); !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, "FS base") {
+	if err := (&recorder{fsBase: 0x1000}).check(&ptrace.Regs{Fs_base: 0x2000}); problem.KindOf(err) != problem.Refused || !strings.Contains(err.Error(), "FS base") {
 		t.Errorf("another FS base: %v", err)
 	}
 }
@@ -244,5 +239,27 @@ func TestCheckMapsRefuses(t *testing.T) {
 				t.Errorf("%v, want something about %q", err, tc.want)
 			}
 		})
+	}
+}
+
+// A program that does not link without us either is no refusal.
+func TestLinkError(t *testing.T) {
+	exited := &ptrace.EndedError{Status: 127 << 8}
+	for _, tc := range []struct {
+		err           error
+		message, want string
+	}{
+		{exited, "ld.so: odd\n", "the dynamic linker gave up on /p (exit status 127): ld.so: odd"},
+		{fmt.Errorf("wait: %w", exited), "", "/p ended before it was linked (exit status 127)"},
+	} {
+		err := linkError("/p", []byte(tc.message), tc.err)
+		if err.Error() != tc.want || problem.KindOf(err) != problem.Program || problem.HintOf(err) != "it does not start without residentctl either" {
+			t.Errorf("got %q, kind %d, hint %q", err, problem.KindOf(err), problem.HintOf(err))
+		}
+	}
+	for _, err := range []error{nil, unix.EPERM, &ptrace.EndedError{Status: unix.WaitStatus(unix.SIGKILL)}} {
+		if got := linkError("/p", nil, err); got != err {
+			t.Errorf("%v became %v", err, got)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
@@ -118,10 +119,8 @@ func stackLimits(hard uint64) (template, twin uint64, err error) {
 		template = (pages - 1) | 1
 		twin = (pages / 2) | 1
 		if pages < 64 {
-			return 0, 0, &Refusal{
-				Reason: fmt.Sprintf("the hard limit of its stack is %d KiB only", hard>>10),
-				Hint:   "raise the hard limit (`ulimit -Hs` shows it), which only root can do",
-			}
+			return 0, 0, problem.Refusef("the hard limit of its stack is %d KiB only", hard>>10).
+				WithHint("raise the hard limit (`ulimit -Hs` shows it), which only root can do")
 		}
 		template, twin = template*linux.PageSize, twin*linux.PageSize
 	}

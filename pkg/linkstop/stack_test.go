@@ -3,12 +3,12 @@ package linkstop
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"strings"
 	"testing"
 
 	"github.com/residentctl/residentctl/internal/fixture"
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 func TestTwinStack(t *testing.T) {
@@ -57,8 +57,7 @@ func TestStackLimits(t *testing.T) {
 			t.Errorf("hard limit %d: %d, %d, %v", hard, a, b, err)
 		}
 	}
-	var refusal *Refusal
-	if _, _, err := stackLimits(4096); !errors.As(err, &refusal) || !strings.Contains(refusal.Hint, "ulimit -Hs") {
+	if _, _, err := stackLimits(4096); problem.KindOf(err) != problem.Refused || !strings.Contains(problem.HintOf(err), "ulimit -Hs") {
 		t.Errorf("a stack of one page: %v", err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
@@ -26,7 +27,8 @@ type Options struct {
 // Stop starts the program at path, an absolute path, and stops it just after
 // dynamic linking. When ctx ends before Stop returns, all processes are killed;
 // afterwards the template is the caller's. The errors of a program that cannot
-// become an image are *Refusal, of one that does not start at all *LinkError.
+// become an image are problem.Refused, of one that does not start at all
+// problem.Program.
 func Stop(ctx context.Context, path string, opts Options) (*Template, error) {
 	if opts.Timeout == 0 {
 		opts.Timeout = DefaultTimeout
@@ -187,7 +189,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 		return twinError(err)
 	}
 	if m, same := sameMaps(c.template.maps, c.twin.maps); !same {
-		return refusef("its layout depends on the process: %s", m)
+		return problem.Refusef("its layout depends on the process: %s", m)
 	}
 	t.Maps = c.template.maps
 	if err := checkMaps(t.Maps); err != nil {
@@ -200,7 +202,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	t.RobustHead, t.RobustLen = r.robustHead, r.robustLen
 	t.RseqAddr, t.RseqLen, t.RseqSig = r.rseqAddr, r.rseqLen, r.rseqSig
 	if len(r.message) > 0 {
-		return refusef("its dynamic linker warns at each start: %s", strings.TrimSpace(string(r.message)))
+		return problem.Refusef("its dynamic linker warns at each start: %s", strings.TrimSpace(string(r.message)))
 	}
 
 	// What differs belongs to the process.

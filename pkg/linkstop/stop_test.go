@@ -16,6 +16,7 @@ import (
 
 	"github.com/residentctl/residentctl/internal/fixture"
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/internal/seeded"
 	"github.com/residentctl/residentctl/pkg/plan"
 	"github.com/residentctl/residentctl/pkg/ptrace"
@@ -347,7 +348,7 @@ func TestDetachKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ended *ptrace.EndedError
-	if err := tm.Detach(); !errors.As(err, &ended) || ended.Status.Signal() != unix.SIGKILL || ended.Hint() == "" {
+	if err := tm.Detach(); !errors.As(err, &ended) || ended.Status.Signal() != unix.SIGKILL || problem.HintOf(err) == "" {
 		t.Errorf("got %v", err)
 	}
 }

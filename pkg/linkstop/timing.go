@@ -53,7 +53,7 @@ type TimeOptions struct {
 // A start is resumed and stopped twice, in execve and at its end. That costs
 // some microseconds of the tracer's, the same for all.
 //
-// The errors are ptrace.ErrStartedNormally, *ptrace.EndedError and *Refusal.
+// The errors are ptrace.ErrStartedNormally, *ptrace.EndedError and problem.Refused.
 func TimeStarts(ctx context.Context, donor string, starts []TimedStart, opts TimeOptions) ([][]time.Duration, error) {
 	ctx, cancel := ptrace.WithTimeout(ctx, DefaultTimeout, "its starts have not been timed")
 	defer cancel()

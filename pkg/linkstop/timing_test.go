@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
@@ -100,8 +101,7 @@ func TestTimeStartsRefusesCalls(t *testing.T) {
 			program := resolving(t, tc.body)
 			entry := func(a linux.Auxv) uint64 { return a.Value(linux.ATEntry) }
 			_, err := TimeStarts(t.Context(), donor, []TimedStart{{Path: program, Until: entry, Filtered: true}}, TimeOptions{Rounds: 1, Least: 1})
-			var refusal *Refusal
-			if !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, tc.want) {
+			if problem.KindOf(err) != problem.Refused || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want a refusal about %q", err, tc.want)
 			}
 			if text, err := os.ReadFile(kept); err != nil || string(text) != "kept" {

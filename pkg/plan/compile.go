@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // Source is what a plan is compiled from.
@@ -43,19 +45,11 @@ type Run struct {
 
 func (r Run) end() uint64 { return r.Addr + r.Len }
 
-// An ImageError says why an image cannot be started by the launcher.
-type ImageError struct {
-	What string
+// Unusable says why an image cannot be started by the launcher.
+func Unusable(format string, args ...any) error {
+	return problem.Newf(problem.Other, "the image cannot be used: "+format, args...).
+		WithHint("it starts normally, as before; there is nothing to be done")
 }
-
-func (e *ImageError) Error() string { return "the image cannot be used: " + e.What }
-
-// Hint says what a person can do about it.
-func (e *ImageError) Hint() string {
-	return "it starts normally, as before; there is nothing to be done"
-}
-
-func unusable(format string, args ...any) error { return &ImageError{fmt.Sprintf(format, args...)} }
 
 // Compile makes the plan: each area is put together from the file that it
 // shows, from CRIU's pages where they differ from it, and from fresh memory.
@@ -71,11 +65,11 @@ func Compile(src *Source) (*Plan, error) {
 	}
 	for _, f := range src.Fixups {
 		if !c.held(f.Addr) {
-			return nil, unusable("the word at %#x belongs to the process, but CRIU dumped no page there", f.Addr)
+			return nil, Unusable("the word at %#x belongs to the process, but CRIU dumped no page there", f.Addr)
 		}
 	}
 	if n := slices.IndexFunc(src.Runs, func(r Run) bool { return !c.inArea(r) }); n >= 0 {
-		return nil, unusable("CRIU dumped pages at %#x, where nothing is mapped", src.Runs[n].Addr)
+		return nil, Unusable("CRIU dumped pages at %#x, where nothing is mapped", src.Runs[n].Addr)
 	}
 	if p.Flags&FlagSlowFaults != 0 {
 		c.populateFiles()
@@ -94,7 +88,7 @@ func Compile(src *Source) (*Plan, error) {
 	}
 	var damaged *DamagedError
 	if err := p.check(); errors.As(err, &damaged) {
-		return nil, unusable("%s", damaged.What)
+		return nil, Unusable("%s", damaged.What)
 	} else if err != nil {
 		return nil, err
 	}
@@ -116,7 +110,7 @@ func (c *compiler) area(a Area) error {
 	runs := overlap(c.src.Runs, a)
 	if a.Prot&unix.PROT_EXEC != 0 && len(runs) > 0 {
 		if a.Path == "" || a.Prot&unix.PROT_WRITE != 0 {
-			return unusable("there is executable memory at %#x that no file holds", a.Start)
+			return Unusable("there is executable memory at %#x that no file holds", a.Start)
 		}
 		for _, r := range runs {
 			if err := c.sameAsFile(a, r); err != nil {
@@ -308,7 +302,7 @@ func (c *compiler) sameAsFile(a Area, r Run) error {
 		return err
 	}
 	if !bytes.Equal(dumped, want) {
-		return unusable("the text at %#x is not what %s holds", r.Addr, a.Path)
+		return Unusable("the text at %#x is not what %s holds", r.Addr, a.Path)
 	}
 	return nil
 }
@@ -351,7 +345,7 @@ func overlap(runs []Run, a Area) []Run {
 func programFirst(p *Plan) error {
 	i := slices.IndexFunc(p.Files, func(f MappedFile) bool { return f.Path == p.Path })
 	if i < 0 {
-		return unusable("nothing of %s is mapped", p.Path)
+		return Unusable("nothing of %s is mapped", p.Path)
 	}
 	p.Files[i].Flags |= FileProgram
 	program := p.Files[i]
@@ -401,7 +395,7 @@ func findGadgets(e *Entry, areas []Area) error {
 		}
 	}
 	if e.Gadget == 0 {
-		return unusable("no text in it has a system call that returns")
+		return Unusable("no text in it has a system call that returns")
 	}
 	return nil
 }

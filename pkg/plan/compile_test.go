@@ -2,7 +2,6 @@ package plan
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -13,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 const (
@@ -403,9 +404,8 @@ func TestCompileRefuses(t *testing.T) {
 			s := template(t)
 			tc.change(s)
 			_, err := Compile(s)
-			var unusable *ImageError
-			if !errors.As(err, &unusable) || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("got %v, want an ImageError about %q", err, tc.want)
+			if problem.HintOf(err) == "" || !strings.HasPrefix(err.Error(), "the image cannot be used: ") || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want an unusable image about %q", err, tc.want)
 			}
 		})
 	}

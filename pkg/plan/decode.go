@@ -13,8 +13,8 @@ import (
 	"github.com/residentctl/residentctl/internal/plural"
 )
 
-// Read reads the plan in the file. Its errors are the file's, *VersionError or
-// *DamagedError.
+// Read reads the plan in the file. Its errors are the file's and
+// Decode's.
 func Read(path string) (*Plan, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -92,7 +92,7 @@ func part[T any](d *decoder, all []T, rest *[]T, first, n uint32) []T {
 }
 
 // Decode reads a plan back. Whatever the bytes are, it ends with a plan whose
-// every part is within bounds, or with *DamagedError or *VersionError.
+// every part is within bounds, or with a *DamagedError; a plan of another version is an error too.
 func Decode(raw []byte) (*Plan, error) {
 	var h Header
 	if err := binary.Read(bytes.NewReader(raw), binary.LittleEndian, &h); err != nil {
@@ -105,7 +105,7 @@ func Decode(raw []byte) (*Plan, error) {
 	case string(h.Magic[:]) != Magic:
 		return nil, damaged("it does not begin like a plan")
 	case h.Version != Version || h.Kind != KindLinked:
-		return nil, &VersionError{Got: h.Version}
+		return nil, fmt.Errorf("the plan is of version %d, this residentctl reads version %d", h.Version, Version)
 	case h.Size != uint64(len(raw)) || h.Size > maxSize || h.Size%8 != 0:
 		return nil, damaged("%s instead of %d", plural.Count(len(raw), "byte"), h.Size)
 	case h.Sum != xxhash.Sum64(raw[summedFrom:]):

@@ -80,12 +80,3 @@ func (e *DamagedError) Error() string { return "damaged plan: " + e.What }
 func damaged(format string, args ...any) error {
 	return &DamagedError{fmt.Sprintf(format, args...)}
 }
-
-// A VersionError says that a plan is of another version of the format.
-type VersionError struct {
-	Got uint32
-}
-
-func (e *VersionError) Error() string {
-	return fmt.Sprintf("the plan is of version %d, this residentctl reads version %d", e.Got, Version)
-}

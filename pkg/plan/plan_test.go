@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -139,8 +140,7 @@ func TestFormatHasNoPadding(t *testing.T) {
 // refused tells whether the error is one of the two that Decode promises.
 func refused(err error) bool {
 	var d *DamagedError
-	var v *VersionError
-	return errors.As(err, &d) || errors.As(err, &v)
+	return errors.As(err, &d) || err != nil && strings.HasPrefix(err.Error(), "the plan is of version ")
 }
 
 func TestDecodeDamaged(t *testing.T) {
@@ -163,9 +163,9 @@ func TestDecodeDamaged(t *testing.T) {
 func TestDecodeOtherVersion(t *testing.T) {
 	raw := encode(t, small())
 	binary.LittleEndian.PutUint32(raw[8:], Version+1)
-	var v *VersionError
-	if _, err := Decode(raw); !errors.As(err, &v) || v.Got != Version+1 {
-		t.Errorf("got %v, want a VersionError that names %d", err, Version+1)
+	want := fmt.Sprintf("the plan is of version %d, this residentctl reads version %d", Version+1, Version)
+	if _, err := Decode(raw); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %q", err, want)
 	}
 }
 

@@ -2,13 +2,13 @@ package ptrace
 
 import (
 	"errors"
-	"fmt"
 	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // Debug registers in struct user (arch/x86/include/asm/user_64.h), what DR7
@@ -193,7 +193,7 @@ func (t *Tracer) whenMapped(pid int, addr uint64) (*Breakpoint, error) {
 // RunTo lets the breakpoint's process run until it is there. Where it has a filter,
 // that is asked about each call before which it has stopped the process. The errors
 // are ErrStartedNormally if the process executes another program before, *EndedError,
-// *Refusal and the filter's.
+// problem.Refused and the filter's.
 func (t *Tracer) RunTo(b *Breakpoint) error {
 	sig := 0
 	for {
@@ -272,10 +272,8 @@ func (t *Tracer) atBreakpoint(b *Breakpoint, ws unix.WaitStatus) (bool, error) {
 		return true, nil
 	}
 	if sig == unix.SIGTRAP {
-		return false, &Refusal{
-			Reason: fmt.Sprintf("a SIGTRAP of its own stops it at %#x, before the stop point", regs.Rip),
-			Hint:   "without a debugger it ends there; if somebody sent it the signal, try again",
-		}
+		return false, problem.Refusef("a SIGTRAP of its own stops it at %#x, before the stop point", regs.Rip).
+			WithHint("without a debugger it ends there; if somebody sent it the signal, try again")
 	}
 	return false, nil
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // FollowTimeout is how long Follow lets a wrapper run.
@@ -38,7 +39,7 @@ type FollowOptions struct {
 //
 // If the process ends, or the time, without such a program, it is the one
 // program that its descendants executed; then, if they executed none, the
-// script's interpreter. Else it is a *Refusal.
+// script's interpreter. Else it is problem.Refused.
 func Follow(ctx context.Context, path string, opts FollowOptions) (string, error) {
 	if opts.Timeout == 0 {
 		opts.Timeout = FollowTimeout
@@ -201,17 +202,13 @@ func (f *following) answer() (string, error) {
 	case len(f.others) == 1:
 		return f.others[0], nil
 	case len(f.others) > 1:
-		return "", &Refusal{
-			Reason: "it becomes no dynamic program, but starts several: " + strings.Join(f.others, ", "),
-			Hint:   "add the one that is meant",
-		}
+		return "", problem.Refusef("it becomes no dynamic program, but starts several: %s", strings.Join(f.others, ", ")).
+			WithHint("add the one that is meant")
 	case f.main.interpreter != "":
 		return f.main.interpreter, nil
 	}
-	return "", &Refusal{
-		Reason: "it executes no dynamic program when it is called without arguments",
-		Hint:   "add the program that it is for by its own path",
-	}
+	return "", problem.Refusef("it executes no dynamic program when it is called without arguments").
+		WithHint("add the program that it is for by its own path")
 }
 
 // executed looks at a process that has just executed something. What cannot be

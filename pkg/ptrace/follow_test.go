@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/fixture"
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 func TestFollow(t *testing.T) {
@@ -61,11 +62,10 @@ func TestFollow(t *testing.T) {
 				}
 			}
 			got, err := Follow(t.Context(), in(tc.name), FollowOptions{})
-			var refusal *Refusal
 			switch {
 			case tc.name == "leaves-somebody": // which is not said
 			case tc.reason != "":
-				if !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, tc.reason) || refusal.Hint == "" {
+				if problem.KindOf(err) != problem.Refused || !strings.Contains(err.Error(), tc.reason) || problem.HintOf(err) == "" {
 					t.Errorf("%q, %v", got, err)
 				}
 			case err != nil || got != tc.want && (tc.want != "/sh" || filepath.Base(got) != "sh"):
@@ -85,8 +85,7 @@ func TestFollowEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	var refusal *Refusal
-	if _, err := Follow(t.Context(), path, FollowOptions{Timeout: 300 * time.Millisecond}); !errors.As(err, &refusal) {
+	if _, err := Follow(t.Context(), path, FollowOptions{Timeout: 300 * time.Millisecond}); problem.KindOf(err) != problem.Refused {
 		t.Errorf("one that starts setsid and sleep: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // syscallInsn is the SYSCALL instruction.
@@ -29,7 +30,7 @@ func FindSyscall(pid int, maps []linux.Mapping) (uint64, error) {
 			}
 		}
 	}
-	return 0, refusef("no system call instruction in the dynamic linker or the vDSO")
+	return 0, problem.Refusef("no system call instruction in the dynamic linker or the vDSO")
 }
 
 // Inject has the stopped process make a system call, at the address of a
@@ -94,7 +95,7 @@ func (t *Tracer) Regs64(pid int) (regs Regs, err error) {
 		return regs, err
 	}
 	if regs.Cs != 0x33 {
-		return regs, refusef("it is not a 64-bit program")
+		return regs, problem.Refusef("it is not a 64-bit program")
 	}
 	return regs, nil
 }

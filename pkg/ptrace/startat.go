@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // StartOptions are those of StartAt.
@@ -18,7 +20,7 @@ type StartOptions struct {
 // StartAt executes path with argv and env and lets it run until it is about to
 // execute the instruction at ip, an address that need not be mapped yet. It is
 // for trial starts. The errors are ErrStartedNormally if the process executes
-// another program before, *EndedError if it ends, and *Refusal.
+// another program before, *EndedError if it ends, and problem.Refused.
 func StartAt(ctx context.Context, path string, argv, env []string, ip uint64, opts StartOptions) (*Process, error) {
 	if opts.Timeout == 0 {
 		opts.Timeout = DefaultTimeout
@@ -90,10 +92,8 @@ func (t *Tracer) startAt(path string, argv, env []string, ip uint64, opts StartO
 const DefaultTimeout = 30 * time.Second
 
 // WithTimeout is context.WithTimeout with what has not been reached then as the
-// reason: a *Refusal.
+// reason: problem.Refused.
 func WithTimeout(ctx context.Context, timeout time.Duration, what string) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, timeout, &Refusal{
-		Reason: fmt.Sprintf("%s after %v", what, timeout),
-		Hint:   "if the machine is busy just now, try again later",
-	})
+	return context.WithTimeoutCause(ctx, timeout, problem.Refusef("%s after %v", what, timeout).
+		WithHint("if the machine is busy just now, try again later"))
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/residentctl/residentctl/internal/fixture"
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 func TestStartAt(t *testing.T) {
@@ -87,8 +88,7 @@ func TestStartAtRefusesAnotherProcess(t *testing.T) {
 			_ = p.Kill()
 			t.Fatal("it was accepted")
 		}
-		var refusal *Refusal
-		if !errors.As(err, &refusal) || !strings.Contains(refusal.Reason, "starts another process before the stop point") {
+		if problem.KindOf(err) != problem.Refused || !strings.Contains(err.Error(), "starts another process before the stop point") {
 			t.Errorf("soft %v: got %q", soft, err)
 		}
 	}

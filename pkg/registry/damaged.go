@@ -9,6 +9,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // DamagedError is an ErrCorrupt of one record. What it says of the record beside the
@@ -43,13 +44,14 @@ func (e *DamagedError) Of() string {
 	return strings.Join(known, ": ")
 }
 
-// Hint names the ways out.
-func (e *DamagedError) Hint() string {
+// AsProblem names the ways out.
+func (e *DamagedError) AsProblem() *problem.Problem {
 	program := "PROGRAM"
 	if len(e.Names) > 0 {
 		program = e.Names[0]
 	}
-	return fmt.Sprintf("`residentctl add %s` enters it again, `residentctl remove %s` forgets it; until then gc removes nothing", program, e.Key)
+	return (&problem.Problem{Kind: problem.Store}).
+		WithHint("`residentctl add %s` enters it again, `residentctl remove %s` forgets it; until then gc removes nothing", program, e.Key)
 }
 
 // damaged is what the indexes say of a damaged record.

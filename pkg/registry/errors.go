@@ -1,18 +1,21 @@
 package registry
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
 	"syscall"
+
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // What a caller may want to tell apart. A registry that is not there is
 // fs.ErrNotExist, one that may not be opened fs.ErrPermission, and the kernel's
 // own reasons (syscall.ENOSPC, syscall.EROFS) stay recognisable too.
 var (
-	ErrNotFound     = errors.New("no such entry")
+	ErrNotFound     = error(problem.Newf(problem.Program, "no such entry").WithHint("`residentctl list` shows what is resident"))
 	ErrAmbiguous    = errors.New("more than one entry")
 	ErrLocked       = errors.New("locked by another process")
 	ErrCorrupt      = errors.New("the registry is damaged")
@@ -25,40 +28,20 @@ var (
 	errNotARegistry = fmt.Errorf("%w: not a registry", ErrCorrupt)
 )
 
-// Error is what a method of this package fails with: what was being done to
-// which registry, and why it did not work.
-type Error struct {
-	Doing string // "read registry"
-	Path  string
-	Err   error
+// Failed is what a method of this package fails with: what was being done ("read
+// registry") to which registry, and why it did not work.
+func Failed(doing, path string, err error) error {
+	return &problem.Problem{
+		Kind: problem.Store, Err: fmt.Errorf("%s %s: %w", doing, path, err),
+		Hint: cmp.Or(problem.HintOf(err), hints.For(err)),
+	}
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("%s %s: %v", e.Doing, e.Path, e.Err) }
-func (e *Error) Unwrap() error { return e.Err }
-
-// Hint says what a person can do about it, or nothing.
-func (e *Error) Hint() string {
-	var damaged *DamagedError
-	if errors.As(e.Err, &damaged) {
-		return damaged.Hint()
-	}
-	for _, h := range hints {
-		if errors.Is(e.Err, h.is) {
-			return h.say
-		}
-	}
-	return ""
-}
-
-var hints = []struct {
-	is  error
-	say string
-}{
+var hints = problem.Hints{
 	{ErrLocked, "another residentctl is writing to this store; try again when it is done"},
 	{ErrNewerSchema, "use the residentctl that wrote it, or a newer one"},
 	{ErrOlderSchema, "any command that changes this store, run by its owner, brings the registry up to date"},
 	{ErrCorrupt, "`residentctl check` names every fault; to begin anew, move the file away and add the programs again"},
-	{ErrAmbiguous, "give more digits of the id, or the program's absolute path"},
 	{ErrUnsafe, "look who could have changed it; if it is to be trusted: chown it to yourself or root, and chmod go-rwx"},
 	{ErrMissing, "put it back, or begin anew: add the programs again, and then `residentctl gc` removes what is left"},
 	{fs.ErrNotExist, "the store is empty; `residentctl add PROGRAM` makes the first entry"},
@@ -83,6 +66,11 @@ func (e *AmbiguousError) Error() string {
 		fmt.Fprintf(&b, " %s (%s)", r.ID, r.Program)
 	}
 	return b.String()
+}
+
+// AsProblem adds what can be done about it.
+func (e *AmbiguousError) AsProblem() *problem.Problem {
+	return &problem.Problem{Kind: problem.Program, Hint: "give more digits of the id, or the program's absolute path"}
 }
 
 // Is makes it an ErrAmbiguous.

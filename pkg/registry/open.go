@@ -135,7 +135,7 @@ func (r *Registry) wrap(doing string, err error) error {
 	if !errors.Is(err, syscall.EFBIG) && strings.HasSuffix(err.Error(), syscall.EFBIG.Error()) {
 		err = fmt.Errorf("grow the file: %w", syscall.EFBIG)
 	}
-	return &Error{Doing: doing, Path: r.path, Err: err}
+	return Failed(doing, r.path, err)
 }
 
 // session opens the file, locks it, checks its pages, and gives it to bbolt for

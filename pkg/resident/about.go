@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/readers"
 	"github.com/residentctl/residentctl/pkg/registry"
@@ -53,18 +54,7 @@ const maxAbout = 16 << 20
 
 // AboutError is an image's copy of its record that is not there or cannot be read, so
 // that who may only read the store does not know of the image.
-type AboutError struct {
-	Path string
-	Err  error
-}
-
-func (e *AboutError) Error() string { return fmt.Sprintf("read %s: %v", e.Path, e.Err) }
-func (e *AboutError) Unwrap() error { return e.Err }
-
-// Hint says what can be done about it.
-func (e *AboutError) Hint() string {
-	return "one program is not shown; `residentctl refresh`, by the store's owner, makes its image anew"
-}
+type AboutError struct{ *problem.Problem }
 
 // visible are the records of all images that a start could find and that the
 // caller may read. For each that is damaged there is an *AboutError, joined, beside
@@ -88,7 +78,8 @@ func visible(s *store.Store) (records []registry.Record, err error) {
 			err = errors.New("it is about another image")
 		}
 		if err != nil {
-			damaged = append(damaged, &AboutError{s.AboutPath(id), err})
+			damaged = append(damaged, &AboutError{problem.Newf(problem.Other, "read %s: %w", s.AboutPath(id), err).
+				WithHint("one program is not shown; `residentctl refresh`, by the store's owner, makes its image anew")})
 			continue
 		}
 		if link, ok := s.LinkOf(rec.Binary.Inode()); !ok || link.ID != id {

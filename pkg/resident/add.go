@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/elfinfo"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
@@ -46,11 +47,10 @@ type Added struct {
 }
 
 // Add makes a program resident. The name is looked up as LookPath does. Its
-// errors are *elfinfo.Refusal and *linkstop.Refusal for what cannot be made
-// resident, *OwnerError and *WriterError for files that other users may change or
-// that are open for writing, *FormatError, *plan.ImageError and *TrialError for an
-// image that would not do, *SlowerError for one that would not pay, fingerprint.ErrChanged if
-// something keeps changing, criuwrap's, and those of the store and the registry.
+// errors are problem.Refused for what cannot be made resident, problem.Untrusted for
+// files that other users may change, *SlowerError for an image that would not pay,
+// fingerprint.ErrChanged if something keeps changing, criuwrap's, and those of the store
+// and the registry.
 func (m *Manager) Add(ctx context.Context, name string, opts AddOptions) (*Added, error) {
 	if opts.Step == nil {
 		opts.Step = func(string) {}
@@ -73,9 +73,8 @@ func (m *Manager) Add(ctx context.Context, name string, opts AddOptions) (*Added
 		// An upgrade under way, most likely at its end by now.
 		added, err = m.addPath(ctx, path, opts)
 	}
-	var refusal *linkstop.Refusal
-	if errors.As(err, &refusal) && refusal.Hint == "" {
-		refusal.Hint = "it starts normally, as before; there is nothing to be done"
+	if p := problem.Of(err); p != nil && p.Kind == problem.Refused && p.Hint == "" {
+		p.Hint = "it starts normally, as before; there is nothing to be done"
 	}
 	return added, err
 }
@@ -311,10 +310,8 @@ func sameDomain(oursFile, itsFile string) error {
 	}
 	its, err := os.ReadFile(itsFile)
 	if err == nil && !bytes.Equal(ours, its) {
-		return &linkstop.Refusal{
-			Reason: fmt.Sprintf("an exec moves it into the security domain %q", bytes.TrimRight(its, "\x00\n")),
-			Hint:   "a start from an image would run in the caller's domain; leave it as it is",
-		}
+		return problem.Refusef("an exec moves it into the security domain %q", bytes.TrimRight(its, "\x00\n")).
+			WithHint("a start from an image would run in the caller's domain; leave it as it is")
 	}
 	return nil
 }
@@ -359,25 +356,15 @@ func (a *adding) dump(ctx context.Context, l *layout) error {
 		return err
 	}
 	if l.image, err = criuwrap.Open(l.dir); err != nil {
-		return &FormatError{Path: a.criuPath, CRIU: a.criu, Err: err}
+		return otherFormat(a.criu, a.criuPath, err)
 	}
 	return nil
 }
 
-// FormatError is an image that CRIU has just made and that cannot be read.
-type FormatError struct {
-	Path string // of CRIU
-	CRIU criuwrap.Release
-	Err  error
+// otherFormat is the error of an image that CRIU has just made and that cannot be read.
+func otherFormat(criu criuwrap.Release, path string, err error) error {
+	return problem.Newf(problem.System, "an image that CRIU %v (%s) has made: %w", criu, path, err).WithHint(otherCRIU)
 }
-
-func (e *FormatError) Error() string {
-	return fmt.Sprintf("an image that CRIU %v (%s) has made: %v", e.CRIU, e.Path, e.Err)
-}
-func (e *FormatError) Unwrap() error { return e.Err }
-
-// Hint says what a person can do about it.
-func (e *FormatError) Hint() string { return otherCRIU }
 
 const otherCRIU = "this CRIU writes images that this residentctl cannot read: use another version of either"
 

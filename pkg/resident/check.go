@@ -13,9 +13,8 @@ import (
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/plural"
-	"github.com/residentctl/residentctl/pkg/elfinfo"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
-	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -103,7 +102,7 @@ func (c *checker) openStore() *Manager {
 		return nil
 	}
 	if err != nil {
-		c.fault(AreaStore, c.dir, err.Error(), HintOf(err))
+		c.fault(AreaStore, c.dir, err.Error(), problem.HintOf(err))
 		return nil
 	}
 	for _, folder := range s.Missing() {
@@ -135,7 +134,7 @@ func (c *checker) files(s *store.Store) {
 			continue
 		}
 		if err != nil {
-			c.fault(AreaStore, file.path, err.Error(), HintOf(err))
+			c.fault(AreaStore, file.path, err.Error(), problem.HintOf(err))
 			continue
 		}
 		if mode := info.Mode(); mode.IsRegular() && mode&file.mode != 0 {
@@ -144,24 +143,6 @@ func (c *checker) files(s *store.Store) {
 			c.fault(AreaStore, file.path, why, "remove it; the next `residentctl add` makes it")
 		}
 	}
-}
-
-// HintOf is the hint that an error has for people, or "".
-func HintOf(err error) string {
-	var (
-		program *elfinfo.Refusal
-		process *linkstop.Refusal
-		hinter  interface{ Hint() string }
-	)
-	switch {
-	case errors.As(err, &program):
-		return program.Hint
-	case errors.As(err, &process):
-		return process.Hint
-	case errors.As(err, &hinter):
-		return hinter.Hint()
-	}
-	return ""
 }
 
 // boot looks at the boot stamp. Without a fitting one starts are right, but
@@ -206,10 +187,10 @@ func (c *checker) openRegistry(s *store.Store) *Manager {
 		c.note(AreaRegistry, path, "only the store's owner may read it", "")
 		return nil
 	case errors.Is(err, registry.ErrLocked):
-		c.note(AreaRegistry, path, err.Error(), HintOf(err))
+		c.note(AreaRegistry, path, err.Error(), problem.HintOf(err))
 		return nil
 	case errors.Is(err, registry.ErrUnsafe):
-		c.fault(AreaRegistry, path, err.Error(), HintOf(err))
+		c.fault(AreaRegistry, path, err.Error(), problem.HintOf(err))
 		return nil
 	case err != nil:
 		c.fault(AreaRegistry, path, err.Error(), anew)
@@ -252,13 +233,13 @@ func (c *checker) contents(ctx context.Context, m *Manager) {
 	case mine:
 		defer unlock()
 	case !errors.Is(err, fs.ErrPermission):
-		c.fault(AreaStore, c.dir, err.Error(), HintOf(err))
+		c.fault(AreaStore, c.dir, err.Error(), problem.HintOf(err))
 		return
 	}
 	records, err := m.registry.List()
 	damaged := registry.Damaged(err)
 	if err != nil && len(damaged) == 0 {
-		c.fault(AreaRegistry, m.registry.Path(), err.Error(), HintOf(err))
+		c.fault(AreaRegistry, m.registry.Path(), err.Error(), problem.HintOf(err))
 		return
 	}
 	for _, rec := range records {
@@ -284,11 +265,11 @@ func (c *checker) damaged(m *Manager, damaged []*registry.DamagedError, explaine
 		if of := e.Of(); of != "" {
 			detail += "; the indexes say that it is of " + of
 		}
-		c.fault(AreaRegistry, m.registry.Path(), detail, e.Hint())
+		c.fault(AreaRegistry, m.registry.Path(), detail, problem.HintOf(e))
 	}
 	ids, _, err := m.store.Images()
 	if err != nil {
-		c.fault(AreaStore, c.dir, err.Error(), HintOf(err))
+		c.fault(AreaStore, c.dir, err.Error(), problem.HintOf(err))
 	}
 	ids = slices.DeleteFunc(ids, func(id string) bool { return explained[id] })
 	for _, id := range ids {
@@ -338,7 +319,7 @@ func (c *checker) entry(m *Manager, rec registry.Record) {
 func (c *checker) system(ctx context.Context, m *Manager) {
 	all, err := m.System(ctx)
 	if err != nil {
-		c.fault(AreaStore, "binfmt_misc", err.Error(), HintOf(err))
+		c.fault(AreaStore, "binfmt_misc", err.Error(), problem.HintOf(err))
 	}
 	for _, s := range all {
 		what := s.Program + " (system-wide)"
@@ -372,7 +353,7 @@ func (c *checker) garbage(search *gcSearch, mine bool) {
 
 func (c *checker) leftInStore(items []GCItem, err error) (clean bool) {
 	if err != nil {
-		c.fault(AreaStore, c.dir, err.Error(), HintOf(err))
+		c.fault(AreaStore, c.dir, err.Error(), problem.HintOf(err))
 	}
 	for _, item := range items {
 		c.fault(AreaStore, item.Path, fmt.Sprintf("garbage (%s): %s", item.Kind, item.Reason), "harmless; `residentctl gc` removes it")
@@ -384,7 +365,7 @@ func (c *checker) leftInStore(items []GCItem, err error) (clean bool) {
 // at work on any store.
 func (c *checker) leftInTemporary(items []GCItem, err error) (clean bool) {
 	if err != nil {
-		c.note(AreaStore, os.TempDir(), err.Error(), HintOf(err))
+		c.note(AreaStore, os.TempDir(), err.Error(), problem.HintOf(err))
 	}
 	if n := len(items); n > 0 {
 		c.note(AreaStore, os.TempDir(), plural.Count(n, "directory")+" residentctl-work-*, made by commands that were killed",
@@ -401,7 +382,7 @@ func (c *checker) strays(m *Manager) {
 	_, shims, err4 := m.store.Shims()
 	_, system, err5 := m.store.SystemLinks()
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
-		c.fault(AreaStore, c.dir, err.Error(), HintOf(err))
+		c.fault(AreaStore, c.dir, err.Error(), problem.HintOf(err))
 	}
 	for _, paths := range [][]string{images, links, launchers, shims, system} {
 		for _, path := range paths {

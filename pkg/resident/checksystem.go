@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/owners"
 	"github.com/residentctl/residentctl/internal/plural"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/elfinfo"
 	"github.com/residentctl/residentctl/pkg/linkstop"
@@ -44,7 +46,7 @@ func (c *checker) kernel(ctx context.Context) {
 
 // criu looks for CRIU and has it check the kernel itself.
 func (c *checker) criu(ctx context.Context) (path string, ok bool) {
-	get := fmt.Sprintf("install CRIU %v or newer (scripts/setup does), or name one in %s", criuwrap.Minimum, criuwrap.PathVariable)
+	get := criuwrap.Advice
 	path, err := criuwrap.Find()
 	var v criuwrap.Release
 	if err == nil {
@@ -54,9 +56,8 @@ func (c *checker) criu(ctx context.Context) (path string, ok bool) {
 		if _, missing := os.Stat(os.DevNull); missing != nil {
 			get = os.DevNull + " is missing: mount /dev, or make it with mknod(1)"
 		}
-		var refused *criuwrap.OwnerError
-		if errors.As(err, &refused) {
-			get = refused.Hint()
+		if refused := (*owners.Refusal)(nil); errors.As(err, &refused) {
+			get = problem.HintOf(err)
 		}
 		c.fault(AreaCRIU, "program", err.Error(), get)
 		return "", false
@@ -67,11 +68,11 @@ func (c *checker) criu(ctx context.Context) (path string, ok bool) {
 			"remove what a dump should not do, such as action-script")
 	}
 	if err := criuwrap.MayDump(path); err != nil {
-		c.note(AreaCRIU, "for this user", "what is resident starts, and nothing can be added: "+err.Error(), HintOf(err))
+		c.note(AreaCRIU, "for this user", "what is resident starts, and nothing can be added: "+err.Error(), problem.HintOf(err))
 		return path, false
 	}
 	if err := criuwrap.Check(ctx, path); err != nil {
-		advice := HintOf(err)
+		advice := problem.HintOf(err)
 		if advice == "" {
 			advice = fmt.Sprintf("see what `%s check` says; %s", path, get)
 		}
@@ -87,7 +88,7 @@ func (c *checker) criu(ctx context.Context) (path string, ok bool) {
 func (c *checker) ordinaryUsers(criu string) {
 	const what = "for ordinary users"
 	if err := criuwrap.AnybodyMayDump(criu); err != nil {
-		c.note(AreaCRIU, what, "they can start what is resident, and not add: "+err.Error(), HintOf(err))
+		c.note(AreaCRIU, what, "they can start what is resident, and not add: "+err.Error(), problem.HintOf(err))
 		return
 	}
 	c.ok(AreaCRIU, what, "they can add to stores of their own")
@@ -127,7 +128,7 @@ func (c *checker) trial(ctx context.Context, criu string) {
 	}
 	work, err := store.StageTemporary()
 	if err != nil {
-		c.fault(AreaTrial, "folder", err.Error(), HintOf(err))
+		c.fault(AreaTrial, "folder", err.Error(), problem.HintOf(err))
 		return
 	}
 	defer func() { _ = work.Discard() }()
@@ -142,7 +143,7 @@ func (c *checker) trial(ctx context.Context, criu string) {
 		return
 	}
 	if err != nil {
-		c.fault(AreaTrial, "store", err.Error(), HintOf(err))
+		c.fault(AreaTrial, "store", err.Error(), problem.HintOf(err))
 		return
 	}
 	began := time.Now()
@@ -158,9 +159,8 @@ func (c *checker) trial(ctx context.Context, criu string) {
 
 func trialAdvice(err error) string {
 	var criu *criuwrap.Error
-	var trial *TrialError
-	switch hint := HintOf(err); {
-	case errors.As(err, &trial) && hint == trial.Hint(): // which leads here
+	switch hint := problem.HintOf(err); {
+	case errors.Is(err, errTrial) && hint == trialHint: // which leads here
 		return "resident starts do not work on this kernel; please report it with the output of `residentctl version`"
 	case hint != "":
 		return hint

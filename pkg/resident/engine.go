@@ -18,18 +18,13 @@ import (
 // ErrNotResident says that the store has no image of a program.
 var ErrNotResident = errors.New("it is not resident")
 
-// A StaleError says why the image of a program must not be used any more.
-type StaleError struct{ Reasons []string }
-
-func (e *StaleError) Error() string { return e.Reasons[0] }
-
 // RunWithCRIU has CRIU restore the image of the program at path, and waits until
 // the process ends. It is this process's child, under the id that was dumped,
 // which must be free, with the arguments and the environment that it was dumped
 // with; it has this process's standard files and current folder. Signals that
 // reach this process are handed on to it.
 //
-// Its errors are ErrNotResident, *StaleError, CRIU's and the kernel's; then no
+// Its errors are ErrNotResident, why the image is stale, CRIU's and the kernel's; then no
 // instruction of the program has been executed.
 func (m *Manager) RunWithCRIU(ctx context.Context, path string) (syscall.WaitStatus, error) {
 	if err := notInside(); err != nil {
@@ -40,7 +35,7 @@ func (m *Manager) RunWithCRIU(ctx context.Context, path string) (syscall.WaitSta
 		return 0, err
 	}
 	if reasons := m.stale(rec); len(reasons) > 0 {
-		return 0, &StaleError{reasons}
+		return 0, errors.New(reasons[0])
 	}
 	// From here on none is lost: those that come too early wait.
 	signals := make(chan os.Signal, 64)

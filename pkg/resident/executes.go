@@ -36,8 +36,7 @@ func (a *adding) allow(path, opened string) error {
 	if err != nil || !info.Mode().IsRegular() {
 		return nil
 	}
-	var writer *WriterError
-	if _, err := refuseWriters(opened, path, linux.FileID{}); errors.As(err, &writer) {
+	if _, err := refuseWriters(opened, path, linux.FileID{}); errors.Is(err, errWriter) {
 		return err
 	}
 	return nil // a file that cannot be opened again says so when it is hashed
@@ -46,7 +45,7 @@ func (a *adding) allow(path, opened string) error {
 // end refuses what is open for writing when the image is about to be published.
 func (a *adding) end() error { return notWritten(a.layouts[0].deps) }
 
-// notWritten is a *WriterError if one of the files that an image maps is open for writing.
+// notWritten is errWriter if one of the files that an image maps is open for writing.
 func notWritten(deps *fingerprint.Dependencies) error {
 	for _, f := range append([]fingerprint.File{deps.Program, deps.Linker}, deps.Libraries...) {
 		if _, err := refuseWriters(f.Path, f.Path, f.ID); err != nil {

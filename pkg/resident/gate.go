@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
 	"github.com/residentctl/residentctl/pkg/ptrace"
@@ -49,9 +50,9 @@ func (e *SlowerError) Error() string {
 		milliseconds(e.Timing.ResidentNS), milliseconds(e.Timing.ExecNS), e.Timing.Starts)
 }
 
-// Hint says what a person can do about it.
-func (e *SlowerError) Hint() string {
-	return "it was left as it is; with --even-if-slower it is made resident all the same"
+// AsProblem adds what can be done about it.
+func (e *SlowerError) AsProblem() *problem.Problem {
+	return &problem.Problem{Hint: "it was left as it is; with --even-if-slower it is made resident all the same"}
 }
 
 func milliseconds(ns int64) string { return fmt.Sprintf("%.2f ms", float64(ns)/1e6) }
@@ -78,7 +79,7 @@ func (a *adding) gate(ctx context.Context, l *layout, launcherFile string) error
 	}
 	switch {
 	case errors.Is(err, ptrace.ErrStartedNormally):
-		return &TrialError{What: "the launcher did not come to its end", Err: err}
+		return wrong("the launcher did not come to its end: %w", err)
 	case err != nil:
 		return err
 	}

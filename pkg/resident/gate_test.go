@@ -1,10 +1,10 @@
 package resident
 
 import (
-	"errors"
 	"testing"
 	"time"
 
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/registry"
 )
 
@@ -63,8 +63,7 @@ func TestGain(t *testing.T) {
 
 func TestSlowerErrorSaysWhatToDo(t *testing.T) {
 	var err error = &SlowerError{Program: "/p", Timing: registry.Timing{ExecNS: 130_000, ResidentNS: 140_000, Starts: 21}}
-	var hinter interface{ Hint() string }
-	if !errors.As(err, &hinter) || hinter.Hint() == "" {
+	if problem.HintOf(err) == "" {
 		t.Error("no hint")
 	}
 	if want := "/p would not start faster: 0.14 ms instead of 0.13 ms (medians of 21 starts each)"; err.Error() != want {

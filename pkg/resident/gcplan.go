@@ -178,7 +178,7 @@ func (m *Manager) PlanGC(ctx context.Context) (*GCPlan, error) {
 // images and links are its own, so that none can be called garbage.
 func (m *Manager) wholeRegistry() ([]registry.Record, error) {
 	fail := func(why error, detail any) error {
-		return &registry.Error{Doing: "collect garbage by registry", Path: m.registry.Path(), Err: fmt.Errorf("%w: %v", why, detail)}
+		return registry.Failed("collect garbage by registry", m.registry.Path(), fmt.Errorf("%w: %v", why, detail))
 	}
 	faults, err := m.registry.Check()
 	switch {
@@ -250,8 +250,7 @@ func (m *Manager) useless(rec registry.Record) (reasons []string, unsure string)
 // said now, may not need more.
 func canRenew(rec registry.Record) bool {
 	_, err := renewable(context.Background(), rec)
-	var writer *WriterError
-	return err == nil || errors.As(err, &writer) || errors.Is(err, fingerprint.ErrChanged)
+	return err == nil || errors.Is(err, errWriter) || errors.Is(err, fingerprint.ErrChanged)
 }
 
 // cannotLook names a file or folder that a program depends on and that could not

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/plan"
@@ -151,29 +152,19 @@ func (m *Manager) Inspect(rec registry.Record) (*Inspection, error) {
 	i.Current = len(i.Stale) == 0
 	i.DependsOn = &fingerprint.Dependencies{}
 	if err := json.Unmarshal(rec.Deps, i.DependsOn); err != nil {
-		return nil, &ImageError{rec.Program, rec.ID, fmt.Errorf("what it depends on: %w", err)}
+		return nil, unreadable(rec, fmt.Errorf("what it depends on: %w", err))
 	}
 	i.Deps, i.LibraryPaths = nil, nil // DependsOn says it
 	if err := m.readImage(i, rec); err != nil {
-		return nil, &ImageError{rec.Program, rec.ID, err}
+		return nil, unreadable(rec, err)
 	}
 	return i.Inspection, nil
 }
 
-// ImageError is an image whose files cannot be read.
-type ImageError struct {
-	Program, ID string
-	Err         error
-}
-
-func (e *ImageError) Error() string {
-	return fmt.Sprintf("read the image of %s (id %.12s): %v", e.Program, e.ID, e.Err)
-}
-func (e *ImageError) Unwrap() error { return e.Err }
-
-// Hint says what can be done about it.
-func (e *ImageError) Hint() string {
-	return fmt.Sprintf("it is executed normally; `residentctl add %s`, by the store's owner, makes its image anew", e.Program)
+// unreadable is the error of an image whose files cannot be read.
+func unreadable(rec registry.Record, err error) error {
+	return problem.Newf(problem.Other, "read the image of %s (id %.12s): %w", rec.Program, rec.ID, err).
+		WithHint("it is executed normally; `residentctl add %s`, by the store's owner, makes its image anew", rec.Program)
 }
 
 // readImage reads the image's first layout.

@@ -3,9 +3,9 @@ package resident
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/registry"
 )
@@ -30,10 +30,8 @@ func withinLimit(dir string, limit uint64) error {
 		}
 	}
 	if size > limit {
-		return &linkstop.Refusal{
-			Reason: fmt.Sprintf("its image takes %d MiB, more than the limit of %d MiB", size>>20, limit>>20),
-			Hint:   linkstop.MemoryHint,
-		}
+		return problem.Refusef("its image takes %d MiB, more than the limit of %d MiB", size>>20, limit>>20).
+			WithHint(linkstop.MemoryHint)
 	}
 	return nil
 }

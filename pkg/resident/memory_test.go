@@ -1,13 +1,12 @@
 package resident
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/residentctl/residentctl/pkg/linkstop"
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // An image may be larger than what the template had of its own: other files count too.
@@ -29,8 +28,7 @@ func TestImageWithinLimit(t *testing.T) {
 		t.Errorf("an image of just the limit: %v", err)
 	}
 	err := withinLimit(dir, 4<<20-1)
-	var refusal *linkstop.Refusal
-	if !errors.As(err, &refusal) || refusal.Reason != "its image takes 4 MiB, more than the limit of 3 MiB" || !strings.Contains(refusal.Hint, "--memory-limit") {
+	if problem.KindOf(err) != problem.Refused || problem.Of(err).Error() != "its image takes 4 MiB, more than the limit of 3 MiB" || !strings.Contains(problem.HintOf(err), "--memory-limit") {
 		t.Errorf("got %v", err)
 	}
 }

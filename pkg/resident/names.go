@@ -3,14 +3,13 @@ package resident
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/elfinfo"
-	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -97,10 +96,8 @@ func sameOrigin(program, path string) error {
 		return err
 	}
 	if usesOrigin(f) {
-		return &linkstop.Refusal{
-			Reason: fmt.Sprintf("%s is the same file as %s, which is resident, and its libraries are searched relative to its folder", path, program),
-			Hint:   "there is one image per file: use the name that is resident, or make a copy in the place of the hard link",
-		}
+		return problem.Refusef("%s is the same file as %s, which is resident, and its libraries are searched relative to its folder", path, program).
+			WithHint("there is one image per file: use the name that is resident, or make a copy in the place of the hard link")
 	}
 	return nil
 }

@@ -1,13 +1,12 @@
 package resident
 
 import (
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
-	"github.com/residentctl/residentctl/pkg/linkstop"
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // A hard link elsewhere has other libraries if they are searched beside it; a
@@ -37,9 +36,8 @@ func TestSameOrigin(t *testing.T) {
 				t.Fatal(err)
 			}
 			err := sameOrigin(in(name), in(link))
-			var refusal *linkstop.Refusal
 			if link == "elsewhere/origin-hard" {
-				if !errors.As(err, &refusal) || refusal.Hint == "" {
+				if problem.KindOf(err) != problem.Refused || problem.HintOf(err) == "" {
 					t.Errorf("%s: %v", link, err)
 				}
 			} else if err != nil {

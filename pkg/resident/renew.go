@@ -29,11 +29,8 @@ import (
 // Killed in between, it leaves an entry that is not current, which the next refresh takes
 // up from the beginning.
 
-// errMadeAgain is what keeps an image from being renewed although what it depends on
-// could be: add makes another one.
-var errMadeAgain = errors.New("it has to be made again")
-
-func madeAgain(why string) error { return fmt.Errorf("%w: %s", errMadeAgain, why) }
+// madeAgain is why an image cannot be renewed although what it depends on could be.
+func madeAgain(why string) error { return fmt.Errorf("it has to be made again: %s", why) }
 
 // renewed is a renewal under way.
 type renewed struct {
@@ -44,8 +41,8 @@ type renewed struct {
 }
 
 // renew gives an entry new plans where only times differ from what it depends on. Its
-// error is a *fingerprint.DifferentError or errMadeAgain where the image has to be made
-// again, ErrChanged or *WriterError where it is not the time for that.
+// error is ErrChanged or errWriter where another try might do that, and any other where the
+// image has to be made again.
 func (m *Manager) renew(ctx context.Context, rec registry.Record) (registry.Record, error) {
 	deps, err := renewable(ctx, rec)
 	if err != nil {
@@ -66,9 +63,8 @@ func (m *Manager) currentOrRenewed(ctx context.Context, path string) (rec regist
 		return rec, false, ok, err
 	}
 	_, err = m.renew(ctx, rec)
-	var writer *WriterError
 	switch {
-	case errors.Is(err, fingerprint.ErrChanged), errors.As(err, &writer), err != nil && ctx.Err() != nil:
+	case errors.Is(err, fingerprint.ErrChanged), errors.Is(err, errWriter), err != nil && ctx.Err() != nil:
 		return rec, false, false, err
 	case err != nil:
 		return rec, false, false, nil // it is made again, or refused for the same reason
@@ -93,7 +89,7 @@ func renewable(ctx context.Context, rec registry.Record) (*fingerprint.Dependenc
 	return now, nil
 }
 
-// noWriter is a *WriterError for a file that is open for writing.
+// noWriter is errWriter for a file that is open for writing.
 func noWriter(path string) error {
 	_, err := refuseWriters(path, path, linux.FileID{})
 	return err

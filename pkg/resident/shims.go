@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/elfinfo"
 	"github.com/residentctl/residentctl/pkg/readers"
 	"github.com/residentctl/residentctl/pkg/registry"
@@ -47,16 +48,12 @@ type Enabled struct {
 	Collides []string `json:"collides,omitempty"` // programs that the kernel cannot tell from it
 }
 
-// EnableError is a program that is not enabled.
-type EnableError struct{ what, hint string }
+// notEnabled says why a program is not enabled.
+func notEnabled(format string, args ...any) *problem.Problem {
+	return problem.Newf(problem.Other, format, args...)
+}
 
-func (e *EnableError) Error() string { return e.what }
-
-// Hint says what can be done about it.
-func (e *EnableError) Hint() string { return e.hint }
-
-// Enable makes a shim for a program, which is made resident if it is not. The
-// errors are Add's, and *EnableError.
+// Enable makes a shim for a program, which is made resident if it is not.
 func (m *Manager) Enable(ctx context.Context, name string, opts AddOptions) (*Enabled, error) {
 	path, err := LookPath(name)
 	if err != nil {
@@ -131,10 +128,8 @@ func findsItsFiles(rec registry.Record) error {
 			case err != nil:
 				return err
 			case found:
-				return &EnableError{
-					"it looks for its files where it finds itself in PATH, and would find its shim there",
-					"start it with `residentctl run`, in a tree under `residentctl exec`, or enable it as root with --system",
-				}
+				return notEnabled("it looks for its files where it finds itself in PATH, and would find its shim there").
+					WithHint("start it with `residentctl run`, in a tree under `residentctl exec`, or enable it as root with --system")
 			}
 		}
 	}
@@ -145,10 +140,8 @@ func findsItsFiles(rec registry.Record) error {
 // another one, and one whose name and path the shim would show to everybody.
 func (m *Manager) mayHaveShim(path string) error {
 	if found, err := LookPath(filepath.Base(path)); err == nil && found != path && !linux.SameFile(found, path) {
-		return &EnableError{
-			fmt.Sprintf("PATH leads to %s by this name, and a shim starts what PATH leads to", found),
-			fmt.Sprintf("put %s before %s in PATH, or start it with `residentctl run %s`", filepath.Dir(path), filepath.Dir(found), path),
-		}
+		return notEnabled("PATH leads to %s by this name, and a shim starts what PATH leads to", found).
+			WithHint("put %s before %s in PATH, or start it with `residentctl run %s`", filepath.Dir(path), filepath.Dir(found), path)
 	}
 	if !m.store.Shared() {
 		return nil
@@ -157,10 +150,8 @@ func (m *Manager) mayHaveShim(path string) error {
 	case err != nil:
 		return err
 	case secret:
-		return &EnableError{
-			fmt.Sprintf("not everybody may read %s, and a shim in this store would show its path to all", path),
-			"enable it in a store that only you may read: `mkdir -m 700 DIR`, then --store DIR",
-		}
+		return notEnabled("not everybody may read %s, and a shim in this store would show its path to all", path).
+			WithHint("enable it in a store that only you may read: `mkdir -m 700 DIR`, then --store DIR")
 	}
 	return nil
 }

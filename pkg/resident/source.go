@@ -137,7 +137,7 @@ func (l *layout) agree() error {
 		{"rseq", t.RseqAddr, im.Rseq.Addr},
 	} {
 		if w.ours != w.criu {
-			return &plan.ImageError{What: fmt.Sprintf("CRIU dumped %s as %#x, it is %#x", w.what, w.criu, w.ours)}
+			return plan.Unusable("CRIU dumped %s as %#x, it is %#x", w.what, w.criu, w.ours)
 		}
 	}
 	return nil
@@ -168,7 +168,7 @@ func (l *layout) areas() ([]plan.Area, error) {
 		case kernels(l.image.VMAs, v.Start):
 			continue
 		case v.Shared || v.Special:
-			return nil, &plan.ImageError{What: fmt.Sprintf("the mapping at %#x is shared or of a special kind", v.Start)}
+			return nil, plan.Unusable("the mapping at %#x is shared or of a special kind", v.Start)
 		case v.File:
 			id, err := linux.StatID(v.Path)
 			if err != nil {
@@ -197,14 +197,14 @@ func vdso(maps []linux.Mapping, auxv linux.Auxv) (v plan.VDSO, err error) {
 			v.Addr = m.Start
 		}
 		if n == len(v.Parts) || m.Start != v.Addr+v.Len {
-			return v, &plan.ImageError{What: "the vDSO and its data are not mapped as one"}
+			return v, plan.Unusable("the vDSO and its data are not mapped as one")
 		}
 		v.Parts[n] = m.Len()
 		v.Len += m.Len()
 		n++
 	}
 	if n == 0 {
-		return v, &plan.ImageError{What: "the kernel gave no vDSO"}
+		return v, plan.Unusable("the kernel gave no vDSO")
 	}
 	v.Code = auxv.Value(linux.ATSysinfoEhdr)
 	bytes, err := fingerprint.OwnVDSO()

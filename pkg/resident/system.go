@@ -27,18 +27,18 @@ import (
 // for one binfmt_misc, the machine's or a user namespace's own (binfmt.Instance): what
 // is enabled for another is left alone here, but goes with the program's entry.
 
-// MayEnableSystem is an *EnableError for everybody but root.
+// MayEnableSystem is nil for root only.
 func MayEnableSystem() error {
 	if os.Geteuid() == 0 {
 		return nil
 	}
-	return &EnableError{"only root may enable a program for the whole system", "run it as root, or enable a shim of your own (without --system)"}
+	return notEnabled("only root may enable a program for the whole system").
+		WithHint("run it as root, or enable a shim of your own (without --system)")
 }
 
 // EnableSystem has every exec of a program, whoever makes it and by whatever path,
 // start from its image, which is made if there is none. It is for root: the entry
-// counts for all users and containers. The errors are Add's, *EnableError and
-// *binfmt.Error.
+// counts for all users and containers.
 func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions) (*Enabled, error) {
 	path, err := LookPath(name)
 	if err != nil {
@@ -58,10 +58,8 @@ func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions
 	}
 	// Whether it can be read at all Add says better.
 	if reads, err := readsItself(path); err == nil && reads {
-		return nil, &EnableError{
-			"it reads its own file through /proc/self/exe, which not every start by binfmt_misc can set",
-			"enable it by a shim (without --system)",
-		}
+		return nil, notEnabled("it reads its own file through /proc/self/exe, which not every start by binfmt_misc can set").
+			WithHint("enable it by a shim (without --system)")
 	}
 	added, err := m.Add(ctx, path, opts)
 	if err != nil {
@@ -111,10 +109,8 @@ func maySetExe(rec registry.Record) error {
 	}
 	looks, err := looksAtItself(&deps)
 	if err == nil && looks {
-		err = &EnableError{
-			"it looks at itself through /proc/self/exe, which a start by binfmt_misc can set for ordinary users only where they may make user namespaces",
-			"enable it by a shim (without --system), or allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)",
-		}
+		err = notEnabled("it looks at itself through /proc/self/exe, which a start by binfmt_misc can set for ordinary users only where they may make user namespaces").
+			WithHint("enable it by a shim (without --system), or allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)")
 	}
 	return err
 }
@@ -127,10 +123,8 @@ func (m *Manager) mayBeEnabled(path string) error {
 	case err != nil:
 		return err
 	case secret:
-		return &EnableError{
-			fmt.Sprintf("not everybody may read %s, and binfmt_misc would show its path and first bytes to all", path),
-			"enable it by a shim (without --system) in a store that only you may read",
-		}
+		return notEnabled("not everybody may read %s, and binfmt_misc would show its path and first bytes to all", path).
+			WithHint("enable it by a shim (without --system) in a store that only you may read")
 	}
 	others, err := binfmt.Interpreters()
 	if err != nil {
@@ -138,10 +132,8 @@ func (m *Manager) mayBeEnabled(path string) error {
 	}
 	for _, other := range others {
 		if linux.SameFile(other, path) {
-			return &EnableError{
-				"binfmt_misc has it as the interpreter of another format, and an interpreter cannot have one itself",
-				"enable it by a shim (without --system)",
-			}
+			return notEnabled("binfmt_misc has it as the interpreter of another format, and an interpreter cannot have one itself").
+				WithHint("enable it by a shim (without --system)")
 		}
 	}
 	return nil
@@ -169,10 +161,8 @@ func (m *Manager) register(rec registry.Record, program string) (atBoot bool, er
 		return false, err
 	}
 	if len(theirs) > 0 {
-		return false, &EnableError{
-			"another store has enabled it, with " + theirs[0].Interpreter,
-			"`residentctl --store DIR disable` with that store's folder ends that",
-		}
+		return false, notEnabled("another store has enabled it, with %s", theirs[0].Interpreter).
+			WithHint("`residentctl --store DIR disable` with that store's folder ends that")
 	}
 	if err := m.store.WriteSystemLink(store.SystemLink{Program: program, Binary: binary, Instance: instance}); err != nil {
 		return false, err

@@ -14,33 +14,23 @@ import (
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/plural"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
 	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
-// A TrialError says in what a start from a new image was not what it should
-// be. The image is not used.
-type TrialError struct {
-	What string
-	Err  error
-}
+// errTrial is a start from a new image that was not what it should be. The image is not
+// used.
+var errTrial = errors.New("the trial start failed")
 
-func (e *TrialError) Error() string {
-	if e.Err != nil {
-		return fmt.Sprintf("the trial start failed: %s: %v", e.What, e.Err)
-	}
-	return "the trial start failed: " + e.What
-}
-func (e *TrialError) Unwrap() error { return e.Err }
+const trialHint = "it starts normally, as before; `residentctl check` shows whether resident starts work here"
 
-// Hint says what a person can do about it.
-func (e *TrialError) Hint() string {
-	return "it starts normally, as before; `residentctl check` shows whether resident starts work here"
+// wrong says in what a start was not what it should be.
+func wrong(format string, args ...any) error {
+	return problem.Newf(problem.Other, "%w: %w", errTrial, fmt.Errorf(format, args...)).WithHint(trialHint)
 }
-
-func wrong(format string, args ...any) error { return &TrialError{What: fmt.Sprintf(format, args...)} }
 
 // try starts the program from the staged image up to the launcher's jump, and
 // compares what is there with what the plan and CRIU's images say. The first
@@ -133,11 +123,11 @@ func startTrial(ctx context.Context, file string, pl *plan.Plan) (*ptrace.Proces
 	case errors.Is(err, ptrace.ErrStartedNormally):
 		// Nobody is left to write: this ends.
 		text, _ := io.ReadAll(said)
-		return nil, &TrialError{What: strings.TrimSpace(string(text)), Err: err}
+		return nil, wrong("%s: %w", strings.TrimSpace(string(text)), err)
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
 	case err != nil:
-		return nil, &TrialError{What: "the launcher did not come to its end", Err: err}
+		return nil, wrong("the launcher did not come to its end: %w", err)
 	}
 	return p, nil
 }

@@ -13,23 +13,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/launcher"
-	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
 	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
-// wantWrong fails unless err is a TrialError, with a hint, that says want; or nil if
+// wantWrong fails unless err is errTrial, with a hint, that says want; or nil if
 // want is "".
 func wantWrong(t *testing.T, err error, want string) {
 	t.Helper()
-	var trial *TrialError
 	switch {
 	case want == "" && err != nil:
 		t.Errorf("refused: %v", err)
-	case want != "" && (!errors.As(err, &trial) || trial.Hint() == "" || !strings.Contains(err.Error(), "the trial start failed: "+want)):
+	case want != "" && (!errors.Is(err, errTrial) || problem.HintOf(err) != trialHint || !strings.Contains(err.Error(), "the trial start failed: "+want)):
 		t.Errorf("got %v, want %q", err, want)
 	}
 }
@@ -59,10 +58,10 @@ func TestTrialAdvice(t *testing.T) {
 		want string
 	}{
 		{wrong("rsp is 0"), "please report it"},
-		{&TrialError{Err: &linkstop.Refusal{Hint: "try later"}}, "try later"},
-		{&FormatError{Err: criuwrap.ErrUnsupported}, "another version"},
+		{wrong("odd: %w", problem.Refusef("slow").WithHint("try later")), "try later"},
+		{otherFormat(criuwrap.Release{}, "criu", criuwrap.ErrUnsupported), "another version"},
 		{&criuwrap.Error{Op: "dump"}, "CRIU's log"},
-		{&linkstop.Refusal{Reason: "odd", Hint: "do this"}, "do this"},
+		{problem.Refusef("odd").WithHint("do this"), "do this"},
 		{fmt.Errorf("/lib/a %w", fingerprint.ErrChanged), "try again"},
 		{unix.EPERM, "forbids it"},
 		{errors.New("odd"), ""},
@@ -205,12 +204,11 @@ func TestSameDomain(t *testing.T) {
 		{"no such module", filepath.Join(dir, "none"), filepath.Join(dir, "none"), ""},
 		{"it has gone", ours, filepath.Join(dir, "none"), ""},
 	} {
-		var refusal *linkstop.Refusal
 		err := sameDomain(tc.ours, tc.its)
 		switch {
 		case tc.want == "" && err != nil:
 			t.Errorf("%s: %v", tc.name, err)
-		case tc.want != "" && (!errors.As(err, &refusal) || !strings.Contains(refusal.Reason, tc.want) || refusal.Hint == ""):
+		case tc.want != "" && (problem.KindOf(err) != problem.Refused || !strings.Contains(err.Error(), tc.want) || problem.HintOf(err) == ""):
 			t.Errorf("%s: %v, want something about %q and a hint", tc.name, err, tc.want)
 		}
 	}

@@ -88,7 +88,7 @@ func (m *Manager) Entries(queries ...string) ([]registry.Record, error) {
 // hashes the files that the image depends on, checks that the plan is what the
 // record and CRIU's files make it, starts the program by its launcher file up to
 // the jump, and compares that process with the reference. What is not as it should
-// be stands in the result; the error says why it could not be found out: an *OwnerError
+// be stands in the result; the error says why it could not be found out: problem.Untrusted
 // where the record does not say that the owner is trusted, and others.
 func (m *Manager) Verify(ctx context.Context, rec registry.Record, ref Reference) (*Verified, error) {
 	if err := notInside(); err != nil {
@@ -196,9 +196,8 @@ func (v *verifying) memory(ctx context.Context, ref Reference) error {
 		defer func() { _ = proc.Kill() }()
 		err = compareStart(p, v.pagesPath, proc)
 	}
-	var wrong *TrialError
-	if errors.As(err, &wrong) {
-		v.result.failf("%v", wrong)
+	if errors.Is(err, errTrial) {
+		v.result.failf("%v", err)
 		return nil
 	}
 	if err != nil {

@@ -1,12 +1,14 @@
 package resident
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 )
 
@@ -30,19 +32,10 @@ import (
 // The lease is given back at once. Holding it would gain nothing, since it does not
 // hold a writer up for longer than /proc/sys/fs/lease-break-time.
 
-// A WriterError refuses a file that is open for writing.
-type WriterError struct{ Path string }
+// errWriter refuses a file that is open for writing.
+var errWriter = errors.New("it is open for writing, and can change without a new time of change")
 
-func (e *WriterError) Error() string {
-	return fmt.Sprintf("link %s: it is open for writing, and can change without a new time of change", e.Path)
-}
-
-// Hint says what can be done about it.
-func (e *WriterError) Hint() string {
-	return fmt.Sprintf("try again when the program that writes to it has ended (`fuser -v %s` shows it)", e.Path)
-}
-
-// refuseWriters returns a *WriterError if the file at path, which name is shown for,
+// refuseWriters returns errWriter if the file at path, which name is shown for,
 // is open for writing. Where the kernel does not say (the file is another user's,
 // EACCES; NFS or FUSE, EINVAL) there is none. A file whose identity is not want, of
 // which a zero inode stands for any, is fingerprint.ErrChanged. It returns the file's
@@ -71,7 +64,8 @@ func refuseWriters(path, name string, want linux.FileID) (id linux.FileID, err e
 		return err
 	})
 	if err == unix.EAGAIN {
-		return id, &WriterError{name}
+		return id, problem.Newf(problem.Other, "link %s: %w", name, errWriter).
+			WithHint("try again when the program that writes to it has ended (`fuser -v %s` shows it)", name)
 	}
 	if err == nil {
 		_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK)

@@ -5,37 +5,13 @@ import (
 	"fmt"
 	"io/fs"
 	"syscall"
+
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // ErrUnsafe is a store that others could write to, or that is a stranger's:
 // what it holds would be executed.
 var ErrUnsafe = errors.New("not safe to run programs from")
-
-// Error is what a method of this package fails with: what was being done to
-// what, and why it did not work. The kernel's reason (syscall.ENOSPC, EROFS,
-// EACCES) is recognisable with errors.Is.
-type Error struct {
-	Doing string // "publish image"
-	Path  string
-	Err   error
-	hint  string
-}
-
-func (e *Error) Error() string { return fmt.Sprintf("%s %s: %v", e.Doing, e.Path, e.Err) }
-func (e *Error) Unwrap() error { return e.Err }
-
-// Hint says what a person can do about it, or nothing.
-func (e *Error) Hint() string {
-	if e.hint != "" {
-		return e.hint
-	}
-	for _, h := range hints {
-		if errors.Is(e.Err, h.is) {
-			return h.say
-		}
-	}
-	return ""
-}
 
 // ErrNoExec is a store on a file system from which nothing may be executed: no
 // launcher file would start, and what `exec` covers the dynamic linker with would
@@ -44,10 +20,7 @@ var ErrNoExec = errors.New("its file system is mounted noexec")
 
 var errNotInPath = errors.New("there is a colon or a line break in it")
 
-var hints = []struct {
-	is  error
-	say string
-}{
+var hints = problem.Hints{
 	{syscall.ENOSPC, "the disk is full; free some space, or use another store with --store"},
 	{syscall.EDQUOT, "the disk quota is used up; free some space, or use another store with --store"},
 	{ErrBusy, "try again when it is done; `fuser -v` on the store's staging folder shows which process it is"},
@@ -59,9 +32,17 @@ var hints = []struct {
 	{fs.ErrPermission, "this store is somebody else's: set HOME to your own home folder, name a store of your own with --store, or be root"},
 }
 
+// Failed is what a method of this package fails with: what was being done ("publish
+// image") to what, and why it did not work. The kernel's reason (syscall.ENOSPC, EROFS,
+// EACCES) is recognisable with errors.Is.
+func Failed(doing, path string, err error) *problem.Problem {
+	return &problem.Problem{Kind: problem.Store, Err: fmt.Errorf("%s %s: %w", doing, path, err), Hint: hints.For(err)}
+}
+
+// wrap is Failed if there is an error.
 func wrap(doing, path string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &Error{Doing: doing, Path: path, Err: err}
+	return Failed(doing, path, err)
 }

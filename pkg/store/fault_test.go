@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 // Another process is this test binary again: helperEnv says what it does.
@@ -223,8 +224,7 @@ func fullDisk(dir string) error {
 }
 
 func wantErrno(err error, errno syscall.Errno) error {
-	var e *Error
-	if !errors.Is(err, errno) || !errors.As(err, &e) || e.Hint() == "" {
+	if !errors.Is(err, errno) || problem.HintOf(err) == "" {
 		return fmt.Errorf("want %v, got %v", errno, err)
 	}
 	return nil

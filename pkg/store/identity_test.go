@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 func needRoot(t *testing.T) {
@@ -61,11 +62,10 @@ func TestRootRefusesStoreThatOthersCouldReplace(t *testing.T) {
 			}
 			for what, open := range map[string]func(string) (*Store, error){"open": Open, "create": Create} {
 				_, err := open(filepath.Join(above, test.open))
-				var e *Error
 				switch {
 				case test.ok && err != nil:
 					t.Errorf("%s: %v", what, err)
-				case !test.ok && (!errors.Is(err, ErrUnsafe) || !errors.As(err, &e) || e.Hint() == ""):
+				case !test.ok && (!errors.Is(err, ErrUnsafe) || problem.HintOf(err) == ""):
 					t.Errorf("%s: %v", what, err)
 				}
 			}
@@ -105,8 +105,7 @@ func TestPublishNoticesAnotherDirectory(t *testing.T) {
 		"link":    func() error { return s.Link(inode(1, 2), idA) },
 		"lock":    func() error { _, err := s.Lock(t.Context()); return err },
 	} {
-		var e *Error
-		if err := do(); !errors.Is(err, ErrReplaced) || !errors.As(err, &e) || e.Hint() == "" {
+		if err := do(); !errors.Is(err, ErrReplaced) || problem.HintOf(err) == "" {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -210,8 +209,7 @@ func TestCreateThroughLinks(t *testing.T) {
 	_, err = Open(filepath.Join(dir, "real", "deep", "store"))
 	must(t, err)
 	for _, path := range []string{"dangling", "dangling/store"} {
-		var e *Error
-		if _, err := Create(filepath.Join(dir, path)); !errors.As(err, &e) || e.Hint() == "" || !errors.Is(err, ErrUnsafe) {
+		if _, err := Create(filepath.Join(dir, path)); problem.HintOf(err) == "" || !errors.Is(err, ErrUnsafe) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}

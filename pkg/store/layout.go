@@ -40,7 +40,7 @@ func UserDir() (string, error) {
 		err = fmt.Errorf("HOME is %q, which is not an absolute path", home)
 	}
 	if err != nil {
-		return "", &Error{Doing: "find the store of", Path: "this user", Err: err, hint: "set HOME, or name a store with --store"}
+		return "", Failed("find the store of", "this user", err).WithHint("set HOME, or name a store with --store")
 	}
 	return filepath.Join(home, ".local", "share", "residentctl"), nil
 }

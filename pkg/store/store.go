@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/launcher"
 )
 
@@ -154,20 +155,18 @@ func mayLead(s linux.Step) error {
 	case others && s.In.Mode&unix.S_ISVTX == 0:
 		why = fmt.Sprintf("can be written to by others than root (mode %04o, group %d)", s.In.Mode&0o7777, s.In.Gid)
 	case others && s.Stat != nil && !isRoot(s.Stat.Uid):
-		return &leadError{filepath.Join(s.Dir, s.Name), fmt.Sprintf("belongs to user %d in a directory to which others may write", s.Stat.Uid)}
+		return leadError(filepath.Join(s.Dir, s.Name), fmt.Sprintf("belongs to user %d in a directory to which others may write", s.Stat.Uid))
 	default:
 		return nil
 	}
-	return &leadError{s.Dir, why}
+	return leadError(s.Dir, why)
 }
 
 // leadError is ErrUnsafe for what leads to a store.
-type leadError struct{ path, why string }
-
-func (e *leadError) Error() string {
-	return fmt.Sprintf("%v as root: %s, which leads to it, %s", ErrUnsafe, e.path, e.why)
+func leadError(path, why string) error {
+	return problem.Newf(problem.Other, "%w as root: %s, which leads to it, %s", ErrUnsafe, path, why).
+		WithHint("name a store that only root's directories lead to, or look who could have changed it; if it is to be trusted: chown root %[1]s and chmod go-w %[1]s", path)
 }
-func (e *leadError) Unwrap() error { return ErrUnsafe }
 
 // Missing are the folders that the store has lost.
 func (s *Store) Missing() []string {
@@ -187,9 +186,8 @@ func Create(dir string) (*Store, error) {
 		return nil, wrap("make store", dir, err)
 	}
 	top, err := openOrMake(dir)
-	var failed *Error
 	switch {
-	case errors.As(err, &failed):
+	case problem.KindOf(err) == problem.Store:
 		return nil, err
 	case err != nil:
 		return nil, openError(dir, err)
@@ -327,24 +325,21 @@ var (
 )
 
 func openError(path string, err error) error {
-	var lead *leadError
-	if errors.As(err, &lead) {
-		err = lead // which says where
+	if lead := problem.Of(err); lead != nil { // which says where
+		return Failed("open store", path, lead).WithHint("%s", lead.Hint)
 	}
-	e := &Error{Doing: "open store", Path: path, Err: err}
+	p := Failed("open store", path, err)
 	switch {
 	case errors.Is(err, errNotFolder):
-		e.hint = fmt.Sprintf("move %s away, or name another store with --store", path)
+		p.WithHint("move %s away, or name another store with --store", path)
 	case errors.Is(err, errHiddenOwner):
-		e.hint = "in the user namespace that `residentctl exec` makes for an ordinary user root's files look like nobody's: do it outside"
-	case errors.As(err, &lead):
-		e.hint = fmt.Sprintf("name a store that only root's directories lead to, or look who could have changed it; if it is to be trusted: chown root %[1]s and chmod go-w %[1]s", lead.path)
+		p.Hint = "in the user namespace that `residentctl exec` makes for an ordinary user root's files look like nobody's: do it outside"
 	case errors.Is(err, ErrUnsafe):
-		e.hint = fmt.Sprintf("look who could have changed it; if it is to be trusted: chown it to yourself or root and chmod go-w %s", path)
+		p.WithHint("look who could have changed it; if it is to be trusted: chown it to yourself or root and chmod go-w %s", path)
 	case errors.Is(err, fs.ErrNotExist):
-		e.hint = "`residentctl add PROGRAM` makes it"
+		p.Hint = "`residentctl add PROGRAM` makes it"
 	}
-	return e
+	return p
 }
 
 // checkFolder looks at the owner and mode of a folder of a store: of the open directory

@@ -12,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/problem"
 )
 
 const (
@@ -68,8 +70,7 @@ func TestDirs(t *testing.T) {
 	}
 	t.Setenv("HOME", "")
 	_, err := UserDir()
-	var e *Error
-	if !errors.As(err, &e) || e.Hint() == "" {
+	if problem.HintOf(err) == "" {
 		t.Error(err)
 	}
 }
@@ -164,8 +165,7 @@ func TestOpenRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err := Open(s.Dir())
-			var e *Error
-			if !errors.Is(err, tc.want) || !errors.As(err, &e) || e.Hint() == "" {
+			if !errors.Is(err, tc.want) || problem.HintOf(err) == "" {
 				t.Errorf("got %v", err)
 			}
 			if tc.want == ErrUnsafe {

@@ -24,7 +24,7 @@ type Temporary struct {
 func StageTemporary() (*Temporary, error) {
 	dir, lock, err := makeLocked(os.TempDir(), temporaryPrefix)
 	if err != nil {
-		return nil, &Error{Doing: "make a folder in", Path: os.TempDir(), Err: err, hint: "name another folder in TMPDIR"}
+		return nil, Failed("make a folder in", os.TempDir(), err).WithHint("name another folder in TMPDIR")
 	}
 	return &Temporary{dir, lock}, nil
 }
