@@ -41,6 +41,9 @@ func Newf(kind Kind, format string, args ...any) *Problem {
 	return &Problem{Kind: kind, Err: fmt.Errorf(format, args...)}
 }
 
+// Errorf is Newf for what is of no kind.
+func Errorf(format string, args ...any) *Problem { return Newf(Other, format, args...) }
+
 // Refusef is Newf for a program that runs well, and cannot have an image.
 func Refusef(format string, args ...any) *Problem { return Newf(Refused, format, args...) }
 

@@ -78,7 +78,7 @@ func Supported() error {
 
 func supported(release string) error {
 	if olderThan(release, 5, 15) {
-		return problem.Newf(problem.Other, "use binfmt_misc of Linux %s: %w", release, ErrTooOld).
+		return problem.Errorf("use binfmt_misc of Linux %s: %w", release, ErrTooOld).
 			WithHint("enable it by a shim instead (without --system)")
 	}
 	return nil
@@ -90,7 +90,7 @@ func Mount() error {
 		return nil
 	}
 	if err := unix.Mount("binfmt_misc", Dir, "binfmt_misc", 0, ""); err != nil {
-		return problem.Newf(problem.Other, "mount binfmt_misc at "+Dir+": %w", err).
+		return problem.Errorf("mount binfmt_misc at "+Dir+": %w", err).
 			WithHint("a container may lack the right, a kernel the feature (CONFIG_BINFMT_MISC): enable it by a shim instead (without --system)")
 	}
 	return nil
@@ -114,7 +114,7 @@ func Instance() (string, error) {
 	}
 	id, err := linux.StatID("/proc/self/ns/user")
 	if err != nil {
-		return "", problem.Newf(problem.Other, "find out whose binfmt_misc this is: %w", err).WithHint("is /proc mounted?")
+		return "", problem.Errorf("find out whose binfmt_misc this is: %w", err).WithHint("is /proc mounted?")
 	}
 	if id.Ino == initialUserNamespace {
 		return "", nil

@@ -31,8 +31,8 @@ func noCapability(path string) error {
 }
 
 // MayDump reports as an error why the criu at path may not dump a process of the
-// caller's. What can only be found out by trying, such as a
-// mount where files give no capabilities (nosuid), it does not know.
+// caller's. What can only be found out by trying, such as a mount where files give no
+// capabilities (nosuid), it does not know.
 func MayDump(path string) error {
 	if os.Geteuid() == 0 {
 		return nil

@@ -113,7 +113,7 @@ func (t *Tree) within(around *Within, auto bool) error {
 	if len(around.Stores) > 0 {
 		stores = strings.Join(around.Stores, " and ")
 	}
-	return problem.Newf(problem.Other, "exec changes nothing for %s: %w, which looks for images in %s", t.Argv[0], ErrWithin, stores).
+	return problem.Errorf("exec changes nothing for %s: %w, which looks for images in %s", t.Argv[0], ErrWithin, stores).
 		WithHint("give --store and --auto to that one")
 }
 

@@ -31,7 +31,7 @@ var namespaceOptions = []string{"--user", "--map-current-user", "--keep-caps", "
 func NamespaceCommand() ([]string, error) {
 	if held := ambient(); held != "" {
 		// A service with AmbientCapabilities=, for example, needs them.
-		return nil, noNamespace("a user namespace would take your capabilities away (CapAmb %s)", held).
+		return nil, problem.Errorf("a user namespace would take your capabilities away (CapAmb %s)", held).
 			WithHint("give them up first (setpriv --ambient-caps=-all), or use `residentctl enable`, which needs no namespace")
 	}
 	unshare, err := tryNamespace(nil)
@@ -62,11 +62,11 @@ func Probe() (own, ordinary error) {
 // unshare(1).
 func tryNamespace(as *syscall.Credential) (unshare string, err error) {
 	if unshare, err = tool("unshare"); err != nil {
-		return "", noNamespace("unshare(1) was not found in PATH or /usr/bin").WithHint("install util-linux")
+		return "", problem.Errorf("unshare(1) was not found in PATH or /usr/bin").WithHint("install util-linux")
 	}
 	ends, err := tool("true")
 	if err != nil {
-		return "", noNamespace("true(1) was not found in PATH or /usr/bin").WithHint("install coreutils")
+		return "", problem.Errorf("true(1) was not found in PATH or /usr/bin").WithHint("install coreutils")
 	}
 	try := exec.Command(unshare, append(slices.Clone(namespaceOptions), "--", ends)...)
 	try.Dir = "/"
@@ -104,7 +104,7 @@ func NoMountNamespace(err error) error {
 	if errno := syscall.Errno(0); errors.As(err, &errno) {
 		err = errno // without the name of the program that was to be started in it
 	}
-	p := noNamespace("make a mount namespace: %v", err).WithHint("the kernel, a container or a sandbox forbids it")
+	p := problem.Errorf("make a mount namespace: %v", err).WithHint("the kernel, a container or a sandbox forbids it")
 	switch {
 	case errors.Is(err, unix.EPERM):
 		p.Hint = "it needs CAP_SYS_ADMIN, which a container or a service may have taken from root"
@@ -113,15 +113,10 @@ func NoMountNamespace(err error) error {
 	case errors.Is(err, unix.EINVAL):
 		// mount(2), MS_SLAVE and the like: what is to be shared or not has to be a mount,
 		// and the one that a chroot's folder lies in cannot be named inside.
-		return noNamespace("the root folder is no mount point, as in a plain chroot, so mounts cannot be kept inside").
+		return problem.Errorf("the root folder is no mount point, as in a plain chroot, so mounts cannot be kept inside").
 			WithHint("make it one: `mount --rbind DIR DIR` before the chroot to DIR")
 	}
 	return p
-}
-
-// noNamespace says why a command tree cannot have a namespace.
-func noNamespace(format string, args ...any) *problem.Problem {
-	return problem.Newf(problem.Other, format, args...)
 }
 
 // sysctl is the value of a kernel parameter, "" where there is none of the name.
@@ -145,18 +140,18 @@ func whyNoNamespace(said string, sysctl func(string) string) error {
 			"root can allow them to unshare(1) by an AppArmor profile with `userns,`, or to all: sysctl kernel.apparmor_restrict_unprivileged_userns=0"},
 	} {
 		if sysctl(forbids.name) == forbids.value {
-			return noNamespace("ordinary users cannot make user namespaces here (%s is %s)", forbids.name, forbids.value).
+			return problem.Errorf("ordinary users cannot make user namespaces here (%s is %s)", forbids.name, forbids.value).
 				WithHint("%s", forbids.advice+without)
 		}
 	}
 	if strings.Contains(said, "unrecognized option") {
-		return noNamespace("unshare(1) is too old").WithHint("util-linux 2.38 or newer is needed" + without)
+		return problem.Errorf("unshare(1) is too old").WithHint("util-linux 2.38 or newer is needed" + without)
 	}
 	if strings.Contains(said, unix.ENOSPC.Error()) || strings.Contains(said, "No space left on device") {
-		return noNamespace("no more user namespaces can be made here").
+		return problem.Errorf("no more user namespaces can be made here").
 			WithHint("root can raise the limit (sysctl user.max_user_namespaces), which also counts for the namespaces around this one" + without)
 	}
-	return noNamespace("no user namespace can be made here (%s)", said).
+	return problem.Errorf("no user namespace can be made here (%s)", said).
 		WithHint("the kernel, a container or a sandbox forbids it" + without)
 }
 

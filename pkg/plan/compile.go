@@ -47,7 +47,7 @@ func (r Run) end() uint64 { return r.Addr + r.Len }
 
 // Unusable says why an image cannot be started by the launcher.
 func Unusable(format string, args ...any) error {
-	return problem.Newf(problem.Other, "the image cannot be used: "+format, args...).
+	return problem.Errorf("the image cannot be used: "+format, args...).
 		WithHint("it starts normally, as before; there is nothing to be done")
 }
 

@@ -13,8 +13,7 @@ import (
 	"github.com/residentctl/residentctl/internal/plural"
 )
 
-// Read reads the plan in the file. Its errors are the file's and
-// Decode's.
+// Read reads the plan in the file. Its errors are the file's and Decode's.
 func Read(path string) (*Plan, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -92,7 +91,8 @@ func part[T any](d *decoder, all []T, rest *[]T, first, n uint32) []T {
 }
 
 // Decode reads a plan back. Whatever the bytes are, it ends with a plan whose
-// every part is within bounds, or with a *DamagedError; a plan of another version is an error too.
+// every part is within bounds, with a *DamagedError, or with an error that names the
+// other version that it is of.
 func Decode(raw []byte) (*Plan, error) {
 	var h Header
 	if err := binary.Read(bytes.NewReader(raw), binary.LittleEndian, &h); err != nil {

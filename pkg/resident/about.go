@@ -78,7 +78,7 @@ func visible(s *store.Store) (records []registry.Record, err error) {
 			err = errors.New("it is about another image")
 		}
 		if err != nil {
-			damaged = append(damaged, &AboutError{problem.Newf(problem.Other, "read %s: %w", s.AboutPath(id), err).
+			damaged = append(damaged, &AboutError{problem.Errorf("read %s: %w", s.AboutPath(id), err).
 				WithHint("one program is not shown; `residentctl refresh`, by the store's owner, makes its image anew")})
 			continue
 		}

@@ -163,7 +163,7 @@ func (m *Manager) Inspect(rec registry.Record) (*Inspection, error) {
 
 // unreadable is the error of an image whose files cannot be read.
 func unreadable(rec registry.Record, err error) error {
-	return problem.Newf(problem.Other, "read the image of %s (id %.12s): %w", rec.Program, rec.ID, err).
+	return problem.Errorf("read the image of %s (id %.12s): %w", rec.Program, rec.ID, err).
 		WithHint("it is executed normally; `residentctl add %s`, by the store's owner, makes its image anew", rec.Program)
 }
 

@@ -48,11 +48,6 @@ type Enabled struct {
 	Collides []string `json:"collides,omitempty"` // programs that the kernel cannot tell from it
 }
 
-// notEnabled says why a program is not enabled.
-func notEnabled(format string, args ...any) *problem.Problem {
-	return problem.Newf(problem.Other, format, args...)
-}
-
 // Enable makes a shim for a program, which is made resident if it is not.
 func (m *Manager) Enable(ctx context.Context, name string, opts AddOptions) (*Enabled, error) {
 	path, err := LookPath(name)
@@ -128,7 +123,7 @@ func findsItsFiles(rec registry.Record) error {
 			case err != nil:
 				return err
 			case found:
-				return notEnabled("it looks for its files where it finds itself in PATH, and would find its shim there").
+				return problem.Errorf("it looks for its files where it finds itself in PATH, and would find its shim there").
 					WithHint("start it with `residentctl run`, in a tree under `residentctl exec`, or enable it as root with --system")
 			}
 		}
@@ -140,7 +135,7 @@ func findsItsFiles(rec registry.Record) error {
 // another one, and one whose name and path the shim would show to everybody.
 func (m *Manager) mayHaveShim(path string) error {
 	if found, err := LookPath(filepath.Base(path)); err == nil && found != path && !linux.SameFile(found, path) {
-		return notEnabled("PATH leads to %s by this name, and a shim starts what PATH leads to", found).
+		return problem.Errorf("PATH leads to %s by this name, and a shim starts what PATH leads to", found).
 			WithHint("put %s before %s in PATH, or start it with `residentctl run %s`", filepath.Dir(path), filepath.Dir(found), path)
 	}
 	if !m.store.Shared() {
@@ -150,7 +145,7 @@ func (m *Manager) mayHaveShim(path string) error {
 	case err != nil:
 		return err
 	case secret:
-		return notEnabled("not everybody may read %s, and a shim in this store would show its path to all", path).
+		return problem.Errorf("not everybody may read %s, and a shim in this store would show its path to all", path).
 			WithHint("enable it in a store that only you may read: `mkdir -m 700 DIR`, then --store DIR")
 	}
 	return nil

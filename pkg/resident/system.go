@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/binfmt"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/intercept"
@@ -32,7 +33,7 @@ func MayEnableSystem() error {
 	if os.Geteuid() == 0 {
 		return nil
 	}
-	return notEnabled("only root may enable a program for the whole system").
+	return problem.Errorf("only root may enable a program for the whole system").
 		WithHint("run it as root, or enable a shim of your own (without --system)")
 }
 
@@ -58,7 +59,7 @@ func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions
 	}
 	// Whether it can be read at all Add says better.
 	if reads, err := readsItself(path); err == nil && reads {
-		return nil, notEnabled("it reads its own file through /proc/self/exe, which not every start by binfmt_misc can set").
+		return nil, problem.Errorf("it reads its own file through /proc/self/exe, which not every start by binfmt_misc can set").
 			WithHint("enable it by a shim (without --system)")
 	}
 	added, err := m.Add(ctx, path, opts)
@@ -109,7 +110,7 @@ func maySetExe(rec registry.Record) error {
 	}
 	looks, err := looksAtItself(&deps)
 	if err == nil && looks {
-		err = notEnabled("it looks at itself through /proc/self/exe, which a start by binfmt_misc can set for ordinary users only where they may make user namespaces").
+		err = problem.Errorf("it looks at itself through /proc/self/exe, which a start by binfmt_misc can set for ordinary users only where they may make user namespaces").
 			WithHint("enable it by a shim (without --system), or allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)")
 	}
 	return err
@@ -123,7 +124,7 @@ func (m *Manager) mayBeEnabled(path string) error {
 	case err != nil:
 		return err
 	case secret:
-		return notEnabled("not everybody may read %s, and binfmt_misc would show its path and first bytes to all", path).
+		return problem.Errorf("not everybody may read %s, and binfmt_misc would show its path and first bytes to all", path).
 			WithHint("enable it by a shim (without --system) in a store that only you may read")
 	}
 	others, err := binfmt.Interpreters()
@@ -132,7 +133,7 @@ func (m *Manager) mayBeEnabled(path string) error {
 	}
 	for _, other := range others {
 		if linux.SameFile(other, path) {
-			return notEnabled("binfmt_misc has it as the interpreter of another format, and an interpreter cannot have one itself").
+			return problem.Errorf("binfmt_misc has it as the interpreter of another format, and an interpreter cannot have one itself").
 				WithHint("enable it by a shim (without --system)")
 		}
 	}
@@ -161,7 +162,7 @@ func (m *Manager) register(rec registry.Record, program string) (atBoot bool, er
 		return false, err
 	}
 	if len(theirs) > 0 {
-		return false, notEnabled("another store has enabled it, with %s", theirs[0].Interpreter).
+		return false, problem.Errorf("another store has enabled it, with %s", theirs[0].Interpreter).
 			WithHint("`residentctl --store DIR disable` with that store's folder ends that")
 	}
 	if err := m.store.WriteSystemLink(store.SystemLink{Program: program, Binary: binary, Instance: instance}); err != nil {

@@ -29,7 +29,7 @@ const trialHint = "it starts normally, as before; `residentctl check` shows whet
 
 // wrong says in what a start was not what it should be.
 func wrong(format string, args ...any) error {
-	return problem.Newf(problem.Other, "%w: %w", errTrial, fmt.Errorf(format, args...)).WithHint(trialHint)
+	return problem.Errorf("%w: %w", errTrial, fmt.Errorf(format, args...)).WithHint(trialHint)
 }
 
 // try starts the program from the staged image up to the launcher's jump, and

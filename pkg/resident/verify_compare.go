@@ -148,17 +148,17 @@ type comparison struct {
 	differences map[string]int
 	corrected   [plan.FixKinds]int
 	pages       int
-	unknown     []wordError
+	unknown     []unknownWord
 	more        int // unknown words besides
 }
 
-// wordError is a word that no class explains.
-type wordError struct {
+// unknownWord is a word that no class explains.
+type unknownWord struct {
 	addr, trial, ref uint64
 	where            string
 }
 
-func (e wordError) Error() string {
+func (e unknownWord) String() string {
 	if e.trial == e.ref {
 		return fmt.Sprintf("the word at %#x (%s), %#x, belongs to the process and is not corrected", e.addr, e.where, e.trial)
 	}
@@ -380,14 +380,14 @@ func (c *comparison) fail(addr, trial, ref uint64) {
 	if in.path == "" {
 		where = fmt.Sprintf("anonymous memory+%#x", addr-in.start)
 	}
-	c.unknown = append(c.unknown, wordError{addr, trial, ref, where})
+	c.unknown = append(c.unknown, unknownWord{addr, trial, ref, where})
 }
 
 // failures are the words that nobody knows, for people.
 func (c *comparison) failures() []string {
 	var all []string
 	for _, w := range c.unknown {
-		all = append(all, w.Error())
+		all = append(all, w.String())
 	}
 	if c.more > 0 {
 		all = append(all, "and "+plural.Count(c.more, "word")+" more")

@@ -64,7 +64,7 @@ func refuseWriters(path, name string, want linux.FileID) (id linux.FileID, err e
 		return err
 	})
 	if err == unix.EAGAIN {
-		return id, problem.Newf(problem.Other, "link %s: %w", name, errWriter).
+		return id, problem.Errorf("link %s: %w", name, errWriter).
 			WithHint("try again when the program that writes to it has ended (`fuser -v %s` shows it)", name)
 	}
 	if err == nil {

@@ -164,7 +164,7 @@ func mayLead(s linux.Step) error {
 
 // leadError is ErrUnsafe for what leads to a store.
 func leadError(path, why string) error {
-	return problem.Newf(problem.Other, "%w as root: %s, which leads to it, %s", ErrUnsafe, path, why).
+	return problem.Errorf("%w as root: %s, which leads to it, %s", ErrUnsafe, path, why).
 		WithHint("name a store that only root's directories lead to, or look who could have changed it; if it is to be trusted: chown root %[1]s and chmod go-w %[1]s", path)
 }
 
