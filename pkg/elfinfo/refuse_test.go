@@ -10,26 +10,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/residentctl/residentctl/internal/fixture"
 )
 
-// compile builds a C program with gcc and returns its path.
-func compile(t *testing.T, source string, flags ...string) string {
-	t.Helper()
-	gcc, err := exec.LookPath("gcc")
-	if err != nil {
-		t.Skip("no gcc")
-	}
-	dir := t.TempDir()
-	src, out := filepath.Join(dir, "p.c"), filepath.Join(dir, "p")
-	if err := os.WriteFile(src, []byte(source), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	args := append([]string{"-o", out, src}, flags...)
-	if msg, err := exec.Command(gcc, args...).CombinedOutput(); err != nil {
-		t.Fatalf("gcc %v: %v\n%s", args, err, msg)
-	}
-	return out
-}
+// compile is the path of a C program that has been compiled.
+var compile = fixture.Build
 
 const emptyMain = "int main(void) { return 0; }\n"
 

@@ -115,7 +115,7 @@ func TestFlippedBytes(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	rounds := 300
 	if testing.Short() {
-		rounds = 50
+		rounds = 15
 	}
 	for range rounds {
 		bad := append([]byte(nil), data...)

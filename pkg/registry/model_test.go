@@ -51,7 +51,7 @@ func TestModel(t *testing.T) {
 	const seed = 4
 	steps := 2000
 	if testing.Short() {
-		steps = 200
+		steps = 100
 	}
 	rnd := rand.New(rand.NewPCG(seed, seed))
 	r, m := newRegistry(t), model{}

@@ -89,6 +89,10 @@ func TestAbandoned(t *testing.T) {
 // A gc that runs beside publishing processes takes nothing from them.
 func TestSweepBesidePublish(t *testing.T) {
 	s := newStore(t)
+	rounds := 40
+	if testing.Short() {
+		rounds = 5
+	}
 	stop := make(chan bool)
 	var gc, work sync.WaitGroup
 	for range 2 {
@@ -114,7 +118,7 @@ func TestSweepBesidePublish(t *testing.T) {
 	}
 	for _, id := range []string{idA, idB} {
 		work.Go(func() {
-			for range 40 {
+			for range rounds {
 				if err := errors.Join(publish(s, id), s.Link(inode(1, 2), id), s.RemoveImage(id)); err != nil {
 					t.Error(err)
 					return
