@@ -1,0 +1,365 @@
+package ldcache
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/residentctl/residentctl/internal/fixture"
+)
+
+func mustParse(t testing.TB, raw []byte) *Cache {
+	t.Helper()
+	c, err := Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// some is a cache with each kind of entry.
+func some() []lib {
+	return []lib{
+		{name: "libc.so.6", Entry: Entry{Path: "/lib/libc.so.6"}},
+		{name: "libz.so.1", Entry: Entry{Path: "/v2/libz.so.1", Subdir: "x86-64-v2"}},
+		{name: "libz.so.1", Entry: Entry{Path: "/v3/libz.so.1", Subdir: "x86-64-v3", HWCap: 3 << 32}},
+		{name: "libz.so.1", Entry: Entry{Path: "/lib/libz.so.1"}},
+		{name: "libz.so.1", Entry: Entry{Path: "/second/libz.so.1"}},
+		{name: "libz.so.1", Entry: Entry{Path: "/lib32/libz.so.1"}, flags: 3},
+		{name: "libold.so.1", Entry: Entry{Path: "/lib/tls/libold.so.1", HWCap: 1 << 63}},
+		{name: "libold.so.1", Entry: Entry{Path: "/lib/libold-3.so.1", OSVersion: 0x30200}},
+		{name: "libold.so.1", Entry: Entry{Path: "/lib/libold.so.1"}},
+		{name: "lib10.so", Entry: Entry{Path: "/lib/lib10.so"}},
+		{name: "lib9.so", Entry: Entry{Path: "/lib/lib9.so"}},
+		{name: "libforeign.so", Entry: Entry{Path: "/lib32/libforeign.so"}, flags: 3},
+		{name: "libé.so", Entry: Entry{Path: "/lib/libé.so"}},
+	}
+}
+
+func TestLookup(t *testing.T) {
+	subdir := func(isa uint64) uint64 { return 1<<62 | isa<<32 }
+	for _, tc := range []struct {
+		name     string
+		want     []Entry
+		wantsOld bool // what the old format tells is the same
+	}{
+		{"libc.so.6", []Entry{{Path: "/lib/libc.so.6"}}, true},
+		{"libz.so.1", []Entry{
+			{Path: "/v2/libz.so.1", HWCap: subdir(0), Subdir: "x86-64-v2"},
+			{Path: "/v3/libz.so.1", HWCap: subdir(3), Subdir: "x86-64-v3"},
+			{Path: "/lib/libz.so.1"},
+		}, false},
+		{"libold.so.1", []Entry{
+			{Path: "/lib/tls/libold.so.1", HWCap: 1 << 63},
+			{Path: "/lib/libold-3.so.1", OSVersion: 0x30200},
+			{Path: "/lib/libold.so.1"},
+		}, false},
+		{"lib9.so", []Entry{{Path: "/lib/lib9.so"}}, true},
+		{"lib10.so", []Entry{{Path: "/lib/lib10.so"}}, true},
+		{"lib010.so", []Entry{{Path: "/lib/lib10.so"}}, true}, // the same number
+		{"libé.so", []Entry{{Path: "/lib/libé.so"}}, true},
+		{"libforeign.so", nil, true},
+		{"libnone.so", nil, true},
+		{"", nil, true},
+	} {
+		for _, format := range []written{{new: true}, {old: true, new: true}, {old: true}} {
+			format.libs = some()
+			if !format.new && !tc.wantsOld {
+				continue
+			}
+			got, err := mustParse(t, format.bytes()).Lookup(tc.name)
+			if err != nil {
+				t.Errorf("%s: %v", tc.name, err)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("%s, old format %v, new format %v:\n%s", tc.name, format.old, format.new, diff)
+			}
+		}
+	}
+}
+
+// The index of a subdirectory is relative to a list that another package makes longer.
+func TestLookupNamesSubdirectories(t *testing.T) {
+	libs := []lib{{name: "libz.so.1", Entry: Entry{Path: "/v3/libz.so.1", Subdir: "x86-64-v3"}}}
+	before, err := mustParse(t, written{libs: libs, new: true}.bytes()).Lookup("libz.so.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	libs = append(libs, lib{name: "liba.so", Entry: Entry{Path: "/v2/liba.so", Subdir: "x86-64-v2"}})
+	after, err := mustParse(t, written{libs: libs, new: true}.bytes()).Lookup("libz.so.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, after); diff != "" || before[0].Subdir != "x86-64-v3" {
+		t.Errorf("%+v, and with one more library:\n%s", before, diff)
+	}
+}
+
+func TestCompare(t *testing.T) {
+	for _, tc := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0}, {"a", "a", 0}, {"a", "b", -1}, {"b", "a", 1}, {"a", "", 1}, {"", "a", -1}, {"ab", "a", 1},
+		{"9", "10", -1}, {"10", "9", 1}, {"010", "10", 0}, {"a1", "ab", 1}, {"ab", "a1", -1},
+		{"lib1.so", "lib1.so.1", -1}, {"é", "z", -1}, // char is signed
+		{"4294967297", "1", 0}, // the value has 32 bits
+	} {
+		if got := compare(tc.a, tc.b); sign(got) != tc.want {
+			t.Errorf("compare(%q, %q) = %d, want the sign %d", tc.a, tc.b, got, tc.want)
+		}
+	}
+}
+
+func sign(n int) int {
+	switch {
+	case n < 0:
+		return -1
+	case n > 0:
+		return 1
+	}
+	return 0
+}
+
+func TestParseDamaged(t *testing.T) {
+	good := written{libs: some(), new: true}.bytes()
+	both := written{libs: some(), old: true, new: true}.bytes()
+	put := func(raw []byte, at int, b ...byte) []byte {
+		raw = bytes.Clone(raw)
+		copy(raw[at:], b)
+		return raw
+	}
+	extensions := int(uint64(good[32]) | uint64(good[33])<<8)
+	for _, tc := range []struct {
+		name string
+		raw  []byte
+	}{
+		{"empty", nil},
+		{"text", []byte("# nothing is cached\n")},
+		{"half a magic", []byte("glibc-ld.so")},
+		{"a header alone", good[:newHeader]},
+		{"half the entries", good[:newHeader+newEntry*3]},
+		{"too many entries", put(good, 20, 0xff, 0xff, 0xff, 0xff)},
+		{"big-endian", put(good, 28, 3)},
+		{"invalid endianness", put(good, 28, 1)},
+		{"extensions behind the end", put(good, 32, 0xfc, 0xff, 0xff, 0xff)},
+		{"extensions at no multiple of four", put(good, 32, 1)},
+		{"extensions of another magic", put(good, extensions, 1)},
+		{"too many extensions", put(good, extensions+4, 0xff, 0xff, 0xff, 0xff)},
+		{"an extension behind the end", put(good, extensions+8+8, 0xff, 0xff, 0xff, 0xff)},
+		{"subdirectories of odd length", put(good, extensions+8+16+12, 5)},
+		{"a subdirectory's name behind the end", put(good, extensions+8+32, 0xff, 0xff, 0xff, 0xff)},
+		{"subdirectories out of order", written{libs: some(), new: true, subdirs: []string{"x86-64-v3", "x86-64-v2"}}.bytes()},
+		{"the same subdirectory twice", written{libs: some(), new: true, subdirs: []string{"x86-64-v2", "x86-64-v2", "x86-64-v3"}}.bytes()},
+		{"half an old header", both[:14]},
+		{"too many old entries", put(both, 12, 0xff, 0xff, 0xff, 0xff)},
+		{"huge", append(bytes.Clone(good), make([]byte, MaxSize)...)},
+	} {
+		if _, err := Parse(tc.raw); err == nil {
+			t.Errorf("%s: it is read", tc.name)
+		}
+	}
+}
+
+func TestLookupDamaged(t *testing.T) {
+	one := func(change func(l *lib)) []byte {
+		l := lib{name: "liba.so", Entry: Entry{Path: "/lib/liba.so"}}
+		change(&l)
+		return written{libs: []lib{l}, new: true}.bytes()
+	}
+	for _, tc := range []struct {
+		name string
+		raw  []byte
+	}{
+		{"a name behind the end", func() []byte { b := one(func(*lib) {}); copy(b[newHeader+4:], "\xff\xff\xff\x0f"); return b }()},
+		{"a path behind the end", func() []byte { b := one(func(*lib) {}); copy(b[newHeader+8:], "\xff\xff\xff\xff"); return b }()},
+		{"a subdirectory of no name", one(func(l *lib) { l.HWCap, l.keep = 1<<62|7, true })},
+	} {
+		if entries, err := mustParse(t, tc.raw).Lookup("liba.so"); err == nil {
+			t.Errorf("%s: %+v", tc.name, entries)
+		}
+	}
+}
+
+// Each byte of a cache is changed, and each of its beginnings read.
+func TestNothingPanics(t *testing.T) {
+	for _, format := range []written{{new: true}, {old: true, new: true}, {old: true}} {
+		format.libs = some()
+		raw := format.bytes()
+		for n := range raw {
+			bad := bytes.Clone(raw)
+			bad[n] ^= 0x81
+			lookUpAll(bad)
+			lookUpAll(raw[:n])
+		}
+	}
+}
+
+func lookUpAll(raw []byte) {
+	c, err := Parse(raw)
+	if err != nil {
+		return
+	}
+	for _, l := range some() {
+		c.Lookup(l.name)
+	}
+}
+
+func FuzzLookup(f *testing.F) {
+	f.Add(written{libs: some(), new: true}.bytes(), "libz.so.1")
+	f.Add(written{libs: some(), old: true, new: true}.bytes(), "libold.so.1")
+	f.Add(written{libs: some(), old: true}.bytes(), "lib9.so")
+	f.Fuzz(func(t *testing.T, raw []byte, name string) {
+		c, err := Parse(raw)
+		if err != nil {
+			return
+		}
+		entries, err := c.Lookup(name)
+		for i, e := range entries {
+			if err == nil && e.unconditional() != (i == len(entries)-1) && e.unconditional() {
+				t.Errorf("%+v goes on behind an entry that is always taken", entries)
+			}
+		}
+	})
+}
+
+// What ldconfig(8) itself writes, in a root directory of its own, and prints.
+func TestLookupInWhatLdconfigWrites(t *testing.T) {
+	ldconfig, err := exec.LookPath("ldconfig")
+	if err != nil {
+		ldconfig = "/sbin/ldconfig"
+	}
+	if _, err := exec.LookPath(ldconfig); err != nil {
+		t.Skip(err)
+	}
+	for _, tc := range []struct {
+		format  string
+		subdirs bool
+	}{{"new", true}, {"new", false}, {"compat", false}, {"old", true}} {
+		t.Run(fmt.Sprintf("%s, subdirectories %v", tc.format, tc.subdirs), func(t *testing.T) {
+			raw, printed := ldconfigWrites(t, ldconfig, tc.format, tc.subdirs)
+			compareWithPrinted(t, mustParse(t, raw), printed)
+		})
+	}
+	// Here ldconfig counts the names of subdirectories from where the new format begins,
+	// the dynamic linker from the file's first byte (elf/cache.c, write_extensions;
+	// elf/dl-cache.c, glibc_hwcaps_compare).
+	raw, _ := ldconfigWrites(t, ldconfig, "compat", true)
+	if _, err := Parse(raw); err == nil {
+		t.Error("a cache in whose subdirectories the dynamic linker sees other names is read")
+	}
+}
+
+// ldconfigWrites returns a cache and what `ldconfig -p` prints of it.
+func ldconfigWrites(t *testing.T, ldconfig, format string, subdirs bool) ([]byte, string) {
+	t.Helper()
+	root := ldconfigRoot(t, subdirs)
+	out, err := exec.Command(ldconfig, "-r", root, "-f", "/conf", "-C", "/cache", "-c", format, "-i", "-X").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	raw, err := os.ReadFile(filepath.Join(root, "cache"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	printed, err := exec.Command(ldconfig, "-r", root, "-C", "/cache", "-p").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw, string(printed)
+}
+
+// ldconfigRoot is a root directory with libraries for ldconfig to list.
+func ldconfigRoot(t *testing.T, subdirs bool) string {
+	t.Helper()
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "conf"), []byte("/first\n/second\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, dirs := range map[string][]string{
+		"libz.so.1":    {"first", "second", "first/glibc-hwcaps/x86-64-v2", "first/glibc-hwcaps/x86-64-v3"},
+		"lib9.so.9":    {"first", "first/glibc-hwcaps/x86-64-v3"},
+		"lib10.so.10":  {"first"},
+		"libonly.so.2": {"second"},
+	} {
+		library := fixture.Build(t, "int f(void) { return 0; }\n", "-shared", "-nostdlib", "-Wl,-soname,"+name)
+		for _, dir := range dirs {
+			if strings.Contains(dir, "glibc-hwcaps") && !subdirs {
+				continue
+			}
+			if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Link(library, filepath.Join(root, dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return root
+}
+
+var printedEntry = regexp.MustCompile(`^\t(\S+) \(libc6,x86-64(, hwcap: "(\S+)")?\) => (\S+)$`)
+
+// compareWithPrinted holds that the first entry of each name and each of a subdirectory
+// that `ldconfig -p` prints is what Lookup returns, in the same order.
+func compareWithPrinted(t *testing.T, c *Cache, printed string) {
+	want, done := map[string][]string{}, map[string]bool{}
+	for line := range strings.Lines(printed) {
+		m := printedEntry.FindStringSubmatch(strings.TrimSuffix(line, "\n"))
+		if m == nil || done[m[1]] {
+			continue
+		}
+		want[m[1]] = append(want[m[1]], fmt.Sprintf("%s %q", m[4], m[3]))
+		done[m[1]] = m[3] == ""
+	}
+	if len(want) < 4 {
+		t.Fatalf("ldconfig prints %q", printed)
+	}
+	for name, want := range want {
+		entries, err := c.Lookup(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, e := range entries {
+			got = append(got, fmt.Sprintf("%s %q", e.Path, e.Subdir))
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: printed (-) and found (+):\n%s", name, diff)
+		}
+	}
+}
+
+// The machine's own cache has each of its names.
+func TestLookupInTheMachinesCache(t *testing.T) {
+	raw, err := os.ReadFile(Path)
+	if err != nil {
+		t.Skip(err)
+	}
+	c := mustParse(t, raw)
+	for i := range c.count {
+		name, ok := c.key(i)
+		first, end, err := c.find(name)
+		if !ok || err != nil || i < first || i >= end {
+			t.Errorf("entry %d, %s, is not among %d to %d: %v", i, name, first, end, err)
+		}
+	}
+}
+
+func BenchmarkLookup(b *testing.B) {
+	raw, err := os.ReadFile(Path)
+	if err != nil {
+		b.Skip(err)
+	}
+	c := mustParse(b, raw)
+	for b.Loop() {
+		c.Lookup("libc.so.6")
+	}
+}

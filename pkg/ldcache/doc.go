@@ -1,0 +1,11 @@
+// Package ldcache reads /etc/ld.so.cache, in which ldconfig(8) lists libraries for
+// glibc's dynamic linker.
+//
+// A Cache holds the file's bytes, and Lookup returns the entries that the dynamic linker
+// considers for a name. Equal entries mean that it decides alike: the rest of its decision
+// depends on the machine and on the files that the entries name.
+//
+// Both formats that glibc 2.31 to 2.41 write are read: "ld.so-1.7.0", alone or with the
+// new one after it, and "glibc-ld.so.cache1.1". The launcher reads the same formats in
+// the same way (pkg/launcher/src/cache.c); a test compares the two.
+package ldcache
