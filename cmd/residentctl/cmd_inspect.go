@@ -261,7 +261,11 @@ func printDependencies(p *sections, d *fingerprint.Dependencies) {
 			p.row("-", "-", "must not exist", c.Path)
 			continue
 		}
-		p.row(c.ID.Inode().String(), size(c.ID.Size), "by its times", c.Path)
+		how := "by its times"
+		if n := len(c.Answers); n > 0 {
+			how = "by its answers for " + count(n, "name")
+		}
+		p.row(c.ID.Inode().String(), size(c.ID.Size), how, c.Path)
 	}
 	if len(d.Folders) > 0 {
 		p.section("DEPENDS ON FOLDERS", "INODE", "NOT FOUND IN IT", "PATH")

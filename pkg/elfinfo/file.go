@@ -27,6 +27,8 @@ type File struct {
 
 	Interp  string   // the dynamic linker, PT_INTERP; empty if none
 	Needed  []string // DT_NEEDED, in order
+	Filters []string // DT_FILTER and DT_AUXILIARY, in order
+	SOName  string   // DT_SONAME; empty if none
 	RPath   string   // DT_RPATH
 	RunPath string   // DT_RUNPATH
 	BuildID string   // hexadecimal; empty if none

@@ -194,6 +194,12 @@ func (im *image) tag(tag elf.DynTag, val uint64) (err error) {
 		var name string
 		name, err = im.str(val)
 		im.Needed = append(im.Needed, name)
+	case elf.DT_FILTER, elf.DT_AUXILIARY:
+		var name string
+		name, err = im.str(val)
+		im.Filters = append(im.Filters, name)
+	case elf.DT_SONAME:
+		im.SOName, err = im.str(val)
 	case elf.DT_RPATH:
 		im.RPath, err = im.str(val)
 	case elf.DT_RUNPATH:

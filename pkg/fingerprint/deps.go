@@ -12,6 +12,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/ldcache"
 )
 
 // File is a file that the image maps. Path is the string that was opened,
@@ -29,10 +30,17 @@ type Checked struct {
 	ID   linux.FileID `json:"id"`
 	// SHA256 is of its content, hexadecimal, or empty where that cannot be read.
 	SHA256 string `json:"sha256,omitempty"`
+	// Answers are what the file, /etc/ld.so.cache, answers. If there are any another file
+	// with the same ones will do.
+	Answers []Answer `json:"answers,omitempty"`
 }
 
-// cachePath is the dynamic linker's cache (ld.so(8)).
-const cachePath = "/etc/ld.so.cache"
+// Answer is what /etc/ld.so.cache has for a name that the dynamic linker may have looked
+// up in it.
+type Answer struct {
+	Name    string          `json:"name"`
+	Entries []ldcache.Entry `json:"entries,omitempty"`
+}
 
 // absent says that the file must not exist.
 func (c Checked) absent() bool { return c.ID.Ino == 0 }
@@ -77,6 +85,9 @@ func Record(ctx context.Context, program, linker string, probes []Probe, mapped 
 	if err := d.Machine(); err != nil {
 		return nil, err
 	}
+	if err := d.recordAnswers(); err != nil {
+		return nil, err
+	}
 	if err := d.Hash(ctx); err != nil {
 		return nil, err
 	}
@@ -115,7 +126,7 @@ func (d *Dependencies) Hash(ctx context.Context) error {
 
 // hash is Hash of what was not mapped, and need not be readable.
 func (c *Checked) hash() error {
-	if c.absent() || c.Path == cachePath {
+	if c.absent() || c.Path == ldcache.Path {
 		return nil
 	}
 	now, err := HashFile(c.Path)

@@ -90,6 +90,9 @@ func sameInode(path string, was linux.FileID) (linux.FileID, error) {
 // renewCheck gives c the identity that its file has now. A further name of a mapped file
 // has that one's; of others the content counts, where it could be read.
 func (d *Dependencies) renewCheck(c *Checked, allow func(path string) error) error {
+	if len(c.Answers) > 0 {
+		return renewCache(c)
+	}
 	id, err := sameInode(c.Path, c.ID)
 	if err != nil || id == c.ID {
 		return err
@@ -107,6 +110,20 @@ func (d *Dependencies) renewCheck(c *Checked, allow func(path string) error) err
 	err = renewFile(&f, allow)
 	c.ID = f.ID
 	return err
+}
+
+// renewCache gives c the identity of the dynamic linker's cache that is there now, if that
+// one's answers are the same.
+func renewCache(c *Checked) error {
+	id, err := StatID(c.Path)
+	if err != nil {
+		return errors.New(staleFile(c.Path, c.ID))
+	}
+	if why := staleAnswers(*c); why != "" {
+		return errors.New(why)
+	}
+	c.ID = id
+	return nil
 }
 
 // missAgain records what was not found as it is recorded when a program is linked: the

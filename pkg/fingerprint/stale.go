@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/ldcache"
 )
 
 // Stale says what is no longer true, for people, one sentence each without a
@@ -56,7 +57,9 @@ func staleCheck(c Checked) string {
 		return nowExists(c.Path)
 	case c.absent():
 		return err.Error()
-	case err == nil && c.Path == cachePath:
+	case err == nil && len(c.Answers) > 0:
+		return staleAnswers(c)
+	case err == nil && c.Path == ldcache.Path:
 		return c.Path + " was rebuilt"
 	}
 	return staleFile(c.Path, c.ID)

@@ -2,11 +2,13 @@ package ldcache
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -25,22 +27,38 @@ func mustParse(t testing.TB, raw []byte) *Cache {
 }
 
 // some is a cache with each kind of entry.
-func some() []lib {
-	return []lib{
-		{name: "libc.so.6", Entry: Entry{Path: "/lib/libc.so.6"}},
-		{name: "libz.so.1", Entry: Entry{Path: "/v2/libz.so.1", Subdir: "x86-64-v2"}},
-		{name: "libz.so.1", Entry: Entry{Path: "/v3/libz.so.1", Subdir: "x86-64-v3", HWCap: 3 << 32}},
-		{name: "libz.so.1", Entry: Entry{Path: "/lib/libz.so.1"}},
-		{name: "libz.so.1", Entry: Entry{Path: "/second/libz.so.1"}},
-		{name: "libz.so.1", Entry: Entry{Path: "/lib32/libz.so.1"}, flags: 3},
-		{name: "libold.so.1", Entry: Entry{Path: "/lib/tls/libold.so.1", HWCap: 1 << 63}},
-		{name: "libold.so.1", Entry: Entry{Path: "/lib/libold-3.so.1", OSVersion: 0x30200}},
-		{name: "libold.so.1", Entry: Entry{Path: "/lib/libold.so.1"}},
-		{name: "lib10.so", Entry: Entry{Path: "/lib/lib10.so"}},
-		{name: "lib9.so", Entry: Entry{Path: "/lib/lib9.so"}},
-		{name: "libforeign.so", Entry: Entry{Path: "/lib32/libforeign.so"}, flags: 3},
-		{name: "libé.so", Entry: Entry{Path: "/lib/libé.so"}},
+func some() fixture.Cache {
+	libs := []fixture.CacheLib{
+		{Name: "libc.so.6", Path: "/lib/libc.so.6"},
+		{Name: "libz.so.1", Path: "/v2/libz.so.1", Subdir: "x86-64-v2"},
+		{Name: "libz.so.1", Path: "/v3/libz.so.1", Subdir: "x86-64-v3", HWCap: 3 << 32},
+		{Name: "libz.so.1", Path: "/lib/libz.so.1"},
+		{Name: "libz.so.1", Path: "/second/libz.so.1"},
+		{Name: "libz.so.1", Path: "/lib32/libz.so.1", Flags: 3},
+		{Name: "libold.so.1", Path: "/lib/tls/libold.so.1", HWCap: 1 << 63},
+		{Name: "libold.so.1", Path: "/lib/libold-3.so.1", OSVersion: 0x30200},
+		{Name: "libold.so.1", Path: "/lib/libold.so.1"},
+		{Name: "lib10.so", Path: "/lib/lib10.so"},
+		{Name: "lib9.so", Path: "/lib/lib9.so"},
+		{Name: "libforeign.so", Path: "/lib32/libforeign.so", Flags: 3},
+		{Name: "libé.so", Path: "/lib/libé.so"},
 	}
+	slices.SortStableFunc(libs, func(a, b fixture.CacheLib) int { return compare(b.Name, a.Name) })
+	return fixture.Cache{Libs: libs, New: true}
+}
+
+// formats are the cache in each format: ldconfig's since glibc 2.32, before that, and
+// with `-c old`.
+func formats(c fixture.Cache) map[string][]byte {
+	all := map[string][]byte{}
+	for _, f := range []struct {
+		name     string
+		old, new bool
+	}{{"new", false, true}, {"compat", true, true}, {"old", true, false}} {
+		c.Old, c.New = f.old, f.new
+		all[f.name] = c.Bytes()
+	}
+	return all
 }
 
 func TestLookup(t *testing.T) {
@@ -69,17 +87,16 @@ func TestLookup(t *testing.T) {
 		{"libnone.so", nil, true},
 		{"", nil, true},
 	} {
-		for _, format := range []written{{new: true}, {old: true, new: true}, {old: true}} {
-			format.libs = some()
-			if !format.new && !tc.wantsOld {
+		for format, raw := range formats(some()) {
+			if format == "old" && !tc.wantsOld {
 				continue
 			}
-			got, err := mustParse(t, format.bytes()).Lookup(tc.name)
+			got, err := mustParse(t, raw).Lookup(tc.name)
 			if err != nil {
 				t.Errorf("%s: %v", tc.name, err)
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
-				t.Errorf("%s, old format %v, new format %v:\n%s", tc.name, format.old, format.new, diff)
+				t.Errorf("%s, format %s:\n%s", tc.name, format, diff)
 			}
 		}
 	}
@@ -87,13 +104,13 @@ func TestLookup(t *testing.T) {
 
 // The index of a subdirectory is relative to a list that another package makes longer.
 func TestLookupNamesSubdirectories(t *testing.T) {
-	libs := []lib{{name: "libz.so.1", Entry: Entry{Path: "/v3/libz.so.1", Subdir: "x86-64-v3"}}}
-	before, err := mustParse(t, written{libs: libs, new: true}.bytes()).Lookup("libz.so.1")
+	c := fixture.Cache{New: true, Libs: []fixture.CacheLib{{Name: "libz.so.1", Path: "/v3/libz.so.1", Subdir: "x86-64-v3"}}}
+	before, err := mustParse(t, c.Bytes()).Lookup("libz.so.1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	libs = append(libs, lib{name: "liba.so", Entry: Entry{Path: "/v2/liba.so", Subdir: "x86-64-v2"}})
-	after, err := mustParse(t, written{libs: libs, new: true}.bytes()).Lookup("libz.so.1")
+	c.Libs = append(c.Libs, fixture.CacheLib{Name: "liba.so", Path: "/v2/liba.so", Subdir: "x86-64-v2"})
+	after, err := mustParse(t, c.Bytes()).Lookup("libz.so.1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,8 +146,12 @@ func sign(n int) int {
 }
 
 func TestParseDamaged(t *testing.T) {
-	good := written{libs: some(), new: true}.bytes()
-	both := written{libs: some(), old: true, new: true}.bytes()
+	good, both := formats(some())["new"], formats(some())["compat"]
+	subdirs := func(names ...string) []byte {
+		c := some()
+		c.Subdirs = names
+		return c.Bytes()
+	}
 	put := func(raw []byte, at int, b ...byte) []byte {
 		raw = bytes.Clone(raw)
 		copy(raw[at:], b)
@@ -156,8 +177,8 @@ func TestParseDamaged(t *testing.T) {
 		{"an extension behind the end", put(good, extensions+8+8, 0xff, 0xff, 0xff, 0xff)},
 		{"subdirectories of odd length", put(good, extensions+8+16+12, 5)},
 		{"a subdirectory's name behind the end", put(good, extensions+8+32, 0xff, 0xff, 0xff, 0xff)},
-		{"subdirectories out of order", written{libs: some(), new: true, subdirs: []string{"x86-64-v3", "x86-64-v2"}}.bytes()},
-		{"the same subdirectory twice", written{libs: some(), new: true, subdirs: []string{"x86-64-v2", "x86-64-v2", "x86-64-v3"}}.bytes()},
+		{"subdirectories out of order", subdirs("x86-64-v3", "x86-64-v2")},
+		{"the same subdirectory twice", subdirs("x86-64-v2", "x86-64-v2", "x86-64-v3")},
 		{"half an old header", both[:14]},
 		{"too many old entries", put(both, 12, 0xff, 0xff, 0xff, 0xff)},
 		{"huge", append(bytes.Clone(good), make([]byte, MaxSize)...)},
@@ -169,18 +190,20 @@ func TestParseDamaged(t *testing.T) {
 }
 
 func TestLookupDamaged(t *testing.T) {
-	one := func(change func(l *lib)) []byte {
-		l := lib{name: "liba.so", Entry: Entry{Path: "/lib/liba.so"}}
-		change(&l)
-		return written{libs: []lib{l}, new: true}.bytes()
+	one := func(hwcap uint64, at int, word uint32) []byte {
+		raw := fixture.Cache{New: true, Libs: []fixture.CacheLib{{Name: "liba.so", Path: "/lib/liba.so", HWCap: hwcap}}}.Bytes()
+		if at > 0 {
+			binary.LittleEndian.PutUint32(raw[newHeader+at:], word)
+		}
+		return raw
 	}
 	for _, tc := range []struct {
 		name string
 		raw  []byte
 	}{
-		{"a name behind the end", func() []byte { b := one(func(*lib) {}); copy(b[newHeader+4:], "\xff\xff\xff\x0f"); return b }()},
-		{"a path behind the end", func() []byte { b := one(func(*lib) {}); copy(b[newHeader+8:], "\xff\xff\xff\xff"); return b }()},
-		{"a subdirectory of no name", one(func(l *lib) { l.HWCap, l.keep = 1<<62|7, true })},
+		{"a name behind the end", one(0, 4, 1<<28)},
+		{"a path behind the end", one(0, 8, 1<<32-1)},
+		{"a subdirectory of no name", one(1<<62|7, 0, 0)},
 	} {
 		if entries, err := mustParse(t, tc.raw).Lookup("liba.so"); err == nil {
 			t.Errorf("%s: %+v", tc.name, entries)
@@ -190,9 +213,7 @@ func TestLookupDamaged(t *testing.T) {
 
 // Each byte of a cache is changed, and each of its beginnings read.
 func TestNothingPanics(t *testing.T) {
-	for _, format := range []written{{new: true}, {old: true, new: true}, {old: true}} {
-		format.libs = some()
-		raw := format.bytes()
+	for _, raw := range formats(some()) {
 		for n := range raw {
 			bad := bytes.Clone(raw)
 			bad[n] ^= 0x81
@@ -207,15 +228,16 @@ func lookUpAll(raw []byte) {
 	if err != nil {
 		return
 	}
-	for _, l := range some() {
-		c.Lookup(l.name)
+	for _, l := range some().Libs {
+		c.Lookup(l.Name)
 	}
 }
 
 func FuzzLookup(f *testing.F) {
-	f.Add(written{libs: some(), new: true}.bytes(), "libz.so.1")
-	f.Add(written{libs: some(), old: true, new: true}.bytes(), "libold.so.1")
-	f.Add(written{libs: some(), old: true}.bytes(), "lib9.so")
+	for _, raw := range formats(some()) {
+		f.Add(raw, "libz.so.1")
+		f.Add(raw, "libold.so.1")
+	}
 	f.Fuzz(func(t *testing.T, raw []byte, name string) {
 		c, err := Parse(raw)
 		if err != nil {
