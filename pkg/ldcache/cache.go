@@ -54,7 +54,6 @@ type Cache struct {
 	raw     []byte
 	text    string // the same, of which strings are parts
 	libs    []byte // the entries
-	size    int    // of one, bytes
 	count   int
 	base    uint64   // the offset from which keys and values count
 	subdirs []uint32 // offsets of the names of the glibc-hwcaps subdirectories
@@ -83,18 +82,13 @@ func Parse(raw []byte) (*Cache, error) {
 }
 
 func (c *Cache) parseOld() error {
-	n := uint64(c.word(12))
-	end := oldHeader + n*oldEntry
-	if end > uint64(len(c.raw)) {
-		return errBounds
-	}
 	// The new format is at the first place after it that is aligned to its 64-bit words
 	// (ALIGN_CACHE).
-	if at := (end + 7) &^ 7; at < uint64(len(c.raw)) && bytes.HasPrefix(c.raw[at:], []byte(newMagic)) {
-		return c.parseNew(at)
+	at := (oldHeader + uint64(c.word(12))*oldEntry + 7) &^ 7
+	if at >= uint64(len(c.raw)) || !bytes.HasPrefix(c.raw[at:], []byte(newMagic)) {
+		return errFormat
 	}
-	c.libs, c.count, c.size, c.base = c.raw[oldHeader:end], int(n), oldEntry, end
-	return nil
+	return c.parseNew(at)
 }
 
 // parseNew reads the new format, which begins at an offset that is within the file.
@@ -111,7 +105,7 @@ func (c *Cache) parseNew(at uint64) error {
 		return errFormat
 	}
 	from := at + newHeader
-	c.libs, c.count, c.size, c.base = c.raw[from:from+n*newEntry], int(n), newEntry, at
+	c.libs, c.count, c.base = c.raw[from:from+n*newEntry], int(n), at
 	return c.parseExtensions(uint64(c.word(at + 32)))
 }
 
@@ -181,7 +175,7 @@ func (c *Cache) string(off uint64) string {
 
 // key is the name of entry i, or false if it lies outside of the file.
 func (c *Cache) key(i int) (string, bool) {
-	return c.stringOf(c.libs[i*c.size+4:])
+	return c.stringOf(c.libs[i*newEntry+4:])
 }
 
 // stringOf is the string whose number, a key or a value, is the first word of b.
@@ -204,7 +198,7 @@ func (c *Cache) Lookup(name string) ([]Entry, error) {
 	}
 	var entries []Entry
 	for i := first; i < end; i++ {
-		b := c.libs[i*c.size:][:c.size]
+		b := c.libs[i*newEntry:][:newEntry]
 		if binary.LittleEndian.Uint32(b) != flagsX8664 {
 			continue
 		}
@@ -270,9 +264,6 @@ func (c *Cache) entry(b []byte) (e Entry, err error) {
 		return e, errBounds
 	}
 	e.Path = path
-	if c.size == oldEntry {
-		return e, nil
-	}
 	e.OSVersion, e.HWCap = binary.LittleEndian.Uint32(b[12:]), binary.LittleEndian.Uint64(b[16:])
 	if !isSubdir(e.HWCap) {
 		return e, nil

@@ -47,16 +47,12 @@ func some() fixture.Cache {
 	return fixture.Cache{Libs: libs, New: true}
 }
 
-// formats are the cache in each format: ldconfig's since glibc 2.32, before that, and
-// with `-c old`.
+// formats are the cache in each format: ldconfig's since glibc 2.32, and before that.
 func formats(c fixture.Cache) map[string][]byte {
 	all := map[string][]byte{}
-	for _, f := range []struct {
-		name     string
-		old, new bool
-	}{{"new", false, true}, {"compat", true, true}, {"old", true, false}} {
-		c.Old, c.New = f.old, f.new
-		all[f.name] = c.Bytes()
+	for name, old := range map[string]bool{"new": false, "compat": true} {
+		c.Old, c.New = old, true
+		all[name] = c.Bytes()
 	}
 	return all
 }
@@ -64,33 +60,29 @@ func formats(c fixture.Cache) map[string][]byte {
 func TestLookup(t *testing.T) {
 	subdir := func(isa uint64) uint64 { return 1<<62 | isa<<32 }
 	for _, tc := range []struct {
-		name     string
-		want     []Entry
-		wantsOld bool // what the old format tells is the same
+		name string
+		want []Entry
 	}{
-		{"libc.so.6", []Entry{{Path: "/lib/libc.so.6"}}, true},
+		{"libc.so.6", []Entry{{Path: "/lib/libc.so.6"}}},
 		{"libz.so.1", []Entry{
 			{Path: "/v2/libz.so.1", HWCap: subdir(0), Subdir: "x86-64-v2"},
 			{Path: "/v3/libz.so.1", HWCap: subdir(3), Subdir: "x86-64-v3"},
 			{Path: "/lib/libz.so.1"},
-		}, false},
+		}},
 		{"libold.so.1", []Entry{
 			{Path: "/lib/tls/libold.so.1", HWCap: 1 << 63},
 			{Path: "/lib/libold-3.so.1", OSVersion: 0x30200},
 			{Path: "/lib/libold.so.1"},
-		}, false},
-		{"lib9.so", []Entry{{Path: "/lib/lib9.so"}}, true},
-		{"lib10.so", []Entry{{Path: "/lib/lib10.so"}}, true},
-		{"lib010.so", []Entry{{Path: "/lib/lib10.so"}}, true}, // the same number
-		{"libé.so", []Entry{{Path: "/lib/libé.so"}}, true},
-		{"libforeign.so", nil, true},
-		{"libnone.so", nil, true},
-		{"", nil, true},
+		}},
+		{"lib9.so", []Entry{{Path: "/lib/lib9.so"}}},
+		{"lib10.so", []Entry{{Path: "/lib/lib10.so"}}},
+		{"lib010.so", []Entry{{Path: "/lib/lib10.so"}}}, // the same number
+		{"libé.so", []Entry{{Path: "/lib/libé.so"}}},
+		{"libforeign.so", nil},
+		{"libnone.so", nil},
+		{"", nil},
 	} {
 		for format, raw := range formats(some()) {
-			if format == "old" && !tc.wantsOld {
-				continue
-			}
 			got, err := mustParse(t, raw).Lookup(tc.name)
 			if err != nil {
 				t.Errorf("%s: %v", tc.name, err)
@@ -179,6 +171,7 @@ func TestParseDamaged(t *testing.T) {
 		{"a subdirectory's name behind the end", put(good, extensions+8+32, 0xff, 0xff, 0xff, 0xff)},
 		{"subdirectories out of order", subdirs("x86-64-v3", "x86-64-v2")},
 		{"the same subdirectory twice", subdirs("x86-64-v2", "x86-64-v2", "x86-64-v3")},
+		{"the old format alone", fixture.Cache{Libs: some().Libs, Old: true}.Bytes()},
 		{"half an old header", both[:14]},
 		{"too many old entries", put(both, 12, 0xff, 0xff, 0xff, 0xff)},
 		{"huge", append(bytes.Clone(good), make([]byte, MaxSize)...)},
@@ -264,7 +257,7 @@ func TestLookupInWhatLdconfigWrites(t *testing.T) {
 	for _, tc := range []struct {
 		format  string
 		subdirs bool
-	}{{"new", true}, {"new", false}, {"compat", false}, {"old", true}} {
+	}{{"new", true}, {"new", false}, {"compat", false}} {
 		t.Run(fmt.Sprintf("%s, subdirectories %v", tc.format, tc.subdirs), func(t *testing.T) {
 			raw, printed := ldconfigWrites(t, ldconfig, tc.format, tc.subdirs)
 			compareWithPrinted(t, mustParse(t, raw), printed)

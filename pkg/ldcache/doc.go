@@ -5,7 +5,8 @@
 // considers for a name. Equal entries mean that it decides alike: the rest of its decision
 // depends on the machine and on the files that the entries name.
 //
-// Both formats that glibc 2.31 to 2.41 write are read: "ld.so-1.7.0", alone or with the
-// new one after it, and "glibc-ld.so.cache1.1". The launcher reads the same formats in
-// the same way (pkg/launcher/src/cache.c); a test compares the two.
+// The formats are those that glibc 2.31 to 2.41 write: "glibc-ld.so.cache1.1", alone or,
+// by default before 2.32, after the older "ld.so-1.7.0". The older one alone, which only
+// `ldconfig -c old` writes, is not read. The launcher reads the same in the same way
+// (pkg/launcher/src/cache.c); a test compares the two.
 package ldcache

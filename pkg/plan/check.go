@@ -53,6 +53,9 @@ func (p *Plan) check() error {
 	if len(p.ID) > 4095 || strings.Contains(p.ID, "\x00") {
 		return damaged("the id %q", p.ID)
 	}
+	if err := p.checkAnswers(); err != nil {
+		return err
+	}
 	maps := p.allMaps()
 	var end uint64
 	for _, m := range maps {
@@ -75,6 +78,31 @@ func (p *Plan) check() error {
 		return damaged("mappings end at %#x, behind the end that the stack is checked against", end)
 	}
 	return p.checkWords(maps)
+}
+
+// checkAnswers holds that one file at most has answers, and that they are strings.
+func (p *Plan) checkAnswers() error {
+	files := 0
+	for _, c := range p.Checks {
+		if len(c.Answers) > 0 {
+			files++
+		}
+		for _, a := range c.Answers {
+			texts := []string{a.Name}
+			for _, l := range a.Entries {
+				texts = append(texts, l.Path, l.Subdir)
+			}
+			for _, s := range texts {
+				if len(s) > 4095 || strings.Contains(s, "\x00") {
+					return damaged("the answer %q of %s", s, c.Path)
+				}
+			}
+		}
+	}
+	if files > 1 {
+		return damaged("answers of %d files", files)
+	}
+	return nil
 }
 
 // checkWords holds that every corrected word lies within a writable mapping and

@@ -11,6 +11,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/residentctl/residentctl/internal/plural"
+	"github.com/residentctl/residentctl/pkg/ldcache"
 )
 
 // Read reads the plan in the file. Its errors are the file's and Decode's.
@@ -90,6 +91,22 @@ func part[T any](d *decoder, all []T, rest *[]T, first, n uint32) []T {
 	return run
 }
 
+// answers reads what ld.so.cache has to answer.
+func (d *decoder) answers(h *Header) (answers []CacheAnswer) {
+	entries := elements[CacheEntry](d, "entries of ld.so.cache", h.Entries)
+	rest := entries
+	for _, a := range elements[Answer](d, "answers of ld.so.cache", h.Answers) {
+		answer := CacheAnswer{Name: d.string(a.Name)}
+		for _, l := range part(d, entries, &rest, a.FirstEntry, a.Entries) {
+			answer.Entries = append(answer.Entries, ldcache.Entry{
+				Path: d.string(l.Path), Subdir: d.string(l.Subdir), OSVersion: l.OSVersion, HWCap: l.HWCap,
+			})
+		}
+		answers = append(answers, answer)
+	}
+	return answers
+}
+
 // Decode reads a plan back. Whatever the bytes are, it ends with a plan whose
 // every part is within bounds, with a *DamagedError, or with an error that names the
 // other version that it is of.
@@ -126,8 +143,19 @@ func Decode(raw []byte) (*Plan, error) {
 			Path: d.string(f.Path), Flags: f.Flags, ID: f.ID, Maps: part(d, maps, &restOfMaps, f.FirstMap, f.Maps),
 		})
 	}
+	answers := d.answers(&h)
 	for _, c := range elements[Check](d, "checks", h.Checks) {
-		p.Checks = append(p.Checks, CheckedFile{Path: d.string(c.Path), ID: c.ID})
+		check := CheckedFile{Path: d.string(c.Path), ID: c.ID}
+		if c.Answers > 0 {
+			if int(c.Answers) != len(answers) {
+				d.fail("%s of %d", plural.Count(c.Answers, "answer"), len(answers))
+			}
+			check.Answers, answers = answers, nil
+		}
+		p.Checks = append(p.Checks, check)
+	}
+	if len(answers) > 0 {
+		d.fail("answers of no file")
 	}
 	misses := elements[uint32](d, "misses", h.Misses)
 	restOfMisses := misses

@@ -3,6 +3,7 @@ package plan
 import (
 	"bytes"
 	"encoding/binary"
+	"strings"
 
 	"github.com/cespare/xxhash/v2"
 )
@@ -27,6 +28,16 @@ func (e *encoder) string(s string) uint32 {
 	e.strings.WriteByte(0)
 	e.known[s] = off
 	return off
+}
+
+// nameOf is the name in an answer: nearly always the end of a path that is there.
+func (e *encoder) nameOf(a CacheAnswer) uint32 {
+	for _, l := range a.Entries {
+		if strings.HasSuffix(l.Path, a.Name) {
+			return e.string(l.Path) + uint32(len(l.Path)-len(a.Name))
+		}
+	}
+	return e.string(a.Name)
 }
 
 func table[T any](e *encoder, elements []T) Table {
@@ -82,8 +93,20 @@ func (p *Plan) encode(entry Entry) ([]byte, error) {
 		maps = append(maps, f.Maps...)
 	}
 	var checks []Check
+	var answers []Answer
+	var entries []CacheEntry
 	for _, c := range p.Checks {
-		checks = append(checks, Check{Path: e.string(c.Path), ID: c.ID})
+		checks = append(checks, Check{Path: e.string(c.Path), Answers: uint32(len(c.Answers)), ID: c.ID})
+		for _, a := range c.Answers {
+			answer := Answer{FirstEntry: uint32(len(entries)), Entries: uint32(len(a.Entries))}
+			for _, l := range a.Entries {
+				entries = append(entries, CacheEntry{
+					Path: e.string(l.Path), Subdir: e.string(l.Subdir), OSVersion: l.OSVersion, HWCap: l.HWCap,
+				})
+			}
+			answer.Name = e.nameOf(a)
+			answers = append(answers, answer)
+		}
 	}
 	var folders []Folder
 	var misses []uint32
@@ -99,6 +122,7 @@ func (p *Plan) encode(entry Entry) ([]byte, error) {
 	h.Files, h.Maps, h.Anon = table(e, files), table(e, maps), table(e, p.Anon)
 	h.Protects, h.Fixups = table(e, p.Protects), table(e, p.Fixups)
 	h.Checks, h.Folders, h.Misses = table(e, checks), table(e, folders), table(e, misses)
+	h.Answers, h.Entries = table(e, answers), table(e, entries)
 	var layouts []uint32
 	for _, l := range p.Layouts {
 		layouts = append(layouts, e.string(l))

@@ -24,8 +24,8 @@ const Magic = "RESPLAN\x00"
 
 // Version is the format's version. A launcher that finds another one starts
 // the program normally. Version 4 has FlagNeedsExe for every program that may look at
-// itself.
-const Version = 4
+// itself, version 5 what ld.so.cache answers.
+const Version = 5
 
 // Kinds of image: how far the program had come when the template was dumped.
 const (
@@ -63,6 +63,8 @@ type Header struct {
 	Checks   Table // Check
 	Folders  Table // Folder
 	Misses   Table // uint32: offsets of paths in Strings, each Folder has a run
+	Answers  Table // Answer: those of the Check that has answers
+	Entries  Table // CacheEntry, each Answer has a run of them
 	Layouts  Table // uint32: offsets of the names, from the store's directory, of plans of the same program at other addresses
 	CPUID    Table // CPUID
 	Strings  Table // bytes: NUL-terminated paths
@@ -234,8 +236,27 @@ const (
 // not map (ld.so.cache, a configuration). With ID.Ino 0 it must not exist.
 type Check struct {
 	Path uint32
-	_    uint32
-	ID   FileID
+	// Answers is 0, or their number if the file is ld.so.cache: then another file will do
+	// that gives the same answers. At most one Check has any.
+	Answers uint32
+	ID      FileID
+}
+
+// Answer is what ld.so.cache has for a name: the entries [FirstEntry, FirstEntry+Entries)
+// (pkg/ldcache, Lookup).
+type Answer struct {
+	Name       uint32
+	FirstEntry uint32
+	Entries    uint32
+}
+
+// CacheEntry is a library that ld.so.cache lists (pkg/ldcache, Entry).
+type CacheEntry struct {
+	Path      uint32
+	Subdir    uint32 // the empty string but for a glibc-hwcaps subdirectory
+	OSVersion uint32
+	_         uint32
+	HWCap     uint64
 }
 
 // Folder is a folder in which the dynamic linker looked for files and did not

@@ -2,6 +2,8 @@ package plan
 
 import (
 	"fmt"
+
+	"github.com/residentctl/residentctl/pkg/ldcache"
 )
 
 // Plan is a plan in memory: the format's tables, with paths as strings.
@@ -40,8 +42,15 @@ type MappedFile struct {
 // CheckedFile is a file that must be as it was; with ID.Ino 0 it must not
 // exist.
 type CheckedFile struct {
-	Path string
-	ID   FileID
+	Path    string
+	ID      FileID
+	Answers []CacheAnswer // of ld.so.cache: another file with the same ones will do
+}
+
+// CacheAnswer is what ld.so.cache has for a name.
+type CacheAnswer struct {
+	Name    string
+	Entries []ldcache.Entry
 }
 
 // SearchedFolder is a folder, and the paths that were looked for in it in vain.

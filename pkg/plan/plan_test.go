@@ -12,6 +12,8 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/residentctl/residentctl/pkg/ldcache"
 )
 
 const (
@@ -37,7 +39,11 @@ func rich() *Plan {
 		Anon:     []Map{{Addr: bss, Len: 0x1000, Prot: 3, Flags: private | 0x20}},
 		Protects: []Protect{{Addr: data, Len: 0x1000, Prot: 1}},
 		Fixups:   []Fixup{{Addr: data + 8, Kind: FixRandom, Size: 8}, {Addr: data + 0x1ffc, Kind: FixTID, Size: 4}},
-		Checks:   []CheckedFile{{Path: "/etc/ld.so.cache", ID: FileID{Ino: 9}}, {Path: "/etc/ld.so.preload"}},
+		Checks: []CheckedFile{{Path: "/etc/ld.so.preload"}, {Path: "/etc/ld.so.cache", ID: FileID{Ino: 9}, Answers: []CacheAnswer{
+			{Name: "libz.so.1", Entries: []ldcache.Entry{
+				{Path: "/v3/libz.so.1", HWCap: 1<<62 | 3<<32, Subdir: "x86-64-v3"}, {Path: "/lib/libz.so.1", OSVersion: 1}}},
+			{Name: "libnone.so"},
+		}}},
 		Folders: []SearchedFolder{
 			{Path: "/lib", ID: FileID{Ino: 11}, Misses: []string{"/lib/a.so", "/lib/b.so"}},
 			{Path: "/opt", Misses: []string{"/opt/a.so"}},
@@ -128,6 +134,8 @@ func TestFormatHasNoPadding(t *testing.T) {
 		{"Protect", Protect{}, unsafe.Sizeof(Protect{})},
 		{"Fixup", Fixup{}, unsafe.Sizeof(Fixup{})},
 		{"Check", Check{}, unsafe.Sizeof(Check{})},
+		{"Answer", Answer{}, unsafe.Sizeof(Answer{})},
+		{"CacheEntry", CacheEntry{}, unsafe.Sizeof(CacheEntry{})},
 		{"Folder", Folder{}, unsafe.Sizeof(Folder{})},
 		{"CPUID", CPUID{}, unsafe.Sizeof(CPUID{})},
 	} {
@@ -197,6 +205,21 @@ func TestDecodeOutOfBounds(t *testing.T) {
 		{"number of a file's mappings", func(raw []byte) {
 			binary.LittleEndian.PutUint32(raw[header(raw).Files.Off+12:], 1<<32-1)
 		}},
+		{"number of a check's answers", func(raw []byte) {
+			binary.LittleEndian.PutUint32(raw[header(raw).Checks.Off+uint32(unsafe.Sizeof(Check{}))+4:], 1)
+		}},
+		{"answers of two checks", func(raw []byte) {
+			binary.LittleEndian.PutUint32(raw[header(raw).Checks.Off+4:], 2)
+		}},
+		{"answers of no check", func(raw []byte) {
+			binary.LittleEndian.PutUint32(raw[header(raw).Checks.Off+uint32(unsafe.Sizeof(Check{}))+4:], 0)
+		}},
+		{"number of an answer's entries", func(raw []byte) {
+			binary.LittleEndian.PutUint32(raw[header(raw).Answers.Off+8:], 3)
+		}},
+		{"two answers with the same entries", func(raw []byte) {
+			binary.LittleEndian.PutUint32(raw[header(raw).Answers.Off+uint32(unsafe.Sizeof(Answer{}))+4:], 0)
+		}},
 		{"two folders with the same misses", func(raw []byte) {
 			binary.LittleEndian.PutUint32(raw[header(raw).Folders.Off+uint32(unsafe.Sizeof(Folder{}))+4:], 0)
 		}},
@@ -251,6 +274,10 @@ func TestCheck(t *testing.T) {
 		{"relative miss", func(p *Plan) { p.Folders[0].Misses[1] = "x" }, "absolute"},
 		{"NUL in a path", func(p *Plan) { p.Folders[0].Path = "/a\x00b" }, "absolute"},
 		{"path too long", func(p *Plan) { p.Checks[0].Path = "/" + strings.Repeat("x", 4095) }, "absolute"},
+		{"NUL in an answer's name", func(p *Plan) { p.Checks[1].Answers[1].Name = "a\x00b" }, "answer"},
+		{"an answer's path too long", func(p *Plan) { p.Checks[1].Answers[0].Entries[1].Path = strings.Repeat("x", 4096) }, "answer"},
+		{"NUL in an answer's subdirectory", func(p *Plan) { p.Checks[1].Answers[0].Entries[0].Subdir = "\x00" }, "answer"},
+		{"answers of two files", func(p *Plan) { p.Checks[0].Answers = p.Checks[1].Answers }, "answers of 2 files"},
 		{"NUL in the id", func(p *Plan) { p.ID = "a\x00b" }, "id"},
 		{"id too long", func(p *Plan) { p.ID = strings.Repeat("x", 4096) }, "id"},
 		{"overlapping maps", place(data+0x1000, 0x1000), "meet at"},

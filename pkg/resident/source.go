@@ -110,7 +110,11 @@ func execFlag(program *elfinfo.File) uint32 {
 
 func checksOf(deps *fingerprint.Dependencies) (checks []plan.CheckedFile) {
 	for _, c := range deps.Checks {
-		checks = append(checks, plan.CheckedFile{Path: c.Path, ID: c.ID})
+		check := plan.CheckedFile{Path: c.Path, ID: c.ID}
+		for _, a := range c.Answers {
+			check.Answers = append(check.Answers, plan.CacheAnswer{Name: a.Name, Entries: a.Entries})
+		}
+		checks = append(checks, check)
 	}
 	return checks
 }

@@ -3,18 +3,6 @@
 
 /* ---- read the plan ------------------------------------------------------ */
 
-struct image {
-	const char *base;		/* the plan's first byte */
-	const struct plan_header *head;
-};
-
-#define TABLE(im, name, type) ((const struct type *)((im)->base + (im)->head->name.off))
-
-static const char *string(const struct image *im, u32 off)
-{
-	return im->base + im->head->strings.off + off;
-}
-
 static u64 rotate(u64 x, int n)
 {
 	return x << n | x >> (64 - n);
@@ -325,7 +313,7 @@ static struct reason ask_program(struct caller *c, const struct image *im, const
 
 /* What the dynamic linker looked at and the image does not map, and what it
  * looked for in vain. */
-static struct reason ask_files(const struct image *im)
+static struct reason ask_files(const struct caller *c, const struct image *im)
 {
 	const struct plan_check *check = TABLE(im, checks, plan_check);
 	const struct plan_folder *folder = TABLE(im, folders, plan_folder);
@@ -337,8 +325,11 @@ static struct reason ask_files(const struct image *im)
 		const char *path = string(im, check->path);
 		long ret = sys3(SYS_stat, (u64)path, (u64)&st, 0);
 
-		if (check->id.ino ? failed(ret) || !same_file(&st, &check->id) : ret != -ENOENT && ret != -ENOTDIR)
+		if (check->id.ino ? !failed(ret) && same_file(&st, &check->id) : ret == -ENOENT || ret == -ENOTDIR)
+			continue;
+		if (!check->answers)
 			NO_FOR("this has changed", path);
+		TRY(ask_cache(c, im, path));
 	}
 	for (i = 0; i < im->head->folders.count; i++, folder++) {
 		const char *path = string(im, folder->path);

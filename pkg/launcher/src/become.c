@@ -46,7 +46,7 @@ static struct reason ask(struct caller *c, const char *name, const struct plan_f
 		TRY(choose_layout(c, im));
 	flags = im->head->flags;
 	TRY(ask_machine(c, im));
-	TRY(ask_files(im));
+	TRY(ask_files(c, im));
 	TRY(ask_stack(c, im, stack));
 	if (flags & PLAN_FLAG_CHECK_EXEC && !opened(c) &&
 	    failed(sys4(SYS_faccessat2, AT_FDCWD, (u64)c->program, X_OK, AT_EACCESS)))

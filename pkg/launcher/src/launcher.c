@@ -10,6 +10,7 @@
  *   store.c   open the store       + its descriptor
  *   ask.c     read the plan        + the plan, mapped below the launcher
  *             ask what must be true
+ *   cache.c                        what another /etc/ld.so.cache answers
  *   map.c     map                  + the image; the vDSO has moved
  *             register             + TLS, as far as the kernel knows
  *             correct the words
@@ -29,6 +30,7 @@
  */
 #include "caller.c"
 #include "store.c"
+#include "cache.c"
 #include "ask.c"
 #include "map.c"
 #include "leave.c"

@@ -1,5 +1,5 @@
 /* Written by planheader from pkg/plan/format.go, where the words are explained. */
-#define PLAN_VERSION 4
+#define PLAN_VERSION 5
 #define PLAN_KIND_LINKED 1
 #define PLAN_FLAG_CHECK_EXEC 1
 #define PLAN_FLAG_KEEP_BRK 2
@@ -187,6 +187,8 @@ struct plan_header {
 	struct plan_table checks;
 	struct plan_table folders;
 	struct plan_table misses;
+	struct plan_table answers;
+	struct plan_table entries;
 	struct plan_table layouts;
 	struct plan_table cpuid;
 	struct plan_table strings;
@@ -197,7 +199,7 @@ struct plan_header {
 	struct plan_entry entry;
 	struct plan_stop stop;
 };
-_Static_assert(sizeof(struct plan_header) == 592, "size");
+_Static_assert(sizeof(struct plan_header) == 608, "size");
 _Static_assert(__builtin_offsetof(struct plan_header, magic) == 0, "Magic");
 _Static_assert(__builtin_offsetof(struct plan_header, version) == 8, "Version");
 _Static_assert(__builtin_offsetof(struct plan_header, kind) == 12, "Kind");
@@ -215,15 +217,17 @@ _Static_assert(__builtin_offsetof(struct plan_header, fixups) == 80, "Fixups");
 _Static_assert(__builtin_offsetof(struct plan_header, checks) == 88, "Checks");
 _Static_assert(__builtin_offsetof(struct plan_header, folders) == 96, "Folders");
 _Static_assert(__builtin_offsetof(struct plan_header, misses) == 104, "Misses");
-_Static_assert(__builtin_offsetof(struct plan_header, layouts) == 112, "Layouts");
-_Static_assert(__builtin_offsetof(struct plan_header, cpuid) == 120, "CPUID");
-_Static_assert(__builtin_offsetof(struct plan_header, strings) == 128, "Strings");
-_Static_assert(__builtin_offsetof(struct plan_header, caller) == 136, "Caller");
-_Static_assert(__builtin_offsetof(struct plan_header, vdso) == 272, "VDSO");
-_Static_assert(__builtin_offsetof(struct plan_header, mm) == 368, "MM");
-_Static_assert(__builtin_offsetof(struct plan_header, kernel) == 416, "Kernel");
-_Static_assert(__builtin_offsetof(struct plan_header, entry) == 464, "Entry");
-_Static_assert(__builtin_offsetof(struct plan_header, stop) == 576, "Stop");
+_Static_assert(__builtin_offsetof(struct plan_header, answers) == 112, "Answers");
+_Static_assert(__builtin_offsetof(struct plan_header, entries) == 120, "Entries");
+_Static_assert(__builtin_offsetof(struct plan_header, layouts) == 128, "Layouts");
+_Static_assert(__builtin_offsetof(struct plan_header, cpuid) == 136, "CPUID");
+_Static_assert(__builtin_offsetof(struct plan_header, strings) == 144, "Strings");
+_Static_assert(__builtin_offsetof(struct plan_header, caller) == 152, "Caller");
+_Static_assert(__builtin_offsetof(struct plan_header, vdso) == 288, "VDSO");
+_Static_assert(__builtin_offsetof(struct plan_header, mm) == 384, "MM");
+_Static_assert(__builtin_offsetof(struct plan_header, kernel) == 432, "Kernel");
+_Static_assert(__builtin_offsetof(struct plan_header, entry) == 480, "Entry");
+_Static_assert(__builtin_offsetof(struct plan_header, stop) == 592, "Stop");
 
 struct plan_file {
 	u32 path;
@@ -276,12 +280,36 @@ _Static_assert(__builtin_offsetof(struct plan_fixup, size) == 12, "Size");
 
 struct plan_check {
 	u32 path;
-	u32 pad1;
+	u32 answers;
 	struct plan_file_id id;
 };
 _Static_assert(sizeof(struct plan_check) == 48, "size");
 _Static_assert(__builtin_offsetof(struct plan_check, path) == 0, "Path");
+_Static_assert(__builtin_offsetof(struct plan_check, answers) == 4, "Answers");
 _Static_assert(__builtin_offsetof(struct plan_check, id) == 8, "ID");
+
+struct plan_answer {
+	u32 name;
+	u32 first_entry;
+	u32 entries;
+};
+_Static_assert(sizeof(struct plan_answer) == 12, "size");
+_Static_assert(__builtin_offsetof(struct plan_answer, name) == 0, "Name");
+_Static_assert(__builtin_offsetof(struct plan_answer, first_entry) == 4, "FirstEntry");
+_Static_assert(__builtin_offsetof(struct plan_answer, entries) == 8, "Entries");
+
+struct plan_cache_entry {
+	u32 path;
+	u32 subdir;
+	u32 os_version;
+	u32 pad3;
+	u64 hw_cap;
+};
+_Static_assert(sizeof(struct plan_cache_entry) == 24, "size");
+_Static_assert(__builtin_offsetof(struct plan_cache_entry, path) == 0, "Path");
+_Static_assert(__builtin_offsetof(struct plan_cache_entry, subdir) == 4, "Subdir");
+_Static_assert(__builtin_offsetof(struct plan_cache_entry, os_version) == 8, "OSVersion");
+_Static_assert(__builtin_offsetof(struct plan_cache_entry, hw_cap) == 16, "HWCap");
 
 struct plan_folder {
 	u32 path;
