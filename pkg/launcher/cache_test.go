@@ -2,6 +2,7 @@ package launcher
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -126,6 +127,7 @@ func TestCacheIsReadAsGoReadsIt(t *testing.T) {
 	for range 300 {
 		caches = append(caches, inFormats(shuffled(random, askedCache()))...)
 	}
+	caches = append(caches, large(askedCache()), unended(askedCache()))
 	files := []string{filepath.Join(dir, "plan")}
 	for i, raw := range caches {
 		file := filepath.Join(dir, fmt.Sprint(i))
@@ -200,6 +202,22 @@ func shuffled(random *rand.Rand, c fixture.Cache) fixture.Cache {
 		}
 	}
 	return c
+}
+
+// large is a cache for which there is no room behind a plan.
+func large(c fixture.Cache) []byte {
+	for i := range 3000 {
+		c.Libs = append(c.Libs, fixture.CacheLib{Name: "lib.so", Path: fmt.Sprintf("/lib/number/%d/lib.so", i)})
+	}
+	return c.Bytes()
+}
+
+// unended is a cache of whole pages in which a path that is asked for has no end.
+func unended(c fixture.Cache) []byte {
+	raw := c.Bytes()
+	raw = append(raw, bytes.Repeat([]byte("x"), 4096-len(raw)%4096)...)
+	binary.LittleEndian.PutUint32(raw[48+8:], uint32(len(raw)-1)) // the first entry's value
+	return raw
 }
 
 // A cache that is no file of a cache's size is not opened, or not read, and never waited for.

@@ -52,11 +52,11 @@ func (e Entry) unconditional() bool { return e.HWCap == 0 && e.OSVersion == 0 }
 // A Cache is the content of a cache file.
 type Cache struct {
 	raw     []byte
-	text    string // the same, of which strings are parts
+	text    string // the same up to the last NUL, of which strings are parts
 	libs    []byte // the entries
 	count   int
 	base    uint64   // the offset from which keys and values count
-	subdirs []uint32 // offsets of the names of the glibc-hwcaps subdirectories
+	subdirs []string // the names of the glibc-hwcaps subdirectories
 }
 
 var (
@@ -71,7 +71,7 @@ func Parse(raw []byte) (*Cache, error) {
 	if len(raw) > MaxSize {
 		return nil, fmt.Errorf("it has %d bytes, more than %d", len(raw), MaxSize)
 	}
-	c := &Cache{raw: raw, text: string(raw)}
+	c := &Cache{raw: raw, text: string(raw[:bytes.LastIndexByte(raw, 0)+1])}
 	switch {
 	case bytes.HasPrefix(raw, []byte(newMagic)):
 		return c, c.parseNew(0)
@@ -150,15 +150,14 @@ func (c *Cache) parseExtensions(at uint64) error {
 func (c *Cache) parseSubdirs(from, n uint64) error {
 	last := ""
 	for i := range n {
-		off := c.word(from + 4*i)
-		if uint64(off) >= uint64(len(c.raw)) {
+		name, ok := c.string(uint64(c.word(from + 4*i)))
+		if !ok {
 			return errBounds
 		}
-		name := c.string(uint64(off))
 		if name <= last {
 			return errSubdirs
 		}
-		last, c.subdirs = name, append(c.subdirs, off)
+		last, c.subdirs = name, append(c.subdirs, name)
 	}
 	return nil
 }
@@ -166,11 +165,14 @@ func (c *Cache) parseSubdirs(from, n uint64) error {
 // word reads the word at an offset that is known to be within the file.
 func (c *Cache) word(off uint64) uint32 { return binary.LittleEndian.Uint32(c.raw[off:]) }
 
-// string reads the string at an offset that is known to be within the file, at whose end
-// it ends too.
-func (c *Cache) string(off uint64) string {
+// string returns the string at an offset, or false if that lies outside or the string has
+// no end.
+func (c *Cache) string(off uint64) (string, bool) {
+	if off >= uint64(len(c.text)) {
+		return "", false
+	}
 	s, _, _ := strings.Cut(c.text[off:], "\x00")
-	return s
+	return s, true
 }
 
 // key is the name of entry i, or false if it lies outside of the file.
@@ -180,11 +182,7 @@ func (c *Cache) key(i int) (string, bool) {
 
 // stringOf is the string whose number, a key or a value, is the first word of b.
 func (c *Cache) stringOf(b []byte) (string, bool) {
-	off := c.base + uint64(binary.LittleEndian.Uint32(b))
-	if off >= uint64(len(c.raw)) {
-		return "", false
-	}
-	return c.string(off), true
+	return c.string(c.base + uint64(binary.LittleEndian.Uint32(b)))
 }
 
 // Lookup returns the entries of a name that the dynamic linker considers, in its order:
@@ -273,7 +271,7 @@ func (c *Cache) entry(b []byte) (e Entry, err error) {
 		return e, errBounds
 	}
 	e.HWCap &^= 1<<32 - 1
-	e.Subdir = c.string(uint64(c.subdirs[index]))
+	e.Subdir = c.subdirs[index]
 	return e, nil
 }
 

@@ -72,7 +72,8 @@ static struct reason read_plan(struct caller *c, const char *name, struct image 
 		return no;
 	}
 	if (st.size >= (s64)sizeof(*im->head) && st.size <= (s64)PLAN_MAX && st.size % 8 == 0) {
-		/* What is behind the file's end is never touched: nothing else may come there. */
+		/* What is behind the file's end is never touched: nothing may come there but
+		 * another ld.so.cache (cache.c). */
 		at = plan_place(c, st.size);
 		room = c->below - SCRATCH - at;
 		ret = sys6(SYS_mmap, at, room, PROT_READ, MAP_PRIVATE | MAP_FIXED_NOREPLACE | MAP_POPULATE, fd, 0);

@@ -45,18 +45,20 @@ struct cache_head {			/* struct cache_file_new, and a word of struct cache_file 
 _Static_assert(sizeof(struct cache_head) == 48 && sizeof(struct cache_lib) == 24, "the format's sizes");
 
 struct cache {
-	const char *base;		/* the file's bytes, and a NUL */
+	const char *base;		/* the file's bytes */
 	u64 size;
+	u64 text_end;			/* behind the last NUL: a string before it has an end */
+	u64 unmap;			/* how many bytes have to be unmapped, or 0 */
 	u64 at;				/* the offset of the new format, from which keys and values count */
 	const struct cache_lib *libs;
 	const u32 *subdirs;		/* the offsets of their names */
 	u32 count, subdir_count;
 };
 
-/* The string at an offset, or 0 if that is outside. */
+/* The string at an offset, or 0 if that is outside or the string has no end. */
 static const char *text_at(const struct cache *k, u64 off)
 {
-	return off < k->size ? k->base + off : 0;
+	return off < k->text_end ? k->base + off : 0;
 }
 
 /* Like strcmp(3), < 0. */
@@ -109,6 +111,8 @@ APART int parse_cache(struct cache *k)
 
 	if (k->size <= sizeof(*head))
 		return 0;
+	for (k->text_end = k->size; k->text_end && k->base[k->text_end - 1]; k->text_end--)
+		;
 	if (same(head, OLD_MAGIC, sizeof(OLD_MAGIC) - 1))
 		k->at = (OLD_HEADER + head->old_count * OLD_LIB + 7) & ~7UL;
 	if (k->size <= k->at + sizeof(*head))
@@ -243,34 +247,35 @@ APART int same_answer(const struct cache *k, const struct image *im, const struc
 }
 
 /*
- * The cache is read and not mapped: one that is cut off in place, as only another program
- * than ldconfig(8) does it, would end this process with SIGBUS. Its memory is below the
- * plan, described by the same page table. *len is what has to be unmapped.
+ * The cache is mapped, not read: that costs a third where page faults are slow. Whoever cuts
+ * it off in place ends this process with SIGBUS, as a normal start, whose dynamic linker
+ * maps it too (glibc elf/dl-misc.c, _dl_sysdep_read_whole_file); ldconfig(8) replaces it
+ * by rename(2) (elf/cache.c, save_cache).
+ *
+ * It is mapped behind the plan, where the address space belongs to that and is empty, and
+ * goes with it: an munmap of its own would take longer than everything else (see
+ * PLAN_GAP). A larger one, of some 1,800 libraries, has to be unmapped.
  */
-static int read_cache(const struct caller *c, const char *path, struct cache *k, u64 *len)
+static int map_cache(const struct caller *c, const char *path, struct cache *k)
 {
-	const int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE;
-	long fd = open_file(path), at = -1;
+	long fd = open_file(path), ret = -1;
+	u64 len, place = 0;
 	struct stat st;
-	int good = 0;
 
 	if (failed(fd))
 		return 0;
-	if (!failed(sys3(SYS_fstat, fd, (u64)&st, 0)) && (st.mode & S_IFMT) == S_IFREG &&
-	    st.size > 0 && st.size <= (s64)CACHE_MAX) {
-		*len = page_up(st.size + 1);
-		at = sys6(SYS_mmap, (u64)c->plan - *len, *len, prot, flags | MAP_FIXED_NOREPLACE, -1, 0);
-		if (failed(at))
-			at = sys6(SYS_mmap, 0, *len, prot, flags, -1, 0);
-	}
-	if (!failed(at)) {
-		*k = (struct cache){ .base = (const char *)at, .size = st.size };
-		good = sys4(SYS_pread64, fd, at, st.size, 0) == st.size;
-		if (!good)
-			sys3(SYS_munmap, at, *len, 0);
+	if (!failed(sys3(SYS_fstat, fd, (u64)&st, 0)) && (st.mode & S_IFMT) == S_IFREG && st.size > 0 &&
+	    st.size <= (s64)CACHE_MAX) {
+		len = page_up(st.size);
+		if (len <= PLAN_GAP - SCRATCH)
+			place = c->below - SCRATCH - len;
+		ret = sys6(SYS_mmap, place, len, PROT_READ, MAP_PRIVATE | MAP_POPULATE | (place ? MAP_FIXED : 0), fd, 0);
 	}
 	sys3(SYS_close, fd, 0, 0);
-	return good;
+	if (failed(ret))
+		return 0;
+	*k = (struct cache){ .base = (const char *)ret, .size = st.size, .unmap = place ? 0 : len };
+	return 1;
 }
 
 static struct reason ask_cache(const struct caller *c, const struct image *im, const char *path)
@@ -278,17 +283,17 @@ static struct reason ask_cache(const struct caller *c, const struct image *im, c
 	const struct plan_answer *answer = TABLE(im, answers, plan_answer);
 	const char *other = 0;
 	struct cache k;
-	u64 len;
 	u32 i;
 	int good;
 
-	if (!read_cache(c, path, &k, &len))
+	if (!map_cache(c, path, &k))
 		NO_FOR("this has changed", path);
 	good = parse_cache(&k);
 	for (i = 0; good && !other && i < im->head->answers.count; i++, answer++)
 		if (!same_answer(&k, im, answer))
 			other = string(im, answer->name);
-	sys3(SYS_munmap, (u64)k.base, len, 0);
+	if (k.unmap)
+		sys3(SYS_munmap, (u64)k.base, k.unmap, 0);
 	if (other)
 		NO_FOR("ld.so.cache has another answer for", other);
 	if (!good)
