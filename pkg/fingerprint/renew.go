@@ -54,6 +54,16 @@ func (d *Dependencies) Renew(ctx context.Context, allow func(path string) error)
 	return &r, Settle(ctx, &r)
 }
 
+// Dated reports whether Renew would give other identities although a start does not mind:
+// it has to look further, into another ld.so.cache or for each file that was not found in
+// a directory, until the new identities are known.
+func (d *Dependencies) Dated() bool {
+	return slices.ContainsFunc(d.Checks, func(c Checked) bool {
+		now, err := StatID(c.Path)
+		return len(c.Answers) > 0 && err == nil && now != c.ID
+	}) || slices.ContainsFunc(d.Folders, func(f Folder) bool { return !f.unchanged() })
+}
+
 // renewFile gives f the identity that its file has now, if the content is the recorded
 // one.
 func renewFile(f *File, allow func(path string) error) error {

@@ -125,3 +125,20 @@ func TestRenewAsksBeforeItReads(t *testing.T) {
 		t.Errorf("Renew = %v, asked for %q", err, asked)
 	}
 }
+
+// What a start has to look at further is dated, and no longer so when it is renewed.
+func TestDated(t *testing.T) {
+	tr := newTree(t)
+	d := record(t, tr)
+	if d.Dated() {
+		t.Error("what was just recorded is dated")
+	}
+	tr.file("empty/other", "x")
+	if !d.Dated() || len(d.Stale()) > 0 {
+		t.Errorf("Dated = %v, Stale = %q", d.Dated(), d.Stale())
+	}
+	renewed, err := d.Renew(t.Context(), func(string) error { return nil })
+	if err != nil || renewed.Dated() {
+		t.Errorf("renewed: %v", err)
+	}
+}

@@ -72,12 +72,17 @@ func nowExists(path string) string {
 	return path + " now exists and comes first in the search"
 }
 
+// unchanged reports whether nothing has come into being in the directory.
+func (f Folder) unchanged() bool {
+	now, err := linux.StatID(f.Path)
+	now.Size = f.ID.Size
+	return err == nil && now == f.ID
+}
+
 // staleMisses are those misses of a folder that exist now. They are looked for
 // only if the folder is not as it was.
 func staleMisses(f Folder) []string {
-	now, err := linux.StatID(f.Path)
-	now.Size = f.ID.Size
-	if err == nil && now == f.ID {
+	if f.unchanged() {
 		return nil
 	}
 	var found []string

@@ -55,15 +55,18 @@ func (m *Manager) renew(ctx context.Context, rec registry.Record) (registry.Reco
 	return r.rec, m.publishRenewed(ctx, r, rec)
 }
 
-// currentOrRenewed is current, of an entry that may have been renewed for it. Its error is
-// that of a renewal which another try might carry out.
+// currentOrRenewed is current, of an entry that is renewed before where that makes it
+// current, or its starts shorter. Its error is that of a renewal which another try might
+// carry out.
 func (m *Manager) currentOrRenewed(ctx context.Context, path string) (rec registry.Record, isRenewed, ok bool, err error) {
 	rec, ok, err = m.current(path)
-	if ok || err != nil || !rec.HasImage() {
+	if err != nil || !rec.HasImage() || ok && !dated(rec) {
 		return rec, false, ok, err
 	}
 	_, err = m.renew(ctx, rec)
 	switch {
+	case err != nil && ok:
+		return rec, false, true, nil // as before
 	case errors.Is(err, fingerprint.ErrChanged), errors.Is(err, errWriter), err != nil && ctx.Err() != nil:
 		return rec, false, false, err
 	case err != nil:
@@ -71,6 +74,12 @@ func (m *Manager) currentOrRenewed(ctx context.Context, path string) (rec regist
 	}
 	rec, ok, err = m.current(path)
 	return rec, ok, ok, err
+}
+
+// dated reports whether new times would make an entry's starts shorter.
+func dated(rec registry.Record) bool {
+	var deps fingerprint.Dependencies
+	return json.Unmarshal(rec.Deps, &deps) == nil && deps.Dated()
 }
 
 // renewable are an entry's dependencies with new times, if only those differ.
