@@ -16,34 +16,50 @@ import (
 //
 // A damaged record that goes is not returned: what its image was cannot be known
 // for certain. Now that no record has that image, gc finds it.
-func (r *Registry) Put(rec Record) (replaced []Record, err error) {
-	if err := rec.validate(); err != nil {
-		return nil, fmt.Errorf("enter %s: %w", rec.Program, err)
+func (r *Registry) Put(rec Record) (replaced []Record, err error) { return r.PutAll([]Record{rec}) }
+
+// PutAll is Put for several records, of which either all are entered or none.
+func (r *Registry) PutAll(records []Record) (replaced []Record, err error) {
+	for i := range records {
+		if err := records[i].validate(); err != nil {
+			return nil, fmt.Errorf("enter %s: %w", records[i].Program, err)
+		}
 	}
 	err = r.update(func(tx *bolt.Tx) error {
-		if err := refuseTakenID(tx, &rec); err != nil {
-			return err
-		}
-		key, same, err := dropBinary(tx, &rec)
-		if err != nil {
-			return err
-		}
-		bare, err := takePaths(tx, &rec)
-		if err != nil {
-			return err
-		}
-		replaced = append(same, bare...)
-		if key == "" {
-			if key, err = newKey(tx); err != nil {
+		replaced = nil
+		for i := range records {
+			old, err := put(tx, &records[i])
+			if err != nil {
 				return err
 			}
+			replaced = append(replaced, old...)
 		}
-		return insert(tx, key, storedOf(&rec))
+		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return replaced, nil
+}
+
+func put(tx *bolt.Tx, rec *Record) (replaced []Record, err error) {
+	if err := refuseTakenID(tx, rec); err != nil {
+		return nil, err
+	}
+	key, same, err := dropBinary(tx, rec)
+	if err != nil {
+		return nil, err
+	}
+	bare, err := takePaths(tx, rec)
+	if err != nil {
+		return nil, err
+	}
+	if key == "" {
+		if key, err = newKey(tx); err != nil {
+			return nil, err
+		}
+	}
+	return append(same, bare...), insert(tx, key, storedOf(rec))
 }
 
 // refuseTakenID refuses an image id that is another binary's, or a damaged record's:

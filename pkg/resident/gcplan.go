@@ -250,7 +250,7 @@ func (m *Manager) useless(rec registry.Record) (reasons []string, unsure string)
 // said now, may not need more.
 func canRenew(rec registry.Record) bool {
 	_, err := renewable(context.Background(), rec)
-	return err == nil || errors.Is(err, errWriter) || errors.Is(err, fingerprint.ErrChanged)
+	return err == nil || tryAgain(err)
 }
 
 // cannotLook names a file or folder that a program depends on and that could not

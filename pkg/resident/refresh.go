@@ -38,11 +38,15 @@ type Refreshed struct {
 // although it is slower and that its owner is trusted stay.
 func (m *Manager) Refresh(ctx context.Context, opts RefreshOptions, done func(Refreshed)) error {
 	records, err := m.refreshable(opts.Queries)
+	var renewals map[string]error
+	if !opts.All {
+		renewals = m.renewNeeded(ctx, records)
+	}
 	for _, rec := range records {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		done(m.refresh(ctx, rec, opts))
+		done(m.refresh(ctx, rec, opts, renewals))
 	}
 	return err
 }
@@ -66,13 +70,13 @@ func (m *Manager) refreshable(queries []string) ([]registry.Record, error) {
 	return records, nil
 }
 
-func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts RefreshOptions) Refreshed {
+func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts RefreshOptions, renewals map[string]error) Refreshed {
 	r := Refreshed{Program: rec.Program, Old: rec.ID, Record: rec}
 	if _, err := os.Stat(rec.Program); errors.Is(err, fs.ErrNotExist) {
 		r.Gone = true
 		return r
 	}
-	if !opts.All && m.refreshCurrent(ctx, &r) {
+	if !opts.All && m.refreshCurrent(ctx, &r, renewals) {
 		return r
 	}
 	added, err := m.Add(ctx, rec.Program, AddOptions{
@@ -93,10 +97,14 @@ func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts Refresh
 	return r
 }
 
-// refreshCurrent does what there is to do for an entry whose image is current, or can be
-// renewed. It reports whether it is; r has the error if that could not be done.
-func (m *Manager) refreshCurrent(ctx context.Context, r *Refreshed) bool {
-	now, isRenewed, ok, err := m.currentOrRenewed(ctx, r.Program)
+// refreshCurrent does what there is to do for an entry whose image is current, given how
+// the renewals went. It reports whether it is; r has the error if that could not be done.
+func (m *Manager) refreshCurrent(ctx context.Context, r *Refreshed, renewals map[string]error) bool {
+	now, ok, err := m.current(r.Program)
+	renewal, tried := renewals[now.ID]
+	if !ok && err == nil && tried && tryAgain(renewal) {
+		err = renewal
+	}
 	if !ok && err == nil {
 		return false
 	}
@@ -110,6 +118,7 @@ func (m *Manager) refreshCurrent(ctx context.Context, r *Refreshed) bool {
 		r.Err, r.Reason = err, err.Error()
 		return true
 	}
-	r.Record, r.Renewed, r.Current = now, isRenewed, !isRenewed
+	r.Record, r.Renewed = now, tried && renewal == nil
+	r.Current = !r.Renewed
 	return true
 }

@@ -1,17 +1,20 @@
 package resident
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/elfinfo"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/readers"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -32,27 +35,37 @@ import (
 // madeAgain is why an image cannot be renewed although what it depends on could be.
 func madeAgain(why string) error { return fmt.Errorf("it has to be made again: %s", why) }
 
-// renewed is a renewal under way.
-type renewed struct {
-	rec   registry.Record
-	deps  *fingerprint.Dependencies
-	files map[string][]byte // what is replaced, by name in the image
-	names []string          // of files, in the order in which they are replaced
+// A renewal is that of one entry.
+type renewal struct {
+	was, rec registry.Record // as it was and as it will be
+	deps     *fingerprint.Dependencies
+	files    map[string][]byte // what is replaced, by name in the image
+	names    []string          // of files, in the order in which they are replaced
+
+	// err is fingerprint.ErrChanged or errWriter where another try might renew it, and any
+	// other where the image has to be made again.
+	err error
 }
 
-// renew gives an entry new plans where only times differ from what it depends on. Its
-// error is ErrChanged or errWriter where another try might do that, and any other where the
-// image has to be made again.
-func (m *Manager) renew(ctx context.Context, rec registry.Record) (registry.Record, error) {
-	deps, err := renewable(ctx, rec)
-	if err != nil {
-		return rec, err
+// renewAll gives entries new plans where only times differ from what they depend on.
+// Several take not much longer than one: they become durable together.
+func (m *Manager) renewAll(ctx context.Context, records []registry.Record) []*renewal {
+	var all, ready []*renewal
+	for _, rec := range records {
+		r := &renewal{was: rec, rec: rec, files: map[string][]byte{}}
+		if r.deps, r.err = renewable(ctx, rec); r.err == nil {
+			r.err = m.prepare(r)
+		}
+		if all = append(all, r); r.err == nil {
+			ready = append(ready, r)
+		}
 	}
-	r := &renewed{rec: rec, deps: deps, files: map[string][]byte{}}
-	if err := m.prepare(r); err != nil {
-		return rec, err
+	if err := m.publishRenewed(ctx, ready); err != nil {
+		for _, r := range ready {
+			r.err = cmp.Or(r.err, err)
+		}
 	}
-	return r.rec, m.publishRenewed(ctx, r, rec)
+	return all
 }
 
 // currentOrRenewed is current, of an entry that is renewed before where that makes it
@@ -63,17 +76,35 @@ func (m *Manager) currentOrRenewed(ctx context.Context, path string) (rec regist
 	if err != nil || !rec.HasImage() || ok && !dated(rec) {
 		return rec, false, ok, err
 	}
-	_, err = m.renew(ctx, rec)
+	err = m.renewAll(ctx, []registry.Record{rec})[0].err
 	switch {
 	case err != nil && ok:
 		return rec, false, true, nil // as before
-	case errors.Is(err, fingerprint.ErrChanged), errors.Is(err, errWriter), err != nil && ctx.Err() != nil:
+	case tryAgain(err), err != nil && ctx.Err() != nil:
 		return rec, false, false, err
 	case err != nil:
 		return rec, false, false, nil // it is made again, or refused for the same reason
 	}
 	rec, ok, err = m.current(path)
 	return rec, ok, ok, err
+}
+
+// tryAgain reports whether another try might carry a renewal out.
+func tryAgain(err error) bool {
+	return errors.Is(err, fingerprint.ErrChanged) || errors.Is(err, errWriter)
+}
+
+// renewNeeded renews those entries that would be current then, or start faster. It returns
+// how that went, by image.
+func (m *Manager) renewNeeded(ctx context.Context, records []registry.Record) map[string]error {
+	records = slices.DeleteFunc(slices.Clone(records), func(rec registry.Record) bool {
+		return !rec.HasImage() || !dated(rec) && len(m.stale(rec)) == 0
+	})
+	results := map[string]error{}
+	for _, r := range m.renewAll(ctx, records) {
+		results[r.was.ID] = r.err
+	}
+	return results
 }
 
 // dated reports whether new times would make an entry's starts shorter.
@@ -113,7 +144,7 @@ func labelled() bool {
 }
 
 // prepare makes an entry's new plans and its new record.
-func (m *Manager) prepare(r *renewed) error {
+func (m *Manager) prepare(r *renewal) error {
 	program, err := elfinfo.Open(r.deps.Program.Path)
 	if err != nil {
 		return err
@@ -140,7 +171,7 @@ func (m *Manager) prepare(r *renewed) error {
 func planSum(raw []byte) string { return fmt.Sprintf("%016x", plan.Sum(raw)) }
 
 // newPlan is the plan in a file with the identities that are true now.
-func (r *renewed) newPlan(program *elfinfo.File, path string) ([]byte, error) {
+func (r *renewal) newPlan(program *elfinfo.File, path string) ([]byte, error) {
 	p, err := plan.Read(path)
 	if err != nil {
 		return nil, madeAgain(err.Error())
@@ -172,7 +203,7 @@ func (r *renewed) newPlan(program *elfinfo.File, path string) ([]byte, error) {
 }
 
 // newRecord completes the new record, and its copy in the image.
-func (m *Manager) newRecord(r *renewed) (err error) {
+func (m *Manager) newRecord(r *renewal) (err error) {
 	if r.rec.Deps, err = json.Marshal(r.deps); err != nil {
 		return err
 	}
@@ -186,39 +217,46 @@ func (m *Manager) newRecord(r *renewed) (err error) {
 	return err
 }
 
-// publishRenewed puts the new plans in the place of those of was.
-func (m *Manager) publishRenewed(ctx context.Context, r *renewed, was registry.Record) error {
+// publishRenewed puts new plans in the place of the old ones, and takes down in each
+// renewal what is against it. Its error is about all of them.
+func (m *Manager) publishRenewed(ctx context.Context, all []*renewal) error {
+	if len(all) == 0 {
+		return nil
+	}
 	unlock, err := m.store.Lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	now, err := m.registry.Get(was.ID)
-	if err != nil {
-		return err
-	}
-	if string(now.Deps) != string(was.Deps) {
-		return fmt.Errorf("%s %w", was.Program, fingerprint.ErrChanged)
-	}
-	r.rec.Wish = now.Wish
 	staging, err := m.store.Stage()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = staging.Discard() }()
-	if err := m.stage(staging, r); err != nil {
+	names := map[string][]string{}
+	for _, r := range all {
+		if r.err = m.stage(staging, r); r.err == nil {
+			names[r.rec.ID] = r.names
+		}
+	}
+	if err := staging.Replace(func() error { return m.recordRenewed(all, names) }, names); err != nil {
 		return err
 	}
-	if err := staging.Replace(was.ID, func() error { return m.recordRenewed(r) }, r.names...); err != nil {
-		return err
-	}
-	return m.stampBoot(r.deps)
+	return m.stampBoot(all[0].deps)
 }
 
-// stage writes the files, which the same users may read as the image.
-func (m *Manager) stage(staging *store.Staging, r *renewed) error {
+// stage writes the files of an entry that is still the same one.
+func (m *Manager) stage(staging *store.Staging, r *renewal) error {
+	now, err := m.registry.Get(r.was.ID)
+	if err != nil {
+		return err
+	}
+	if string(now.Deps) != string(r.was.Deps) {
+		return fmt.Errorf("%s %w", r.was.Program, fingerprint.ErrChanged)
+	}
+	r.rec.Wish = now.Wish
 	for _, name := range r.names {
-		path := filepath.Join(staging.Dir, name)
+		path := filepath.Join(staging.Dir, r.rec.ID, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return err
 		}
@@ -226,20 +264,37 @@ func (m *Manager) stage(staging *store.Staging, r *renewed) error {
 			return err
 		}
 	}
-	return expose(staging, r.rec.Program, r.deps)
-}
-
-// recordRenewed enters the new record, unless a file is open for writing by now.
-func (m *Manager) recordRenewed(r *renewed) error {
-	if reasons := r.deps.Stale(); len(reasons) > 0 {
-		return fmt.Errorf("%s %w: %s", r.rec.Program, fingerprint.ErrChanged, reasons[0])
-	}
-	if err := notWritten(r.deps); err != nil {
+	readers, err := readers.Of(r.rec.Program, r.deps)
+	if err != nil {
 		return err
 	}
-	if _, err := m.registry.Put(r.rec); err != nil {
+	return staging.ExposePart(r.rec.ID, readers.Mode, readers.GID)
+}
+
+// recordRenewed enters the new records, and leaves out what cannot be renewed.
+func (m *Manager) recordRenewed(all []*renewal, names map[string][]string) error {
+	var records []registry.Record
+	for _, r := range all {
+		if r.err == nil {
+			r.err = r.stillTrue()
+		}
+		if r.err != nil {
+			delete(names, r.rec.ID)
+			continue
+		}
+		records = append(records, r.rec)
+	}
+	if _, err := m.registry.PutAll(records); err != nil {
 		return err
 	}
 	store.Fault("after-renew-record")
 	return nil
+}
+
+// stillTrue is what has changed meanwhile, or is open for writing.
+func (r *renewal) stillTrue() error {
+	if reasons := r.deps.Stale(); len(reasons) > 0 {
+		return fmt.Errorf("%s %w: %s", r.rec.Program, fingerprint.ErrChanged, reasons[0])
+	}
+	return notWritten(r.deps)
 }

@@ -3,8 +3,11 @@ package store
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"syscall"
 )
 
@@ -96,9 +99,13 @@ func sameFile(f *os.File, path string) error {
 // and group, and nobody else. Without it an image is for the store's owner only.
 // Nobody may write to what is exposed but its owner, and nobody may execute it.
 // What has its mode already keeps its times.
-func (g *Staging) Expose(program fs.FileMode, gid int) error {
+func (g *Staging) Expose(program fs.FileMode, gid int) error { return g.ExposePart("", program, gid) }
+
+// ExposePart is Expose for a directory in the staging directory.
+func (g *Staging) ExposePart(name string, program fs.FileMode, gid int) error {
 	file, folder := Exposed(program, gid)
-	return wrap("set the modes of", g.Dir, expose(g.Dir, folder, file))
+	path := filepath.Join(g.Dir, name)
+	return wrap("set the modes of", path, expose(path, folder, file))
 }
 
 // Exposed is the access that Expose gives to files and folders.
@@ -133,31 +140,69 @@ func (g *Staging) publish(id string) error {
 }
 
 // Replace brings everything in the staging directory to the disk, calls commit, and puts
-// the files with these names, which are slash-separated paths in it, in the place of
-// those of the image id, in this order. After an error of commit nothing is replaced. A
-// process that has an old one open or mapped keeps it.
-func (g *Staging) Replace(id string, commit func() error, names ...string) error {
-	return wrap("replace files of image", g.store.ImageDir(id), g.replace(id, commit, names))
+// the staged files in the place of those of images: of each image id the files with these
+// names, in this order, which are staged at id/name. Names are slash-separated. Commit may
+// take images out; after an error of its own nothing is replaced. A process that has an old
+// file open or mapped keeps it.
+func (g *Staging) Replace(commit func() error, images map[string][]string) error {
+	return wrap("replace files of images in", g.store.in(imagesName), g.replace(commit, images))
 }
 
-func (g *Staging) replace(id string, commit func() error, names []string) error {
-	if err := checkID(id); err != nil {
+func (g *Staging) replace(commit func() error, images map[string][]string) error {
+	ids := slices.Sorted(maps.Keys(images))
+	if err := errors.Join(mapErrors(ids, checkID)...); err != nil {
 		return err
 	}
-	if err := syncTree(g.Dir); err != nil {
+	if err := atOnce(ids, func(id string) error { return syncTree(filepath.Join(g.Dir, id)) }); err != nil {
 		return err
 	}
 	Fault("before-replace")
 	if err := commit(); err != nil {
 		return err
 	}
+	return atOnce(slices.Sorted(maps.Keys(images)), func(id string) error { return g.replaceIn(id, images[id]) })
+}
+
+// replaceIn is replace for one image.
+func (g *Staging) replaceIn(id string, names []string) error {
+	image := g.store.ImageDir(id)
+	dirs := map[string]bool{}
 	for _, name := range names {
-		if err := renameDurably(filepath.Join(g.Dir, name), filepath.Join(g.store.ImageDir(id), name)); err != nil {
+		to := filepath.Join(image, name)
+		if err := os.Rename(filepath.Join(g.Dir, id, name), to); err != nil {
 			return err
 		}
+		dirs[filepath.Dir(to)] = true
 		Fault("after-replace")
 	}
-	return nil
+	return errors.Join(mapErrors(slices.Sorted(maps.Keys(dirs)), syncPath)...)
+}
+
+// mapErrors are what f returns for each, nil where it succeeds.
+func mapErrors(all []string, f func(string) error) []error {
+	errs := make([]error, len(all))
+	for i, one := range all {
+		errs[i] = f(one)
+	}
+	return errs
+}
+
+// atOnce calls f for several at once: a journal brings what is waiting for it to the disk
+// in one go (jbd2).
+func atOnce(all []string, f func(string) error) error {
+	const several = 16
+	errs := make([]error, len(all))
+	free := make(chan struct{}, several)
+	var group sync.WaitGroup
+	for i, one := range all {
+		free <- struct{}{}
+		group.Go(func() {
+			errs[i] = f(one)
+			<-free
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
 }
 
 // Discard removes the folder, unless it was published; it can be deferred.

@@ -139,3 +139,47 @@ func TestSweepBesidePublish(t *testing.T) {
 	}
 	wantContents(t, s, nil, nil)
 }
+
+// TestReplace: files of images are replaced after commit, of those that it leaves, or none.
+func TestReplace(t *testing.T) {
+	s := newStore(t)
+	for _, id := range []string{idA, idB} {
+		if err := publish(s, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replace := func(commit func(map[string][]string) error) error {
+		g, err := s.Stage()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = g.Discard() }()
+		images := map[string][]string{idA: {"plan"}, idB: {"plan"}}
+		for id := range images {
+			if err := os.Mkdir(filepath.Join(g.Dir, id), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(g.Dir, id, "plan"), []byte("new"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return g.Replace(func() error { return commit(images) }, images)
+	}
+	planOf := func(id string) string {
+		raw, err := os.ReadFile(s.PlanPath(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(raw)
+	}
+	refused := errors.New("refused")
+	if err := replace(func(map[string][]string) error { return refused }); !errors.Is(err, refused) || planOf(idA) == "new" {
+		t.Errorf("Replace = %v, plan %q", err, planOf(idA))
+	}
+	if err := replace(func(images map[string][]string) error { delete(images, idB); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if planOf(idA) != "new" || planOf(idB) == "new" {
+		t.Errorf("plans %q and %q", planOf(idA), planOf(idB))
+	}
+}
