@@ -175,7 +175,8 @@ func TestWhenNotFiles(t *testing.T) {
 			"mkdir first; cp %s first/libconstructors.so; mount --bind first %s", w.other, w.first),
 			Normal: "this now comes first in the search for libraries " + w.first},
 		{Name: "no library", Users: kit.OnlyRoot, Script: fmt.Sprintf("mount --bind /dev/null %s", w.library), Normal: "this has changed"},
-		{Name: "another cache of libraries", Users: kit.OnlyRoot, Script: fmt.Sprintf("cp %[1]s cache; mount --bind cache %[1]s", cache),
+		{Name: "an equal cache of libraries", Users: kit.OnlyRoot, Script: fmt.Sprintf("cp %[1]s cache; mount --bind cache %[1]s", cache)},
+		{Name: "no cache of libraries", Users: kit.OnlyRoot, Script: fmt.Sprintf("mount --bind /dev/null %s", cache),
 			Normal: "this has changed " + cache},
 		{Name: "an equal C library", Users: kit.OnlyRoot, Script: `libc=$(ldd ` + w.program + ` | sed -n 's/.*libc.so.6 => \([^ ]*\).*/\1/p')
 			cp "$libc" libc; mount --bind libc "$libc"`, Normal: "this has changed"},
