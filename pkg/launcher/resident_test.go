@@ -13,7 +13,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/residentctl/residentctl/internal/fixture"
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/ldcache"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
 
@@ -206,6 +208,13 @@ func TestDoubts(t *testing.T) {
 		{"checked file of another size", func(p *plan.Plan) { p.Checks[0].ID.Size++ }, "this has changed /proc/version"},
 		{"checked file gone", func(p *plan.Plan) { p.Checks[0].Path = "/gone" }, "this has changed /gone"},
 		{"checked file now there", func(p *plan.Plan) { p.Checks[1].Path = "/etc/passwd" }, "this has changed /etc/passwd"},
+		{"another cache with other answers", func(p *plan.Plan) {
+			p.Checks[0] = otherCache(p, ldcache.Entry{Path: "/lib/libz.so.2"})
+		}, "ld.so.cache has another answer for libz.so.1"},
+		{"another cache that is none", func(p *plan.Plan) {
+			p.Checks[0] = otherCache(p, ldcache.Entry{Path: "/lib/libz.so.1"})
+			os.WriteFile(p.Checks[0].Path, []byte("garbage"), 0o644)
+		}, "this has changed"},
 		{"missed library now there", func(p *plan.Plan) { p.Folders[0].Misses[0] = "/etc/passwd" }, "comes first in the search for libraries /etc/passwd"},
 		{"program changed", func(p *plan.Plan) { p.Program().ID.Ctime++ }, "this has changed"},
 		{"pages cut", func(p *plan.Plan) { os.Truncate(pagesOf(p), 4096) }, "this has changed"},
@@ -230,6 +239,37 @@ func TestDoubts(t *testing.T) {
 			file := launcherFile(t, filepath.Join(dir, "witness-launcher"), bin, index)
 			startsNormally(t, file, bin, nil, tc.want)
 		})
+	}
+}
+
+// otherCache is the check of a cache that is another one than it was, in which libz.so.1
+// is /lib/libz.so.1, and had the answer was before.
+func otherCache(p *plan.Plan, was ldcache.Entry) plan.CheckedFile {
+	path := filepath.Join(filepath.Dir(p.Path), "ld.so.cache")
+	c := fixture.Cache{New: true, Libs: []fixture.CacheLib{{Name: "libz.so.1", Path: "/lib/libz.so.1"}}}
+	if err := os.WriteFile(path, c.Bytes(), 0o644); err != nil {
+		panic(err)
+	}
+	return plan.CheckedFile{Path: path, ID: plan.FileID{Ino: 1}, Answers: []plan.CacheAnswer{
+		{Name: "libz.so.1", Entries: []ldcache.Entry{was}}, {Name: "libnone.so"},
+	}}
+}
+
+// A cache of another identity that gives the same answers leaves a start resident, and
+// nothing of it is left mapped.
+func TestResidentStartWithAnotherCache(t *testing.T) {
+	dir := openFolder(t)
+	bin := witness(t, dir)
+	p := witnessPlan(t, dir, bin)
+	p.Checks[0] = otherCache(p, ldcache.Entry{Path: "/lib/libz.so.1"})
+	index := filepath.Join(dir, "index")
+	write(t, index, p)
+	file := launcherFile(t, filepath.Join(dir, "launchers/witness"), bin, index)
+	plain := run(t, &exec.Cmd{Path: bin, Args: []string{"witness", "a"}, Env: []string{}})
+	resident := run(t, &exec.Cmd{Path: file, Args: []string{"witness", "a"}, Env: []string{}})
+	asExec(t, resident, plain)
+	if strings.Contains(resident.stdout, "ld.so.cache") {
+		t.Errorf("the cache is still mapped:\n%s", resident.stdout)
 	}
 }
 
