@@ -202,6 +202,9 @@ func FuzzDecodeStored(f *testing.F) {
 	}
 	f.Add(good[len(storedHeader("", nil)):])
 	f.Add([]byte(`{"wish":{"program":"/x"}}`))
+	f.Add([]byte(`{"wish":{"program":"/x","paths":["/y"],"shims":["/y"],"system":["/x"],"system_in":{"1-2":["/x","/y"]},"reason":"/x is gone"}}`))
+	f.Add([]byte(`{"wish":{"program":"/x","shims":["/y"]}}`))
+	f.Add([]byte(`{"wish":{"program":"/x","system_in":{"":["/y"]}}}`))
 	f.Add([]byte(`{"wish":{"program":"/x"},"image":{}}`))
 	f.Add([]byte("null"))
 	f.Add([]byte(""))

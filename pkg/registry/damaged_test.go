@@ -248,53 +248,6 @@ func TestAmbiguousWithDamaged(t *testing.T) {
 	}
 }
 
-// TestWishWithoutImage: it is whole and stays, and is no entry yet.
-func TestWishWithoutImage(t *testing.T) {
-	const key = "record-0123456789abcdef"
-	r := newRegistry(t)
-	wish := stored{Wish: Wish{Program: "/usr/bin/perl", Paths: []string{"/usr/bin/perl5"}, Layouts: 4}}
-	edit(t, r, func(tx *bolt.Tx) error { return insert(tx, key, &wish) })
-	mustBeSound(t, r)
-	mustPut(t, r, record(1, "/usr/bin/git", 20))
-	if _, err := r.Delete(record(1, "", 0).ID); err != nil {
-		t.Error(err)
-	}
-	if all, err := r.List(); len(all) > 0 || err != nil {
-		t.Errorf("list: %v, %v", all, err)
-	}
-	for _, query := range []string{"perl", "/usr/bin/perl5", key} {
-		if _, err := r.Find(query); !errors.Is(err, ErrNotFound) {
-			t.Errorf("find %s: %v", query, err)
-		}
-	}
-	if err := r.Forget(key); err == nil {
-		t.Error("forgotten")
-	}
-	wishNow := func() (s *stored) {
-		t.Helper()
-		if err := r.view(func(tx *bolt.Tx) (err error) { s, err = load(tx, key); return err }); err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	if s := wishNow(); s.Image != nil || !slices.Equal(s.Wish.Names(), wish.Wish.Names()) || s.Wish.Layouts != 4 {
-		t.Errorf("it became %+v", s)
-	}
-	// One of its paths leads to something else now, and then the other.
-	if replaced := mustPut(t, r, record(2, "/usr/bin/perl", 30)); len(replaced) > 0 {
-		t.Errorf("replaced %v", replaced)
-	}
-	if s := wishNow(); !slices.Equal(s.Wish.Names(), []string{"/usr/bin/perl5"}) {
-		t.Errorf("it became %+v", s)
-	}
-	if replaced := mustPut(t, r, record(3, "/usr/bin/perl5", 40)); len(replaced) > 0 {
-		t.Errorf("replaced %v", replaced)
-	}
-	if all, err := r.List(); len(all) != 2 || err != nil {
-		t.Errorf("list: %v, %v", all, err)
-	}
-}
-
 // TestKeyStays: a record has the same key after its image was replaced.
 func TestKeyStays(t *testing.T) {
 	r := newRegistry(t)

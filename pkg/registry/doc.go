@@ -2,9 +2,9 @@
 // bbolt file with a record for each.
 //
 // The nouns. A Record is a wish, which says what is to be resident and how, and an
-// image, which says which binary it was made of and what it depends on. A binary
-// has at most one record, and so has a path: what a path leads to now replaces what
-// it led to before. A record is stored with a checksum, under a random key. An index
+// image, which says which binary it was made of and what it depends on. A wish may be
+// without an image, and stays until it is deleted. A binary has at most one record, and
+// so has a path: what a path leads to now replaces what it led to before. A record is stored with a checksum, under a random key. An index
 // entry leads from an image id, a path, a library or an inode to a key; record and
 // index entries change in one transaction, and Check says where they disagree.
 //

@@ -63,7 +63,11 @@ func (e *AmbiguousError) Error() string {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		fmt.Fprintf(&b, " %s (%s)", r.ID, r.Program)
+		if r.HasImage() {
+			fmt.Fprintf(&b, " %s (%s)", r.ID, r.Program)
+		} else {
+			fmt.Fprintf(&b, " %s (no image)", r.Program)
+		}
 	}
 	return b.String()
 }

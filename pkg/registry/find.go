@@ -16,19 +16,18 @@ import (
 // minPrefix is how many digits of an id are needed at least, as git(1) has it.
 const minPrefix = 4
 
-// List is every entry, by program and then by id. When some are damaged, the others
+// List is every entry, by program and then by id, also those without an image. When some are damaged, the others
 // are returned along with an ErrCorrupt (see Damaged).
 func (r *Registry) List() (all []Record, err error) {
 	var bad []error
 	err = r.view(func(tx *bolt.Tx) error {
 		for _, kv := range pairs(tx, recordsBucket, "") {
 			s, err := decodeStored(kv[0], []byte(kv[1]))
-			switch {
-			case err != nil:
+			if err != nil {
 				bad = append(bad, damaged(tx, kv[0], err))
-			case s.Image != nil:
-				all = append(all, s.record())
+				continue
 			}
+			all = append(all, s.record())
 		}
 		return allFaults(bad)
 	})
@@ -50,6 +49,17 @@ func (r *Registry) Get(prefix string) (Record, error) {
 // ByPath is the entry that has this absolute path among its names.
 func (r *Registry) ByPath(path string) (Record, error) {
 	return r.one(path, func(tx *bolt.Tx) []match { return matches(tx, pathBucket, path+"\x00") })
+}
+
+// ByName are the entries that have a path with this last component, by program. When
+// some are damaged, the others are returned along with an ErrCorrupt (see Damaged).
+func (r *Registry) ByName(base string) (all []Record, err error) {
+	err = r.view(func(tx *bolt.Tx) error {
+		var bad []error
+		all, bad = loadAll(tx, ofName(tx, base))
+		return allFaults(bad)
+	})
+	return all, err
 }
 
 // ByInode is the entry of a binary.
@@ -84,7 +94,8 @@ func (r *Registry) ByLibrary(meant func(path string) bool) (all []Record, err er
 }
 
 // Find is the entry that a person means: by the path of a program, absolute or
-// relative, also one that leads to a known binary under another name; or,
+// relative, also one that leads to a known binary under another name (of an entry
+// without an image the binary is not known); or,
 // without a slash in it, by the beginning of an id or the program's base name, or,
 // since a damaged one may be known by nothing else, by its key. If it is damaged the
 // error is a *DamagedError.
@@ -135,7 +146,7 @@ func (r *Registry) one(query string, find func(*bolt.Tx) []match) (found Record,
 		}
 		return nil
 	})
-	if err == nil && found.ID == "" {
+	if err == nil && found.Program == "" {
 		err = r.wrap("read registry", fmt.Errorf("%w: %s", ErrNotFound, query))
 	}
 	return found, err
@@ -165,12 +176,11 @@ func loadAll(tx *bolt.Tx, found []match) (all []Record, bad []error) {
 		s, err := loadMatch(tx, m)
 		var d *DamagedError
 		seen[m.key] = err == nil || errors.As(err, &d) // else only this entry is false
-		switch {
-		case err != nil:
+		if err != nil {
 			bad = append(bad, err)
-		case s.Image != nil:
-			all = append(all, s.record())
+			continue
 		}
+		all = append(all, s.record())
 	}
 	sortRecords(all)
 	return all, bad

@@ -1,49 +1,54 @@
 package registry
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// model is what a registry should do, with nothing but a map by binary.
-type model map[uint64]Record
+// model is what a registry should do, with nothing but a list.
+type model struct{ all []Record }
 
-func (m model) put(rec Record) (replaced []string) {
-	if old, ok := m[rec.Binary.Ino]; ok && old.ID != rec.ID {
-		replaced = append(replaced, old.ID)
-	}
-	m[rec.Binary.Ino] = rec
-	for ino, other := range m {
-		if ino == rec.Binary.Ino {
+func (m *model) put(rec Record) (replaced []string) {
+	var left []Record
+	for _, old := range m.all {
+		taken := func(name string) bool { return slices.Contains(rec.Names(), name) }
+		rest, ok := old.Wish.without(taken)
+		sameBinary := rec.HasImage() && old.HasImage() && old.Binary.Ino == rec.Binary.Ino
+		switch {
+		case sameBinary && old.ID != rec.ID, !sameBinary && !ok:
+			replaced = append(replaced, old.ID)
+		}
+		if !ok {
 			continue
 		}
-		rest := slices.DeleteFunc(other.Names(), func(n string) bool { return slices.Contains(rec.Names(), n) })
-		if len(rest) == 0 {
-			delete(m, ino)
-			replaced = append(replaced, other.ID)
-			continue
+		if sameBinary {
+			rest.Reason = fmt.Sprintf("%s is not the same file as %s any more", rest.Program, rec.Program)
+			old.Image = Image{}
 		}
-		other.Program, other.Paths = rest[0], rest[1:]
-		m[ino] = other
+		old.Wish = rest
+		left = append(left, old)
 	}
+	m.all = append(left, rec)
 	return replaced
 }
 
-func (m model) list() []Record {
-	all := slices.Collect(maps.Values(m))
+func (m *model) delete(i int) { m.all = slices.Delete(m.all, i, i+1) }
+
+func (m *model) list() []Record {
+	all := slices.Clone(m.all)
 	sortRecords(all)
 	return all
 }
 
-func (m model) where(is func(Record) bool) []Record {
+func (m *model) where(is func(Record) bool) []Record {
 	return slices.DeleteFunc(m.list(), func(r Record) bool { return !is(r) })
 }
 
@@ -54,7 +59,7 @@ func TestModel(t *testing.T) {
 		steps = 100
 	}
 	rnd := rand.New(rand.NewPCG(seed, seed))
-	r, m := newRegistry(t), model{}
+	r, m := newRegistry(t), &model{}
 	path := func() string { return fmt.Sprintf("/bin/p%d", rnd.IntN(30)) }
 	lib := func() string { return fmt.Sprintf("/lib/l%d", rnd.IntN(10)) }
 	for step := range steps {
@@ -66,24 +71,31 @@ func TestModel(t *testing.T) {
 					rec.Paths = append(rec.Paths, p)
 				}
 			}
+			rec.Shims = slices.Clone(rec.Names()[rnd.IntN(len(rec.Names())):])
+			rec.SetSystemFor([]string{"", "1-2"}[rnd.IntN(2)], []string{rec.Program})
 			for range rnd.IntN(40) {
 				rec.LibraryPaths = append(rec.LibraryPaths, lib())
 			}
-			if old, ok := m[rec.Binary.Ino]; ok && rnd.IntN(3) == 0 {
-				rec.ID = old.ID
+			old := m.where(func(r Record) bool { return r.Binary.Ino == rec.Binary.Ino })
+			switch {
+			case len(old) > 0 && rnd.IntN(3) == 0:
+				rec.ID = old[0].ID
+			case rnd.IntN(3) == 0:
+				rec.Image, rec.Reason = Image{}, "it is gone"
 			}
 			want, got := m.put(rec), ids(mustPut(t, r, rec))
 			slices.Sort(want)
 			slices.Sort(got)
 			mustEqual(t, step, want, got)
 		case 3:
-			for ino, rec := range m {
-				if _, err := r.Delete(rec.ID); err != nil {
-					t.Fatal(step, err)
-				}
-				delete(m, ino)
+			if len(m.all) == 0 {
 				break
 			}
+			i := rnd.IntN(len(m.all))
+			if deleted, err := r.Delete(cmp.Or(m.all[i].ID, m.all[i].Program)); err != nil || deleted.Program != m.all[i].Program {
+				t.Fatal(step, deleted, err)
+			}
+			m.delete(i)
 		case 4:
 			p := path()
 			rec, err := r.ByPath(p)
@@ -111,7 +123,7 @@ func TestModel(t *testing.T) {
 
 func mustEqual[T any](t *testing.T, step int, want, got []T) {
 	t.Helper()
-	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+	if diff := gocmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
 		t.Fatalf("step %d (-want +got):\n%s", step, diff)
 	}
 }

@@ -1,18 +1,23 @@
 package registry
 
 import (
+	"cmp"
 	"fmt"
+	"path/filepath"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
 )
 
-// Put enters a record. It takes the place of every record of the same binary
-// (device and inode), and its paths are taken away from records of other
-// binaries: a path leads to one file. A record that has no path left goes. What
-// went is returned, so that the caller can remove its image and index link; a
-// record with the same id as the new one is changed in place and not returned,
-// for its image is still in use.
+// Put enters a record, with or without an image. It takes the place of every record of
+// the same binary (device and inode), and its paths are taken away from other records: a
+// path leads to one file. A record that has no path left goes. What went is returned, so
+// that the caller can remove its image and index link, if it had them; a record with the
+// same id as the new one is changed in place and not returned, for its image is still in
+// use.
+//
+// Put ends no wish: the names of a record of the same binary that the new one does not
+// have stay, with their ways in, as a record without an image.
 //
 // A damaged record that goes is not returned: what its image was cannot be known
 // for certain. Now that no record has that image, gc finds it.
@@ -46,14 +51,15 @@ func put(tx *bolt.Tx, rec *Record) (replaced []Record, err error) {
 	if err := refuseTakenID(tx, rec); err != nil {
 		return nil, err
 	}
-	key, same, err := dropBinary(tx, rec)
+	binaryKey, same, err := dropBinary(tx, rec)
 	if err != nil {
 		return nil, err
 	}
-	bare, err := takePaths(tx, rec)
+	pathKey, bare, err := takePaths(tx, rec)
 	if err != nil {
 		return nil, err
 	}
+	key := cmp.Or(binaryKey, pathKey)
 	if key == "" {
 		if key, err = newKey(tx); err != nil {
 			return nil, err
@@ -65,6 +71,9 @@ func put(tx *bolt.Tx, rec *Record) (replaced []Record, err error) {
 // refuseTakenID refuses an image id that is another binary's, or a damaged record's:
 // of that it is not known whose it is.
 func refuseTakenID(tx *bolt.Tx, rec *Record) error {
+	if !rec.HasImage() {
+		return nil
+	}
 	key := string(tx.Bucket(idBucket).Get([]byte(rec.ID)))
 	if key == "" {
 		return nil
@@ -75,9 +84,12 @@ func refuseTakenID(tx *bolt.Tx, rec *Record) error {
 	return nil
 }
 
-// dropBinary deletes the records of rec's binary. It returns the key of a whole one,
-// which the new record is to have.
+// dropBinary deletes the records of rec's binary, but for names that rec does not have.
+// It returns the key of a whole one, which the new record is to have.
 func dropBinary(tx *bolt.Tx, rec *Record) (key string, dropped []Record, err error) {
+	if !rec.HasImage() {
+		return "", nil, nil
+	}
 	for _, m := range matches(tx, inodeBucket, rec.Binary.Inode().String()+"\x00") {
 		s, err := load(tx, m.key)
 		if err == nil && !s.has(m.key, m.entry) {
@@ -87,34 +99,52 @@ func dropBinary(tx *bolt.Tx, rec *Record) (key string, dropped []Record, err err
 			}
 			continue
 		}
-		if err == nil {
-			key = m.key
-			if s.Image.ID != rec.ID {
-				dropped = append(dropped, s.record())
-			}
+		if dropErr := drop(tx, m.key); dropErr != nil {
+			return "", nil, dropErr
 		}
-		if err := drop(tx, m.key); err != nil {
+		if err != nil {
+			continue
+		}
+		key = m.key
+		if s.Image.ID != rec.ID {
+			dropped = append(dropped, s.record())
+		}
+		if err := keepRest(tx, s.Wish, rec); err != nil {
 			return "", nil, err
 		}
 	}
 	return key, dropped, nil
 }
 
+// keepRest enters what rec does not have of a wish that its record was of.
+func keepRest(tx *bolt.Tx, w Wish, rec *Record) error {
+	rest, ok := w.without(func(name string) bool { return slices.Contains(rec.Names(), name) })
+	if !ok {
+		return nil
+	}
+	key, err := newKey(tx)
+	if err != nil {
+		return err
+	}
+	rest.Reason = fmt.Sprintf("%s is not the same file as %s any more", rest.Program, rec.Program)
+	return insert(tx, key, &stored{Wish: rest})
+}
+
 // takePaths takes rec's names away from other records, and deletes those that have
-// none left.
-func takePaths(tx *bolt.Tx, rec *Record) (dropped []Record, err error) {
+// none left. It returns the key of one of these, and the whole ones.
+func takePaths(tx *bolt.Tx, rec *Record) (key string, dropped []Record, err error) {
 	for _, name := range rec.Names() {
 		for _, m := range matches(tx, pathBucket, name+"\x00") {
 			old, err := takePath(tx, m, name)
 			if err != nil {
-				return nil, err
+				return "", nil, err
 			}
-			if old != nil && old.Image != nil {
-				dropped = append(dropped, old.record())
+			if old != nil {
+				key, dropped = m.key, append(dropped, old.record())
 			}
 		}
 	}
-	return dropped, nil
+	return key, dropped, nil
 }
 
 // takePath takes a name away from the record that m leads to, and returns what was
@@ -136,29 +166,39 @@ func takePath(tx *bolt.Tx, m match, name string) (deleted *stored, err error) {
 	if err := drop(tx, m.key); err != nil {
 		return nil, err
 	}
-	rest := slices.DeleteFunc(old.Wish.Names(), func(n string) bool { return n == name })
-	if len(rest) == 0 {
+	rest, ok := old.Wish.without(func(n string) bool { return n == name })
+	if !ok {
 		return old, nil
 	}
-	old.Wish.Program, old.Wish.Paths = rest[0], rest[1:]
+	old.Wish = rest
 	return nil, insert(tx, m.key, old)
 }
 
 // Delete takes out the entry with this image id, all digits of it, and returns what
-// it was. A damaged one is left alone (a *DamagedError): see Forget.
-func (r *Registry) Delete(id string) (deleted Record, err error) {
+// it was. One without an image is named by an absolute path of its program. A damaged
+// one is left alone (a *DamagedError): see Forget.
+func (r *Registry) Delete(name string) (deleted Record, err error) {
 	err = r.update(func(tx *bolt.Tx) error {
-		entry := indexEntry{string(idBucket), id}
-		key := tx.Bucket(idBucket).Get([]byte(id))
-		if key == nil {
-			return fmt.Errorf("%w: id %s", ErrNotFound, id)
+		all, bad := loadAll(tx, exactly(tx, name))
+		switch {
+		case len(bad) > 0:
+			return bad[0]
+		case len(all) == 0:
+			return fmt.Errorf("%w: %s", ErrNotFound, name)
 		}
-		old, err := loadMatch(tx, match{entry, string(key)})
-		if err != nil {
-			return err
-		}
-		deleted = old.record()
-		return drop(tx, string(key))
+		deleted = all[0]
+		return drop(tx, exactly(tx, name)[0].key)
 	})
 	return deleted, err
+}
+
+// exactly is where the entry of an image id, or of an absolute path, is.
+func exactly(tx *bolt.Tx, name string) []match {
+	if filepath.IsAbs(name) {
+		return matches(tx, pathBucket, name+"\x00")
+	}
+	if key := tx.Bucket(idBucket).Get([]byte(name)); key != nil {
+		return []match{{indexEntry{string(idBucket), name}, string(key)}}
+	}
+	return nil
 }

@@ -1,11 +1,12 @@
 package registry
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -13,14 +14,18 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// Record is what the registry knows about one resident program: what its user
-// asked for, and the image that serves this. Its fields are those of both, and as
-// JSON they are in one object. Fields are only ever added, each to the part that it
-// belongs to; anything else needs a new schema version.
+// Record is what the registry knows about one program: what its user asked for, and
+// the image that serves this, unless there is none just now. Its fields are those of
+// both, and as JSON they are in one object, in which those of an image that is not there
+// are left out. Fields are only ever added, each to the part that it belongs to; anything
+// else needs a new schema version.
 type Record struct {
 	Wish
 	Image
 }
+
+// HasImage reports whether an image serves the wish.
+func (r *Record) HasImage() bool { return r.ID != "" }
 
 // Wish is what the user asked to be resident, and how. It does not depend on the
 // image: that can be replaced, and the wish stays.
@@ -35,28 +40,40 @@ type Wish struct {
 	// MemoryLimit is how many bytes of memory of its own the program may have when it is linked,
 	// and its image may take; 0 is the default.
 	MemoryLimit uint64 `json:"memory_limit,omitempty"`
+	// EvenIfSlower: it is to have an image even if that does not start faster.
+	EvenIfSlower bool `json:"even_if_slower,omitempty"`
+
+	// The ways in that the user enabled: names, each by a shim or for the whole system.
+	// System is for the machine's binfmt_misc, SystemIn for that of another kernel
+	// instance (binfmt.Instance), by that.
+	Shims    []string            `json:"shims,omitempty"`
+	System   []string            `json:"system,omitempty"`
+	SystemIn map[string][]string `json:"system_in,omitempty"`
+
+	// Reason is why there is no image now, for people; "" while there is one.
+	Reason string `json:"reason,omitempty"`
 }
 
 // Image is what serves a wish, and what it was made of.
 type Image struct {
 	// ID is the image's id, 12 or more lower-case hex digits: images/<ID>.
-	ID     string       `json:"id"`
-	Binary linux.FileID `json:"binary"`
+	ID     string       `json:"id,omitempty"`
+	Binary linux.FileID `json:"binary,omitzero"`
 	// Digest is the hex SHA-256 over the content hashes of the binary, the
 	// dynamic linker and every library.
-	Digest string `json:"digest"`
+	Digest string `json:"digest,omitempty"`
 	// LibraryPaths are the libraries' paths as they were opened, for ByLibrary.
 	LibraryPaths []string `json:"library_paths,omitempty"`
 	// Deps is what the image depends on, in the words of package fingerprint.
 	Deps json.RawMessage `json:"deps,omitempty"`
 
-	Kind       string    `json:"kind"` // stop point: "linked"
-	Created    time.Time `json:"created"`
+	Kind       string    `json:"kind,omitempty"` // stop point: "linked"
+	Created    time.Time `json:"created,omitzero"`
 	CRIU       string    `json:"criu,omitempty"`   // version that dumped it
 	Kernel     string    `json:"kernel,omitempty"` // release that it was dumped on
-	Libraries  int       `json:"libraries"`
-	Mappings   int       `json:"mappings"`
-	ImageBytes int64     `json:"image_bytes"`
+	Libraries  int       `json:"libraries,omitempty"`
+	Mappings   int       `json:"mappings,omitempty"`
+	ImageBytes int64     `json:"image_bytes,omitempty"`
 	Bound      int       `json:"bound,omitempty"` // calls that are bound in the image ahead of their first time
 	Timing     *Timing   `json:"timing,omitempty"`
 	// PlanSums are the checksums of the image's plans, one of each layout: XXH64 as 16
@@ -82,9 +99,65 @@ func (w *Wish) Names() []string {
 	return append([]string{w.Program}, w.Paths...)
 }
 
+// SystemFor are the names that are enabled for the whole system of a kernel instance.
+func (w *Wish) SystemFor(instance string) []string {
+	if instance == "" {
+		return w.System
+	}
+	return w.SystemIn[instance]
+}
+
+// SetSystemFor replaces the names that are enabled for the whole system of a kernel
+// instance.
+func (w *Wish) SetSystemFor(instance string, names []string) {
+	if instance == "" {
+		w.System = names
+		return
+	}
+	w.SystemIn = maps.Clone(w.SystemIn) // copies of the record share it
+	if len(names) == 0 {
+		delete(w.SystemIn, instance)
+		return
+	}
+	if w.SystemIn == nil {
+		w.SystemIn = map[string][]string{}
+	}
+	w.SystemIn[instance] = names
+}
+
+// without is the wish without the names that are meant, and without their ways in; false
+// if it has no other names.
+func (w Wish) without(meant func(name string) bool) (rest Wish, ok bool) {
+	less := func(names []string) []string { return slices.DeleteFunc(slices.Clone(names), meant) }
+	names := less(w.Names())
+	if len(names) == 0 {
+		return w, false
+	}
+	w.Program, w.Paths = names[0], names[1:]
+	w.Shims = less(w.Shims)
+	for instance, names := range w.systems() {
+		w.SetSystemFor(instance, less(names))
+	}
+	return w, true
+}
+
+// systems are all that the wish has enabled for the whole system, by kernel instance.
+func (w *Wish) systems() map[string][]string {
+	all := map[string][]string{"": w.System}
+	maps.Copy(all, w.SystemIn)
+	return all
+}
+
 // validate says what a record that is fit for the registry must be.
 func (r *Record) validate() error {
-	return cmp.Or(r.Image.validate(), r.Wish.validate())
+	if r.HasImage() {
+		if err := r.Image.validate(); err != nil {
+			return err
+		}
+	} else if r.Digest != "" || r.Binary.Ino != 0 {
+		return errors.New("the image has no id")
+	}
+	return r.Wish.validate()
 }
 
 // validate demands UTF-8 of paths because JSON cannot carry anything else, and
@@ -99,6 +172,18 @@ func (w *Wish) validate() error {
 			return fmt.Errorf("path %q is named twice", name)
 		}
 		seen[name] = true
+	}
+	if _, ok := w.SystemIn[""]; ok {
+		return errors.New("a kernel instance has no name")
+	}
+	ways := slices.Clone(w.Shims)
+	for _, names := range w.systems() {
+		ways = append(ways, names...)
+	}
+	for _, name := range ways {
+		if !seen[name] {
+			return fmt.Errorf("path %q is enabled, and is no name of the program", name)
+		}
 	}
 	return nil
 }

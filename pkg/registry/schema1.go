@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -18,7 +19,7 @@ func decode1(key string, value []byte) (r Record, err error) {
 	if err := json.Unmarshal(value, &r); err != nil {
 		return r, err
 	}
-	if err := r.validate(); err != nil {
+	if err := cmp.Or(r.Image.validate(), r.Wish.validate()); err != nil {
 		return r, err
 	}
 	if key1(&r) != key {

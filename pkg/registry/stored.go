@@ -21,9 +21,7 @@ import (
 // The sum is compared over the bytes as they are, before anything in them is
 // believed. It covers the key, so a record that is under another's key is damaged too.
 //
-// A wish may be without an image. This version makes none, but reads it, keeps it and
-// indexes it by its paths. The methods that return a Record pass over it, and a Put
-// takes its paths away as from any other record.
+// A wish may be without an image. Only its paths are indexed then.
 type stored struct {
 	Wish  Wish   `json:"wish"`
 	Image *Image `json:"image,omitempty"`
@@ -97,8 +95,19 @@ func (s *stored) validate() error {
 	return s.Wish.validate()
 }
 
-// record is a wish with its image, which it must have.
-func (s *stored) record() Record { return Record{Wish: s.Wish, Image: *s.Image} }
+// record is what is stored, as the methods of a Registry return it.
+func (s *stored) record() Record {
+	if s.Image == nil {
+		return Record{Wish: s.Wish}
+	}
+	return Record{Wish: s.Wish, Image: *s.Image}
+}
 
 // storedOf is a record as it is stored.
-func storedOf(r *Record) *stored { return &stored{Wish: r.Wish, Image: &r.Image} }
+func storedOf(r *Record) *stored {
+	s := &stored{Wish: r.Wish}
+	if r.HasImage() {
+		s.Image, s.Wish.Reason = &r.Image, ""
+	}
+	return s
+}
