@@ -25,7 +25,8 @@ After a failure the other programs are still made resident.
 
 A program that is resident already is left alone. Another name of it, a link of
 either kind, becomes one more name of the same entry. An image that something
-has made stale is replaced; processes that run go on.
+has made stale is replaced; processes that run go on. Options that were given at an
+earlier add, and what is enabled, stay; remove ends them.
 
 This executes the dynamic linker and the resolvers (IFUNC) of the program and its
 libraries, as the user who adds. So root adds only what root alone can change: the

@@ -31,8 +31,9 @@ is made so first, as by add.
 A shim is a link to the program's launcher file: no shell script, no process more.
 It starts what would be found in PATH without it, under the name that it was
 called by: when a program of the same name comes to stand before, when it is
-upgraded, moved or removed, the shim executes what your shell would. remove, and
-gc where the program is gone, take shims away.
+upgraded, moved or removed, the shim executes what your shell would. disable and
+remove end it. gc takes the shim of a program that is gone away with its image, and
+refresh brings both back with the program.
 
 A program that looks for itself in PATH finds its shim. So python3 shows the shim in
 sys.executable, and a virtual environment that it makes links to the shim and works

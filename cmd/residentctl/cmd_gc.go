@@ -16,14 +16,15 @@ func newGCCommand(g *globals) *cli.Command {
 	return &cli.Command{
 		Name:  "gc",
 		Usage: "remove what no start uses any more",
-		Description: `Removes entries whose image is stale, and what processes that were killed have
-left in the store: images, index links and launcher files without an entry, and
-half-made ones; also the dynamic linkers that exec has covered before libc was
+		Description: `Removes images that no start uses, because they are stale, and what processes that
+were killed have left in the store: images, index links and launcher files without
+an entry, and half-made ones; also the dynamic linkers that exec has covered before libc was
 upgraded. It may run beside everything else, another gc included. If the registry
 cannot be read whole, or is missing beside images, nothing is removed.
 
-With an entry goes what is enabled of it. Where upgraded programs are to stay, from
-cron for instance, refresh comes first: "residentctl refresh; residentctl gc".`,
+With an image go the links that lead to it. What was added and enabled stays wished:
+list shows such a program with "no image", refresh makes it resident and enables it
+again, and only remove ends the wish.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", Usage: "show what would go, and remove nothing", Destination: &dryRun, DisableDefaultText: true},
 			g.storeFlag(), g.formatFlag(),

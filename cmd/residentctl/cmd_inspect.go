@@ -221,10 +221,10 @@ func printSummary(p *sections, i *resident.Inspection) {
 	}
 	field("id", i.ID)
 	switch {
-	case i.Current:
+	case i.State == resident.StateCurrent:
 		field("state", "current")
 	default:
-		for _, reason := range i.Stale {
+		for _, reason := range i.Reasons {
 			field("stale", reason)
 		}
 	}

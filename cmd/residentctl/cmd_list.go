@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -12,7 +13,7 @@ import (
 )
 
 func newListCommand(g *globals) *cli.Command {
-	var quiet bool
+	var quiet, check bool
 	var library text
 	return &cli.Command{
 		Name:      "list",
@@ -22,12 +23,19 @@ func newListCommand(g *globals) *cli.Command {
 of the system's. Of another's store it shows the programs that you can read.
 With names, by id, path or file's name, it shows only those. One whose state is
 "stale" is executed normally, because something that its image depends on has
-changed or the image itself is damaged; refresh makes it anew. GAIN is how many
-times as long as a resident start a plain one takes, from the exec to the
-program's own first instruction, as it was measured when it was added.`,
+changed or the image itself is damaged; refresh makes it anew. One with the state
+"no image" was added, and its image has been removed since: refresh makes one as
+soon as the program is there, and remove ends the wish. GAIN is how many times as
+long as a resident start a plain one takes, from the exec to the program's own
+first instruction, as it was measured when it was added.
+
+With --check the exit status is 1 if any of the programs shown has no current
+image, for monitoring. With --format json the states are the words current, stale
+and none, and fields that say something of an image are left out where there is none.`,
 		Flags: []cli.Flag{
 			&cli.GenericFlag{Name: "library", Value: &library, Usage: "show only programs that use the library `PATH`; a name without a slash is that of its file"},
-			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print ids only", Destination: &quiet, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print ids of images only", Destination: &quiet, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "check", Usage: "end with status 1 if a program has no current image", Destination: &check, DisableDefaultText: true},
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitFailed, exitUsage, exitStore),
@@ -40,7 +48,11 @@ program's own first instruction, as it was measured when it was added.`,
 			if err != nil {
 				return err
 			}
-			return runList(c.Context, g, stores, resident.Selection{Queries: queries, Library: string(library)}, quiet)
+			all, err := runList(c.Context, g, stores, resident.Selection{Queries: queries, Library: string(library)}, quiet)
+			if check && err == nil {
+				err = checkEntries(all)
+			}
+			return err
 		},
 	}
 }
@@ -62,9 +74,30 @@ type listed struct {
 	Store string `json:"store"`
 }
 
+// checkEntries is the error of --check.
+func checkEntries(all []listed) error {
+	without := 0
+	for _, e := range all {
+		if e.State != resident.StateCurrent {
+			without++
+		}
+	}
+	return notServed(without, len(all))
+}
+
+// notServed is the error of --check where some of so many programs have no current image.
+func notServed(without, total int) error {
+	if without == 0 {
+		return nil
+	}
+	return &hintError{
+		fmt.Errorf("%d of %s without a current image", without, count(total, "program")),
+		"`residentctl refresh` makes images again",
+	}
+}
+
 // runList prints what there is, also when a registry is damaged in part, or images.
-func runList(ctx context.Context, g *globals, stores []listedStore, sel resident.Selection, quiet bool) error {
-	var all []listed
+func runList(ctx context.Context, g *globals, stores []listedStore, sel resident.Selection, quiet bool) (all []listed, err error) {
 	var missed unread
 	var dirs []string
 	unknown := sel.Queries
@@ -80,13 +113,13 @@ func runList(ctx context.Context, g *globals, stores []listedStore, sel resident
 	}
 	if missed.rest == nil || len(all) > 0 {
 		if err := printEntries(g, all, len(stores) > 1, quiet); err != nil {
-			return err
+			return all, err
 		}
 	}
 	if missed.rest != nil || len(missed.images) > 0 {
-		return missed.end(g, nil, len(all))
+		return all, missed.end(g, nil, len(all))
 	}
-	return notFound(g, unknown, dirs, len(sel.Queries))
+	return all, notFound(g, unknown, dirs, len(sel.Queries))
 }
 
 // notFound is the error for queries that name nothing in these stores, of so many in all.
@@ -123,16 +156,25 @@ func printEntries(g *globals, entries []listed, several, quiet bool) error {
 	}
 	fmt.Fprintln(w, "ID\tPROGRAM\tSTATE\tGAIN\tLIBRARIES\tSIZE\tCREATED"+head)
 	for _, e := range entries {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%s%s\n", shortID(e.ID), printable(e.Program), printable(state(e.Entry)), formatGain(e.Gain),
-			e.Libraries, formatBytes(e.ImageBytes), e.Created.Local().Format("2006-01-02 15:04"), where(e))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s%s\n", cmp.Or(shortID(e.ID), "-"), printable(e.Program), printable(state(e.Entry)), ofImage(e.Entry), where(e))
 	}
 	return w.Flush()
+}
+
+// ofImage are the columns about an image.
+func ofImage(e resident.Entry) string {
+	if !e.HasImage() {
+		return "-\t-\t-\t-"
+	}
+	return fmt.Sprintf("%s\t%d\t%s\t%s", formatGain(e.Gain), e.Libraries, formatBytes(e.ImageBytes), e.Created.Local().Format("2006-01-02 15:04"))
 }
 
 func ids(entries []listed) []string {
 	all := make([]string, 0, len(entries))
 	for _, e := range entries {
-		all = append(all, e.ID)
+		if e.HasImage() {
+			all = append(all, e.ID)
+		}
 	}
 	return all
 }
@@ -145,15 +187,17 @@ func formatGain(gain float64) string {
 	return fmt.Sprintf("%.1fx", gain)
 }
 
-// state is "current", or "stale" and the first reason.
+// state is "current", or another state and the first reason.
 func state(e resident.Entry) string {
-	switch {
-	case e.Current:
-		return "current"
-	case len(e.Stale) == 0:
-		return "stale"
-	case len(e.Stale) == 1:
-		return "stale: " + e.Stale[0]
+	word := string(e.State)
+	if e.State == resident.StateNone {
+		word = "no image"
 	}
-	return fmt.Sprintf("stale: %s, and %d more", e.Stale[0], len(e.Stale)-1)
+	switch len(e.Reasons) {
+	case 0:
+		return word
+	case 1:
+		return word + ": " + e.Reasons[0]
+	}
+	return fmt.Sprintf("%s: %s, and %d more", word, e.Reasons[0], len(e.Reasons)-1)
 }

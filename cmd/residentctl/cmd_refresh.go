@@ -14,15 +14,15 @@ func newRefreshCommand(g *globals) *cli.Command {
 	return &cli.Command{
 		Name:      "refresh",
 		Before:    outside,
-		Usage:     "make stale images anew",
+		Usage:     "make stale and missing images again",
 		ArgsUsage: "[ID|PROGRAM…]",
-		Description: `Makes the images anew that something has made stale, of all programs or of those
-that are named. With --all those that are current too: each gets new addresses,
-which is worth doing now and then (cron, a boot), since an image's addresses stay
-the same until then. Programs that run go on. Names, layouts,
-the memory limit and whether the owner is trusted (see add) stay as they were.
+		Description: `Makes the images anew that something has made stale or that gc has removed, of all
+programs or of those that are named, and enables again what was enabled. With --all
+those that are current too: each gets new addresses, which is worth doing now and
+then (cron, a boot), since an image's addresses stay the same until then. Programs
+that run go on. Names, options and ways in (see add and enable) stay as they were.
 
-A program that is gone is left for gc.`,
+A program that is gone keeps its wish: when it is back, a refresh serves it again.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "all", Usage: "also what is current", Destination: &opts.All, DisableDefaultText: true},
 			trustOwnerFlag(&opts.TrustOwner),
@@ -85,11 +85,15 @@ func printRefreshed(g *globals, r resident.Refreshed) {
 	switch {
 	case r.Err != nil: // told on standard error
 	case r.Gone:
-		g.printf("%s: gone; gc forgets it\n", r.Program)
+		g.printf("%s: is gone; its wish stays\n", printable(r.Program))
 	case r.Current:
 		g.printf("%s: current\n", r.Program)
 	case r.Renewed:
 		g.printf("%s: renewed, only times of files had changed (id %s)\n", r.Program, shortID(r.Record.ID))
+	case r.Old == "":
+		g.printf("%s: resident again (id %s)\n", printable(r.Program), shortID(r.Record.ID))
+	case r.Old == r.Record.ID: // one of its names leads to another image now
+		g.printf("%s: current\n", printable(r.Program))
 	default:
 		g.printf("%s: made anew (id %s instead of %s)\n", r.Program, shortID(r.Record.ID), shortID(r.Old))
 	}

@@ -15,10 +15,11 @@ func newRemoveCommand(g *globals) *cli.Command {
 		Name:      "remove",
 		Usage:     "make programs no longer resident",
 		ArgsUsage: "ID|PROGRAM…",
-		Description: `Forgets programs and deletes their images. Name a program by its id or the
-beginning of it, its path, or its file's name, and a damaged record of the
-registry also by its key, which check shows. Processes that were started from
-an image run on.`,
+		Description: `Ends the wish that programs are resident, deletes their images, and disables
+them. Nothing else ends a wish: not gc, nor an upgrade or a program that is gone.
+Name a program by its id or the beginning of it, its path, or its file's name, and
+a damaged record of the registry also by its key, which check shows. Processes
+that were started from an image run on. purge removes a store whole.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "all", Usage: "remove every program of the store", Destination: &all, DisableDefaultText: true},
 			g.storeFlag(), g.formatFlag(),
@@ -87,7 +88,11 @@ func printRemoved(g *globals, removed []registry.Record) error {
 		return g.printJSON(append([]registry.Record{}, removed...))
 	}
 	for _, r := range removed {
-		g.printf("%s: removed (id %s)\n", printable(r.Program), shortID(r.ID))
+		if r.HasImage() {
+			g.printf("%s: removed (id %s)\n", printable(r.Program), shortID(r.ID))
+		} else {
+			g.printf("%s: removed (it had no image)\n", printable(r.Program))
+		}
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 )
 
 func newStatusCommand(g *globals) *cli.Command {
+	var check bool
 	return &cli.Command{
 		Name:  "status",
 		Usage: "show which programs are enabled, and what a call of each does",
@@ -21,13 +22,21 @@ func newStatusCommand(g *globals) *cli.Command {
 in PATH, and what a call by name does just now: "resident" is a start from the
 image, "normal" an ordinary one, "other" an ordinary one of another program, which
 PATH leads to first, "hidden" is a shim that PATH does not come to, and "dangling"
-one without a launcher file, which shells pass over and gc removes.
+one without a launcher file, which shells pass over and gc removes. "waiting" is
+enabled and has no image: refresh makes one, and the link again, as soon as the
+program is there.
 
 And it shows what is enabled for the whole system: "resident" and "normal" as above,
 and "off" where the kernel does not know it, after a boot for instance; refresh
 registers that again. What is "elsewhere" is enabled where the kernel has another
-binfmt_misc, as in a container, and left alone here.`,
-		Flags:              []cli.Flag{g.storeFlag(), g.formatFlag()},
+binfmt_misc, as in a container, and left alone here.
+
+With --check the exit status is 1 if anything that is enabled is "normal",
+"waiting", "dangling" or "off", for monitoring.`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "check", Usage: "end with status 1 if what is enabled does not start from a current image", Destination: &check, DisableDefaultText: true},
+			g.storeFlag(), g.formatFlag(),
+		},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitFailed, exitUsage, exitStore),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -37,7 +46,11 @@ binfmt_misc, as in a container, and left alone here.`,
 			if err != nil {
 				return err
 			}
-			return runStatus(c.Context, g, stores)
+			all, err := runStatus(c.Context, g, stores)
+			if check && err == nil {
+				err = checkEnabled(all)
+			}
+			return err
 		},
 	}
 }
@@ -52,7 +65,29 @@ type enabledIn struct {
 	System []resident.SystemStatus `json:"system"`
 }
 
-func runStatus(ctx context.Context, g *globals, stores []listedStore) error {
+// checkEnabled is the error of --check.
+func checkEnabled(all []enabledIn) error {
+	without, total := 0, 0
+	for _, s := range all {
+		for _, shim := range s.Shims {
+			total++
+			switch shim.State {
+			case resident.ShimNormal, resident.ShimWaiting, resident.ShimDangling:
+				without++
+			}
+		}
+		for _, p := range s.System {
+			total++
+			switch p.State {
+			case resident.SystemNormal, resident.SystemWaiting, resident.SystemOff:
+				without++
+			}
+		}
+	}
+	return notServed(without, total)
+}
+
+func runStatus(ctx context.Context, g *globals, stores []listedStore) ([]enabledIn, error) {
 	all := []enabledIn{}
 	var missed unread
 	programs := 0
@@ -79,9 +114,9 @@ func runStatus(ctx context.Context, g *globals, stores []listedStore) error {
 		show = func(g *globals, all []enabledIn) error { return g.printJSON(all) }
 	}
 	if err := show(g, all); err != nil {
-		return err
+		return all, err
 	}
-	return missed.end(g, nil, programs)
+	return all, missed.end(g, nil, programs)
 }
 
 func printStatus(g *globals, all []enabledIn) error {

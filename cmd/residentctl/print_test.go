@@ -41,11 +41,12 @@ func TestPrintEntries(t *testing.T) {
 		}
 	}
 	entries := []resident.Entry{
-		{Record: record("0123456789abcdef", "/usr/bin/ffmpeg", 214, 9<<20), Gain: 19.07, Current: true},
+		{Record: record("0123456789abcdef", "/usr/bin/ffmpeg", 214, 9<<20), Gain: 19.07, State: resident.StateCurrent},
 		{Record: record("fedcba9876543210", "/tmp/a\nb", 1, 4096),
-			Stale: []string{"/tmp/a was replaced", "the kernel is another one"}},
+			State: resident.StateStale, Reasons: []string{"/tmp/a was replaced", "the kernel is another one"}},
+		{Record: registry.Record{Wish: registry.Wish{Program: "/opt/x"}}, State: resident.StateNone, Reasons: []string{"/opt/x is gone"}},
 	}
-	one := []listed{{entries[0], "/own"}, {entries[1], "/own"}}
+	one := []listed{{entries[0], "/own"}, {entries[1], "/own"}, {entries[2], "/own"}}
 	two := []listed{{entries[0], "/own"}, {entries[1], "/system"}}
 	for _, tc := range []struct {
 		name           string
@@ -56,7 +57,8 @@ func TestPrintEntries(t *testing.T) {
 		{"table", one, false, false, "" +
 			"ID            PROGRAM          STATE                                   GAIN   LIBRARIES  SIZE     CREATED\n" +
 			"0123456789ab  /usr/bin/ffmpeg  current                                 19.1x  214        9.0 MiB  2026-02-03 04:05\n" +
-			"fedcba987654  /tmp/a\uFFFDb         stale: /tmp/a was replaced, and 1 more  -      1          4 KiB    2026-02-03 04:05\n"},
+			"fedcba987654  /tmp/a\uFFFDb         stale: /tmp/a was replaced, and 1 more  -      1          4 KiB    2026-02-03 04:05\n" +
+			"-             /opt/x           no image: /opt/x is gone                -      -          -        -\n"},
 		{"two stores", two, true, false, "" +
 			"ID            PROGRAM          STATE                                   GAIN   LIBRARIES  SIZE     CREATED           STORE\n" +
 			"0123456789ab  /usr/bin/ffmpeg  current                                 19.1x  214        9.0 MiB  2026-02-03 04:05  /own\n" +

@@ -124,7 +124,7 @@ func (a Account) Fails(t testing.TB, code int, words []string, args ...string) {
 type entry struct {
 	ID      string `json:"id"`
 	Program string `json:"program"`
-	Current bool   `json:"current"`
+	State   string `json:"state"`
 	Store   string `json:"store"`
 }
 
@@ -138,7 +138,7 @@ func (a Account) Lists(t testing.TB, args ...string) []string {
 	}
 	programs := []string{}
 	for _, e := range entries {
-		if !e.Current {
+		if e.State != "current" {
 			t.Errorf("%s is shown %s as stale", a.Name, e.Program)
 		}
 		programs = append(programs, e.Program+" in "+e.Store)

@@ -24,9 +24,6 @@ type Record struct {
 	Image
 }
 
-// HasImage reports whether an image serves the wish.
-func (r *Record) HasImage() bool { return r.ID != "" }
-
 // Wish is what the user asked to be resident, and how. It does not depend on the
 // image: that can be replaced, and the wish stays.
 type Wish struct {

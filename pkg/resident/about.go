@@ -126,9 +126,10 @@ func (m *Manager) aboutFault(rec registry.Record) string {
 	return fmt.Sprintf("%s, which tells other users of it, is damaged: %v", path, err)
 }
 
-// nameless is a record without its names, to be compared.
+// nameless is a record without what of its wish may change while its image stays, to be
+// compared.
 func nameless(rec registry.Record) []byte {
-	rec.Program, rec.Paths, rec.Created = "", nil, rec.Created.UTC()
+	rec.Wish, rec.Created = registry.Wish{Layouts: rec.Layouts}, rec.Created.UTC()
 	text, err := json.Marshal(rec)
 	if err != nil {
 		return nil // its dependencies are not JSON, and what was read is

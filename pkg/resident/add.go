@@ -26,7 +26,9 @@ import (
 	"github.com/residentctl/residentctl/pkg/store"
 )
 
-// AddOptions says how a program is made resident.
+// AddOptions says how a program is made resident. What was asked for at an earlier add of
+// the program goes on counting: the larger number of layouts, the memory limit unless
+// another is given, and EvenIfSlower and TrustOwner.
 type AddOptions struct {
 	Follow       bool              // what the program is a wrapper of, instead of itself
 	EvenIfSlower bool              // also if it does not start faster
@@ -83,7 +85,10 @@ func (m *Manager) Add(ctx context.Context, name string, opts AddOptions) (*Added
 // name, or an image. Of several who want the same image at once, one makes it
 // and the others find it.
 func (m *Manager) addPath(ctx context.Context, path string, opts AddOptions) (*Added, error) {
-	opts.Layouts = max(opts.Layouts, 1)
+	opts, err := m.asWished(path, opts)
+	if err != nil {
+		return nil, err
+	}
 	if opts.Layouts > MaxLayouts {
 		return nil, fmt.Errorf("%d layouts are more than an image may have (%d)", opts.Layouts, MaxLayouts)
 	}
@@ -109,6 +114,46 @@ func (m *Manager) addPath(ctx context.Context, path string, opts AddOptions) (*A
 	return &Added{Record: *rec, Path: path}, nil
 }
 
+// asWished adds to opts what has been asked for before, for the program at path or for
+// another name of the same file. What is at the path may be another file by now.
+func (m *Manager) asWished(path string, opts AddOptions) (AddOptions, error) {
+	opts.Layouts = max(opts.Layouts, 1)
+	limit := opts.MemoryLimit
+	for _, find := range []func() (registry.Record, error){
+		func() (registry.Record, error) { return m.registry.ByPath(path) },
+		func() (registry.Record, error) { return m.sameFile(path) },
+	} {
+		rec, err := find()
+		switch {
+		case errors.Is(err, registry.ErrNotFound), errors.Is(err, registry.ErrCorrupt):
+			continue // Put replaces a damaged record
+		case err != nil:
+			return opts, err
+		}
+		opts.Layouts = max(opts.Layouts, rec.Layouts)
+		opts.TrustOwner = opts.TrustOwner || rec.TrustOwner
+		opts.EvenIfSlower = opts.EvenIfSlower || rec.EvenIfSlower || slower(&rec)
+		if limit == 0 {
+			opts.MemoryLimit = max(opts.MemoryLimit, rec.MemoryLimit)
+		}
+	}
+	return opts, nil
+}
+
+// sameFile is the entry of which a name still leads to the file that path leads to. An
+// inode alone may be used again by another program.
+func (m *Manager) sameFile(path string) (registry.Record, error) {
+	id, err := linux.StatID(path)
+	if err != nil {
+		return registry.Record{}, registry.ErrNotFound // inspection says it better
+	}
+	rec, err := m.registry.ByInode(id.Inode())
+	if err == nil && !slices.ContainsFunc(rec.Names(), func(name string) bool { return linux.SameFile(name, path) }) {
+		err = registry.ErrNotFound
+	}
+	return rec, err
+}
+
 // addCurrent is what is done for a program of which there is a good image; nil
 // if there is none.
 func (m *Manager) addCurrent(ctx context.Context, path string, opts AddOptions) (*Added, error) {
@@ -119,10 +164,8 @@ func (m *Manager) addCurrent(ctx context.Context, path string, opts AddOptions) 
 	if err != nil || !ok || opts.Layouts > max(rec.Layouts, 1) || opts.TrustOwner && !rec.TrustOwner {
 		return nil, err
 	}
-	if opts.MemoryLimit > cmp.Or(rec.MemoryLimit, DefaultMemoryLimit) {
-		if err := m.raiseLimit(ctx, &rec, opts.MemoryLimit); err != nil {
-			return nil, err
-		}
+	if err := m.noteOptions(ctx, &rec, opts); err != nil {
+		return nil, err
 	}
 	known := slices.Contains(rec.Names(), path)
 	if known && m.launchersAreCurrent(rec) {
@@ -423,6 +466,12 @@ func (a *adding) publish(ctx context.Context) (*registry.Record, error) {
 	}
 	defer unlock()
 	rec.Paths = a.otherNames(rec.Program, rec.Binary)
+	if err := a.inherit(rec); err != nil {
+		return nil, err
+	}
+	if _, err := a.adopt(rec); err != nil {
+		return nil, err
+	}
 	return rec, a.publishLocked(rec)
 }
 
@@ -440,15 +489,24 @@ func (a *adding) publishLocked(rec *registry.Record) error {
 	}
 	store.Fault("after-record")
 	if err := a.lead(*rec); err != nil {
-		if len(replaced) == 0 { // nothing is lost, and a full disk gets its room back
-			err = errors.Join(err, a.forget(*rec))
-		}
-		return err
+		return errors.Join(err, a.takeBack(*rec, replaced, err))
 	}
 	for _, old := range replaced {
 		if err := a.takeAway(rec, old); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// takeBack removes an image that no start could be made to find, so that a full disk gets
+// its room back, unless it has replaced another. A wish that was there before stays.
+func (a *adding) takeBack(rec registry.Record, replaced []registry.Record, why error) error {
+	switch {
+	case len(replaced) == 0:
+		return a.forget(rec)
+	case len(withImage(replaced)) == 0:
+		return a.reclaim(rec, why.Error())
 	}
 	return nil
 }
@@ -469,6 +527,9 @@ func (a *adding) lead(rec registry.Record) error {
 // of another file, which rec's path led to before, then that had a link and
 // launcher files of its own.
 func (m *Manager) takeAway(rec *registry.Record, old registry.Record) error {
+	if !old.HasImage() {
+		return nil
+	}
 	if old.Binary.Inode() != rec.Binary.Inode() {
 		if err := m.unpublish(old.Binary.Inode()); err != nil {
 			return err
@@ -486,6 +547,7 @@ func (a *adding) record() (*registry.Record, error) {
 	rec := &registry.Record{
 		Wish: registry.Wish{
 			Program: a.program.Path, Layouts: len(a.layouts), TrustOwner: a.opts.TrustOwner, MemoryLimit: a.opts.MemoryLimit,
+			EvenIfSlower: a.opts.EvenIfSlower,
 		},
 		Image: registry.Image{
 			ID: a.id, Binary: first.deps.Program.ID, Digest: first.deps.Digest(), Deps: deps,

@@ -279,8 +279,13 @@ func (c *checker) damaged(m *Manager, damaged []*registry.DamagedError, explaine
 
 // entry checks one program's record, image, plan, index link and launcher files.
 func (c *checker) entry(m *Manager, rec registry.Record) {
+	if !rec.HasImage() {
+		c.note(AreaEntry, rec.Program, "no image: "+noImage(rec),
+			fmt.Sprintf("it is executed normally; `residentctl refresh` makes it resident again, `residentctl remove %s` ends the wish", rec.Program))
+		return
+	}
 	what := fmt.Sprintf("%s (id %.12s)", rec.Program, rec.ID)
-	again := fmt.Sprintf("it is executed normally; `residentctl add %s` makes it resident again, `residentctl gc` removes it", rec.Program)
+	again := fmt.Sprintf("it is executed normally; `residentctl add %s` makes it resident again, `residentctl gc` removes its image", rec.Program)
 	wrong := m.damage(rec)
 	for _, f := range wrong {
 		c.fault(AreaEntry, what, f, again)
@@ -326,6 +331,8 @@ func (c *checker) system(ctx context.Context, m *Manager) {
 		switch s.State {
 		case SystemOff:
 			c.note(AreaEntry, what, s.Reason, "it is executed normally; `residentctl refresh` registers it again")
+		case SystemWaiting:
+			c.note(AreaEntry, what, s.Reason, "it is executed normally; `residentctl refresh` enables it again")
 		case SystemElsewhere:
 			c.note(AreaEntry, what, s.Reason, fmt.Sprintf("`residentctl enable --system %s` enables it here too", s.Program))
 		case SystemNormal:

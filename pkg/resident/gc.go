@@ -26,7 +26,8 @@ var FaultPoints = []string{
 	"after-renew-record", // refresh: the record has new identities, the plan is the old one
 	"before-name",        // add of another name: its launcher file is there
 	"after-name",         // add of another name: and the name in the record
-	"after-delete",       // remove, gc: the record is gone
+	"after-delete",       // remove: the record is gone
+	"after-reclaim",      // gc: the wish has no image any more, and nothing is removed yet
 	"after-gc-plan",      // gc: nothing is removed yet
 	"after-gc-item",      // gc: the first item is gone
 	"after-gc-remove",    // gc: all are gone
@@ -99,7 +100,7 @@ func (m *Manager) collect(ctx context.Context, item GCItem) (gone bool, err erro
 	return garbage[i].collect(m, item)
 }
 
-// collectEntry forgets an entry if it is the same one still and no better.
+// collectEntry takes the image from an entry if it is the same one still and no better.
 func (m *Manager) collectEntry(item GCItem) (bool, error) {
 	rec, err := m.registry.Get(item.ID)
 	if errors.Is(err, registry.ErrNotFound) {
@@ -112,7 +113,10 @@ func (m *Manager) collectEntry(item GCItem) (bool, error) {
 	if rec.ID != item.ID || len(reasons) == 0 || unsure != "" {
 		return false, nil
 	}
-	return true, m.forget(rec)
+	if thereIs(rec.Names()) == "" {
+		return true, m.reclaim(rec, whyGone(rec))
+	}
+	return true, m.reclaim(rec, reasons[0])
 }
 
 // ifUnknown removes what belongs to a binary if that has no record.

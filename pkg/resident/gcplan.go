@@ -24,7 +24,7 @@ type GCKind string
 
 // Kinds of garbage.
 const (
-	GCEntry     GCKind = "entry"     // a record whose image no start uses, with all that belongs to it
+	GCEntry     GCKind = "entry"     // the image of an entry that no start uses, with all that leads to it; the wish stays
 	GCShim      GCKind = "shim"      // a link for PATH under a name that no entry has
 	GCSystem    GCKind = "system"    // what makes a program without a record be enabled for the system
 	GCLink      GCKind = "link"      // an index link without a record
@@ -108,7 +108,7 @@ type GCPlan struct {
 // gcSearch is a search for garbage, and what it knows of the store.
 type gcSearch struct {
 	*Manager
-	records  []registry.Record
+	records  []registry.Record    // that have an image
 	binaries map[linux.Inode]bool // that have a record
 	ids      map[string]bool      // of the records' images
 	going    map[string]bool      // ids of the entries that are garbage themselves
@@ -116,8 +116,8 @@ type gcSearch struct {
 }
 
 func (m *Manager) searchGarbage(records []registry.Record) *gcSearch {
-	s := &gcSearch{Manager: m, records: records, binaries: map[linux.Inode]bool{}, ids: map[string]bool{}, going: map[string]bool{}}
-	for _, rec := range records {
+	s := &gcSearch{Manager: m, records: withImage(records), binaries: map[linux.Inode]bool{}, ids: map[string]bool{}, going: map[string]bool{}}
+	for _, rec := range s.records {
 		s.binaries[rec.Binary.Inode()], s.ids[rec.ID] = true, true
 	}
 	return s
@@ -199,9 +199,10 @@ func (m *Manager) wholeRegistry() ([]registry.Record, error) {
 	return m.registry.List()
 }
 
-// entries finds those that no start would use. They go, whatever the reason: one can be
-// made again in a tenth of a second, and an unmounted file system looks like deleted
-// files. Where only times differ it is kept for refresh, and where looking itself failed.
+// entries finds those whose image no start would use. The image goes, whatever the reason:
+// one can be made again in a tenth of a second, and an unmounted file system looks like
+// deleted files. Where only times differ it is kept for refresh, and
+// where looking itself failed.
 func (s *gcSearch) entries() (items []GCItem, err error) {
 	for _, rec := range s.records {
 		reasons, unsure := s.useless(rec)
@@ -219,9 +220,6 @@ func (s *gcSearch) entries() (items []GCItem, err error) {
 			continue
 		}
 		item.Reason = reasons[0]
-		if s.enabled(item.binary) {
-			item.Reason += "; it will not be enabled any more"
-		}
 		s.going[rec.ID] = true
 		items = append(items, item)
 	}

@@ -147,9 +147,10 @@ func FixupName(kind uint32) string {
 // Inspect tells all about an entry. Its error is that of reading the image's
 // files; what an image is stale for stands in the Inspection.
 func (m *Manager) Inspect(rec registry.Record) (*Inspection, error) {
-	i := &inspecting{Inspection: &Inspection{Entry: Entry{Record: rec}, PlanVersion: plan.Version}}
-	i.Stale = m.stale(rec)
-	i.Current = len(i.Stale) == 0
+	if err := hasImage(rec); err != nil {
+		return nil, err
+	}
+	i := &inspecting{Inspection: &Inspection{Entry: m.entry(rec), PlanVersion: plan.Version}}
 	i.DependsOn = &fingerprint.Dependencies{}
 	if err := json.Unmarshal(rec.Deps, i.DependsOn); err != nil {
 		return nil, unreadable(rec, fmt.Errorf("what it depends on: %w", err))

@@ -77,12 +77,36 @@ func openIn(dir string, create bool) (*Manager, error) {
 	return &Manager{store: s, registry: r}, err
 }
 
-// Entry is a resident program and whether a start would use its image.
+// State says what there is of a program that is to be resident.
+type State string
+
+// States of entries.
+const (
+	StateCurrent State = "current" // starts use its image
+	StateStale   State = "stale"   // they do not
+	StateNone    State = "none"    // it has no image
+)
+
+// Entry is a program that is to be resident and whether a start would use its image.
 type Entry struct {
 	registry.Record
 	Gain    float64  `json:"gain,omitempty"` // see Gain
-	Current bool     `json:"current"`
-	Stale   []string `json:"stale,omitempty"` // why not, for people
+	State   State    `json:"state"`
+	Reasons []string `json:"reasons,omitempty"` // of any state but current, for people
+}
+
+// entry is an entry in its state.
+func (m *Manager) entry(rec registry.Record) Entry {
+	e := Entry{Record: rec, Gain: Gain(rec.Timing), State: StateCurrent}
+	if !rec.HasImage() {
+		e.State, e.Reasons = StateNone, []string{noImage(rec)}
+		e.Reason = "" // that was when the image went
+		return e
+	}
+	if e.Reasons = m.stale(rec); len(e.Reasons) > 0 {
+		e.State = StateStale
+	}
+	return e
 }
 
 // List gives every entry, sorted by program.
@@ -102,8 +126,9 @@ func (m *Manager) stale(rec registry.Record) []string {
 	return append(reasons, deps.Stale()...)
 }
 
-// Remove forgets the entries that the queries name: an id or a unique prefix
-// of one, a path, a program's name, or the key of a damaged record. It goes on
+// Remove forgets the entries that the queries name, the wish and the image, if there is
+// one: an id or a unique prefix of one, a path, a program's name, or the key of a damaged
+// record. It goes on
 // after a query that names nothing and gives what was removed beside the errors
 // of all. Of a damaged record the result has what the registry's indexes say of it.
 func (m *Manager) Remove(ctx context.Context, queries ...string) ([]registry.Record, error) {
@@ -145,7 +170,7 @@ func (m *Manager) RemoveAll(ctx context.Context) ([]registry.Record, error) {
 		if err := ctx.Err(); err != nil {
 			return removed, err
 		}
-		_, err := m.forgetOne(ctx, func() (registry.Record, error) { return m.registry.Get(rec.ID) }, false)
+		_, err := m.forgetOne(ctx, func() (registry.Record, error) { return m.again(rec) }, false)
 		if errors.Is(err, registry.ErrNotFound) {
 			continue // somebody else was quicker
 		}
@@ -155,6 +180,14 @@ func (m *Manager) RemoveAll(ctx context.Context) ([]registry.Record, error) {
 		removed = append(removed, rec)
 	}
 	return removed, nil
+}
+
+// again looks an entry up that was found before.
+func (m *Manager) again(rec registry.Record) (registry.Record, error) {
+	if rec.HasImage() {
+		return m.registry.Get(rec.ID)
+	}
+	return m.registry.ByPath(rec.Program)
 }
 
 // forgetOne looks an entry up and forgets it, with the store locked: what was
@@ -212,6 +245,10 @@ func (m *Manager) forgetDamaged(d *registry.DamagedError) (registry.Record, erro
 // image last, so that at every moment what is found is whole. The store must be
 // locked.
 func (m *Manager) forget(rec registry.Record) error {
+	if !rec.HasImage() {
+		_, err := m.registry.Delete(rec.Program)
+		return err
+	}
 	if err := m.unpublish(rec.Binary.Inode()); err != nil {
 		return err
 	}

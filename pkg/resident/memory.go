@@ -1,6 +1,7 @@
 package resident
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -36,10 +37,14 @@ func withinLimit(dir string, limit uint64) error {
 	return nil
 }
 
-// raiseLimit records a higher limit for an entry whose image is current: refresh and
-// verify go by it. An entry that is gone meanwhile, or has another image, is left to the
-// caller, who finds that out.
-func (m *Manager) raiseLimit(ctx context.Context, rec *registry.Record, limit uint64) error {
+// noteOptions records what of opts an entry whose image is current does not say yet: a
+// higher limit, and that it is wanted even if it starts no faster. Refresh and verify go
+// by it. An entry that is gone meanwhile, or has another image, is left to the caller, who
+// finds that out.
+func (m *Manager) noteOptions(ctx context.Context, rec *registry.Record, opts AddOptions) error {
+	if opts.MemoryLimit <= cmp.Or(rec.MemoryLimit, DefaultMemoryLimit) && opts.EvenIfSlower == rec.EvenIfSlower {
+		return nil
+	}
 	unlock, err := m.store.Lock(ctx)
 	if err != nil {
 		return err
@@ -52,7 +57,10 @@ func (m *Manager) raiseLimit(ctx context.Context, rec *registry.Record, limit ui
 	if err != nil {
 		return err
 	}
-	now.MemoryLimit = limit
+	if opts.MemoryLimit > cmp.Or(now.MemoryLimit, DefaultMemoryLimit) {
+		now.MemoryLimit = opts.MemoryLimit
+	}
+	now.EvenIfSlower = now.EvenIfSlower || opts.EvenIfSlower
 	if _, err := m.registry.Put(now); err != nil {
 		return err
 	}

@@ -56,6 +56,9 @@ func (m *Manager) addName(ctx context.Context, id, path string) (registry.Record
 	if !known {
 		rec.Paths = append(rec.Paths, path)
 	}
+	if err := m.inherit(&rec); err != nil {
+		return rec, err
+	}
 	if err := m.writeLaunchers(rec); err != nil {
 		return rec, err
 	}

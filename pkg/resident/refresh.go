@@ -2,10 +2,8 @@ package resident
 
 import (
 	"context"
-	"errors"
-	"io/fs"
-	"os"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/registry"
 )
 
@@ -21,21 +19,20 @@ type RefreshOptions struct {
 // Refreshed is what became of one entry.
 type Refreshed struct {
 	Program string          `json:"program"`
-	Old     string          `json:"old"`              // the id that it had
+	Old     string          `json:"old,omitempty"`    // the id that it had, if it had an image
 	Record  registry.Record `json:"record"`           // as it is now
 	Current bool            `json:"current"`          // it was current and was left as it is
 	Renewed bool            `json:"renewed"`          // only times of files differed: its image is the same
-	Gone    bool            `json:"gone"`             // its program is not there any more; gc forgets it
-	Err     error           `json:"-"`                // it could not be made anew; the old one stays
+	Gone    bool            `json:"gone"`             // its program is not there now; its wish stays
+	Err     error           `json:"-"`                // it could not be made again; the old one stays
 	Reason  string          `json:"reason,omitempty"` // Err, for people
 }
 
-// Refresh makes stale images anew, or with All every image, at other addresses.
-// Programs that are running go on; starts use the old image, or are normal ones,
-// until the new one has taken its place. It gives done one result for each
-// entry, and goes on after a failure; the error is of entries that could not be
-// read. The names, the number of layouts, the memory limit, that an entry was wanted
-// although it is slower and that its owner is trusted stay.
+// Refresh makes an image for each wish that has none, makes stale images again, or with
+// All every image, at other addresses, and enables again what the wishes have. Programs
+// that are running go on; starts use the old image, or are normal ones, until the new
+// one has taken its place. It gives done one result for each entry, and goes on after a
+// failure; the error is of entries that could not be read. What was wished stays.
 func (m *Manager) Refresh(ctx context.Context, opts RefreshOptions, done func(Refreshed)) error {
 	records, err := m.refreshable(opts.Queries)
 	var renewals map[string]error
@@ -72,53 +69,116 @@ func (m *Manager) refreshable(queries []string) ([]registry.Record, error) {
 
 func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts RefreshOptions, renewals map[string]error) Refreshed {
 	r := Refreshed{Program: rec.Program, Old: rec.ID, Record: rec}
-	if _, err := os.Stat(rec.Program); errors.Is(err, fs.ErrNotExist) {
+	program := thereIs(rec.Names())
+	if program == "" {
 		r.Gone = true
 		return r
 	}
-	if !opts.All && m.refreshCurrent(ctx, &r, renewals) {
-		return r
+	if opts.All || !m.refreshCurrent(ctx, &r, program, renewals) {
+		r.Record, r.Err = m.makeAgain(ctx, rec, program, opts)
 	}
-	added, err := m.Add(ctx, rec.Program, AddOptions{
-		EvenIfSlower: rec.Timing != nil && !faster(rec.Timing),
-		Layouts:      rec.Layouts, MemoryLimit: rec.MemoryLimit, Anew: true, Step: opts.Step,
-		TrustOwner: rec.TrustOwner || opts.TrustOwner,
-	})
-	if err != nil {
-		r.Err, r.Reason = err, err.Error()
-		return r
-	}
-	r.Record = added.Record
-	for _, name := range rec.Names()[1:] {
-		if named, err := m.Add(ctx, name, AddOptions{Step: opts.Step, TrustOwner: r.Record.TrustOwner, MemoryLimit: r.Record.MemoryLimit}); err == nil {
-			r.Record = named.Record
-		}
+	if r.Err != nil {
+		r.Reason = r.Err.Error()
+		m.noteReason(ctx, rec, r.Reason)
 	}
 	return r
 }
 
-// refreshCurrent does what there is to do for an entry whose image is current, given how
-// the renewals went. It reports whether it is; r has the error if that could not be done.
-func (m *Manager) refreshCurrent(ctx context.Context, r *Refreshed, renewals map[string]error) bool {
-	now, ok, err := m.current(r.Program)
+// refreshCurrent does what there is to do for an entry whose image is current, by one of its
+// names, given how the renewals went. It reports whether it is; r has the error if that
+// could not be done.
+func (m *Manager) refreshCurrent(ctx context.Context, r *Refreshed, program string, renewals map[string]error) bool {
+	now, ok, err := m.current(program)
 	renewal, tried := renewals[now.ID]
 	if !ok && err == nil && tried && tryAgain(renewal) {
 		err = renewal
 	}
-	if !ok && err == nil {
+	if now.ID != r.Old || !ok && err == nil {
 		return false
 	}
-	if err == nil && !m.launchersAreCurrent(now) {
-		_, err = m.addName(ctx, now.ID, now.Program)
-	}
 	if err == nil {
-		err = m.restoreSystem(ctx, now)
+		r.Record, err = m.restore(ctx, now)
+	}
+	r.Err, r.Renewed = err, err == nil && tried && renewal == nil
+	r.Current = err == nil && !r.Renewed
+	return true
+}
+
+// noteReason notes why a wish still has no image. Where it cannot be noted the older reason
+// stays.
+func (m *Manager) noteReason(ctx context.Context, rec registry.Record, reason string) {
+	if rec.HasImage() {
+		return
+	}
+	if unlock, err := m.store.Lock(ctx); err == nil {
+		defer unlock()
+		_ = m.changeWish(rec.Program, func(w *registry.Wish) bool {
+			changed := w.Reason != reason
+			w.Reason = reason
+			return changed
+		})
+	}
+}
+
+// restore makes again what an entry with a current image has lost: launcher files, links
+// that its wish has, the kernel's registrations.
+func (m *Manager) restore(ctx context.Context, rec registry.Record) (registry.Record, error) {
+	if !m.launchersAreCurrent(rec) {
+		if _, err := m.addName(ctx, rec.ID, rec.Program); err != nil {
+			return rec, err
+		}
+	}
+	wish := rec
+	changed, err := m.adopt(&wish)
+	if err != nil {
+		return rec, err
+	}
+	if changed || len(m.missingShims(wish))+len(m.missingSystem(wish)) > 0 {
+		if rec, err = m.restoreWays(ctx, rec.ID); err != nil {
+			return rec, err
+		}
+	}
+	return rec, m.restoreSystem(ctx, rec)
+}
+
+// restoreWays notes links that no wish has, and makes those that are missing.
+func (m *Manager) restoreWays(ctx context.Context, id string) (registry.Record, error) {
+	unlock, err := m.store.Lock(ctx)
+	if err != nil {
+		return registry.Record{}, err
+	}
+	defer unlock()
+	rec, err := m.registry.Get(id)
+	if err != nil {
+		return rec, err
+	}
+	changed, err := m.adopt(&rec)
+	if err == nil && changed {
+		_, err = m.registry.Put(rec)
 	}
 	if err != nil {
-		r.Err, r.Reason = err, err.Error()
-		return true
+		return rec, err
 	}
-	r.Record, r.Renewed = now, tried && renewal == nil
-	r.Current = !r.Renewed
-	return true
+	return rec, m.enableAgain(rec)
+}
+
+// makeAgain makes an image for an entry, of the file that program, one of its names, leads
+// to now. Its other names follow as far as there is something; else they stay wishes.
+func (m *Manager) makeAgain(ctx context.Context, rec registry.Record, program string, opts RefreshOptions) (registry.Record, error) {
+	id, err := linux.StatID(program)
+	stale := err == nil && id.Inode() == rec.Binary.Inode() // else there may be an image of another entry's
+	added, err := m.Add(ctx, program, AddOptions{TrustOwner: opts.TrustOwner, Anew: opts.All || stale, Step: opts.Step})
+	if err != nil {
+		return rec, err
+	}
+	made := added.Record
+	for _, name := range rec.Names() {
+		if name == program {
+			continue
+		}
+		if named, err := m.Add(ctx, name, AddOptions{TrustOwner: opts.TrustOwner, Step: opts.Step}); err == nil && named.Record.ID == made.ID {
+			made = named.Record
+		}
+	}
+	return made, nil
 }

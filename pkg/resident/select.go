@@ -72,9 +72,9 @@ func (m *Manager) Select(ctx context.Context, sel Selection) (entries []Entry, u
 		if err := ctx.Err(); err != nil {
 			return nil, nil, err
 		}
-		stale := m.stale(rec)
-		rec.Deps, rec.LibraryPaths = nil, nil // long, and inspect's to show
-		entries = append(entries, Entry{Record: rec, Gain: Gain(rec.Timing), Current: len(stale) == 0, Stale: stale})
+		e := m.entry(rec)
+		e.Deps, e.LibraryPaths = nil, nil // long, and inspect's to show
+		entries = append(entries, e)
 	}
 	return entries, unknown, err
 }

@@ -18,8 +18,9 @@ import (
 	"github.com/residentctl/residentctl/pkg/store"
 )
 
-// A shim belongs to a name of an entry, and goes with it. When an upgrade has put
-// another file in the place of the name, the shim moves to the new entry.
+// A shim belongs to a name of an entry, and goes with its image. When an upgrade has put
+// another file in the place of the name, the shim moves to the new entry. That a name is
+// to have one is part of the wish (ways.go).
 
 // LookPath is elfinfo.LookPath, but of the shims in PATH it finds the programs
 // that they stand for.
@@ -77,14 +78,10 @@ func (m *Manager) Enable(ctx context.Context, name string, opts AddOptions) (*En
 	if err != nil {
 		return nil, err // removed just now
 	}
-	shims, _, err := m.store.Shims()
-	if err != nil {
+	if err := m.wishShim(rec, path); err != nil {
 		return nil, err
 	}
-	for _, s := range shims {
-		if s.Name != filepath.Base(path) {
-			continue
-		}
+	if s, ok := m.store.Shim(filepath.Base(path)); ok {
 		if e.Was = s.Program == path && s.Binary == rec.Binary.Inode(); e.Was {
 			return e, nil
 		}
@@ -165,7 +162,7 @@ func isSecret(path string) (bool, error) {
 var ErrNotEnabled = errors.New("it is not enabled")
 
 // Disable removes the shim that a query names: by its name, its path, or that of
-// its program. The program stays resident.
+// its program, also one that waits for an image. The program stays resident.
 func (m *Manager) Disable(ctx context.Context, query string) (store.Shim, error) {
 	if m.store == nil {
 		return store.Shim{}, ErrNotEnabled
@@ -181,10 +178,31 @@ func (m *Manager) Disable(ctx context.Context, query string) (store.Shim, error)
 	}
 	for _, s := range shims {
 		if m.namesShim(query, s) {
-			return s, m.store.RemoveShim(s.Name)
+			return s, errors.Join(m.store.RemoveShim(s.Name), m.endShim(s.Program))
+		}
+	}
+	records, err := m.registry.List()
+	if err != nil && !errors.Is(err, registry.ErrCorrupt) {
+		return store.Shim{}, err
+	}
+	for _, s := range waitingShims(records, shims) {
+		if m.namesShim(query, s) {
+			return s, m.endShim(s.Program)
 		}
 	}
 	return store.Shim{}, ErrNotEnabled
+}
+
+// waitingShims are those that entries are to have and that are not among shims.
+func waitingShims(records []registry.Record, shims []store.Shim) (waiting []store.Shim) {
+	for _, rec := range records {
+		for _, name := range rec.Shims {
+			if !slices.ContainsFunc(shims, func(s store.Shim) bool { return s.Program == name }) {
+				waiting = append(waiting, store.Shim{Name: filepath.Base(name), Program: name, Binary: rec.Binary.Inode()})
+			}
+		}
+	}
+	return waiting
 }
 
 func (m *Manager) namesShim(query string, s store.Shim) bool {
@@ -205,6 +223,7 @@ const (
 	ShimOther    ShimState = "other"    // PATH leads to another program, which is executed
 	ShimHidden   ShimState = "hidden"   // PATH leads there before it leads to the shim
 	ShimDangling ShimState = "dangling" // it leads nowhere: shells go on to the next folder of PATH
+	ShimWaiting  ShimState = "waiting"  // there is none before the program has an image again
 )
 
 // ShimStatus is a shim and what becomes of a start through it.
@@ -224,8 +243,9 @@ func (m *Manager) ShimsDir() string {
 	return m.store.ShimsDir()
 }
 
-// Shims gives every shim, sorted by name. What PATH leads to is looked up in the
-// caller's. Beside an error is what could be found out all the same.
+// Shims gives every shim, sorted by name, and then those that wait for an image. What PATH
+// leads to is looked up in the caller's. Beside an error is what could be found out all the
+// same.
 func (m *Manager) Shims(ctx context.Context) ([]ShimStatus, error) {
 	all := []ShimStatus{}
 	if m.store == nil {
@@ -243,6 +263,10 @@ func (m *Manager) Shims(ctx context.Context) ([]ShimStatus, error) {
 		st := ShimStatus{Name: s.Name, Program: s.Program, Shim: m.store.ShimPath(s.Name)}
 		st.State, st.Reason = m.shimState(s, records)
 		all = append(all, st)
+	}
+	for _, s := range waitingShims(records, shims) {
+		rec := records[slices.IndexFunc(records, func(r registry.Record) bool { return slices.Contains(r.Shims, s.Program) })]
+		all = append(all, ShimStatus{s.Name, s.Program, m.store.ShimPath(s.Name), ShimWaiting, waiting(rec)})
 	}
 	return all, unread
 }
@@ -283,20 +307,16 @@ func (m *Manager) belongs(s store.Shim, rec registry.Record) bool {
 	return rec.Binary.Inode() == s.Binary && slices.Contains(rec.Names(), s.Program)
 }
 
-// enabled tells whether a binary is, in any way.
-func (m *Manager) enabled(binary linux.Inode) bool {
-	shims, _, _ := m.store.Shims()
-	links, _ := m.systemLinksOf(binary)
-	return len(links) > 0 || slices.ContainsFunc(shims, func(s store.Shim) bool { return s.Binary == binary })
-}
-
 // moveEnabled makes what is enabled under an entry's names lead to its launcher
-// files.
+// files, and enables again what its wish has and went with an earlier image.
 func (m *Manager) moveEnabled(rec registry.Record) error {
 	if err := m.moveShims(rec); err != nil {
 		return err
 	}
-	return m.moveSystem(rec)
+	if err := m.moveSystem(rec); err != nil {
+		return err
+	}
+	return m.enableAgain(rec)
 }
 
 // moveShims makes the shims of an entry's names lead to its launcher files. Those

@@ -91,7 +91,13 @@ func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions
 		state, _ := m.systemState(link, instance, kernels, []registry.Record{rec})
 		e.Was = state == SystemResident
 	}
+	if err := m.wishSystem(rec, path, instance); err != nil {
+		return nil, err
+	}
 	if e.AtBoot, err = m.register(rec, path); err != nil {
+		if _, ok := m.store.SystemLink(rec.Binary.Inode(), instance); !ok {
+			err = errors.Join(err, m.endSystem(store.SystemLink{Program: path, Instance: instance}))
+		}
 		return nil, err
 	}
 	e.Collides = collisions(path)
@@ -352,8 +358,8 @@ func (m *Manager) systemLinksOf(binary linux.Inode) ([]store.SystemLink, error) 
 }
 
 // DisableSystem ends what a query names: the name of an enabled program, or its
-// path. It stays resident. Of several links, for several instances, that for this one
-// goes first.
+// path, also of one that waits for an image. It stays resident. Of several links, for
+// several instances, that for this one goes first.
 func (m *Manager) DisableSystem(ctx context.Context, query string) (program string, err error) {
 	if m.store == nil {
 		return "", ErrNotEnabled
@@ -377,12 +383,35 @@ func (m *Manager) DisableSystem(ctx context.Context, query string) (program stri
 	}
 	elsewhere := func(l store.SystemLink) bool { return l.Instance != instance }
 	here := slices.DeleteFunc(slices.Clone(links), elsewhere)
-	for _, l := range append(here, links...) {
-		if l.Program == abs || filepath.Base(query) == query && filepath.Base(l.Program) == query {
-			return l.Program, m.unregister(l)
+	records, err := m.registry.List()
+	if err != nil && !errors.Is(err, registry.ErrCorrupt) {
+		return "", err
+	}
+	for _, l := range slices.Concat(here, links, waitingSystem(records, links)) {
+		if l.Program != abs && (filepath.Base(query) != query || filepath.Base(l.Program) != query) {
+			continue
 		}
+		if l.Binary != (linux.Inode{}) {
+			if err := m.unregister(l); err != nil {
+				return l.Program, err
+			}
+		}
+		return l.Program, m.endSystem(l)
 	}
 	return "", ErrNotEnabled
+}
+
+// waitingSystem are the links that entries are to have and that are not among links.
+func waitingSystem(records []registry.Record, links []store.SystemLink) (waiting []store.SystemLink) {
+	for _, rec := range records {
+		for _, l := range systemWays(rec) {
+			linked := func(is store.SystemLink) bool { return is.Program == l.Program && is.Instance == l.Instance }
+			if !slices.ContainsFunc(links, linked) && !binfmt.Ended(l.Instance) {
+				waiting = append(waiting, l)
+			}
+		}
+	}
+	return waiting
 }
 
 // LostSystem gives what is enabled for the whole system by a store that is gone, by
@@ -453,28 +482,34 @@ const (
 	SystemOff      SystemState = "off"    // the kernel does not know it, and executes it itself
 
 	SystemElsewhere SystemState = "elsewhere" // it is enabled for another binfmt_misc than this kernel instance's
+	SystemWaiting   SystemState = "waiting"   // it is to be enabled again with the next image
 )
 
 // SystemStatus is a program that is enabled for the whole system.
 type SystemStatus struct {
 	Program  string      `json:"program"`
-	Launcher string      `json:"launcher"` // the interpreter that the kernel is given
+	Launcher string      `json:"launcher,omitempty"` // the interpreter that the kernel is given; none while it waits
 	State    SystemState `json:"state"`
 	Reason   string      `json:"reason,omitempty"` // of any state but resident
 	AtBoot   bool        `json:"at_boot"`          // systemd-binfmt registers it at boot
 }
 
-// System gives every program that is enabled for the whole system.
+// System gives every program that is enabled for the whole system, and then those that
+// wait for an image.
 func (m *Manager) System(ctx context.Context) ([]SystemStatus, error) {
 	all := []SystemStatus{}
 	if m.store == nil {
 		return all, nil
 	}
 	links, _, err := m.store.SystemLinks()
-	if err != nil || len(links) == 0 {
+	if err != nil {
 		return all, err
 	}
 	records, unread := m.records()
+	wait := waitingSystem(records, links)
+	if len(links)+len(wait) == 0 {
+		return all, unread
+	}
 	instance, err := binfmt.Instance()
 	if err != nil {
 		return all, err
@@ -492,6 +527,10 @@ func (m *Manager) System(ctx context.Context) ([]SystemStatus, error) {
 		_, err := os.Lstat(binfmt.BootPath(l.Binary))
 		st.AtBoot = err == nil
 		all = append(all, st)
+	}
+	for _, l := range wait {
+		rec := records[slices.IndexFunc(records, func(r registry.Record) bool { return slices.Contains(systemWays(r), l) })]
+		all = append(all, SystemStatus{Program: l.Program, State: SystemWaiting, Reason: waiting(rec)})
 	}
 	return all, unread
 }
@@ -608,7 +647,7 @@ func (s *gcSearch) system() (items []GCItem, err error) {
 // not enabled by this store.
 func (m *Manager) collectSystem(item GCItem) (bool, error) {
 	if item.ended != nil {
-		return true, m.store.RemoveSystemLink(*item.ended)
+		return true, errors.Join(m.store.RemoveSystemLink(*item.ended), m.endSystem(*item.ended))
 	}
 	_, err := m.registry.ByInode(item.binary)
 	links, linksErr := m.systemLinksOf(item.binary)

@@ -61,13 +61,13 @@ func (v *Verified) failf(format string, args ...any) {
 }
 
 // Entries are the entries that the queries name, each once and in their order,
-// or without queries all of them by program. A query that names none, or more
+// or without queries all of them that have an image, by program. A query that names none, or more
 // than one, is registry.ErrNotFound or ErrAmbiguous, and then nothing else is
 // returned. Beside another error is what could be read all the same.
 func (m *Manager) Entries(queries ...string) ([]registry.Record, error) {
 	all, unread := m.records()
 	if len(queries) == 0 {
-		return all, unread
+		return withImage(all), unread
 	}
 	var named []registry.Record
 	for _, q := range queries {
@@ -77,7 +77,7 @@ func (m *Manager) Entries(queries ...string) ([]registry.Record, error) {
 			return nil, errors.Join(NotFound(q, m.dir), unread)
 		case len(found) > 1:
 			return nil, &registry.AmbiguousError{Query: q, Candidates: found}
-		case !slices.ContainsFunc(named, func(r registry.Record) bool { return r.ID == found[0].ID }):
+		case !slices.ContainsFunc(named, func(r registry.Record) bool { return r.Program == found[0].Program }):
 			named = append(named, found[0])
 		}
 	}
@@ -91,6 +91,9 @@ func (m *Manager) Entries(queries ...string) ([]registry.Record, error) {
 // be stands in the result; the error says why it could not be found out: problem.Untrusted
 // where the record does not say that the owner is trusted, and others.
 func (m *Manager) Verify(ctx context.Context, rec registry.Record, ref Reference) (*Verified, error) {
+	if err := hasImage(rec); err != nil {
+		return nil, err
+	}
 	if err := notInside(); err != nil {
 		return nil, err
 	}

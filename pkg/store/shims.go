@@ -61,6 +61,9 @@ func (s *Store) Shims() (shims []Shim, stray []string, err error) {
 	return shims, stray, err
 }
 
+// Shim is the link for programs of a name, if there is one.
+func (s *Store) Shim(name string) (Shim, bool) { return readShim(s.ShimPath(name)) }
+
 // readShim takes only what WriteShim makes.
 func readShim(path string) (Shim, bool) {
 	program, binary, ok := readLauncherLink(path)
