@@ -29,6 +29,7 @@ type change struct {
 	name   string
 	before func(t *testing.T, s *kit.Store, program string)
 	args   func(program string) []string
+	wished bool // the program has a shim before, and must have one afterwards
 }
 
 func args(words ...string) func(string) []string {
@@ -37,32 +38,39 @@ func args(words ...string) func(string) []string {
 
 var changes = []change{
 	{"add", func(*testing.T, *kit.Store, string) {},
-		func(program string) []string { return []string{"add", "--even-if-slower", program} }},
+		func(program string) []string { return []string{"add", "--even-if-slower", program} }, false},
 	{"add again", func(t *testing.T, s *kit.Store, program string) {
 		s.Do(t, "add", "--even-if-slower", program)
 		alter(t, program)
-	}, func(program string) []string { return []string{"add", "--even-if-slower", program} }},
+	}, func(program string) []string { return []string{"add", "--even-if-slower", program} }, false},
 	{"refresh what has new times", func(t *testing.T, s *kit.Store, program string) {
-		s.Do(t, "add", "--even-if-slower", "--layouts", "2", program)
+		s.Do(t, "enable", "--even-if-slower", program)
+		s.Do(t, "add", "--layouts", "2", program)
 		touch(t, program)
-	}, args("refresh")},
+	}, args("refresh"), true},
 	{"add what was replaced", func(t *testing.T, s *kit.Store, program string) {
 		s.Do(t, "enable", "--even-if-slower", program)
 		kit.CopyFile(t, program, program+".new")
 		if err := os.Rename(program+".new", program); err != nil {
 			t.Fatal(err)
 		}
-	}, func(program string) []string { return []string{"add", "--even-if-slower", program} }},
+	}, func(program string) []string { return []string{"add", "--even-if-slower", program} }, true},
 	{"add a name", func(t *testing.T, s *kit.Store, program string) {
 		s.Do(t, "add", "--even-if-slower", program)
 		if err := os.Symlink(program, program+".link"); err != nil {
 			t.Fatal(err)
 		}
-	}, func(program string) []string { return []string{"add", "--even-if-slower", program + ".link"} }},
+	}, func(program string) []string { return []string{"add", "--even-if-slower", program + ".link"} }, false},
 	{"remove", func(t *testing.T, s *kit.Store, program string) { s.Do(t, "enable", "--even-if-slower", program) },
-		args("remove", "--all")},
+		args("remove", "--all"), false},
+	{"refresh of what was away", func(t *testing.T, s *kit.Store, program string) {
+		s.Do(t, "enable", "--even-if-slower", program)
+		rename(t, program, program+".away")
+		s.Do(t, "gc")
+		rename(t, program+".away", program)
+	}, args("refresh"), true},
 	{"gc", func(t *testing.T, s *kit.Store, program string) {
-		s.Do(t, "add", "--even-if-slower", program)
+		s.Do(t, "enable", "--even-if-slower", program)
 		alter(t, program)
 		for _, garbage := range []string{"images/0123456789abcdef", "launchers/1-2", "staging/work-1"} {
 			if err := os.Mkdir(filepath.Join(s.Dir, garbage), 0o755); err != nil {
@@ -72,7 +80,7 @@ var changes = []change{
 		if err := os.Symlink("../images/0123456789abcdef/plan", filepath.Join(s.Dir, "index", "1-2")); err != nil {
 			t.Fatal(err)
 		}
-	}, args("gc")},
+	}, args("gc"), true},
 }
 
 // alter makes a program another one, which does the same.
@@ -128,6 +136,9 @@ func TestKilled(t *testing.T) {
 						t.Fatal("it was not killed")
 					}
 					wantSound(t, s, program)
+					if c.wished {
+						wantShim(t, s, program)
+					}
 				})
 			}
 		})
@@ -214,7 +225,17 @@ func wantStarts(t *testing.T, s *kit.Store, program string) {
 	}
 }
 
-// wantClean fails unless check finds no fault, nor any stale entry.
+// wantShim fails unless a program that was enabled is, and starts from its image so.
+func wantShim(t *testing.T, s *kit.Store, program string) {
+	t.Helper()
+	cmd := s.Command("status", "--check")
+	if output, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(output), program+"  shim  ") {
+		t.Errorf("status: %v\n%s", err, output)
+	}
+}
+
+// wantClean fails unless check finds no fault, nor any stale entry. A wish without an
+// image is neither.
 func wantClean(t *testing.T, s *kit.Store) {
 	t.Helper()
 	cmd := s.Command("--format", "json", "check", "--no-trial")
@@ -224,6 +245,9 @@ func wantClean(t *testing.T, s *kit.Store) {
 		t.Fatalf("check: %v, %v\n%s", err, jsonErr, output)
 	}
 	for _, f := range findings {
+		if strings.HasPrefix(f.Detail, "no image: ") {
+			continue
+		}
 		if f.Status == resident.StatusFault || f.Area == resident.AreaEntry && f.Status != resident.StatusOK || f.What == os.Getenv("TMPDIR") {
 			t.Errorf("check: %+v", f)
 		}

@@ -263,9 +263,16 @@ func TestShimsFollowTheSystem(t *testing.T) {
 	}
 	w.calls(t, "", "started normally")
 	w.Do(t, "gc")
-	w.wantState(t, "")
+	w.wantState(t, "waiting")
 	wantClean(t, w.Store)
 	w.calls(t, "", "")
+
+	// And there again, as another file.
+	w.build(t, filepath.Join(w.second, "speak"), "four")
+	w.Do(t, "refresh")
+	w.wantState(t, "resident")
+	w.calls(t, "four speak a b c", resident)
+	wantClean(t, w.Store)
 }
 
 // TestShimsOfABrokenStore: a store that is gone or shut is passed over.
