@@ -121,7 +121,9 @@ func crashStore(t *testing.T) (s *kit.Store, program string) {
 func TestKilled(t *testing.T) {
 	kit.RequireCRIU(t)
 	points := slices.Concat(stores.FaultPoints, resident.FaultPoints)
-	points = slices.DeleteFunc(points, func(p string) bool { return slices.Contains(systemPoints, p) })
+	points = slices.DeleteFunc(points, func(p string) bool {
+		return slices.Contains(systemPoints, p) || slices.Contains(purgePoints, p)
+	})
 	reached := map[string]bool{}
 	for _, c := range changes {
 		t.Run(c.name, func(t *testing.T) {
@@ -388,4 +390,45 @@ func doOne(s *kit.Store, what, path string) error {
 		return fmt.Errorf("it did not run:\n%s", output)
 	}
 	return nil
+}
+
+// TestPurgeKilled: a purge that is killed at any step does no harm, and another one
+// removes what is left.
+func TestPurgeKilled(t *testing.T) {
+	kit.RequireCRIU(t)
+	purge := change{
+		name:   "purge",
+		before: func(t *testing.T, s *kit.Store, program string) { s.Do(t, "enable", "--even-if-slower", program) },
+		args:   args("purge", "--yes"),
+	}
+	points := purge.points(t)
+	for _, point := range purgePoints {
+		if !slices.Contains(points, point) {
+			t.Errorf("purge did not come to %s", point)
+		}
+	}
+	for _, point := range points {
+		t.Run(point, func(t *testing.T) {
+			s, program := crashStore(t)
+			purge.before(t, s, program)
+			cmd := s.Command("purge", "--yes")
+			cmd.Env = append(os.Environ(), stores.FaultEnv+"="+point)
+			if !killed(t, cmd) {
+				t.Fatal("it was not killed")
+			}
+			wantNoProcess(t, program, s.Dir)
+			wantStarts(t, s, program)
+			s.Do(t, "purge", "--yes")
+			if _, err := os.Lstat(s.Dir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the store is left: %v", err)
+			}
+			s.Do(t, "add", "--even-if-slower", program)
+			s.WantResident(t, program)
+		})
+	}
+}
+
+// purgePoints are those that only purge comes to.
+var purgePoints = []string{
+	"after-purge-records", "after-purge-links", "before-purge-registry", "after-purge-registry", "before-purge-directory",
 }

@@ -126,6 +126,8 @@ func TestSystemLife(t *testing.T) {
 	say both ways; $R enable --even-if-slower $DIR/one >/dev/null 2>&1; $R enable --system $DIR/one; $R disable --all | sed 's|'$DIR'|DIR|'; status
 	say remove; $R enable --system --even-if-slower $DIR/one >/dev/null; $R remove one >/dev/null; status; files; ls /proc/sys/fs/binfmt_misc
 	$R check 2>/dev/null | sed -n 's/.*store: garbage/garbage/p'
+	say purge; $R enable --system --even-if-slower $DIR/one >/dev/null; ls /etc/binfmt.d /proc/sys/fs/binfmt_misc | grep -c residentctl
+	$R purge --yes >/dev/null; ls /etc/binfmt.d /proc/sys/fs/binfmt_misc | grep residentctl || [ -e $STORE ] || echo nothing is left
 	`)
 	wantLines(t, strings.ReplaceAll(got, filepath.Dir(s.Dir), "DIR"), systemLife)
 }
@@ -196,6 +198,9 @@ nothing is enabled; ` + "`residentctl enable PROGRAM`" + ` does it
 register
 status
 garbage: nothing is there without an entry
+== purge
+2
+nothing is left
 `
 
 // TestSystemCollides: what the kernel cannot tell from an enabled program is started

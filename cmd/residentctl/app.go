@@ -40,6 +40,7 @@ func newApp(g *globals) *cli.App {
 		newInspectCommand(g),
 		newVerifyCommand(g),
 		newGCCommand(g),
+		newPurgeCommand(g),
 		newCheckCommand(g),
 		newVersionCommand(g),
 		newHelpCommand(),

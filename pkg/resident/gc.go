@@ -19,21 +19,23 @@ import (
 // FaultPoints are the steps of this package at which a test may have the process
 // killed, beside store.FaultPoints.
 var FaultPoints = []string{
-	"after-dump",         // add: CRIU's files are in staging/
-	"after-compile",      // add: and the plan
-	"after-trial",        // add: and it works
-	"after-record",       // add: the image stands in images/, its record in the registry
-	"after-renew-record", // refresh: the record has new identities, the plan is the old one
-	"before-name",        // add of another name: its launcher file is there
-	"after-name",         // add of another name: and the name in the record
-	"after-delete",       // remove: the record is gone
-	"after-reclaim",      // gc: the wish has no image any more, and nothing is removed yet
-	"after-gc-plan",      // gc: nothing is removed yet
-	"after-gc-item",      // gc: the first item is gone
-	"after-gc-remove",    // gc: all are gone
-	"before-register",    // enable --system: the link is in system/, the line in binfmt.d
-	"after-register",     // and the kernel knows it
-	"after-unregister",   // disable, remove: the kernel does not, the link is still there
+	"after-dump",          // add: CRIU's files are in staging/
+	"after-compile",       // add: and the plan
+	"after-trial",         // add: and it works
+	"after-record",        // add: the image stands in images/, its record in the registry
+	"after-renew-record",  // refresh: the record has new identities, the plan is the old one
+	"before-name",         // add of another name: its launcher file is there
+	"after-name",          // add of another name: and the name in the record
+	"after-delete",        // remove: the record is gone
+	"after-reclaim",       // gc: the wish has no image any more, and nothing is removed yet
+	"after-gc-plan",       // gc: nothing is removed yet
+	"after-gc-item",       // gc: the first item is gone
+	"after-gc-remove",     // gc: all are gone
+	"before-register",     // enable --system: the link is in system/, the line in binfmt.d
+	"after-register",      // and the kernel knows it
+	"after-purge-records", // purge: no wish is left
+	"after-purge-links",   // and nothing that leads to an image
+	"after-unregister",    // disable, remove: the kernel does not, the link is still there
 }
 
 // GCResult is what a collection did.

@@ -54,6 +54,15 @@ func absolute(dir string) string {
 	return dir
 }
 
+// OpenToPurge is Open without create, but a registry that is damaged is no error.
+func OpenToPurge(dir string) (*Manager, error) {
+	m, err := Open(dir, false)
+	if errors.Is(err, registry.ErrCorrupt) {
+		m.registry, err = registry.At(m.store.RegistryPath(), registry.Options{Existing: true}), nil
+	}
+	return m, err
+}
+
 func openIn(dir string, create bool) (*Manager, error) {
 	if create {
 		s, err := store.Create(dir)
