@@ -1,17 +1,21 @@
 package integration
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/residentctl/residentctl/integration/kit"
+	"github.com/residentctl/residentctl/pkg/plan"
 )
 
 // TestShims starts programs by name from a shell that has the shims first in its
@@ -576,4 +580,72 @@ func TestShimsMakeEnvironments(t *testing.T) {
 	said(byPath, `"$1/bin/python3"`+where, byPath)
 	// As the help of enable has it.
 	said(byShim, `ln -sf `+python+` "$1/bin/python3" && "$1/bin/python3"`+where, byShim)
+}
+
+// TestShimsOfAnOlderVersion: what an older residentctl has made still starts by its
+// launcher file, and not by the front door. status and list say so, gc leaves it alone,
+// and refresh makes it again.
+func TestShimsOfAnOlderVersion(t *testing.T) {
+	const resident, normal = "resident start", "started normally"
+	w := newShimWorld(t)
+	speak := filepath.Join(w.first, "speak")
+	w.build(t, speak, "one")
+	w.enable(t, "speak")
+
+	// The launcher compares the plan's version: cmpl $VERSION, 8(register).
+	compare := regexp.MustCompile(fmt.Sprintf(`\x83[\x78-\x7f]\x08\x%02x`, plan.Version))
+	older := func(raw []byte) []byte {
+		if n := len(compare.FindAllIndex(raw, -1)); n != 1 {
+			t.Fatalf("%d comparisons with the plan's version", n)
+		}
+		raw[compare.FindIndex(raw)[1]-1] = plan.Version - 1
+		return bytes.Replace(raw, fmt.Appendf(nil, "RESCONF%d", plan.Version), fmt.Appendf(nil, "RESCONF%d", plan.Version-1), 1)
+	}
+	launchers, err := filepath.Glob(filepath.Join(w.Dir, "launchers", "*", speak))
+	if err != nil || len(launchers) != 1 {
+		t.Fatal(launchers, err)
+	}
+	plans, err := filepath.Glob(filepath.Join(w.Dir, "images", "*", "plan"))
+	if err != nil || len(plans) != 1 {
+		t.Fatal(plans, err)
+	}
+	changeFile(t, plans[0], func(raw []byte) []byte { raw[8] = plan.Version - 1; return raw })
+	w.calls(t, "one speak a b c", normal) // the launcher file is the new one
+	w.wantState(t, "normal")
+	changeFile(t, launchers[0], older)
+	w.calls(t, "one speak a b c", resident)
+	w.wantState(t, "resident")
+	if got := w.Do(t, "list"); !strings.Contains(got, "stale: another version of residentctl made it") {
+		t.Errorf("list: %s", got)
+	}
+	if got := w.Do(t, "gc"); !strings.Contains(got, "(kept)") || !strings.Contains(got, "0 items removed") {
+		t.Errorf("gc: %s", got)
+	}
+	w.calls(t, "one speak a b c", resident)
+	w.build(t, speak, "two")
+	w.calls(t, "two speak a b c", normal)
+	w.wantState(t, "normal")
+	w.Do(t, "refresh")
+	w.calls(t, "two speak a b c", resident)
+	w.wantState(t, "resident")
+	wantClean(t, w.Store)
+}
+
+// changeFile puts a changed copy in the place of a file, with its mode.
+func changeFile(t *testing.T, path string, change func([]byte) []byte) {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path+".new", change(raw), info.Mode().Perm()); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chmod(path+".new", info.Mode().Perm()), os.Rename(path+".new", path)); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -23,7 +23,9 @@ func newListCommand(g *globals) *cli.Command {
 of the system's. Of another's store it shows the programs that you can read.
 With names, by id, path or file's name, it shows only those. One whose state is
 "stale" is executed normally, because something that its image depends on has
-changed or the image itself is damaged; refresh makes it anew. One with the state
+changed or the image itself is damaged; refresh makes it anew. After an upgrade of
+residentctl it may be that only "run" and "exec" start it normally, and shims and
+launcher files of the older version still from its image; list says so then. One with the state
 "no image" was added, and its image has been removed since: refresh makes one as
 soon as the program is there, and remove ends the wish. GAIN is how many times as
 long as a resident start a plain one takes, from the exec to the program's own

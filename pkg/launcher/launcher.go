@@ -34,8 +34,24 @@ const (
 	headersLen = 192 // ELF header and program headers, rounded up to a cache line
 
 	configMark  = "RESCONF" // of every version
-	configMagic = configMark + "2"
+	configMagic = configMark + string(rune('0'+plan.Version))
 )
+
+// PlanVersion returns the version of the plans that a launcher file carries out, of
+// whatever residentctl it is; 0 if it is no launcher file.
+func PlanVersion(file []byte) uint32 {
+	at := bytes.Index(file, []byte(configMark))
+	if at < 0 || len(file) < at+len(configMagic) {
+		return 0
+	}
+	switch v := file[at+len(configMark)]; {
+	case v == '2': // a number of their own, which launcher files had for plans of version 4
+		return 4
+	case v > '0':
+		return uint32(v - '0')
+	}
+	return 0
+}
 
 // config follows the code in a launcher file (src/caller.c, struct
 // config). The offsets count from its own start.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
 
@@ -284,5 +285,34 @@ func TestChecksumIsXXH64(t *testing.T) {
 		}
 		x = x*6364136223846793005 + 1442695040888963407
 		words = binary.LittleEndian.AppendUint64(words, x)
+	}
+}
+
+// TestPlanVersion: a launcher file says which plans it carries out, also an older one, and
+// whatever the name of its program.
+func TestPlanVersion(t *testing.T) {
+	raw, err := File(0, Store{"/store/RESCONF9", linux.Inode{Dev: 1, Ino: 2}}, "index/1-2", "/bin/RESCONF9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(v string) []byte {
+		return bytes.Replace(raw, []byte(configMagic), []byte(configMark+v), 1)
+	}
+	for _, test := range []struct {
+		name string
+		file []byte
+		want uint32
+	}{
+		{"its own", raw, plan.Version},
+		{"older", with("3"), 3},
+		{"newer", with("7"), 7},
+		{"before it said so", with("2"), 4},
+		{"another file", []byte("#!/bin/sh"), 0},
+		{"cut", []byte(configMark), 0},
+		{"of no version", with("!"), 0},
+	} {
+		if got := PlanVersion(test.file); got != test.want {
+			t.Errorf("%s: %d, want %d", test.name, got, test.want)
+		}
 	}
 }

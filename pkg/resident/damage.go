@@ -21,11 +21,8 @@ import (
 // may be at work on them.
 func (m *Manager) damage(rec registry.Record) (faults []string) {
 	dirs := layoutDirs(m.store.ImageDir(rec.ID), rec.Layouts)
-	leads, err := os.Stat(m.store.IndexPath(rec.Binary.Inode()))
-	if err != nil {
-		faults = append(faults, fmt.Sprintf("no start finds it (%v)", err))
-	} else if there, err := os.Stat(m.store.PlanPath(rec.ID)); err == nil && !os.SameFile(leads, there) {
-		faults = append(faults, "starts find another image of it")
+	if why := m.notFound(rec); why != "" {
+		faults = append(faults, why)
 	}
 	for i, dir := range dirs {
 		which := ""
@@ -41,6 +38,18 @@ func (m *Manager) damage(rec registry.Record) (faults []string) {
 		}
 	}
 	return faults
+}
+
+// notFound says why starts do not find an entry's image.
+func (m *Manager) notFound(rec registry.Record) string {
+	leads, err := os.Stat(m.store.IndexPath(rec.Binary.Inode()))
+	if err != nil {
+		return fmt.Sprintf("no start finds it (%v)", err)
+	}
+	if there, err := os.Stat(m.store.PlanPath(rec.ID)); err == nil && !os.SameFile(leads, there) {
+		return "starts find another image of it"
+	}
+	return ""
 }
 
 // layoutDamage says the same of the layout in one folder, whose plan names those in

@@ -229,7 +229,9 @@ func (s *gcSearch) entries() (items []GCItem, err error) {
 // useless says why no start would use an entry's image; unsure, unless empty,
 // why that cannot be said.
 func (m *Manager) useless(rec registry.Record) (reasons []string, unsure string) {
-	reasons = m.damage(rec)
+	if reasons = m.damage(rec); len(reasons) > 0 && m.startsByOlder(rec) {
+		return nil, olderEntry
+	}
 	var deps fingerprint.Dependencies
 	if err := json.Unmarshal(rec.Deps, &deps); err != nil {
 		return append(reasons, fmt.Sprintf("what it depends on cannot be read (%v)", err)), ""

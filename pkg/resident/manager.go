@@ -92,7 +92,7 @@ type State string
 // States of entries.
 const (
 	StateCurrent State = "current" // starts use its image
-	StateStale   State = "stale"   // they do not
+	StateStale   State = "stale"   // they do not, or not all of them
 	StateNone    State = "none"    // it has no image
 )
 
@@ -114,6 +114,9 @@ func (m *Manager) entry(rec registry.Record) Entry {
 	}
 	if e.Reasons = m.stale(rec); len(e.Reasons) > 0 {
 		e.State = StateStale
+		if m.startsByOlder(rec) {
+			e.Reasons = []string{olderEntry}
+		}
 	}
 	return e
 }

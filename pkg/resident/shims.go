@@ -232,7 +232,7 @@ type ShimStatus struct {
 	Program string    `json:"program"`
 	Shim    string    `json:"shim"` // the link's path
 	State   ShimState `json:"state"`
-	Reason  string    `json:"reason,omitempty"` // of any state but resident
+	Reason  string    `json:"reason,omitempty"` // of any state but resident, and then of how
 }
 
 // ShimsDir is the folder of the shims, "" of a store that is not there yet.
@@ -291,8 +291,11 @@ func (m *Manager) shimState(s store.Shim, records []registry.Record) (ShimState,
 	case i < 0:
 		return ShimNormal, "it is not resident any more"
 	}
-	if stale := m.stale(records[i]); len(stale) > 0 {
-		return ShimNormal, stale[0]
+	switch reasons, older := m.byLauncher(records[i], s.Program); {
+	case len(reasons) > 0:
+		return ShimNormal, reasons[0]
+	case older:
+		return ShimResident, olderStart
 	}
 	return ShimResident, ""
 }

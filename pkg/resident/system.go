@@ -570,8 +570,11 @@ func (m *Manager) systemState(l store.SystemLink, instance string, kernels []bin
 	case i < 0:
 		return SystemNormal, "it is not resident any more"
 	}
-	if stale := m.stale(records[i]); len(stale) > 0 {
-		return SystemNormal, stale[0]
+	switch reasons, older := m.byLauncher(records[i], l.Program); {
+	case len(reasons) > 0:
+		return SystemNormal, reasons[0]
+	case older:
+		return SystemResident, olderStart
 	}
 	return SystemResident, ""
 }
