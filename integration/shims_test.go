@@ -2,13 +2,13 @@ package integration
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -582,25 +582,37 @@ func TestShimsMakeEnvironments(t *testing.T) {
 	said(byShim, `ln -sf `+python+` "$1/bin/python3" && "$1/bin/python3"`+where, byShim)
 }
 
-// TestShimsOfAnOlderVersion: what an older residentctl has made still starts by its
-// launcher file, and not by the front door. status and list say so, gc leaves it alone,
-// and refresh makes it again.
-func TestShimsOfAnOlderVersion(t *testing.T) {
+// launcherOfAnotherVersion makes a launcher file one for plans of another version, which it returns.
+// Version and kind are compared as one word, of which the compiler makes one of these.
+func launcherOfAnotherVersion(t *testing.T, raw []byte) byte {
+	t.Helper()
+	const kind = uint64(plan.KindLinked) << 32
+	whole := binary.LittleEndian.AppendUint64(nil, kind|plan.Version)               // movabs
+	quarter := binary.LittleEndian.AppendUint32(nil, uint32((kind|plan.Version)/4)) // mov, and shl $2
+	other := byte(plan.Version + 1)
+	at, changed := bytes.Index(raw, whole), other
+	if at < 0 {
+		other = plan.Version + 4
+		at, changed = bytes.Index(raw, quarter), quarter[0]+1
+	}
+	mark := fmt.Appendf(nil, "RESCONF%d", plan.Version)
+	if at < 0 || !bytes.Contains(raw, mark) {
+		t.Fatal("the launcher compares the version of a plan in a way that this test does not know")
+	}
+	raw[at] = changed
+	copy(raw[bytes.Index(raw, mark):], fmt.Appendf(nil, "RESCONF%d", other))
+	return other
+}
+
+// TestShimsOfAnotherVersion: what another version of residentctl has made still starts by
+// its launcher file, and not by the front door. status and list say so, gc leaves it
+// alone, and refresh makes it again.
+func TestShimsOfAnotherVersion(t *testing.T) {
 	const resident, normal = "resident start", "started normally"
 	w := newShimWorld(t)
 	speak := filepath.Join(w.first, "speak")
 	w.build(t, speak, "one")
 	w.enable(t, "speak")
-
-	// The launcher compares the plan's version: cmpl $VERSION, 8(register).
-	compare := regexp.MustCompile(fmt.Sprintf(`\x83[\x78-\x7f]\x08\x%02x`, plan.Version))
-	older := func(raw []byte) []byte {
-		if n := len(compare.FindAllIndex(raw, -1)); n != 1 {
-			t.Fatalf("%d comparisons with the plan's version", n)
-		}
-		raw[compare.FindIndex(raw)[1]-1] = plan.Version - 1
-		return bytes.Replace(raw, fmt.Appendf(nil, "RESCONF%d", plan.Version), fmt.Appendf(nil, "RESCONF%d", plan.Version-1), 1)
-	}
 	launchers, err := filepath.Glob(filepath.Join(w.Dir, "launchers", "*", speak))
 	if err != nil || len(launchers) != 1 {
 		t.Fatal(launchers, err)
@@ -609,10 +621,11 @@ func TestShimsOfAnOlderVersion(t *testing.T) {
 	if err != nil || len(plans) != 1 {
 		t.Fatal(plans, err)
 	}
-	changeFile(t, plans[0], func(raw []byte) []byte { raw[8] = plan.Version - 1; return raw })
-	w.calls(t, "one speak a b c", normal) // the launcher file is the new one
+	other := plan.Version
+	changeFile(t, launchers[0], func(raw []byte) { other = int(launcherOfAnotherVersion(t, raw)) })
+	w.calls(t, "one speak a b c", normal)
 	w.wantState(t, "normal")
-	changeFile(t, launchers[0], older)
+	changeFile(t, plans[0], func(raw []byte) { raw[8] = byte(other) })
 	w.calls(t, "one speak a b c", resident)
 	w.wantState(t, "resident")
 	if got := w.Do(t, "list"); !strings.Contains(got, "stale: another version of residentctl made it") {
@@ -632,7 +645,7 @@ func TestShimsOfAnOlderVersion(t *testing.T) {
 }
 
 // changeFile puts a changed copy in the place of a file, with its mode.
-func changeFile(t *testing.T, path string, change func([]byte) []byte) {
+func changeFile(t *testing.T, path string, change func([]byte)) {
 	t.Helper()
 	info, err := os.Stat(path)
 	if err != nil {
@@ -642,7 +655,8 @@ func changeFile(t *testing.T, path string, change func([]byte) []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path+".new", change(raw), info.Mode().Perm()); err != nil {
+	change(raw)
+	if err := os.WriteFile(path+".new", raw, info.Mode().Perm()); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(os.Chmod(path+".new", info.Mode().Perm()), os.Rename(path+".new", path)); err != nil {
