@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/resident"
 )
 
@@ -92,10 +93,8 @@ func notServed(without, total int) error {
 	if without == 0 {
 		return nil
 	}
-	return &hintError{
-		fmt.Errorf("%d of %s without a current image", without, count(total, "program")),
-		"`residentctl refresh` makes images again",
-	}
+	return problem.Errorf("%d of %s without a current image", without, count(total, "program")).
+		WithHint("run `residentctl refresh`, which makes images again")
 }
 
 // runList prints what there is, also when a registry is damaged in part, or images.

@@ -61,7 +61,7 @@ func (g *globals) openToPurge() (*resident.Manager, error) {
 	}
 	m, err := resident.OpenToPurge(dir)
 	if err != nil {
-		return nil, &storeError{err}
+		return nil, storeError(err)
 	}
 	return m, nil
 }

@@ -11,6 +11,9 @@ import (
 // summedFrom is the offset of the first byte that Header.Sum covers.
 const summedFrom = 32
 
+// versionAt is the offset of Header.Version, in every version.
+const versionAt = 8
+
 // encoder lays the tables out one behind the other, each at a multiple of 8.
 type encoder struct {
 	tables  bytes.Buffer

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -355,4 +357,25 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("read, written, read:\n%s", diff)
 		}
 	})
+}
+
+// TestReadVersion: it is read of plans of every version, and of nothing else.
+func TestReadVersion(t *testing.T) {
+	for _, test := range []struct {
+		name, raw string
+		want      uint32
+		ok        bool
+	}{
+		{"a plan", Magic + "\x03\x00\x00\x00 and so on", 3, true},
+		{"cut", Magic + "\x03", 0, false},
+		{"another file", "\x7fELF\x00\x00\x00\x00\x03\x00\x00\x00", 0, false},
+	} {
+		path := filepath.Join(t.TempDir(), "plan")
+		if err := os.WriteFile(path, []byte(test.raw), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ReadVersion(path); got != test.want || (err == nil) != test.ok {
+			t.Errorf("%s: %d, %v", test.name, got, err)
+		}
+	}
 }

@@ -2,7 +2,6 @@ package resident
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 
@@ -48,15 +47,11 @@ func (m *Manager) byLauncher(rec registry.Record, name string) (reasons []string
 
 // planVersion is the version of an entry's plan, 0 if that is not known.
 func (m *Manager) planVersion(rec registry.Record) uint32 {
-	_, err := plan.Read(m.store.PlanPath(rec.ID))
-	var other *plan.VersionError
-	switch {
-	case err == nil:
-		return plan.Version
-	case errors.As(err, &other):
-		return other.Got
+	version, err := plan.ReadVersion(m.store.PlanPath(rec.ID))
+	if err != nil {
+		return 0
 	}
-	return 0
+	return version
 }
 
 // startsByOlder reports whether launcher files of another version of residentctl still

@@ -3,11 +3,11 @@ package resident
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -64,20 +64,11 @@ func (p *Purged) unfinished() error {
 	}
 	kept, err := store.RemoveUnfinished(p.Dir)
 	if len(kept) > 0 {
-		return &NoStoreError{p.Dir, kept[0]}
+		return problem.Errorf("purge %s: it is no store: it holds %s", p.Dir, kept[0]).
+			WithHint("name the directory of a store with --store")
 	}
 	return err
 }
-
-// A NoStoreError refuses to remove a directory that is no store.
-type NoStoreError struct{ Dir, Holds string }
-
-func (e *NoStoreError) Error() string {
-	return fmt.Sprintf("purge %s: it is no store: it holds %s", e.Dir, e.Holds)
-}
-
-// Hint says what can be done about it.
-func (e *NoStoreError) Hint() string { return "name the directory of a store with --store" }
 
 // purgeLinks removes all that leads to images, by what is there and not by the registry:
 // registrations, links, launcher files.

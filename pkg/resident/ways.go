@@ -2,7 +2,6 @@ package resident
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -10,6 +9,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/binfmt"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
@@ -262,24 +262,13 @@ func waiting(rec registry.Record) string {
 	return "its link is missing; `residentctl refresh` makes it again"
 }
 
-// A NoImageError says that a wish has no image, and why.
-type NoImageError struct{ Program, Reason string }
-
-func (e *NoImageError) Error() string {
-	return fmt.Sprintf("%s has no image: %s", e.Program, e.Reason)
-}
-
-// Hint says what can be done about it.
-func (e *NoImageError) Hint() string {
-	return "`residentctl refresh` makes one as soon as the program can be resident"
-}
-
-// hasImage is a *NoImageError for an entry without an image.
+// hasImage is an error for an entry without an image, which says why.
 func hasImage(rec registry.Record) error {
 	if rec.HasImage() {
 		return nil
 	}
-	return &NoImageError{rec.Program, noImage(rec)}
+	return problem.Newf(problem.Program, "%s has no image: %s", rec.Program, noImage(rec)).
+		WithHint("run `residentctl refresh`, which makes one as soon as the program can be resident")
 }
 
 // withImage are those of some records that have an image.
