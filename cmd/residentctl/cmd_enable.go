@@ -207,8 +207,8 @@ func newDisableCommand(g *globals) *cli.Command {
 		Usage:     "undo enable",
 		ArgsUsage: "PROGRAM…",
 		Description: `Name a program by its name or its path. Without --shim and --system both go, as far
-as they are there. It stays resident; running processes go on. A shell that has
-remembered where the shim was may want "hash -r".`,
+as they are there or wait for an image. It stays resident; running processes go on.
+A shell that has remembered where the shim was may want "hash -r".`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "shim", Usage: "only the link in the folder for PATH", Destination: &which.shim, DisableDefaultText: true},
 			&cli.BoolFlag{Name: "system", Usage: "only what counts for the whole system", Destination: &which.system, DisableDefaultText: true},
