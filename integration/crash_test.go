@@ -364,7 +364,8 @@ func replaceByCopy(path string) error {
 func doOne(s *kit.Store, what, path string) error {
 	now := time.Now()
 	var cmd *exec.Cmd
-	allowed := "" // why it may fail
+	var allowed []string // why it may fail
+	altered := []string{"changed", "a file that was deleted"}
 	switch what {
 	case "touch":
 		return os.Chtimes(path, now, now)
@@ -374,16 +375,16 @@ func doOne(s *kit.Store, what, path string) error {
 		cmd = exec.Command(s.Residentctl, "--store", s.Dir, "run", path)
 		cmd.Env = s.Environment(s.DataHome)
 	case "add":
-		cmd, allowed = s.Command("add", "--even-if-slower", path), "changed" // by a touch
+		cmd, allowed = s.Command("add", "--even-if-slower", path), altered
 	case "refresh":
-		cmd, allowed = s.Command("refresh"), "changed"
+		cmd, allowed = s.Command("refresh"), altered
 	case "remove":
-		cmd, allowed = s.Command("remove", path), "no such entry"
+		cmd, allowed = s.Command("remove", path), []string{"no such entry"}
 	default:
 		cmd = s.Command(what)
 	}
 	output, err := cmd.CombinedOutput()
-	if err != nil && (allowed == "" || !strings.Contains(string(output), allowed)) {
+	if err != nil && !slices.ContainsFunc(allowed, func(why string) bool { return strings.Contains(string(output), why) }) {
 		return fmt.Errorf("%w\n%s", err, output)
 	}
 	if what == "run" && !strings.Contains(string(output), "argc 1") {

@@ -168,7 +168,7 @@ func (m *Manager) addCurrent(ctx context.Context, path string, opts AddOptions) 
 		return nil, err
 	}
 	known := slices.Contains(rec.Names(), path)
-	if known && m.launchersAreCurrent(rec) {
+	if known && m.launchersAreCurrent(rec) && !m.lacksWays(rec) {
 		return &Added{Record: rec, Path: path, Already: !isRenewed, Renewed: isRenewed}, nil
 	}
 	rec, err = m.addName(ctx, rec.ID, path)

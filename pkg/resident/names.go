@@ -64,7 +64,7 @@ func (m *Manager) addName(ctx context.Context, id, path string) (registry.Record
 	}
 	store.Fault("before-name")
 	if known {
-		return rec, m.moveSystem(rec) // the kernel has the old launcher file open
+		return rec, m.moveEnabled(rec) // the kernel has the old launcher file open
 	}
 	replaced, err := m.registry.Put(rec)
 	if err != nil {

@@ -133,7 +133,7 @@ func (m *Manager) restore(ctx context.Context, rec registry.Record) (registry.Re
 	if err != nil {
 		return rec, err
 	}
-	if changed || len(m.missingShims(wish))+len(m.missingSystem(wish)) > 0 {
+	if changed || m.lacksWays(wish) {
 		if rec, err = m.restoreWays(ctx, rec.ID); err != nil {
 			return rec, err
 		}

@@ -110,6 +110,11 @@ func (m *Manager) missingSystem(rec registry.Record) []store.SystemLink {
 	})
 }
 
+// lacksWays reports whether an entry is to have links that are missing.
+func (m *Manager) lacksWays(rec registry.Record) bool {
+	return len(m.missingShims(rec))+len(m.missingSystem(rec)) > 0
+}
+
 // enableAgain makes the links that an entry is to have and has not. What must not be seen
 // by others waits. The store must be locked.
 func (m *Manager) enableAgain(rec registry.Record) error {
