@@ -2,6 +2,7 @@ package resident
 
 import (
 	"context"
+	"errors"
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/registry"
@@ -98,6 +99,9 @@ func (m *Manager) refreshCurrent(ctx context.Context, r *Refreshed, program stri
 	}
 	if err == nil {
 		r.Record, err = m.restore(ctx, now)
+	}
+	if errors.Is(err, registry.ErrNotFound) {
+		r.Record, err = now, nil // removed, or replaced, just now: there is nothing to restore
 	}
 	r.Err, r.Renewed = err, err == nil && tried && renewal == nil
 	r.Current = err == nil && !r.Renewed
