@@ -36,9 +36,17 @@ are searched; root's own is the system's.
 
 --engine says by what means: "auto" as said; "direct" from its image or not at
 all, which is --strict; "exec" normally, without looking for an image; "criu" by
-CRIU's own restore, as a child of residentctl. CRIU starts a program just as it
-was dumped: without arguments and environment, under the process id that it
-had; and this needs root or the capabilities that CRIU needs.`,
+CRIU's own restore, of the first layout, or not at all.
+
+CRIU's restore needs root or the capabilities that CRIU needs. The program gets
+what an exec gives it, except that it is a child of residentctl, which waits for
+it and ends as it does:
+  - its process id is the one that was dumped, which must be free
+  - it leads no process group, and the caller's children are not its own
+  - it ends when residentctl is killed (PR_SET_PDEATHSIG)
+  - /proc/self/exe is the name by which it was made resident
+  - it holds no record locks (fcntl(2)) of the caller's
+  - a signal to residentctl's whole process group reaches it twice`,
 		SkipFlagParsing: true, // parseRun does it: the program's options are not ours
 		Flags:           startFlags(cmdRun),
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitRun, exitCannotRun, exitNotFound) +

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"github.com/residentctl/residentctl/internal/problem"
+	"github.com/residentctl/residentctl/pkg/inherit"
 	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/resident"
 )
@@ -32,31 +32,44 @@ func runCRIU(ctx context.Context, o startLine, stores []string, errOut io.Writer
 	if err != nil {
 		return err
 	}
-	if len(o.argv) > 1 {
-		return problem.Newf(problem.Run, "%s: CRIU starts a program as it was dumped: without arguments", program).
-			WithHint("leave the arguments out, or start it without --engine criu")
+	beside := intercept.NewCompanion()
+	restored, err := restoreFrom(ctx, stores, inherit.Exec{Path: program, Argv: o.argv, Env: intercept.Environment()})
+	if errors.Is(err, resident.ErrNotResident) {
+		return problem.Newf(problem.Run, "%s: no start by CRIU: %w", program, err).
+			WithHint("`residentctl add %s` makes it resident", o.argv[0])
 	}
-	if program, err = filepath.Abs(program); err != nil {
+	if err != nil {
+		_, hint := diagnose(err)
+		return runError(fmt.Errorf("%s: no start by CRIU: %w", program, err), hint)
+	}
+	if o.explain || explainByEnvironment() {
+		fmt.Fprintf(errOut, "residentctl: %s: restored by CRIU\n", program)
+	}
+	var status syscall.WaitStatus
+	pid, err := restored.Release()
+	if err == nil {
+		status, err = beside.Wait(pid)
+	}
+	if err != nil {
 		return runError(err, "")
 	}
-	err = resident.ErrNotResident
+	os.Exit(intercept.EndLike(status))
+	return nil
+}
+
+// restoreFrom has CRIU restore the program from the first of the stores that has its
+// image.
+func restoreFrom(ctx context.Context, stores []string, exec inherit.Exec) (*resident.Restored, error) {
+	err := error(resident.ErrNotResident)
 	for _, dir := range stores {
-		var status syscall.WaitStatus
 		var m *resident.Manager
+		var restored *resident.Restored
 		if m, err = resident.OpenToRead(dir); err == nil {
-			status, err = m.RunWithCRIU(ctx, program)
+			restored, err = m.RestoreWithCRIU(ctx, exec)
 		}
-		switch {
-		case err == nil:
-			if o.explain || explainByEnvironment() {
-				fmt.Fprintf(errOut, "residentctl: %s: restored by CRIU\n", program)
-			}
-			os.Exit(intercept.EndLike(status))
-		case !errors.Is(err, resident.ErrNotResident):
-			_, hint := diagnose(err)
-			return runError(fmt.Errorf("%s: no start by CRIU: %w", program, err), hint)
+		if !errors.Is(err, resident.ErrNotResident) {
+			return restored, err
 		}
 	}
-	return problem.Newf(problem.Run, "%s: no start by CRIU: %w", program, err).
-		WithHint("`residentctl add %s` makes it resident", o.argv[0])
+	return nil, err
 }

@@ -184,31 +184,31 @@ func TestInheritance(t *testing.T) {
 		{Name: "death signal", Options: []string{"--death-signal", "15"}},
 		{Name: "timer", Options: []string{"--timer", "1000"}},
 		{Name: "no huge pages", Options: []string{"--no-huge-pages"}},
-		{Name: "no new code", Options: []string{"--no-new-code"}, Users: kit.OnlyRoot},
+		{Name: "no new code", Options: []string{"--no-new-code"}, Users: kit.OnlyRoot, Special: map[string]string{"criu": "PR_SET_MDWE"}},
 		{Name: "no new code", Options: []string{"--no-new-code"}, Users: kit.OnlyNobody, Special: kit.ExeIsNotSet},
 		{Name: "subreaper", Options: []string{"--subreaper"}},
 		{Name: "memory policy", Options: []string{"--memory-policy"}, Normal: kit.Either},
 		{Name: "no randomisation", Options: []string{"--personality", kit.NoRandomisation}, Special: kit.NotToBeRandom},
 		{Name: "readable is executable", Options: []string{"--personality", kit.ReadImpliesExec}},
-		{Name: "page 0", Options: []string{"--personality", kit.PageZero}, Users: kit.OnlyRoot},
+		{Name: "page 0", Options: []string{"--personality", kit.PageZero}, Users: kit.OnlyRoot, Special: kit.NotByCRIU},
 		{Name: "compatible layout", Options: []string{"--personality", kit.CompatLayout}, Normal: kit.Either},
-		{Name: "old kernel's name", Options: []string{"--personality", kit.Uname2}},
-		{Name: "all limits", Shell: "ulimit -c 0 -d 800000 -f 100000 -l 8 -m 100000 -n 100 -q 1000 -s 4096 -t 77 -u 5000 -v 900000 -x 100"},
+		{Name: "old kernel's name", Options: []string{"--personality", kit.Uname2}, Special: map[string]string{"criu": "the kernel is another one"}},
+		{Name: "all limits", Special: map[string]string{"criu": "residentctl needs 2 GiB of address space"}, Shell: "ulimit -c 0 -d 800000 -f 100000 -l 8 -m 100000 -n 100 -q 1000 -s 4096 -t 77 -u 5000 -v 900000 -x 100"},
 
 		{Name: "root's limits and priorities", Users: kit.OnlyRoot, Ways: kit.OnTheMachine, Options: []string{"--nice", "-5", "--scheduler", "1", "3",
 			"--oom-score", "1", "--limit", kit.LimitDescriptors, "5000", "--open", "4999"}},
-		{Name: "bounding set", Users: kit.OnlyRoot, Options: []string{"--bounding", kit.CapNetBind, "--bounding", "21"}},
-		{Name: "no capability to say which file", Users: kit.OnlyRoot, Options: []string{"--bounding", "21", "--bounding", "40"}},
-		{Name: "securebits", Users: kit.OnlyRoot, Options: []string{"--securebits", "0x2f"}},
+		{Name: "bounding set", Users: kit.OnlyRoot, Special: kit.NotByCRIU, Options: []string{"--bounding", kit.CapNetBind, "--bounding", "21"}},
+		{Name: "no capability to say which file", Users: kit.OnlyRoot, Special: kit.NotByCRIU, Options: []string{"--bounding", "21", "--bounding", "40"}},
+		{Name: "securebits", Users: kit.OnlyRoot, Special: kit.NotByCRIU, Options: []string{"--securebits", "0x2f"}},
 		{Name: "groups", Users: kit.OnlyRoot, Options: []string{"--groups", "5", "77", "1000"}},
-		{Name: "ordinary user", Users: kit.OnlyRoot, Options: []string{"--user", "12345"}},
-		{Name: "ambient capability", Users: kit.OnlyRoot, Options: []string{"--capability", "12345", kit.CapNetBind}},
-		{Name: "ambient capability to say which file", Users: kit.OnlyRoot, Options: []string{"--capability", "12345", "40"}},
-		{Name: "pid namespace", Users: kit.OnlyRoot, Options: []string{"--pid-namespace"}},
+		{Name: "ordinary user", Users: kit.OnlyRoot, Special: kit.NotByCRIU, Options: []string{"--user", "12345"}},
+		{Name: "ambient capability", Users: kit.OnlyRoot, Special: kit.NotByCRIU, Options: []string{"--capability", "12345", kit.CapNetBind}},
+		{Name: "ambient capability to say which file", Users: kit.OnlyRoot, Special: kit.NotByCRIU, Options: []string{"--capability", "12345", "40"}},
+		{Name: "pid namespace", Users: kit.OnlyRoot, Special: kit.NotByCRIU, Options: []string{"--pid-namespace"}},
 		{Name: "time namespace", Users: kit.OnlyRoot, Options: []string{"--time-namespace", "864000"}},
 		{Name: "time namespace in the past", Users: kit.OnlyRoot, Options: []string{"--time-namespace", "-1"}},
-		{Name: "namespaces", Users: kit.OnlyRoot, Options: []string{"--namespaces", "0x4E020000"}},
-		{Name: "user namespace", Users: kit.OnlyRoot, Options: []string{"--user-namespace"}},
+		{Name: "namespaces", Users: kit.OnlyRoot, Special: kit.NotByCRIU, Options: []string{"--namespaces", "0x4E020000"}},
+		{Name: "user namespace", Users: kit.OnlyRoot, Special: kit.NotByCRIU, Options: []string{"--user-namespace"}},
 		{Name: "user namespace", Users: kit.OnlyNobody, Options: []string{"--user-namespace"}, Normal: "not safe", Special: kit.WithinAnother},
 		{Name: "chroot", Users: kit.OnlyRoot, Script: `mkdir root; mount --rbind / root`, Options: []string{"--chroot", "root"}},
 		{Name: "cgroup", Users: kit.OnlyRoot, Script: cgroupScript},
@@ -253,7 +253,7 @@ func TestAddressSpace(t *testing.T) {
 		{Name: "large vectors", Options: []string{"--arguments", "1000", "100", "--variables", "1000", "100"}},
 		{Name: "no randomisation", Options: []string{"--personality", kit.NoRandomisation}, Special: kit.NotToBeRandom, Differs: kit.CoveredLinker},
 		{Name: "small stack", Options: []string{"--limit", kit.LimitStack, "1048576"}},
-		{Name: "no new code", Options: []string{"--no-new-code"}, Users: kit.OnlyRoot},
+		{Name: "no new code", Options: []string{"--no-new-code"}, Users: kit.OnlyRoot, Special: map[string]string{"criu": "PR_SET_MDWE"}},
 		{Name: "no new code", Options: []string{"--no-new-code"}, Users: kit.OnlyNobody, Special: kit.ExeIsNotSet},
 	})
 
@@ -346,7 +346,8 @@ func steps(from, to, step int, more ...int) []int {
 }
 
 // TestFilters: under a seccomp filter a program may do what it may do after an
-// exec, whatever system calls its launcher would have liked to make.
+// exec, whatever system calls its launcher would have liked to make. (CRIU's restore is not
+// tried: residentctl, a Go program, then makes such calls itself.)
 func TestFilters(t *testing.T) {
 	s := kit.SharedStore(t)
 	program := kit.Fixture(t, "multicall")
@@ -359,12 +360,12 @@ func TestFilters(t *testing.T) {
 	var situations []kit.Situation
 	var all []string
 	for name, number := range extra {
-		situations = append(situations, kit.Situation{Name: name + " refused", Normal: kit.Either,
+		situations = append(situations, kit.Situation{Name: name + " refused", Normal: kit.Either, Ways: kit.Launched,
 			Options: []string{"--filter-errno", strconv.Itoa(number)}})
 		if name == "prctl" { // the fixture itself asks for its name
 			continue
 		}
-		situations = append(situations, kit.Situation{Name: name + " kills", Normal: kit.Either,
+		situations = append(situations, kit.Situation{Name: name + " kills", Normal: kit.Either, Ways: kit.Launched,
 			Options: []string{"--filter-kill", strconv.Itoa(number)}})
 		all = append(all, strconv.Itoa(number))
 	}

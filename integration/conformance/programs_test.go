@@ -47,8 +47,8 @@ func TestMorePrograms(t *testing.T) {
 }
 
 // compareTasks makes the program resident and compares every task in every way
-// for every user. These starts take long, so through a shim it is the first only, as
-// it is for root under exec and by binfmt_misc, where he needs no user namespace.
+// for every user. These starts take long, so through a shim and by CRIU it is the first
+// only, as it is for root under exec and by binfmt_misc, where he needs no user namespace.
 func compareTasks(t *testing.T, s *kit.Store, program string, tasks []task) {
 	t.Helper()
 	s.Do(t, "add", "--even-if-slower", program)
@@ -60,7 +60,7 @@ func compareTasks(t *testing.T, s *kit.Store, program string, tasks []task) {
 	plainly := map[start]kit.Outcome{}
 	ways := kit.WaysTo(t, program, kit.EveryWay)
 	for _, w := range ways {
-		for _, u := range kit.Users {
+		for _, u := range w.By(kit.Users) {
 			for i, k := range tasksBy(w, u, tasks) {
 				id := start{w.Reference().Name, u.Name, i}
 				if _, there := plainly[id]; !there {
@@ -73,7 +73,7 @@ func compareTasks(t *testing.T, s *kit.Store, program string, tasks []task) {
 	for _, w := range append(ways, kit.Strictly) {
 		t.Run(w.Name, func(t *testing.T) {
 			w.Ready(t, s, program)
-			for _, u := range kit.Users {
+			for _, u := range w.By(kit.Users) {
 				s.RequireResident(t, w, u, program, first)
 				for i, k := range tasksBy(w, u, tasks) {
 					t.Run(k.Name+", "+u.Name, func(t *testing.T) {
@@ -93,7 +93,7 @@ func tasksBy(w kit.Way, u kit.User, all []task) []task {
 	switch {
 	case w.Name == kit.Strictly.Name:
 		return nil // as run
-	case w.Name == kit.ByShim.Name, w.Normal != "", u == kit.Root && (w.Name == kit.ByExec.Name || w.Name == kit.BySystem.Name):
+	case w.Name == kit.ByShim.Name, w.Restores, w.Normal != "", u == kit.Root && (w.Name == kit.ByExec.Name || w.Name == kit.BySystem.Name):
 		return all[:1]
 	}
 	return all

@@ -23,8 +23,8 @@ type Situation struct {
 	Users   []User // nil: all
 	Ways    []Way  // nil: EveryWay
 	Noise   []Noise
-	// Normal is why the start has to be a normal one; "" means that it has to be
-	// resident, "-" that it may be either.
+	// Normal is why the start has to be a normal one, or by CRIU is refused; "" means that
+	// it has to be resident, "-" that it may be either.
 	Normal string
 	// Special is the same where it is otherwise by the ways of these names.
 	Special map[string]string
@@ -69,6 +69,9 @@ var (
 	// ExeIsNotSet: an ordinary user has a child set /proc/self/exe from a page of code that is made for
 	// that. Under exec and by binfmt_misc no start needs it.
 	ExeIsNotSet = map[string]string{"launcher": "it looks at itself", "run": "it looks at itself", "shim": "it looks at itself"}
+	// NotByCRIU: it needs all of root's capabilities, the network namespace's loopback
+	// interface and the /proc of its own pid namespace.
+	NotByCRIU = map[string]string{"criu": "criu restore: "}
 )
 
 // In wraps a way: the situation's tool executes what the way would.
@@ -115,7 +118,7 @@ func (s *Store) Try(t *testing.T, program string, situations []Situation) {
 				if who == nil {
 					who = Users
 				}
-				for _, u := range who {
+				for _, u := range w.By(who) {
 					do(w, sit, u, Command{Name: sit.Name, Args: sit.Args, Env: sit.Env, Stdin: sit.Stdin, Shell: sit.Shell,
 						Noise: sit.Noise, Differs: sit.Differs},
 						start{w.Reference().Name, u.Name, i})
@@ -148,18 +151,25 @@ func (s *Store) Try(t *testing.T, program string, situations []Situation) {
 				}
 				t.Run(sit.Name+", "+u.Name, func(t *testing.T) {
 					w := w.In(t, sit)
-					if diff := w.Diff(u, c, plainly[id], s.Start(t, w, u, program, c)); diff != "" {
+					got := s.Start(t, w, u, program, c)
+					normal := special(w, sit.Normal, sit.Special)
+					if why, refused := w.refused(got); refused {
+						if reason := sit.Special[w.Name]; normal == "" || !strings.Contains(why, reason) {
+							t.Errorf("%s is refused: %s", w.Name, why)
+						}
+						return
+					}
+					if diff := w.Diff(u, c, plainly[id], got); diff != "" {
 						t.Errorf("plain (-) and %s (+) differ:\n%s", w.Name, diff)
 					}
-					normal := special(w, sit.Normal, sit.Special)
-					if normal == Either {
+					if normal == Either || normal == "" && w.Restores {
 						return
 					}
 					c.Env = append(slices.Clip(c.Env), "RESIDENTCTL_EXPLAIN=1")
-					got := s.Start(t, w, u, program, c).Stderr
-					if how, why := ExplanationOf(got, program); (how == "resident start") != (normal == "") ||
+					said := s.Start(t, w, u, program, c).Stderr
+					if how, why := ExplanationOf(said, program); (how == "resident start") != (normal == "") ||
 						normal != "" && !strings.Contains(why, normal) {
-						t.Errorf("%s: %q, want a start that is %s\n%s", w.Name, how+": "+why, kind(normal), got)
+						t.Errorf("%s: %q, want a start that is %s\n%s", w.Name, how+": "+why, kind(normal), said)
 					}
 				})
 			})

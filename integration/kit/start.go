@@ -149,8 +149,20 @@ func (s *Store) Environment(home string) []string {
 }
 
 // Start starts the program in a fresh working directory, always the same one, and
-// waits for its end.
+// waits for its end. Where CRIU cannot restore it because its process id is taken, it
+// waits for that.
 func (s *Store) Start(t testing.TB, w Way, u User, program string, c Command) Outcome {
+	t.Helper()
+	for {
+		o := s.startOnce(t, w, u, program, c)
+		if _, refused := w.refused(o); !refused || !strings.Contains(o.Stderr, pidTaken) {
+			return o
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func (s *Store) startOnce(t testing.TB, w Way, u User, program string, c Command) Outcome {
 	t.Helper()
 	unchanged.Check(t)
 	work := filepath.Join(Temporary, "work")
@@ -236,8 +248,8 @@ func (c Command) Quiet(text string) string {
 // scripts/bench.d/spawn looks for.
 func (s *Store) RequireResident(t testing.TB, w Way, u User, program string, c Command) {
 	t.Helper()
-	if w.Normal != "" {
-		return // it never is
+	if w.Normal != "" || w.Restores {
+		return // it never is, or always
 	}
 	if u != Root && !w.OwnExe && CannotSetExe != "" {
 		return // it is not if the program looks at itself

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -41,6 +42,11 @@ type Way struct {
 	// such a command is begun.
 	Around func(s *Store, u User, path string, args []string) (string, []string)
 	Begin  func(s *Store, u User, begin func() error) error
+	// Users are those who can start something by this way; nil: all.
+	Users []User
+	// Restores: CRIU restores the program as a child. What it cannot start as an exec
+	// would have it refuses, instead of starting it normally.
+	Restores bool
 	// OwnExe: /proc/self/exe is the program for ordinary users too.
 	OwnExe bool
 	// Normal is why every start by this way is a normal one; "" if it is not.
@@ -71,6 +77,50 @@ var ByRun = Way{Name: "run", Argv: func(s *Store, program string) (string, strin
 var Strictly = Way{Name: "run --strict", Argv: func(s *Store, program string) (string, string, []string) {
 	return s.Residentctl, "residentctl", []string{"run", "--strict", "--store", s.Dir, program}
 }}
+
+// ByCRIU is run with CRIU's restore. The process is a child of residentctl's, under the id
+// that was dumped.
+var ByCRIU = Way{Name: "criu", Plain: &inAnother, Env: anotherProcess, Users: OnlyRoot, Restores: true, OwnExe: true,
+	Argv: func(s *Store, program string) (string, string, []string) {
+		return s.Residentctl, "residentctl", []string{"run", "--engine", "criu", "--store", s.Dir, program}
+	},
+	Differs: func(User) []Noise { return restored },
+}
+
+// inAnother is a plain start by which the program does not know which process it is.
+var inAnother = Way{Name: "plain in another process", Argv: Plain.Argv, Env: anotherProcess}
+
+// anotherProcess takes the place of what the situation's tool tells the program of its
+// process.
+func anotherProcess(*Store, string) []string { return []string{"SITUATION="} }
+
+// restored is how every start by CRIU differs.
+var restored = []Noise{
+	{regexp.MustCompile(`(?m)^death signal \d+$`), "death signal"},
+	{regexp.MustCompile(`(?m)^(\w+ namespace): .*$`), "$1"}, // compared with the parent's
+	{regexp.MustCompile(`(?m)^ok: WIFEXITED.*\n`), ""},      // of children from before the exec
+	{regexp.MustCompile(`(?m), parent \d+$`), ", parent"},
+	{regexp.MustCompile(`(?m)^children \d+$`), "children"},
+	{regexp.MustCompile(`(?m)^flags (0|0x40), threads`), "flags, threads"},        // PF_FORKNOEXEC
+	{regexp.MustCompile(`(?m)^(flags 0x[0-9a-f]+)[04]0, threads`), "$1, threads"}, // with others
+}
+
+// refused is why CRIU did not start a program.
+func (w Way) refused(o Outcome) (why string, ok bool) {
+	why, ok = strings.CutPrefix(o.Stderr, "residentctl: error: ")
+	return why, w.Restores && ok && o.Status == "exit status 125"
+}
+
+// pidTaken is a part of the hint of a start by CRIU that has to wait for a process id.
+const pidTaken = "another process has the image's pid"
+
+// By are those of the users who can start something by this way.
+func (w Way) By(users []User) []User {
+	if w.Users == nil {
+		return users
+	}
+	return slices.DeleteFunc(slices.Clone(users), func(u User) bool { return !slices.Contains(w.Users, u) })
+}
 
 // ByExec starts it under the covered dynamic linker. The situation is prepared
 // inside, where the program meets it and not residentctl, which is a Go program with
@@ -229,7 +279,7 @@ var BySystemNormally = Way{Name: "system, normally", Argv: Plain.Argv, Takes: Ow
 var linkerBelowVDSO = []Noise{{regexp.MustCompile(`(?m)^r-xp ld-linux\S+ [0-9a-f]+ bytes from [0-9a-f]+\n`), ""}}
 
 // OnTheMachine are the ways without a user namespace, where root can do less.
-var OnTheMachine = []Way{ByLauncher, ByRun, ByExec, ByShim}
+var OnTheMachine = []Way{ByLauncher, ByRun, ByCRIU, ByExec, ByShim}
 
 // OwnBinfmt: a user namespace has a binfmt_misc of its own since Linux 6.7.
 func OwnBinfmt(t testing.TB, _ string) bool {
@@ -287,7 +337,10 @@ func ReadyWays(t testing.TB, s *Store, programs ...string) []Way {
 }
 
 // EveryWay are all that a command or situation is tried in.
-var EveryWay = []Way{ByLauncher, ByRun, ByExec, ByShim, BySystem, BySystemNormally}
+var EveryWay = []Way{ByLauncher, ByRun, ByCRIU, ByExec, ByShim, BySystem, BySystemNormally}
+
+// Launched are those in which the launcher is what starts the program.
+var Launched = []Way{ByLauncher, ByRun, ByExec, ByShim, BySystem, BySystemNormally}
 
 // WaysTo are those of the ways by which the program can be started.
 func WaysTo(t testing.TB, program string, ways []Way) []Way {

@@ -16,6 +16,10 @@ const (
 	ATBase            = 7
 	ATFlags           = 8
 	ATEntry           = 9
+	ATUID             = 11
+	ATEUID            = 12
+	ATGID             = 13
+	ATEGID            = 14
 	ATPlatform        = 15
 	ATHWCap           = 16
 	ATClockTick       = 17

@@ -18,7 +18,7 @@ var layers = [][]string{
 	{"cmd/residentctl", "internal/sweep"},
 	{"pkg/resident", "pkg/intercept"},
 	{"pkg/readers"},
-	{"pkg/registry", "pkg/store", "pkg/criuwrap", "pkg/linkstop", "pkg/launcher/front", "pkg/binfmt"},
+	{"pkg/registry", "pkg/store", "pkg/criuwrap", "pkg/linkstop", "pkg/inherit", "pkg/launcher/front", "pkg/binfmt"},
 	{"pkg/fingerprint", "pkg/ptrace"},
 	{"pkg/launcher"},
 	{"pkg/plan", "pkg/plan/planheader", "pkg/elfinfo", "pkg/ldcache"},

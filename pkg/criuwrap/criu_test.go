@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/residentctl/residentctl/internal/problem"
 )
 
@@ -417,6 +419,39 @@ func TestRestoreStopped(t *testing.T) {
 	var status syscall.WaitStatus
 	if _, err := syscall.Wait4(pid, &status, 0, nil); err != nil || status.Signal() != syscall.SIGKILL {
 		t.Errorf("wait4: %v, status %#x", err, status)
+	}
+	noChildren(t)
+}
+
+// It was dumped as the leader of a session, and is restored into the caller's.
+func TestRestoreIntoCallersSession(t *testing.T) {
+	requireCRIU(t)
+	cmd := startStopped(t, "/bin/sleep", "1000")
+	pid := cmd.Process.Pid
+	images := dumpOf(t, pid)
+	cmd.Wait()
+
+	for range 2 { // it leaves the image as it is
+		o := RestoreOptions{ImagesDir: images, WorkDir: t.TempDir(), Sibling: true, Stopped: true, CallersSession: true}
+		if _, err := Restore(t.Context(), o); err != nil {
+			t.Fatalf("%+v", err)
+		}
+		waitState(t, pid, "T")
+		session, err := unix.Getsid(pid)
+		own, _ := unix.Getsid(0)
+		if err != nil || session != own {
+			t.Errorf("it is in session %d, %v, and not in %d", session, err, own)
+		}
+		if group, err := unix.Getpgid(pid); err != nil || group != unix.Getpgrp() {
+			t.Errorf("it is in process group %d, %v, and not in %d", group, err, unix.Getpgrp())
+		}
+		syscall.Kill(pid, syscall.SIGKILL)
+		if _, err := syscall.Wait4(pid, nil, 0, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	if im, err := Open(images); err != nil || im.PID != pid {
+		t.Errorf("the image is damaged: %v", err)
 	}
 	noChildren(t)
 }

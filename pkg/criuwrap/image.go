@@ -177,11 +177,13 @@ func readInventory(fsys fs.FS) error {
 	return nil
 }
 
+// pstreeName is the file that holds the processes of an image.
+const pstreeName = "pstree.img"
+
 // readPstree returns the pid of the only process.
 func readPstree(fsys fs.FS) (int, error) {
-	const name = "pstree.img"
 	pid := 0
-	err := readFile(fsys, name, magicPstree, func(i int, record []byte) error {
+	err := readFile(fsys, pstreeName, magicPstree, func(i int, record []byte) error {
 		var m pstree.PstreeEntry
 		if err := unmarshal(record, &m); err != nil {
 			return err
@@ -199,7 +201,7 @@ func readPstree(fsys fs.FS) (int, error) {
 		return nil
 	})
 	if err == nil && pid == 0 {
-		err = fmt.Errorf("%s: %w: no process", name, ErrTruncated)
+		err = fmt.Errorf("%s: %w: no process", pstreeName, ErrTruncated)
 	}
 	return pid, err
 }

@@ -21,9 +21,10 @@ type RestoreOptions struct {
 	// wait4. Else it is a child of init.
 	Sibling bool
 
-	// ShellJob lets the process keep a session and a terminal from outside
-	// of the image.
-	ShellJob bool
+	// CallersSession makes the process a member of this process's session and
+	// process group, with its controlling terminal, although it was dumped as the
+	// leader of a session of its own.
+	CallersSession bool
 
 	// Inherit replaces open files of the image by files of this process.
 	Inherit []InheritedFile
@@ -58,16 +59,22 @@ func Restore(ctx context.Context, o RestoreOptions) (int, error) {
 			Lines: []string{fmt.Sprintf("process %d exists", pid)},
 		}
 	}
+	imagesDir := o.ImagesDir
+	if o.CallersSession {
+		if imagesDir, err = withoutSession(o.ImagesDir, o.WorkDir); err != nil {
+			return 0, fmt.Errorf("criu restore: change the session of the image %s: %w", o.ImagesDir, err)
+		}
+	}
 	got := 0
 	r := request{
 		op:        "restore",
 		kind:      rpc.CriuReqType_RESTORE,
 		criu:      o.CRIU,
-		imagesDir: o.ImagesDir,
+		imagesDir: imagesDir,
 		workDir:   o.WorkDir,
 		opts: &rpc.CriuOpts{
 			RstSibling: proto.Bool(o.Sibling),
-			ShellJob:   proto.Bool(o.ShellJob),
+			ShellJob:   proto.Bool(o.CallersSession),
 		},
 		restored: func(pid int) { got = pid },
 	}

@@ -178,3 +178,24 @@ func EndLike(status syscall.WaitStatus) int {
 	const shellStatus = 128
 	return shellStatus + int(sig)
 }
+
+// A Companion stays beside a command that is a child of this process and in its process
+// group, and is to others as that command is.
+type Companion struct{ caught signals }
+
+// NewCompanion catches, from now on, the signals that are meant for the command.
+func NewCompanion() *Companion {
+	ignoreInherited()
+	return &Companion{catchSignals()}
+}
+
+// Wait stays beside the command, which has this process id, until it ends.
+func (c *Companion) Wait(pid int) (syscall.WaitStatus, error) {
+	process, err := os.FindProcess(pid)
+	if err != nil {
+		return 0, err
+	}
+	j := &job{process: process}
+	go j.passOn(c.caught)
+	return j.wait()
+}

@@ -1,14 +1,10 @@
 package linkstop
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -205,14 +201,6 @@ func (g *guinea) rseq() (string, error) {
 	return "", err
 }
 
-// mmMap is struct prctl_mm_map (include/uapi/linux/prctl.h).
-type mmMap struct {
-	StartCode, EndCode, StartData, EndData, StartBrk, Brk uint64
-	StartStack, ArgStart, ArgEnd, EnvStart, EnvEnd        uint64
-	Auxv                                                  uint64
-	AuxvSize, ExeFD                                       uint32
-}
-
 func (g *guinea) setMM() (string, error) {
 	return "", g.describe(^uint32(0))
 }
@@ -233,34 +221,24 @@ func (g *guinea) setExe() (string, error) {
 
 // describe describes the process to the kernel as it is.
 func (g *guinea) describe(exe uint32) error {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", g.pid))
+	field, err := linux.StatFields(g.pid)
 	if err != nil {
 		return err
-	}
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(rest) // from the third on, proc_pid_stat(5)
-	field := func(n int) (v uint64) {
-		if n-3 < len(fields) {
-			v, _ = strconv.ParseUint(fields[n-3], 10, 64)
-		}
-		return v
 	}
 	brk, err := g.call(unix.SYS_BRK, 0)
 	if err != nil {
 		return err
 	}
-	mm := mmMap{
-		StartCode: field(26), EndCode: field(27), StartStack: field(28),
-		StartData: field(45), EndData: field(46), StartBrk: field(47), Brk: brk,
-		ArgStart: field(48), ArgEnd: field(49), EnvStart: field(50), EnvEnd: field(51),
+	mm := linux.MMMap{
+		StartCode: field[26], EndCode: field[27], StartStack: field[28],
+		StartData: field[45], EndData: field[46], StartBrk: field[47], Brk: brk,
+		ArgStart: field[48], ArgEnd: field[49], EnvStart: field[50], EnvEnd: field[51],
 		ExeFD: exe,
-	}
-	var b bytes.Buffer
-	_ = binary.Write(&b, binary.LittleEndian, mm)
-	if err := linux.WriteMem(g.pid, g.scratch, b.Bytes()); err != nil {
+	}.Bytes()
+	if err := linux.WriteMem(g.pid, g.scratch, mm); err != nil {
 		return err
 	}
-	_, err = g.call(unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, g.scratch, uint64(b.Len()))
+	_, err = g.call(unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, g.scratch, uint64(len(mm)))
 	return err
 }
 

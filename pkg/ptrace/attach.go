@@ -3,16 +3,14 @@ package ptrace
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// Attach traces a child of this process that is stopped by SIGSTOP and leads
-// its process group, as CRIU restores one. The Process must be given up with
-// Kill or Release; should this process end before, it is killed.
+// Attach traces a child of this process that is stopped by SIGSTOP, as CRIU restores
+// one, and ends that stop: from then on only the tracer holds it. Until Release it leads
+// a process group of its own. The Process must be given up with Kill or Release; should
+// this process end before, it is killed.
 func Attach(ctx context.Context, pid int) (*Process, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
@@ -34,11 +32,11 @@ func Attach(ctx context.Context, pid int) (*Process, error) {
 // stops once more, for its tracer (ptrace(2), PTRACE_SEIZE).
 func (t *Tracer) attach(pid int) (*Process, error) {
 	group, err := unix.Getpgid(pid)
+	if err == nil && group != pid {
+		err = unix.Setpgid(pid, pid)
+	}
 	if err != nil {
 		return nil, err
-	}
-	if group != pid {
-		return nil, fmt.Errorf("it belongs to process group %d", group)
 	}
 	if _, err := ptrace(unix.PTRACE_SEIZE, pid, 0, traceOptions); err != nil {
 		return nil, err
@@ -52,80 +50,55 @@ func (t *Tracer) attach(pid int) (*Process, error) {
 	if _, err := t.Wait(pid); err != nil {
 		return nil, err
 	}
-	return t.Process(pid)
+	if err := t.endStop(pid); err != nil {
+		return nil, err
+	}
+	p, err := t.Process(pid)
+	if err == nil && group != pid {
+		p.group = group
+	}
+	return p, err
 }
 
-// Adopt gives an attached process this process's files as its descriptors 0, 1
-// and 2, and its working directory. They are the same open files, offsets and all
-// (pidfd_getfd(2), Linux 5.6), which the process fetches itself.
-func (p *Process) Adopt(files [3]*os.File) error {
-	dir, err := os.Open(".")
-	if err != nil {
+// endStop ends the stop by SIGSTOP of a process that stands in it. It comes to a stop
+// that says so (ptrace(2), PTRACE_EVENT_STOP), then to that before SIGCONT is delivered,
+// which it never is, and has executed no instruction.
+func (t *Tracer) endStop(pid int) error {
+	if err := unix.Kill(pid, unix.SIGCONT); err != nil {
 		return err
 	}
-	defer dir.Close()
-	err = p.tracer.Do(func() error {
-		maps, err := linux.ReadMaps(p.PID)
+	for {
+		ws, err := t.Cont(pid, 0)
 		if err != nil {
 			return err
 		}
-		insn, err := FindSyscall(p.PID, maps)
-		if err != nil {
-			return err
+		switch {
+		case event(ws) == unix.PTRACE_EVENT_STOP:
+		case ws.StopSignal() == unix.SIGCONT:
+			return nil
+		default:
+			return fmt.Errorf("stopped by %s instead of %s", unix.SignalName(ws.StopSignal()), unix.SignalName(unix.SIGCONT))
 		}
-		us, err := p.tracer.Inject(p.PID, insn, unix.SYS_PIDFD_OPEN, uint64(os.Getpid()), 0)
-		if err != nil {
-			return err
-		}
-		fetch := func(f *os.File, use func(fd uint64) error) error {
-			fd, err := p.tracer.Inject(p.PID, insn, unix.SYS_PIDFD_GETFD, us, uint64(f.Fd()), 0)
-			if err == nil {
-				err = use(fd)
-			}
-			if err == nil {
-				_, err = p.tracer.Inject(p.PID, insn, unix.SYS_CLOSE, fd)
-			}
-			return err
-		}
-		for i, f := range files {
-			err := fetch(f, func(fd uint64) error {
-				_, err := p.tracer.Inject(p.PID, insn, unix.SYS_DUP2, fd, uint64(i))
-				return err
-			})
-			if err != nil {
-				return err
-			}
-		}
-		err = fetch(dir, func(fd uint64) error {
-			_, err := p.tracer.Inject(p.PID, insn, unix.SYS_FCHDIR, fd)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		_, err = p.tracer.Inject(p.PID, insn, unix.SYS_CLOSE, us)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("hand descriptors and working directory to process %d: %w", p.PID, err)
 	}
-	return nil
 }
 
-// Release lets an attached process run, no longer traced. It is this process's
-// child still, to be waited for.
+// Release lets an attached process run, no longer traced and in the process group in
+// which it was found. It is this process's child still, to be waited for.
 func (p *Process) Release() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	err := p.tracer.Do(func() error {
-		if err := p.tracer.Detach(p.PID, 0); err != nil {
-			return err
+	err := p.tracer.Do(func() (err error) {
+		p.tracer.disown()
+		if p.group != 0 {
+			// A parent may do that until its child executes something (setpgid(2)).
+			err = unix.Setpgid(p.PID, p.group)
 		}
-		// It goes back to the stop in which it was found.
-		err := unix.Kill(p.PID, unix.SIGCONT)
-		p.tracer.mu.Lock()
-		p.tracer.group = 0
-		p.tracer.mu.Unlock()
+		if err == nil {
+			err = p.tracer.Detach(p.PID, 0)
+		}
+		if err != nil {
+			p.tracer.Discard(p.PID)
+		}
 		return err
 	})
 	if err != nil {

@@ -6,5 +6,5 @@
 // them when it ends. It is what package linkstop is built on. StartAt, Attach and Follow
 // are complete ways to a Process, or to a program's path.
 //
-// It needs Linux 5.3 (PTRACE_GET_SYSCALL_INFO); Adopt needs 5.6 (pidfd_getfd(2)).
+// It needs Linux 5.3 (PTRACE_GET_SYSCALL_INFO).
 package ptrace

@@ -19,6 +19,8 @@ type Process struct {
 	RobustHead, RobustLen uint64
 
 	tracer *Tracer
+	insn   uint64 // the address of a SYSCALL instruction, 0 as long as none was looked for
+	group  int    // the process group to go back to, 0 if that is its own
 	mu     sync.Mutex
 	ended  bool
 }
@@ -75,6 +77,42 @@ func (p *Process) FloatControl() (x87 uint16, sse uint32, err error) {
 		err = fmt.Errorf("read the floating-point registers of process %d: %w", p.PID, err)
 	}
 	return regs.cwd, regs.mxcsr, err
+}
+
+// Call has the process make a system call (Tracer.Inject). An error of the call's is its
+// unix.Errno.
+func (p *Process) Call(nr uint64, args ...uint64) (result uint64, err error) {
+	err = p.tracer.Do(func() (err error) {
+		if p.insn == 0 {
+			maps, err := p.Maps()
+			if err != nil {
+				return err
+			}
+			if p.insn, err = FindSyscall(p.PID, maps); err != nil {
+				return err
+			}
+		}
+		result, err = p.tracer.Inject(p.PID, p.insn, nr, args...)
+		return err
+	})
+	return result, err
+}
+
+// SetStackPointer sets the stack pointer.
+func (p *Process) SetStackPointer(sp uint64) error {
+	regs := p.Regs
+	regs.Rsp = sp
+	regs.Orig_rax = ^uint64(0) // no system call to restart
+	err := p.tracer.Do(func() error { return p.tracer.SetRegs(p.PID, &regs) })
+	if err == nil {
+		p.Regs = regs
+	}
+	return err
+}
+
+// SetSignalMask has the process block these signals, as a bit mask, and no others.
+func (p *Process) SetSignalMask(mask uint64) error {
+	return p.tracer.Do(func() error { return SetSignalMask(p.PID, mask) })
 }
 
 // Kill ends and reaps the process. It may be called more than once.

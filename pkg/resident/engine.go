@@ -3,67 +3,67 @@ package resident
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"os/signal"
-	"runtime"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/inherit"
+	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/ptrace"
 	"github.com/residentctl/residentctl/pkg/registry"
 )
 
 // ErrNotResident says that the store has no image of a program.
 var ErrNotResident = errors.New("it is not resident")
 
-// RunWithCRIU has CRIU restore the image of the program at path, and waits until
-// the process ends. It is this process's child, under the id that was dumped,
-// which must be free, with the arguments and the environment that it was dumped
-// with; it has this process's standard files and current folder. Signals that
-// reach this process are handed on to it.
+// A Restored is a program that CRIU has restored and that has been made what an exec by
+// this process would have made. It is stopped, a child of this process, and is killed
+// when this process ends before Release.
+type Restored struct{ process *ptrace.Process }
+
+// RestoreWithCRIU has CRIU restore the image of a program, the first of its layouts, and
+// gives the process what an exec by this process would have given it (package inherit).
+// Its id is the one that was dumped, which must be free. It is called on this process's
+// first thread, which must live for as long as the process is to (restoreStopped).
 //
-// Its errors are ErrNotResident, why the image is stale, CRIU's and the kernel's; then no
-// instruction of the program has been executed.
-func (m *Manager) RunWithCRIU(ctx context.Context, path string) (syscall.WaitStatus, error) {
+// The errors are ErrNotResident, why the image is stale, what inherit refuses, CRIU's and the kernel's;
+// then no instruction of the program has been executed.
+func (m *Manager) RestoreWithCRIU(ctx context.Context, exec inherit.Exec) (*Restored, error) {
 	if err := notInside(); err != nil {
-		return 0, err // CRIU would map the copy
+		return nil, err // CRIU would map the copy
 	}
-	rec, err := m.ofFile(path)
+	rec, err := m.ofFile(exec.Path)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if reasons := m.stale(rec); len(reasons) > 0 {
-		return 0, errors.New(reasons[0])
+		return nil, errors.New(reasons[0])
 	}
-	// From here on none is lost: those that come too early wait.
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
-	defer signal.Stop(signals)
+	caller, err := inherit.NewCaller(ctx, exec)
+	if err != nil {
+		return nil, err
+	}
+	p, err := plan.Read(m.store.PlanPath(rec.ID))
+	if err != nil {
+		return nil, err
+	}
+	process, err := restoreStopped(ctx, m.store.ImageDir(rec.ID), true)
+	if err != nil {
+		return nil, err
+	}
+	if err := caller.Give(ctx, process, p); err != nil {
+		_ = process.Kill()
+		return nil, err
+	}
+	return &Restored{process}, nil
+}
 
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	proc, err := restoreStopped(ctx, m.store.ImageDir(rec.ID))
-	if err != nil {
+// Release lets the program run, and returns its process id. This process keeps nothing
+// open that the program has: readers of a pipe would wait for it, too.
+func (r *Restored) Release() (pid int, err error) {
+	if err := r.process.Release(); err != nil {
 		return 0, err
 	}
-	// The limit is that of the template, by which it was recognized.
-	var stack unix.Rlimit
-	err = unix.Prlimit(os.Getpid(), unix.RLIMIT_STACK, nil, &stack)
-	if err == nil {
-		err = unix.Prlimit(proc.PID, unix.RLIMIT_STACK, &stack, nil)
-	}
-	if err != nil {
-		err = fmt.Errorf("set the stack limit: %w", err)
-	} else if err = proc.Adopt([3]*os.File{os.Stdin, os.Stdout, os.Stderr}); err == nil {
-		err = proc.Release()
-	}
-	if err != nil {
-		_ = proc.Kill()
-		return 0, err
-	}
-	return waitFor(proc.PID, signals)
+	inherit.Forget()
+	return r.process.PID, nil
 }
 
 // ofFile is the entry of the binary that path leads to.
@@ -82,34 +82,4 @@ func (m *Manager) ofFile(path string) (registry.Record, error) {
 		}
 	}
 	return registry.Record{}, ErrNotResident
-}
-
-// waitFor waits for a child and hands signals on to it meanwhile.
-func waitFor(pid int, signals <-chan os.Signal) (syscall.WaitStatus, error) {
-	// Only looked at here, and collected below: until then its pid is nobody
-	// else's, so a signal cannot meet another process.
-	gone := make(chan error, 1)
-	go func() {
-		gone <- linux.EINTR(func() error {
-			return unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		})
-	}()
-	for {
-		select {
-		case s := <-signals:
-			// SIGCHLD is about the child, SIGURG is the Go runtime's own.
-			if n, ok := s.(syscall.Signal); ok && n != syscall.SIGCHLD && n != syscall.SIGURG {
-				_ = unix.Kill(pid, n)
-			}
-		case err := <-gone:
-			var status syscall.WaitStatus
-			if err == nil {
-				err = linux.EINTR(func() error {
-					_, err := syscall.Wait4(pid, &status, 0, nil)
-					return err
-				})
-			}
-			return status, err
-		}
-	}
 }

@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -377,21 +375,11 @@ var areaNames = [...]string{"start of the code", "end of the code", "start of th
 
 // readAreas reads proc_pid_stat(5): startcode, endcode, start_data, end_data.
 func readAreas(pid int) (areas [len(areaNames)]uint64, err error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return areas, err
-	}
-	_, rest, _ := strings.Cut(string(text[bytes.LastIndexByte(text, ')')+1:]), " ")
-	fields := strings.Fields(rest) // the third one is first
+	fields, err := linux.StatFields(pid)
 	for i, n := range []int{26, 27, 45, 46} {
-		if n-3 >= len(fields) {
-			return areas, fmt.Errorf("read /proc/%d/stat: only %d fields", pid, len(fields))
-		}
-		if areas[i], err = strconv.ParseUint(fields[n-3], 10, 64); err != nil {
-			return areas, fmt.Errorf("read /proc/%d/stat: %w", pid, err)
-		}
+		areas[i] = fields[n]
 	}
-	return areas, nil
+	return areas, err
 }
 
 // withCRIU compares with the image as CRIU restores it. Every word must be the
@@ -399,7 +387,7 @@ func readAreas(pid int) (areas [len(areaNames)]uint64, err error) {
 func (v *verifying) withCRIU(ctx context.Context, proc *ptrace.Process) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	ref, err := restoreStopped(ctx, v.dir)
+	ref, err := restoreStopped(ctx, v.dir, false)
 	if err != nil {
 		return err
 	}
@@ -500,19 +488,22 @@ func (v *verifying) same(values []value) {
 }
 
 // restoreStopped has CRIU restore an image as a child of this process, stopped
-// and traced. CRIU does not change the image; its log is kept only if it failed.
+// and traced, in a session of its own or in this process's. CRIU does not change the
+// image; its log is kept only if it failed.
 //
 // The caller keeps the goroutine on its thread (runtime.LockOSThread) for as
 // long as the process is to live: the image holds PR_SET_PDEATHSIG, which kills
 // it at the end of the thread that started CRIU (prctl(2)), and the thread of a
 // tracer that has done its work ends.
-func restoreStopped(ctx context.Context, dir string) (*ptrace.Process, error) {
+func restoreStopped(ctx context.Context, dir string, callersSession bool) (*ptrace.Process, error) {
 	work, err := store.StageTemporary()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = work.Discard() }()
-	pid, err := criuwrap.Restore(ctx, criuwrap.RestoreOptions{ImagesDir: dir, WorkDir: work.Dir, Sibling: true, Stopped: true})
+	pid, err := criuwrap.Restore(ctx, criuwrap.RestoreOptions{
+		ImagesDir: dir, WorkDir: work.Dir, Sibling: true, Stopped: true, CallersSession: callersSession,
+	})
 	if err != nil {
 		return nil, keepLog(work, err)
 	}
