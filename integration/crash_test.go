@@ -240,11 +240,19 @@ func wantShim(t *testing.T, s *kit.Store, program string) {
 // image is neither.
 func wantClean(t *testing.T, s *kit.Store) {
 	t.Helper()
-	cmd := s.Command("--format", "json", "check", "--no-trial")
-	output, err := cmd.Output()
+	output, err := s.Command("--format", "json", "check", "--no-trial").Output()
+	wantNothingWrong(t, output)
+	if err != nil {
+		t.Errorf("check: %v", err)
+	}
+}
+
+// wantNothingWrong fails if check, which has printed this, has found anything wrong.
+func wantNothingWrong(t *testing.T, output []byte) {
+	t.Helper()
 	var findings []resident.Finding
-	if jsonErr := json.Unmarshal(output, &findings); jsonErr != nil {
-		t.Fatalf("check: %v, %v\n%s", err, jsonErr, output)
+	if err := json.Unmarshal(output, &findings); err != nil {
+		t.Fatalf("check: %v\n%s", err, output)
 	}
 	for _, f := range findings {
 		if strings.HasPrefix(f.Detail, "no image: ") {
@@ -253,9 +261,6 @@ func wantClean(t *testing.T, s *kit.Store) {
 		if f.Status == resident.StatusFault || f.Area == resident.AreaEntry && f.Status != resident.StatusOK || f.What == os.Getenv("TMPDIR") {
 			t.Errorf("check: %+v", f)
 		}
-	}
-	if err != nil {
-		t.Errorf("check: %v", err)
 	}
 }
 

@@ -59,7 +59,7 @@ func RequireCRIU(t testing.TB) {
 	switch {
 	case os.Geteuid() != 0:
 		missing = "root"
-	case !haveCRIU():
+	case criu() == "":
 		missing = "criu (scripts/setup installs it)"
 	}
 	if missing == "" {
@@ -81,17 +81,18 @@ func SkipShort(t testing.TB) {
 	}
 }
 
-func haveCRIU() bool {
-	if _, err := exec.LookPath("criu"); err == nil {
-		return true
+// criu is the path of CRIU, or "".
+func criu() string {
+	if path, err := exec.LookPath("criu"); err == nil {
+		return path
 	}
 	// Where scripts/setup puts it, and where an ordinary PATH may not lead.
 	for _, path := range []string{"/usr/local/sbin/criu", "/usr/sbin/criu"} {
 		if _, err := os.Stat(path); err == nil {
-			return true
+			return path
 		}
 	}
-	return false
+	return ""
 }
 
 // Residentctl is the path of the command under test, in a directory that every

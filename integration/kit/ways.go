@@ -438,19 +438,14 @@ func (s *Store) OwnDataHome(u User) string {
 func init() { runtime.LockOSThread() }
 
 // inSystem begins a command where the directory is the system's store, in a mount
-// namespace of its own. A thread that is in one hands it on to what it starts, and
-// ends with its goroutine, since it stays locked.
+// namespace of its own.
 func inSystem(dir string, begin func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		err := enterSystem(dir)
-		if err == nil {
-			err = begin()
+	return inThread(func() error {
+		if err := enterSystem(dir); err != nil {
+			return err
 		}
-		done <- err
-	}()
-	return <-done
+		return begin()
+	})
 }
 
 // systems are the namespaces of enterSystem, by the store's directory. They stay: of
@@ -465,11 +460,7 @@ func enterSystem(dir string) error {
 	systems.Lock()
 	defer systems.Unlock()
 	if namespace := systems.namespaces[dir]; namespace != nil {
-		// setns(2): not while the current directory is shared with other threads.
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			return err
-		}
-		return unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNS)
+		return enter(namespace)
 	}
 	err := unix.Unshare(unix.CLONE_NEWNS)
 	if err == nil {
