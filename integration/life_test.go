@@ -1,17 +1,25 @@
 package integration
 
 import (
+	"encoding/binary"
+	"encoding/json"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"unsafe"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/residentctl/residentctl/integration/kit"
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/registry"
 )
 
 // What a machine lives through: each test does one thing to a machine of its own, and
@@ -264,6 +272,8 @@ func TestLife(t *testing.T) {
 			l.must(os.Link(l.Path("/lib/x86_64-linux-gnu/libc.so.6"), l.Path("/opt/libc")))
 		}, glibc: isRenewed, musl: isUnaffected},
 		{name: "reboot", change: func(l *living) { l.Reboot(l.T) }, glibc: isUnaffected, musl: isUnaffected},
+		{name: "upgrade of residentctl", change: both((*living).age), glibc: outcome{way: madeAgain, mark: "mine"},
+			musl: outcome{way: madeAgain, mark: "mine"}},
 		{name: "configured directory", change: func(l *living) {
 			l.put(other, configured)
 			conf := l.Path("/etc/ld.so.conf")
@@ -366,4 +376,129 @@ func (l *living) fares(s subject, o outcome, id string) {
 	if same := l.id(s) == id; same != (o.way != madeAgain) {
 		l.Errorf("%s is %s, and has image %s after %s", s.program, o.way, l.id(s), id)
 	}
+}
+
+// TestLifeRefreshAll: images at new addresses, several of each program.
+func TestLifeRefreshAll(t *testing.T) {
+	l := newLife(t)
+	for _, s := range l.subjects() {
+		l.do("add", "--even-if-slower", "--layouts", "2", s.program)
+		id := l.id(s)
+		l.do("refresh", "--all", s.program)
+		for range 4 { // each layout, most likely
+			l.wantStart("after refresh --all", s, startsResident, "mine", s.library)
+		}
+		if l.id(s) == id {
+			t.Errorf("%s still has image %s", s.program, id)
+		}
+	}
+}
+
+// TestLifeRemoved: a program without its library fails as in a plain start, and is
+// resident again once it has one and is refreshed.
+func TestLifeRemoved(t *testing.T) {
+	l := newLife(t)
+	l.add()
+	mine := lifeLibrary(t, "mine", "liblife.so")
+	for _, s := range l.subjects() {
+		wantFailure := func(when string) {
+			plain, how := l.start(s, s.library)
+			if plain.Status != "exit status 127" || !strings.HasPrefix(how, startsNormally+": ") {
+				t.Errorf("%s %s: %s; plain: %v", s.program, when, how, plain)
+			}
+		}
+		kit.Remove(t, l.Path(s.library))
+		wantFailure("without its library")
+		if o := l.residentctl(nil, "refresh", s.program); o.Status == "exit status 0" {
+			t.Errorf("refresh of %s without its library: %v", s.program, o)
+		}
+		wantFailure("after a refresh")
+		l.put(mine, s.library)
+		l.wantStart("with its library", s, startsNormally, "mine", s.library)
+		l.do("refresh", s.program)
+		l.wantStart("refreshed", s, startsResident, "mine", s.library)
+	}
+}
+
+// TestLifeProfiled: perf hard-links what it has seen into its cache of build ids, libc too.
+func TestLifeProfiled(t *testing.T) {
+	perf := kit.Installed(t, "perf")
+	l := newLife(t, perf)
+	l.add()
+	ids := l.ids()
+	libc := l.Path("/lib/x86_64-linux-gnu/libc.so.6")
+	l.Do(t, perf, "record", "--buildid-all", "-e", "cpu-clock", "-o", "/root/perf.data", l.glibc.program)
+	info, err := os.Stat(libc)
+	l.must(err)
+	if links := info.Sys().(*syscall.Stat_t).Nlink; links < 2 {
+		t.Fatalf("perf has made no link to %s", libc)
+	}
+	l.lives(isRenewed, isUnaffected, ids)
+}
+
+// TestLifeUpgraded: gc after an upgrade of residentctl takes images of an older format, and
+// leaves what was asked for to refresh.
+func TestLifeUpgraded(t *testing.T) {
+	l := newLife(t)
+	l.add()
+	both((*living).age)(l)
+	l.do("gc")
+	for _, s := range l.subjects() {
+		plain := l.Outcome(t, l.Command(s.program))
+		if run := l.Outcome(t, l.Command("/usr/bin/residentctl", "run", s.program)); !cmp.Equal(plain, run) {
+			t.Errorf("run %s: %v, want %v", s.program, run, plain)
+		}
+	}
+	l.do("refresh")
+	for _, s := range l.subjects() {
+		l.wantStart("after gc and refresh", s, startsResident, "mine", s.library)
+	}
+}
+
+// age makes of a program's image and record what a residentctl of the last format of plans
+// would have left.
+func (l *living) age(s subject) {
+	l.Helper()
+	path := l.store().Plan(l.T, l.Path(s.program))
+	p, err := plan.Read(path)
+	l.must(err)
+	l.must(os.WriteFile(path, version4(l.T, p), 0))
+	r, err := registry.Open(filepath.Join(l.store().Dir, "registry.db"), registry.Options{Existing: true})
+	l.must(err)
+	rec, err := r.Get(l.id(s))
+	l.must(err)
+	var deps fingerprint.Dependencies
+	l.must(json.Unmarshal(rec.Deps, &deps))
+	for i := range deps.Checks {
+		deps.Checks[i].Answers, deps.Checks[i].SHA256 = nil, ""
+	}
+	rec.Deps, err = json.Marshal(deps)
+	l.must(err)
+	rec.PlanSums = nil
+	_, err = r.Put(rec)
+	l.must(err)
+}
+
+// version4 is a plan in version 4 of the format: its header has no tables of what
+// ld.so.cache answers.
+func version4(t *testing.T, p *plan.Plan) []byte {
+	t.Helper()
+	for i := range p.Checks {
+		p.Checks[i].Answers = nil
+	}
+	raw, err := p.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var head plan.Header
+	first, end := int(unsafe.Offsetof(head.Answers)), int(unsafe.Offsetof(head.Layouts))
+	for at := int(unsafe.Offsetof(head.Files)); at <= int(unsafe.Offsetof(head.Strings)); at += int(unsafe.Sizeof(head.Files)) {
+		offset := binary.LittleEndian.Uint32(raw[at:])
+		binary.LittleEndian.PutUint32(raw[at:], offset-uint32(end-first))
+	}
+	raw = slices.Delete(raw, first, end)
+	binary.LittleEndian.PutUint32(raw[unsafe.Offsetof(head.Version):], 4)
+	binary.LittleEndian.PutUint64(raw[unsafe.Offsetof(head.Size):], uint64(len(raw)))
+	binary.LittleEndian.PutUint64(raw[unsafe.Offsetof(head.Sum):], xxhash.Sum64(raw[unsafe.Offsetof(head.Program):]))
+	return raw
 }
