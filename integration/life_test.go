@@ -436,6 +436,28 @@ func TestLifeProfiled(t *testing.T) {
 	l.lives(isRenewed, isUnaffected, ids)
 }
 
+// TestRefreshStampsBoot: after a boot each start looks at the CPU by itself, until a refresh
+// has done so for all.
+func TestRefreshStampsBoot(t *testing.T) {
+	l := newLife(t)
+	l.add()
+	stamp := func() string {
+		content, err := os.ReadFile(filepath.Join(l.store().Dir, "boot"))
+		l.must(err)
+		return string(content)
+	}
+	was := stamp()
+	l.do("refresh")
+	if now := stamp(); now != was {
+		t.Errorf("in the same boot the stamp was %s, and is %s", was, now)
+	}
+	l.Reboot(t)
+	l.do("refresh")
+	if now := stamp(); !strings.HasPrefix(now, kit.NextBoot) || strings.Contains(was, strings.Fields(now)[2]) {
+		t.Errorf("after a boot the stamp was %s, and is %s", was, now)
+	}
+}
+
 // TestLifeUpgraded: gc after an upgrade of residentctl takes images of an older format, and
 // leaves what was asked for to refresh.
 func TestLifeUpgraded(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -90,11 +91,18 @@ func (m *Machine) Copy(t testing.TB) *Machine {
 func (m *Machine) Path(path string) string { return filepath.Join(m.Root, path) }
 
 // CopyIn copies a file of this machine to a path of the machine's, where it replaces what
-// is there.
+// is there, and leaves it its time of modification.
 func (m *Machine) CopyIn(t testing.TB, from, to string) {
 	t.Helper()
 	m.mkdir(t, filepath.Dir(to))
 	Replace(t, from, m.Path(to))
+	info, err := os.Stat(from)
+	if err == nil {
+		err = os.Chtimes(m.Path(to), time.Time{}, info.ModTime())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Replace puts a copy of a program or library in the place of a file, as a package manager
@@ -235,13 +243,16 @@ func (m *Machine) devices(t testing.TB) {
 	}
 }
 
+// NextBoot is the id that Reboot gives the next boot.
+const NextBoot = "00000000-0000-4000-8000-000000000000"
+
 // Reboot gives the machine what each boot has of its own: another boot id (random(4)), and
 // a /dev that has been made again.
 func (m *Machine) Reboot(t testing.TB) {
 	t.Helper()
 	m.devices(t)
 	id := filepath.Join(Dir(t), "boot_id")
-	if err := os.WriteFile(id, []byte("00000000-0000-4000-8000-000000000000\n"), 0o444); err != nil {
+	if err := os.WriteFile(id, []byte(NextBoot+"\n"), 0o444); err != nil {
 		t.Fatal(err)
 	}
 	const path = "/proc/sys/kernel/random/boot_id"

@@ -587,5 +587,27 @@ func (m *Manager) stampBoot(deps *fingerprint.Dependencies) error {
 	return m.store.StampBoot(now)
 }
 
+// stampNewBoot is stampBoot where the stamp is of another boot: an entry that is current has
+// been compared with this CPU and vDSO.
+func (m *Manager) stampNewBoot(ctx context.Context, rec registry.Record) error {
+	boot, err := linux.BootID()
+	if err != nil {
+		return err
+	}
+	if was, err := m.store.ReadBoot(); err == nil && was.ID == boot {
+		return nil
+	}
+	var deps fingerprint.Dependencies
+	if err := json.Unmarshal(rec.Deps, &deps); err != nil {
+		return err
+	}
+	unlock, err := m.store.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return m.stampBoot(&deps)
+}
+
 // bootMark takes the dynamic linker's for a file that was built long ago.
 func bootMark(deps *fingerprint.Dependencies) uint64 { return linux.BootMark(deps.Linker.ID.Mtime) }

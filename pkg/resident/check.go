@@ -148,7 +148,7 @@ func (c *checker) files(s *store.Store) {
 // boot looks at the boot stamp. Without a fitting one starts are right, but
 // each of them looks at the CPU.
 func (c *checker) boot(s *store.Store) {
-	const again = "the next `residentctl add` writes it; until then each start asks the CPU, up to 0.5 ms in a virtual machine"
+	const again = "`residentctl refresh` writes it; until then each start asks the CPU, up to 0.5 ms in a virtual machine"
 	boot, err := linux.BootID()
 	if err != nil {
 		c.fault(AreaKernel, "boot id", err.Error(), "is /proc mounted?")

@@ -100,6 +100,9 @@ func (m *Manager) refreshCurrent(ctx context.Context, r *Refreshed, program stri
 	if err == nil {
 		r.Record, err = m.restore(ctx, now)
 	}
+	if err == nil {
+		err = m.stampNewBoot(ctx, now)
+	}
 	if errors.Is(err, registry.ErrNotFound) {
 		r.Record, err = now, nil // removed, or replaced, just now: there is nothing to restore
 	}
