@@ -131,7 +131,7 @@ func (w *badWorld) start(t *testing.T, way string) kit.Result {
 	case "exec --strict":
 		argv = append(execs, "-q", "--strict", "--", w.program)
 	case "exec --auto":
-		argv = append(execs, "-q", "--auto", "--", w.program)
+		argv = append(execs, "-q", "--auto", "--no-background", "--", w.program)
 	}
 	return kit.Finish(t, w.as(t, w.user, env, append(argv, "a", "b c")...))
 }

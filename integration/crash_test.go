@@ -69,6 +69,10 @@ var changes = []change{
 		s.Do(t, "gc")
 		rename(t, program+".away", program)
 	}, args("refresh"), true},
+	{"exec", func(t *testing.T, s *kit.Store, program string) {
+		s.Do(t, "add", "--even-if-slower", program)
+		touch(t, program)
+	}, func(string) []string { return []string{"exec", "/bin/true"} }, false},
 	{"gc", func(t *testing.T, s *kit.Store, program string) {
 		s.Do(t, "enable", "--even-if-slower", program)
 		alter(t, program)

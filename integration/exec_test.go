@@ -52,7 +52,7 @@ func newExecers(t *testing.T) []execer {
 func (e execer) words(argv ...string) []string {
 	words := []string{"exec", "--strict", "-q", "--store", e.dir}
 	if e.auto {
-		words = append(words, "--auto")
+		words = append(words, "--auto", "--no-background")
 	}
 	return append(append(words, "--"), argv...)
 }

@@ -277,7 +277,7 @@ func TestAutoCountsWhatItRefuses(t *testing.T) {
 	kit.Chown(t, dir, kit.BobID)
 	waitUntilOlder(t, dir, 2*time.Second) // what is younger is left out for that (clockGrain)
 	// The program is tried as soon as a look at the log has found it.
-	c := s.Command("exec", "--auto", "--", "/bin/sh", "-c",
+	c := s.Command("exec", "--auto", "--no-background", "--", "/bin/sh", "-c",
 		`i=0; while [ $i -lt 40 ]; do "$0"; sleep .05; i=$((i+1)); done`, p)
 	c.Dir = "/"
 	r := kit.Finish(t, c)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/intercept"
+	"github.com/residentctl/residentctl/pkg/resident"
+	"github.com/residentctl/residentctl/pkg/store"
 )
 
 // newExecCommand runs a command tree in which each exec is looked at by the
@@ -87,6 +89,9 @@ line on standard error that says why and what can be done.`,
 			if o.store == "" {
 				o.store = string(g.store)
 			}
+			if o.background != "" {
+				return runBackground(o)
+			}
 			return runExec(o, g.err)
 		},
 	}
@@ -100,6 +105,9 @@ func runExec(o startLine, stderr io.Writer) error {
 		return err
 	}
 	stores, err := storesToSearch(o.store)
+	if o.inside == nil {
+		renewForExec(o.store)
+	}
 	tree := &intercept.Tree{
 		Program: program, Argv: o.argv, Strict: o.strict,
 		Store: o.store, Stores: counting(stores),
@@ -122,6 +130,21 @@ func runExec(o startLine, stderr io.Writer) error {
 		err = tree.Become()
 	}
 	return notExecuted(program, err)
+}
+
+// renewForExec renews images in the store to which add would add, if files that they
+// depend on have new times. What is wrong there the command's starts show.
+func renewForExec(dir string) {
+	if intercept.Around() != nil {
+		return
+	}
+	if dir == "" {
+		var err error
+		if dir, err = store.Default(); err != nil {
+			return
+		}
+	}
+	_ = resident.RenewWithin(dir, resident.RenewBudget)
 }
 
 // again is the command line of exec where the namespace is made already.

@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
-	"time"
+	"slices"
+	"strings"
 
-	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/intercept"
@@ -24,8 +25,11 @@ func runAuto(tree *intercept.Tree, o startLine, stderr io.Writer) error {
 	if outcome == nil {
 		return notExecuted(tree.Program, err)
 	}
+	if !o.noBackground && m.failed == nil {
+		m.later = startBackground(outcome.Store, outcome.Due)
+	}
 	if !o.quiet {
-		fmt.Fprint(stderr, m.summary(outcome.Programs, gains(tree.Stores)))
+		fmt.Fprint(stderr, m.summary(outcome))
 	}
 	if err != nil {
 		return runError(err, "")
@@ -41,6 +45,7 @@ type maker struct {
 	added   int
 	refused int   // that root does not execute, since others may change them
 	failed  error // why no program can be made resident
+	later   int   // are made resident in the background
 }
 
 // Open opens the store that is to be filled.
@@ -67,10 +72,10 @@ func canAdd() error {
 
 // Add makes a program resident. What is wrong with one program is not said: it
 // starts as always.
-func (m *maker) Add(ctx context.Context, program string) (another bool) {
-	added, err := m.manager.Add(ctx, program, resident.AddOptions{})
+func (m *maker) Add(ctx context.Context, program string) (made, another bool) {
+	made, err := m.manager.Serve(ctx, program)
 	switch {
-	case err == nil && !added.Already && !added.Renewed:
+	case made:
 		m.added++
 	case problem.KindOf(err) == problem.Untrusted:
 		m.refused++
@@ -78,48 +83,66 @@ func (m *maker) Add(ctx context.Context, program string) (another bool) {
 	if hopeless(err) && !errors.Is(err, context.Canceled) {
 		m.failed = err
 	}
-	return m.failed == nil
+	return made, m.failed == nil
 }
 
-// summary says in one line what it was good for, and before that why nothing, or
-// nothing more, could be made resident.
-func (m *maker) summary(programs map[linux.Inode]*intercept.Starts, gains map[linux.Inode]time.Duration) string {
+// summary says in one line how many starts were resident, and before that why nothing, or
+// nothing more, could be made resident. It says no time: starts are timed up to the
+// program's first instruction when it is added, and by that a command's saving would be
+// several times too high (scripts/bench-exec).
+func (m *maker) summary(outcome *intercept.Outcome) string {
+	var total, residents int
+	for _, s := range outcome.Programs {
+		total += s.Resident + s.Normal + s.Unfit
+		residents += s.Resident
+	}
 	said := ""
 	if m.failed != nil {
 		_, hint := diagnose(m.failed)
 		said = fmt.Sprintf("residentctl: what the command executes cannot be made resident: %s\n", printable(join(m.failed.Error(), hint)))
 	}
-	var total, residents int
-	var saved time.Duration
-	for b, s := range programs {
-		total += s.Resident + s.Normal + s.Unfit
-		residents += s.Resident
-		saved += time.Duration(s.Resident) * gains[b]
+	said += fmt.Sprintf("residentctl: %d of %d starts were resident", residents, total)
+	if reasons := mostFrequent(outcome.Reasons); len(reasons) > 0 {
+		said += ", others normal (" + printable(strings.Join(reasons, "; ")) + ")"
 	}
-	refused := ""
+	said += fmt.Sprintf("; %s made resident meanwhile", count(m.added, "program"))
+	if m.later > 0 {
+		said += fmt.Sprintf(", %d in the background from now on", m.later)
+	}
 	if m.refused > 0 {
-		refused = fmt.Sprintf(", %d refused that users other than root may change", m.refused)
+		said += fmt.Sprintf(", %d refused that users other than root may change", m.refused)
 	}
-	return said + fmt.Sprintf("residentctl: %d of %d starts were resident, which saved them %.1f s in all; %s made resident meanwhile%s\n",
-		residents, total, saved.Seconds(), count(m.added, "program"), refused)
+	return said + "\n"
 }
 
-// gains is by how much a start from its image was faster when it was added, for each
-// program in the stores, of which the first that has it counts.
-func gains(stores []string) map[linux.Inode]time.Duration {
-	gains := map[linux.Inode]time.Duration{}
-	for _, dir := range stores {
-		m, err := resident.OpenToRead(dir)
-		if err != nil {
-			continue
-		}
-		records, _ := m.Entries()
-		for _, rec := range records {
-			b := rec.Binary.Inode()
-			if _, known := gains[b]; !known && rec.Timing != nil {
-				gains[b] = time.Duration(rec.Timing.ExecNS - rec.Timing.ResidentNS)
-			}
+// mostFrequent are the three most frequent reasons with their counts, and how often it was
+// another.
+func mostFrequent(reasons map[string]int) (said []string) {
+	const shown = 3
+	byCount := slices.SortedFunc(maps.Keys(reasons), func(a, b string) int {
+		return cmp.Or(reasons[b]-reasons[a], strings.Compare(a, b))
+	})
+	others := 0
+	for i, reason := range byCount {
+		if i < shown {
+			said = append(said, fmt.Sprintf("%d: %s", reasons[reason], withoutThis(reason)))
+		} else {
+			others += reasons[reason]
 		}
 	}
-	return gains
+	if others > 0 {
+		said = append(said, fmt.Sprintf("%d: others", others))
+	}
+	return said
+}
+
+// withoutThis is a reason of the launcher's without the file that it is about.
+func withoutThis(reason string) string {
+	if rest, ok := strings.CutPrefix(reason, "this now "); ok {
+		return "another file now " + rest
+	}
+	if rest, ok := strings.CutPrefix(reason, "this "); ok {
+		return "a file that it depends on " + rest
+	}
+	return reason
 }

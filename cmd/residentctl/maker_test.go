@@ -1,37 +1,59 @@
 package main
 
 import (
-	"context"
-	"os"
-	"path/filepath"
+	"errors"
+	"strings"
 	"testing"
-	"time"
 
-	"github.com/residentctl/residentctl/pkg/criuwrap"
-	"github.com/residentctl/residentctl/pkg/resident"
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/intercept"
 )
 
-// What a start saves is looked for in all stores that it may come from.
-func TestGains(t *testing.T) {
-	if _, err := criuwrap.Find(); err != nil || os.Geteuid() != 0 || testing.Short() {
-		t.Skipf("needs root and CRIU, and is not short: %v", err)
+// The line at the end names the most frequent reasons for normal starts, and promises no
+// time.
+func TestAutoSummaryNamesReasons(t *testing.T) {
+	starts := map[linux.Inode]*intercept.Starts{
+		{Dev: 1, Ino: 2}: {Resident: 20, Normal: 4, Unfit: 2},
+		{Dev: 1, Ino: 3}: {Normal: 1},
 	}
-	own, system := filepath.Join(t.TempDir(), "own"), filepath.Join(t.TempDir(), "system")
-	if _, err := resident.Open(own, true); err != nil {
-		t.Fatal(err)
+	for _, c := range []struct {
+		name    string
+		maker   maker
+		reasons map[string]int
+		want    string
+	}{
+		{
+			"only resident starts", maker{added: 1}, nil,
+			"residentctl: 20 of 27 starts were resident; 1 program made resident meanwhile\n",
+		},
+		{
+			"a variable", maker{}, map[string]int{"MALLOC_CHECK_ is set": 2, "it is not resident": 5},
+			"residentctl: 20 of 27 starts were resident, others normal (5: it is not resident; 2: MALLOC_CHECK_ is set); " +
+				"0 programs made resident meanwhile\n",
+		},
+		{
+			"more than three", maker{}, map[string]int{"a": 1, "this has changed": 2, "b": 1, "this now comes first in the search for libraries": 3, "c": 1},
+			"residentctl: 20 of 27 starts were resident, others normal (3: another file now comes first in the search for libraries; " +
+				"2: a file that it depends on has changed; 1: a; 2: others); 0 programs made resident meanwhile\n",
+		},
+		{
+			"in the background, refused", maker{added: 2, later: 3, refused: 1}, nil,
+			"residentctl: 20 of 27 starts were resident; 2 programs made resident meanwhile, 3 in the background from now on, " +
+				"1 refused that users other than root may change\n",
+		},
+		{
+			"a reason with a control character", maker{}, map[string]int{"LD_\x1b[2J is set": 1},
+			"residentctl: 20 of 27 starts were resident, others normal (1: LD_" + printable("\x1b") + "[2J is set); 0 programs made resident meanwhile\n",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := c.maker.summary(&intercept.Outcome{Programs: starts, Reasons: c.reasons}); got != c.want {
+				t.Errorf("got  %q\nwant %q", got, c.want)
+			}
+		})
 	}
-	m, err := resident.Open(system, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	added, err := m.Add(context.Background(), "cat", resident.AddOptions{EvenIfSlower: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	rec := added.Record
-	b := rec.Binary.Inode()
-	want := time.Duration(rec.Timing.ExecNS - rec.Timing.ResidentNS)
-	if got := gains([]string{own, "/nowhere", system}); len(got) != 1 || got[b] != want {
-		t.Errorf("%v, want %v of %v", got, want, b)
+	failed := maker{failed: errors.New("no")}
+	if got := failed.summary(&intercept.Outcome{}); !strings.HasPrefix(got, "residentctl: what the command executes cannot be made resident: no\n") {
+		t.Errorf("%q", got)
 	}
 }

@@ -21,7 +21,11 @@ type startLine struct {
 	auto    bool
 	after   int // 0 for defaultAfter
 	quiet   bool
-	store   string // as given, "" for the default ones
+
+	noBackground bool
+	background   string // which stage of making programs resident in the background this is; "" is none
+
+	store string // as given, "" for the default ones
 
 	inside      []string // the mounts that are still to be made, in a user namespace
 	ignoreChild bool     // SIGCHLD is to be ignored
@@ -81,6 +85,11 @@ var startOptions = []startOption{
 		of: cmdExec, name: "quiet", alias: "q", early: true, set: flagOf(func(l *startLine) *bool { return &l.quiet }),
 		usage: "do not say what differs in a user namespace; with --auto: nothing at the end either",
 	},
+	{
+		of: cmdExec, name: "no-background", early: true, set: flagOf(func(l *startLine) *bool { return &l.noBackground }),
+		usage: "with --auto: make nothing resident any more when the command has ended",
+	},
+	{of: cmdExec, name: backgroundOption, needs: "stage", set: setBackground},
 	{of: cmdExec, name: insideOption, needs: "file", set: addInside},
 	{of: cmdExec, name: ignoreChildOption, set: flagOf(func(l *startLine) *bool { return &l.ignoreChild })},
 	{
@@ -95,6 +104,9 @@ const (
 	insideOption      = "inside"
 	ignoreChildOption = "inside-ignore-child"
 )
+
+// backgroundOption is the option by which exec calls itself to make programs resident.
+const backgroundOption = "background"
 
 // defaultAfter is how often a program is executed normally before exec --auto
 // makes it resident. Making it costs as much as some hundred starts save; what
@@ -132,6 +144,11 @@ func setAfter(l *startLine, value string) error {
 		return fmt.Errorf("--after must be a number from 1 on, not %q", value)
 	}
 	l.after = n
+	return nil
+}
+
+func setBackground(l *startLine, value string) error {
+	l.background = value
 	return nil
 }
 

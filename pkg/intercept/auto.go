@@ -20,14 +20,19 @@ type Maker interface {
 	// the programs are to be added to. With an error the command is executed normally.
 	Open(store string) error
 	// Add makes a program resident, unless the context ends before that. It reports
-	// whether another program might be made so too.
-	Add(ctx context.Context, program string) (another bool)
+	// whether it has done so, and whether another program might be made resident.
+	Add(ctx context.Context, program string) (made, another bool)
 }
 
 // An Outcome is what has become of a command.
 type Outcome struct {
 	Status   syscall.WaitStatus
 	Programs map[linux.Inode]*Starts // which it has executed through the covered linker
+	Reasons  map[string]int          // why starts were normal
+	Store    string                  // the directory of the store that programs are added to
+	// Due are programs that it, with the commands before it, has executed normally often
+	// enough, but has ended before they were resident.
+	Due []string
 }
 
 // Run runs the command as a child, and has the maker make resident what the command tree
@@ -44,13 +49,14 @@ func (t *Tree) Run(m Maker, after int) (*Outcome, error) {
 		return nil, t.execute(err)
 	}
 	defer c.close()
-	a := &auto{maker: m, counter: c.counter, after: after, settled: c.settled, tried: map[linux.Inode]bool{}}
+	a := &auto{maker: m, counter: c.counter, after: after, settled: c.settled, tried: map[linux.Inode]bool{}, past: ReadHistory(c.store)}
 	status, err := a.watch(c.job)
-	return &Outcome{status, c.counter.Programs}, err
+	return &Outcome{status, c.counter.Programs, c.counter.Reasons, c.store.Dir(), a.remember(c.store)}, err
 }
 
 // A companion is what there is beside the command.
 type companion struct {
+	store   *store.Store
 	session *store.Staging
 	counter *Counter
 	settled settled
@@ -66,6 +72,7 @@ func (c *companion) start(t *Tree, m Maker) error {
 	if err := m.Open(s.Dir()); err != nil {
 		return err
 	}
+	c.store = s
 	if c.session, err = s.Stage(); err != nil {
 		return err
 	}
@@ -132,6 +139,14 @@ type auto struct {
 	settled settled
 	tried   map[linux.Inode]bool
 	over    bool // no other program can be made resident
+	past    History
+	results []result
+}
+
+// result is whether a program that was tried was made resident.
+type result struct {
+	binary linux.Inode
+	made   bool
 }
 
 // watch looks at the starts until the command has ended.
@@ -139,11 +154,11 @@ func (a *auto) watch(j *job) (syscall.WaitStatus, error) {
 	const pause = 50 * time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	wanted, done, ended := make(chan string), make(chan bool), make(chan struct{})
+	wanted, done, ended := make(chan wish), make(chan bool), make(chan struct{})
 	defer close(wanted)
 	go func() {
-		for path := range wanted {
-			done <- a.maker.Add(ctx, path)
+		for w := range wanted {
+			done <- a.make(ctx, w)
 		}
 	}()
 	var status syscall.WaitStatus
@@ -154,9 +169,9 @@ func (a *auto) watch(j *job) (syscall.WaitStatus, error) {
 	}()
 	for busy := false; ; {
 		_ = a.counter.Read() // what cannot be read is not counted
-		if path, ok := a.next(busy); ok {
+		if w, ok := a.next(busy); ok {
 			busy = true
-			wanted <- path
+			wanted <- w
 		}
 		select {
 		case <-ended:
@@ -173,26 +188,65 @@ func (a *auto) watch(j *job) (syscall.WaitStatus, error) {
 	}
 }
 
+// wish is a program that is to be made resident.
+type wish struct {
+	binary linux.Inode
+	path   string
+}
+
+// make makes a program resident. One that the end of the command has interrupted has not
+// been tried.
+func (a *auto) make(ctx context.Context, w wish) (another bool) {
+	made, another := a.maker.Add(ctx, w.path)
+	if made || ctx.Err() == nil {
+		a.results = append(a.results, result{w.binary, made})
+	}
+	return another
+}
+
 // next is the program that has been executed normally most often, if it is often
 // enough. Each is tried once: one that is refused will be refused again, and one that
 // the command has changed does not become older than the command.
-func (a *auto) next(busy bool) (path string, ok bool) {
+func (a *auto) next(busy bool) (w wish, ok bool) {
 	for !busy && !a.over {
-		most := a.after - 1
-		var binary linux.Inode
-		path = ""
+		most := 0
+		w = wish{}
 		for b, s := range a.counter.Programs {
-			if s.Normal > most && s.Path != "" && !a.tried[b] {
-				binary, path, most = b, s.Path, s.Normal
+			if s.Normal > most && s.Path != "" && !a.tried[b] && a.past.due(b, s.Normal, a.after) {
+				w, most = wish{b, s.Path}, s.Normal
 			}
 		}
-		if path == "" {
+		if w.path == "" {
 			break
 		}
-		a.tried[binary] = true
-		if a.settled.is(path, binary) {
-			return path, true
+		a.tried[w.binary] = true
+		if a.settled.is(w.path, w.binary) {
+			return w, true
 		}
 	}
-	return "", false
+	return wish{}, false
+}
+
+// maxDue is how many programs are made resident after one command at most.
+const maxDue = 16
+
+// remember adds the command's starts to the history that the store keeps, and returns the
+// programs that are due. Without a history there is none: it could not be noted that they
+// were tried.
+func (a *auto) remember(s *store.Store) (due []string) {
+	err := ChangeHistory(s, func(h History) {
+		h.Add(a.counter.Programs)
+		for _, r := range a.results {
+			h.Tried(r.binary, r.made)
+		}
+		for _, b := range h.Due(a.after) {
+			if now := a.counter.Programs[b]; now != nil && now.Normal > 0 && len(due) < maxDue && a.settled.is(h[b].Path, b) {
+				due = append(due, h[b].Path)
+			}
+		}
+	})
+	if err != nil || a.over {
+		return nil
+	}
+	return due
 }

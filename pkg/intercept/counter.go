@@ -21,7 +21,11 @@ type Counter struct {
 	file     *os.File
 	rest     []byte // the beginning of a line
 	Programs map[linux.Inode]*Starts
+	Reasons  map[string]int // why starts were normal
 }
+
+// maxReasons is how many reasons are counted, which the command tree may make up.
+const maxReasons = 64
 
 // NewCounter makes the file, which only its owner may write, and reads it.
 func NewCounter(path string) (*Counter, error) {
@@ -29,7 +33,7 @@ func NewCounter(path string) (*Counter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Counter{file: f, Programs: map[linux.Inode]*Starts{}}, nil
+	return &Counter{file: f, Programs: map[linux.Inode]*Starts{}, Reasons: map[string]int{}}, nil
 }
 
 // Close ends the reading.
@@ -66,7 +70,8 @@ func (c *Counter) count(line string) {
 	if line == "" || !strings.ContainsRune("+-=", rune(line[0])) {
 		return
 	}
-	inode, path, _ := strings.Cut(line[1:], " ")
+	what, path, _ := strings.Cut(line[1:], "\t")
+	inode, reason, _ := strings.Cut(what, " ")
 	b, ok := linux.ParseInode(inode)
 	if !ok {
 		return
@@ -82,7 +87,15 @@ func (c *Counter) count(line string) {
 		s.Resident++
 	case '-':
 		s.Normal++
+		c.because(reason)
 	default:
 		s.Unfit++
+		c.because(reason + " is set")
+	}
+}
+
+func (c *Counter) because(reason string) {
+	if _, known := c.Reasons[reason]; known || len(c.Reasons) < maxReasons {
+		c.Reasons[reason]++
 	}
 }

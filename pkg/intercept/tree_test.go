@@ -46,9 +46,9 @@ func (u unwanted) Open(string) error {
 	return nil
 }
 
-func (u unwanted) Add(context.Context, string) bool {
+func (u unwanted) Add(context.Context, string) (made, another bool) {
 	u.t.Error("a program was added")
-	return false
+	return false, false
 }
 
 // Each way to execute the command ends with the reason where Strict forbids to execute it
@@ -103,8 +103,8 @@ func TestTreeSaysWhyThereIsNoCommand(t *testing.T) {
 // closed is a Maker that makes nothing resident.
 type closed struct{ error }
 
-func (c closed) Open(string) error                { return c.error }
-func (c closed) Add(context.Context, string) bool { return false }
+func (c closed) Open(string) error                                { return c.error }
+func (c closed) Add(context.Context, string) (made, another bool) { return false, false }
 
 func TestRunWithoutMaker(t *testing.T) {
 	want := errors.New("no CRIU")
@@ -129,17 +129,17 @@ func TestAutoNext(t *testing.T) {
 	}
 	a.settled.began = time.Now().Add(time.Hour) // all is older
 	var got []string
-	if path, ok := a.next(true); ok {
-		t.Errorf("%s, while another is being added", path)
+	if w, ok := a.next(true); ok {
+		t.Errorf("%s, while another is being added", w.path)
 	}
-	for path, ok := a.next(false); ok; path, ok = a.next(false) {
-		got = append(got, path)
+	for w, ok := a.next(false); ok; w, ok = a.next(false) {
+		got = append(got, w.path)
 	}
 	if want := []string{"/usr/bin/cat", "/usr/bin/sh"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	a.tried, a.over = map[linux.Inode]bool{}, true
-	if path, ok := a.next(false); ok {
-		t.Errorf("%s, although no other can be made resident", path)
+	if w, ok := a.next(false); ok {
+		t.Errorf("%s, although no other can be made resident", w.path)
 	}
 }

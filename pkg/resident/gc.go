@@ -163,6 +163,13 @@ func (m *Manager) collectImage(item GCItem) (bool, error) {
 
 func (m *Manager) collectExec(item GCItem) (bool, error) { return true, m.store.RemoveExec(item.Path) }
 
+func (m *Manager) collectNote(item GCItem) (bool, error) {
+	if !slices.Contains(damagedNotes(m.store), item.Path) {
+		return false, nil
+	}
+	return true, m.store.RemoveNote(store.Note(filepath.Base(item.Path)))
+}
+
 func (m *Manager) collectStaging(item GCItem) (bool, error) {
 	return collectAbandoned(item.Path, m.store.RemoveAbandoned)
 }

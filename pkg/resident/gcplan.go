@@ -32,6 +32,7 @@ const (
 	GCLaunchers GCKind = "launchers" // launcher files without a record
 	GCImage     GCKind = "image"     // an image without a record
 	GCExec      GCKind = "exec"      // a covered dynamic linker of another libc or residentctl
+	GCNote      GCKind = "note"      // a file of counts or times that cannot be read
 	GCStaging   GCKind = "staging"   // what a killed process was making
 	GCRegistry  GCKind = "registry"  // a registry that a killed process was making
 	GCTemporary GCKind = "temporary" // a killed add's directory for CRIU's log, in TMPDIR
@@ -69,6 +70,8 @@ var garbage = []garbageKind{
 	{kind: GCImage, reason: noEntry, plan: (*gcSearch).images, collect: (*Manager).collectImage, report: (*checker).leftInStore},
 	{kind: GCExec, reason: "the dynamic linker, or residentctl, is another one now",
 		plan: (*gcSearch).execs, collect: (*Manager).collectExec},
+	{kind: GCNote, reason: "it cannot be read, and counts as empty",
+		plan: (*gcSearch).notes, collect: (*Manager).collectNote, report: (*checker).leftInStore},
 	{kind: GCStaging, reason: makerKilled,
 		plan: (*gcSearch).staging, collect: (*Manager).collectStaging, report: (*checker).leftInStore, reportLocked: true},
 	{kind: GCRegistry, reason: "there is a registry, and this one never became it",
@@ -321,6 +324,8 @@ func (s *gcSearch) images() (items []GCItem, err error) {
 }
 
 func (s *gcSearch) execs() ([]GCItem, error) { return itemsAt(intercept.Outdated(s.store)) }
+
+func (s *gcSearch) notes() ([]GCItem, error) { return itemsAt(damagedNotes(s.store), nil) }
 
 func (s *gcSearch) staging() ([]GCItem, error) { return itemsAt(s.store.Abandoned()) }
 

@@ -39,6 +39,8 @@ var FaultPoints = []string{
 	"after-launcher",           // it stands in launchers/
 	"before-stamp",             // the boot stamp is made, in staging/
 	"after-stamp",              // it stands in its place
+	"before-note",              // a note is made, in staging/
+	"after-note",               // it is in its place
 	"before-remove-image",      // a staging folder to move it to is made
 	"after-remove-image",       // the image is in staging/
 	"before-remove-launchers",  // a staging folder to move them to is made

@@ -61,6 +61,7 @@ func life(dir string) error {
 		func() error { return s.Link(inode(1, 2), idA) },
 		func() error { return s.WriteShim(inode(1, 2), "/usr/bin/perl") },
 		func() error { return s.WriteSystemLink(perlLink) },
+		func() error { return s.WriteNote(NoteStarts, []byte("note")) },
 		func() error { return publish(s, idB) },
 		func() error { return s.Link(inode(1, 2), idB) },
 		func() error { return s.RemoveImage(idA) },

@@ -19,20 +19,10 @@ import (
 // a killed process leaves of it is garbage like everything there.
 func (s *Store) LockProgram(ctx context.Context, b linux.Inode) (unlock func(), err error) {
 	const pause = 5 * time.Millisecond
-	dir := s.in(stagingName, "program-"+b.String())
 	for {
-		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, wrap("lock", dir, err)
-		}
-		lock, err := lockFolder(dir)
-		switch {
-		case err == nil:
-			return func() {
-				_ = os.Remove(dir)
-				lock.Close()
-			}, nil
-		case !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, fs.ErrNotExist):
-			return nil, wrap("lock", dir, err)
+		unlock, taken, err := s.lockNamed("program-" + b.String())
+		if !taken {
+			return unlock, err
 		}
 		select {
 		case <-ctx.Done():
@@ -40,4 +30,35 @@ func (s *Store) LockProgram(ctx context.Context, b linux.Inode) (unlock func(), 
 		case <-time.After(pause):
 		}
 	}
+}
+
+// LockBackground keeps other processes that work on the store in the background from it
+// until unlock is called. It does not wait: where there is such a process, its error is
+// ErrBusy.
+func (s *Store) LockBackground() (unlock func(), err error) {
+	unlock, taken, err := s.lockNamed("background")
+	if taken {
+		return nil, wrap("lock", s.dir, ErrBusy)
+	}
+	return unlock, err
+}
+
+// lockNamed locks a directory in staging/ of this name. Taken is a lock that another
+// process has, or has just given back.
+func (s *Store) lockNamed(name string) (unlock func(), taken bool, err error) {
+	dir := s.in(stagingName, name)
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, false, wrap("lock", dir, err)
+	}
+	lock, err := lockFolder(dir)
+	switch {
+	case errors.Is(err, syscall.EWOULDBLOCK), errors.Is(err, fs.ErrNotExist):
+		return nil, true, nil
+	case err != nil:
+		return nil, false, wrap("lock", dir, err)
+	}
+	return func() {
+		_ = os.Remove(dir)
+		lock.Close()
+	}, false, nil
 }

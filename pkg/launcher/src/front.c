@@ -168,7 +168,7 @@ static u64 option_words(const char *word)
 	if (equal(word, "--store") || equal(word, "--after") || equal(word, "--format"))
 		return 2;
 	return equal(word, "--strict") || equal(word, "--auto") || equal(word, "--quiet") || equal(word, "-q") ||
-	       equal(word, "--explain") || starts(word, "--store=") || starts(word, "--after=") || starts(word, "--format=");
+	       equal(word, "--no-background") || equal(word, "--explain") || starts(word, "--store=") || starts(word, "--after=") || starts(word, "--format=");
 }
 
 /*

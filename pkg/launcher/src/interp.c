@@ -1,9 +1,21 @@
 /* Part of launcher.c: as a part of a dynamic linker. */
 
-/* Note the start for whoever makes what is often started resident: a sign (+ from an
- * image, - normal, = normal whatever there is), the program's device and inode, and
- * its path. */
-static void note(struct caller *c, char sign, const struct plan_file_id *id, struct text *t)
+/* The name of a variable of the environment; the end of one that is long is cut. */
+static void add_name(struct text *t, const char *variable)
+{
+	u64 i;
+
+	for (i = 0; i < 40 && variable[i] && variable[i] != '='; i++)
+		t->buf[t->len++] = variable[i];
+}
+
+/*
+ * Note the start for whoever makes what is often started resident: a sign (+ from an
+ * image, - normal, = normal whatever there is), the program's device and inode, a space,
+ * why the start is normal (with = the variable that speaks against it), a tab, and the
+ * program's path.
+ */
+static void note(struct caller *c, char sign, const struct plan_file_id *id, struct reason no, struct text *t)
 {
 	long fd;
 
@@ -20,6 +32,11 @@ static void note(struct caller *c, char sign, const struct plan_file_id *id, str
 	add(t, "-");
 	add_number(t, id->ino);
 	add(t, " ");
+	if (sign == '=')
+		add_name(t, no.what);
+	else if (no.why)
+		add(t, no.why);
+	add(t, "\t");
 	add(t, own_path(c));
 	add(t, "\n");
 	sys3(SYS_write, fd, (u64)t->buf, t->len);
@@ -89,7 +106,7 @@ static struct reason become_beside(struct caller *c, struct text *name, const st
 	}
 	if (c->explain)
 		tell(c, INFO, "resident start", (struct reason){ "image", string(&im, im.head->id) }, 0);
-	note(c, '+', id, name);
+	note(c, '+', id, YES, name);
 	enter(c, &im, &mm, -1, EXE_NEED_NOT);
 	__builtin_unreachable();
 }
@@ -179,7 +196,7 @@ u64 launcher_interp(u64 *sp, const struct config *cfg, u64 code)
 	if (c.explain)
 		tell(&c, INFO, "started normally", no, 0);
 	if (name)
-		note(&c, sign, &id, name); /* over what has been told by now */
+		note(&c, sign, &id, no, name); /* over what has been told by now */
 	if (c.plan || c.own)
 		sys3(SYS_munmap, lowest(&c), c.below - lowest(&c), 0);
 	return entry;
