@@ -71,7 +71,6 @@ var changes = []change{
 	}, args("refresh"), true},
 	{"exec", func(t *testing.T, s *kit.Store, program string) {
 		s.Do(t, "add", "--even-if-slower", program)
-		touch(t, program)
 	}, func(string) []string { return []string{"exec", "/bin/true"} }, false},
 	{"gc", func(t *testing.T, s *kit.Store, program string) {
 		s.Do(t, "enable", "--even-if-slower", program)

@@ -168,3 +168,67 @@ func TestStartsWhileRenewed(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestExecRenews: exec renews what needs new times only, the first time that it sees a store
+// and when a file of the system has other times than then. Else it looks at nothing.
+func TestExecRenews(t *testing.T) {
+	s, program, id := renewStore(t)
+	start := func() (stderr string) {
+		t.Helper()
+		output, err := without(t, s, append(noCRIU, "RESIDENTCTL_EXPLAIN=1", "RESIDENTCTL_FAULT=no-hurry"), "exec", program)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, output)
+		}
+		return output
+	}
+	want := func(what, say string) {
+		t.Helper()
+		if output := start(); !strings.Contains(output, say) {
+			t.Errorf("%s: %s", what, output)
+		}
+	}
+	resident := "resident start: image " + id
+	touch(t, program)
+	want("at first", resident)
+	want("once more", resident)
+	touch(t, program)
+	want("with the system as it was", "started normally: this has changed")
+
+	note := filepath.Join(s.Dir, "seen")
+	raw, err := os.ReadFile(note)
+	if err != nil || !strings.Contains(string(raw), `"/etc/ld.so.cache":{`) || !strings.Contains(string(raw), "ld-linux") || !strings.Contains(string(raw), "libc.so.6") {
+		t.Fatalf("%v: %s", err, raw)
+	}
+	info, err := os.Stat(note)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	// As after ldconfig: the cache is not the one of the note.
+	other := strings.Replace(string(raw), `"/etc/ld.so.cache":{"dev":`, `"/etc/ld.so.cache":{"dev":1`, 1)
+	if err := os.WriteFile(note, []byte(other), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want("after ldconfig", resident)
+
+	// Another program's content is nothing that exec could renew.
+	alter(t, program)
+	kit.Remove(t, note)
+	want("altered", "started normally: this has changed")
+}
+
+// TestExecRenewsOnlyItsOwn: a store that the caller must not write to stays as it is.
+func TestExecRenewsOnlyItsOwn(t *testing.T) {
+	s, program, _ := renewStore(t)
+	touch(t, program)
+	alice, _ := kit.NewAccounts(t)
+	r := alice.Does(t, "exec", "-q", "--store", s.Dir, "--", "/bin/true")
+	if r.Code != 0 {
+		t.Errorf("%v", r)
+	}
+	if out := s.Do(t, "list"); !strings.Contains(out, "stale") {
+		t.Errorf("it is current: %s", out)
+	}
+	if _, err := os.Stat(filepath.Join(s.Dir, "seen")); err == nil {
+		t.Error("there is a note")
+	}
+}

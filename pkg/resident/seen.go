@@ -32,10 +32,18 @@ type seen struct {
 	// Done are the binaries whose images need no renewal since, or cannot have one.
 	Done []string
 	All  bool // these are all
+	Late int  // in so many calls in a row the first of the others was not done in time
 }
 
 // alwaysSeen is in each note; the dynamic linkers and C libraries of entries are added.
 const alwaysSeen = "/etc/ld.so.cache"
+
+// maxLate is after how many calls a program is left to refresh for which all of the budget
+// was not enough.
+const maxLate = 3
+
+// faultNoHurry is a value of store.FaultEnv with which the budget is as good as unlimited.
+const faultNoHurry = "no-hurry"
 
 // maxSeen is how many files are in a note at most.
 const maxSeen = 16
@@ -60,7 +68,10 @@ func RenewWithin(dir string, budget time.Duration) error {
 		return nil
 	}
 	if same {
-		now.Done = was.Done
+		now.Done, now.Late = was.Done, was.Late
+	}
+	if os.Getenv(store.FaultEnv) == faultNoHurry {
+		budget = time.Minute
 	}
 	m, err := Open(dir, false)
 	if err != nil || m.registry == nil {
@@ -76,8 +87,7 @@ func RenewWithin(dir string, budget time.Duration) error {
 	return s.WriteNote(store.NoteSeen, data)
 }
 
-// renewInTurn renews what the note does not have as done, until the budget is used up. A
-// program for which all of it was not enough is not tried again.
+// renewInTurn renews what the note does not have as done, until the budget is used up.
 func (m *Manager) renewInTurn(now *seen, budget time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), budget)
 	defer cancel()
@@ -85,20 +95,31 @@ func (m *Manager) renewInTurn(now *seen, budget time.Duration) error {
 	if err != nil {
 		return err
 	}
-	done := now.Done
+	done := map[string]bool{}
+	for _, b := range now.Done {
+		done[b] = true
+	}
 	now.Done, now.All = nil, true
 	first := true
 	for _, b := range binaries {
-		if !slices.Contains(done, b.String()) {
-			if !first && ctx.Err() != nil || !m.renewFor(ctx, b, now) && !first {
-				now.All = false
+		if !done[b.String()] {
+			inTime := (first || ctx.Err() == nil) && m.renewFor(ctx, b, now)
+			if !inTime && !(first && now.tooLate()) {
+				now.All, first = false, false
 				continue
 			}
-			first = false
+			now.Late, first = 0, false
 		}
 		now.Done = append(now.Done, b.String())
 	}
 	return nil
+}
+
+// tooLate counts a program for which all of the budget was not enough, and reports whether
+// that is left to refresh.
+func (s *seen) tooLate() bool {
+	s.Late++
+	return s.Late == maxLate
 }
 
 // renewFor renews the image of a binary, if it needs that and can be renewed. It reports

@@ -46,8 +46,9 @@ func noted(t *testing.T, m *Manager) *seen {
 	return s
 }
 
-// Without any time left each call does one program, the most used first. When all are done
-// nothing is looked at any more, until a file of the system or the registry is another.
+// Without any time a program is left to refresh after some calls, the most used first. When
+// all are done nothing is looked at any more, until a file of the system or the registry is
+// another.
 func TestRenewWithinTakesMostUsedFirst(t *testing.T) {
 	m := emptyStore(t)
 	a, b, c := linked(t, m, "a"), linked(t, m, "b"), linked(t, m, "c")
@@ -57,10 +58,12 @@ func TestRenewWithinTakesMostUsedFirst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	call := func(all bool, want ...linux.Inode) {
+	call := func(times int, all bool, want ...linux.Inode) {
 		t.Helper()
-		if err := RenewWithin(m.Dir(), 0); err != nil {
-			t.Fatal(err)
+		for range times {
+			if err := RenewWithin(m.Dir(), 0); err != nil {
+				t.Fatal(err)
+			}
 		}
 		var names []string
 		for _, b := range want {
@@ -71,21 +74,23 @@ func TestRenewWithinTakesMostUsedFirst(t *testing.T) {
 			t.Errorf("all: %v %s", got.All, diff)
 		}
 	}
-	call(false, c)
-	call(false, c, b)
-	call(true, c, b, a)
+	call(maxLate-1, false)
+	call(1, false, c)
+	call(maxLate, false, c, b)
+	call(maxLate, true, c, b, a)
 
 	before, err := linux.StatID(m.store.NotePath(store.NoteSeen))
 	if err != nil {
 		t.Fatal(err)
 	}
-	call(true, c, b, a)
+	call(1, true, c, b, a)
 	if after, err := linux.StatID(m.store.NotePath(store.NoteSeen)); after != before {
 		t.Errorf("it is written although nothing has changed: %v", err)
 	}
 
 	d := linked(t, m, "d") // the registry is another
-	call(true, c, b, a, d)
+	call(1, false, c, b, a)
+	call(maxLate-1, true, c, b, a, d)
 
 	changed := noted(t, m)
 	id := changed.Files[alwaysSeen]
@@ -98,7 +103,7 @@ func TestRenewWithinTakesMostUsedFirst(t *testing.T) {
 	if err := m.store.WriteNote(store.NoteSeen, data); err != nil {
 		t.Fatal(err)
 	}
-	call(false, c)
+	call(1, false)
 }
 
 // Where there is no store none is made.
