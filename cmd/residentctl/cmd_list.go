@@ -28,9 +28,10 @@ changed or the image itself is damaged; refresh makes it anew. After an upgrade 
 residentctl it may be that only "run" and "exec" start it normally, and shims and
 launcher files of the older version still from its image; list says so then. One with the state
 "no image" was added, and its image has been removed since: refresh makes one as
-soon as the program is there, and remove ends the wish. GAIN is how many times as
-long as a resident start a plain one takes, from the exec to the program's own
-first instruction, as it was measured when it was added.
+soon as the program is there, and remove ends the wish. START GAIN is how many
+times as long as a resident start a plain one takes, from the exec to the
+program's own first instruction, as it was measured when it was added. What the
+program does after that takes as long as always.
 
 With --check the exit status is 1 if any of the programs shown has no current
 image, for monitoring. With --format json the states are the words current, stale
@@ -155,7 +156,7 @@ func printEntries(g *globals, entries []listed, several, quiet bool) error {
 	if several {
 		head, where = "\tSTORE", func(e listed) string { return "\t" + printable(e.Store) }
 	}
-	fmt.Fprintln(w, "ID\tPROGRAM\tSTATE\tGAIN\tLIBRARIES\tSIZE\tCREATED"+head)
+	fmt.Fprintln(w, "ID\tPROGRAM\tSTATE\tSTART GAIN\tLIBRARIES\tSIZE\tCREATED"+head)
 	for _, e := range entries {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s%s\n", cmp.Or(shortID(e.ID), "-"), printable(e.Program), printable(state(e.Entry)), ofImage(e.Entry), where(e))
 	}
