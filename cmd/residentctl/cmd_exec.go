@@ -56,18 +56,32 @@ residentctl can be called inside. What has to link programs (add, enable, refres
 verify, part of check) is refused to an ordinary user there: do it outside.
 
 With --auto programs that the tree has executed normally for the third time (see
---after) are made resident meanwhile, in the store that add would use. Then
-residentctl stays beside the command as its parent, and at the end says in one
-line on standard error what that saved, and in one before it why nothing can be
-made resident, if so (without CRIU, for example; with --strict that fails with 125
-before the command); -q silences both. It counts what comes to the covered linker:
-starts of programs that are linked with glibc, also those that could not be resident
-(LD_PRELOAD), but not those that a shim, a launcher file, run or enable --system makes
-from an image before. While a program is made resident its file cannot be written to
+--after) are made resident meanwhile, in the store that add would use; one that has
+a stale image is made again, with the options that it was added with. Then
+residentctl stays beside the command as its parent. At the end it says in one
+line on standard error how many starts were resident and why others were not, and in
+one before it why nothing can be made resident, if so (without CRIU, for example; with
+--strict that fails with 125 before the command); -q silences both.
+It counts what comes to the covered linker: starts of programs that are linked with
+glibc, also those that could not be resident (LD_PRELOAD), but not those that a shim, a
+launcher file, run or enable --system makes from an image before.
+
+The store keeps the counts. So what short commands (a hook, a prompt, a single test)
+have executed normally for the third time in all becomes resident too: by another
+residentctl, which goes on for at most a minute after the command has ended. It uses
+idle CPU and disk only, is alone in its store, has none of the command's files open, and
+may be killed at any time. --no-background does without it. A program of which that has
+failed is tried again after twice as many normal starts.
+
+While a program is made resident its file cannot be written to
 ("Text file busy"). So those are left out that the command might write to: which the
 caller may write, if they were changed, or anything was in their folder, since the
 command began, or if they lie below the current folder. Run by root, --auto makes resident only
 what root alone can change (see add), and the line counts what it refused.
+
+Where ld.so.cache, the dynamic linker or the C library have other times than when exec
+last looked, it first renews what needs nothing but new times, as refresh does: for at
+most 20 ms, the programs that are used most first. The next call takes up the rest.
 
 Inside of another exec the images stay those of the outer one. One line says so if
 other stores, or --auto, are asked for; with --strict that fails with 125.
