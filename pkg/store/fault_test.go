@@ -61,6 +61,7 @@ func life(dir string) error {
 		func() error { return s.Link(inode(1, 2), idA) },
 		func() error { return s.WriteShim(inode(1, 2), "/usr/bin/perl") },
 		func() error { return s.WriteSystemLink(perlLink) },
+		func() error { return replacePlan(s, idA) },
 		func() error { return s.WriteNote(NoteStarts, []byte("note")) },
 		func() error { return publish(s, idB) },
 		func() error { return s.Link(inode(1, 2), idB) },
@@ -76,6 +77,18 @@ func life(dir string) error {
 		}
 	}
 	return nil
+}
+
+// replacePlan puts another plan in the place of an image's, as a renewal does.
+func replacePlan(s *Store, id string) error {
+	g, err := s.Stage()
+	if err != nil {
+		return err
+	}
+	defer g.Discard()
+	return errors.Join(
+		os.WriteFile(filepath.Join(g.Dir, planName), []byte("plan of "+id), 0o600),
+		g.Replace(id, func() error { return nil }, planName))
 }
 
 func TestKilledAtEveryFaultPoint(t *testing.T) {
