@@ -87,8 +87,9 @@ func replacePlan(s *Store, id string) error {
 	}
 	defer g.Discard()
 	return errors.Join(
-		os.WriteFile(filepath.Join(g.Dir, planName), []byte("plan of "+id), 0o600),
-		g.Replace(id, func() error { return nil }, planName))
+		os.Mkdir(filepath.Join(g.Dir, id), 0o700),
+		os.WriteFile(filepath.Join(g.Dir, id, planName), []byte("plan of "+id), 0o600),
+		g.Replace(func() error { return nil }, map[string][]string{id: {planName}}))
 }
 
 func TestKilledAtEveryFaultPoint(t *testing.T) {
