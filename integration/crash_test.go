@@ -438,6 +438,4 @@ func TestPurgeKilled(t *testing.T) {
 }
 
 // purgePoints are those that only purge comes to.
-var purgePoints = []string{
-	"after-purge-records", "after-purge-links", "before-purge-registry", "after-purge-registry", "before-purge-directory",
-}
+var purgePoints = append([]string{"after-purge-records", "after-purge-links"}, stores.PurgePoints...)

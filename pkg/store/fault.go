@@ -51,9 +51,13 @@ var FaultPoints = []string{
 	"before-system-link",       // the note that it is enabled for the system is made, in staging/
 	"after-system-link",        // it stands in system/
 	"after-remove-system-link", // it is gone
-	"before-purge-registry",    // purge: all but the registry and staging/ is gone
-	"after-purge-registry",     // and the registry
-	"before-purge-directory",   // and staging/
+}
+
+// PurgePoints are those at which a store is being removed.
+var PurgePoints = []string{
+	"before-purge-registry",  // purge: all but the registry and staging/ is gone
+	"after-purge-registry",   // and the registry
+	"before-purge-directory", // and staging/
 }
 
 // Fault ends the process as kill -9 would, if the environment says that it is
