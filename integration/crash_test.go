@@ -296,14 +296,24 @@ func TestKilledAnywhere(t *testing.T) {
 	}
 }
 
-// TestSideBySide: adds, removes, gcs and starts at the same time, of programs
-// that change meanwhile, leave nothing behind and lose nothing.
+// lastingEnv names the environment variable that says for how long commands go on side by
+// side, as time.ParseDuration reads it.
+const lastingEnv = "RESIDENTCTL_TEST_LASTING"
+
+// TestSideBySide: adds, removes, refreshes, gcs and starts at the same time, of programs
+// that change meanwhile, some of them killed, leave nothing behind and lose nothing.
 func TestSideBySide(t *testing.T) {
 	const (
 		programs = 3
-		workers  = 6
-		lasting  = 8 * time.Second
+		workers  = 8
 	)
+	lasting := 8 * time.Second
+	if value, set := os.LookupEnv(lastingEnv); set {
+		var err error
+		if lasting, err = time.ParseDuration(value); err != nil {
+			t.Fatal(err)
+		}
+	}
 	dir := kit.Dir(t)
 	t.Setenv("TMPDIR", kit.Dir(t))
 	s := kit.NewStore(t, dir)
@@ -326,7 +336,11 @@ func TestSideBySide(t *testing.T) {
 			for time.Now().Before(end) {
 				path := paths[rnd.IntN(programs)]
 				what := []string{"add", "add", "add", "remove", "gc", "gc", "run", "run", "list", "touch", "alter", "refresh"}[rnd.IntN(12)]
-				if err := doOne(s, what, path); err != nil {
+				var after time.Duration // 0: it is not killed
+				if rnd.IntN(4) == 0 {
+					after = 1 + time.Duration(rnd.Int64N(int64(400*time.Millisecond)))
+				}
+				if err := doOne(s, what, path, after); err != nil {
 					t.Errorf("%s %s: %v", what, path, err)
 					return
 				}
@@ -340,6 +354,7 @@ func TestSideBySide(t *testing.T) {
 	t.Logf("%v", done)
 	for _, path := range paths {
 		wantStarts(t, s, path)
+		wantNoProcess(t, path, s.Dir)
 	}
 	s.Do(t, "gc")
 	wantClean(t, s)
@@ -367,9 +382,9 @@ func replaceByCopy(path string) error {
 	return errors.Join(err, f.Chmod(0o755), f.Close(), os.Rename(f.Name(), path))
 }
 
-// doOne does one of the things that may go on side by side, and says what was
-// wrong about it.
-func doOne(s *kit.Store, what, path string) error {
+// doOne does one of the things that may go on side by side, and says what was wrong about
+// it. What changes the store is killed after a while, unless that is 0.
+func doOne(s *kit.Store, what, path string, after time.Duration) error {
 	now := time.Now()
 	var cmd *exec.Cmd
 	var allowed []string // why it may fail
@@ -391,6 +406,9 @@ func doOne(s *kit.Store, what, path string) error {
 	default:
 		cmd = s.Command(what)
 	}
+	if after > 0 && what != "run" {
+		return killAfter(cmd, after)
+	}
 	output, err := cmd.CombinedOutput()
 	if err != nil && !slices.ContainsFunc(allowed, func(why string) bool { return strings.Contains(string(output), why) }) {
 		return fmt.Errorf("%w\n%s", err, output)
@@ -398,6 +416,17 @@ func doOne(s *kit.Store, what, path string) error {
 	if what == "run" && !strings.Contains(string(output), "argc 1") {
 		return fmt.Errorf("it did not run:\n%s", output)
 	}
+	return nil
+}
+
+// killAfter kills a command with SIGKILL if it has not ended by then, however it ends.
+func killAfter(cmd *exec.Cmd, after time.Duration) error {
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	timer := time.AfterFunc(after, func() { _ = cmd.Process.Kill() })
+	defer timer.Stop()
+	_ = cmd.Wait()
 	return nil
 }
 
