@@ -13,7 +13,7 @@ import (
 // Everything that is in a store when nothing has been put there from outside.
 var (
 	allFolders = append(slices.Clone(folders), systemName, execName)
-	ownFiles   = []string{bootName, registryName + ".gate"}
+	ownFiles   = []string{bootName, registryName + ".gate", string(NoteStarts), string(NoteSeen)}
 )
 
 // RemoveExecs removes all that `residentctl exec` keeps in the store. Trees of processes
