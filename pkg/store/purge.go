@@ -106,7 +106,7 @@ func RemoveUnfinished(dir string) (kept []string, err error) {
 // removeStaged removes what a process has left in staging/ that worked on a store while
 // that was removed. What is in use stays.
 func removeStaged(staging string) {
-	for _, pattern := range []string{"work-*", "program-*"} {
+	for _, pattern := range []string{"work-*", "program-*", "background"} {
 		left, _ := filepath.Glob(filepath.Join(staging, pattern))
 		for _, path := range left {
 			_ = removeAbandoned(path)
