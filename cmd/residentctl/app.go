@@ -71,7 +71,8 @@ func execute(args []string, out, err io.Writer) int {
 	output := &output{to: out}
 	g := &globals{format: formatTable, out: output, err: err}
 	app := newApp(g)
-	app.Metadata = map[string]any{wholeLine: args}
+	args = arrange(app, args)
+	app.Metadata = map[string]any{arrangedLine: args}
 	failed := app.Run(args)
 	if output.err != nil {
 		failed = problem.Newf(problem.Output, "write the result: %w", output.err)
@@ -79,8 +80,8 @@ func execute(args []string, out, err io.Writer) int {
 	return g.fail(failed)
 }
 
-// wholeLine is where an App's Metadata has the command line as it was given.
-const wholeLine = "line"
+// arrangedLine is where an App's Metadata has the command line as arrange leaves it.
+const arrangedLine = "line"
 
 // output remembers what kept it from being written: not everybody who prints looks.
 type output struct {
@@ -107,7 +108,7 @@ func newHelpCommand() *cli.Command {
 			case name == "":
 				return cli.ShowAppHelp(c)
 			case c.App.Command(name) == nil:
-				return noSuchCommand(name)
+				return noSuchCommand(c.App, name)
 			}
 			return cli.ShowCommandHelp(c, name)
 		},
@@ -119,47 +120,44 @@ func noCommand(c *cli.Context) error {
 	if !c.Args().Present() {
 		return cli.ShowAppHelp(c)
 	}
-	return noSuchCommand(c.Args().First())
+	return noSuchCommand(c.App, c.Args().First())
 }
 
-func noSuchCommand(name string) error {
-	return problem.Newf(problem.Usage, "there is no command %q", name).WithHint("`residentctl help` lists the commands")
+func noSuchCommand(app *cli.App, name string) error {
+	return problem.Newf(problem.Usage, "there is no command %q", name).
+		WithHint("%s", didYouMean(name, commandNames(app), "`residentctl help` lists the commands"))
 }
 
 // usageOf makes a usage error of what the flag parser of a command says; nil
 // stands for the command line before any command.
-func usageOf(c *cli.Command) cli.OnUsageErrorFunc {
-	name := ""
-	if c != nil {
-		name = c.Name
-	}
-	return func(_ *cli.Context, err error, _ bool) error {
-		return usagef(name, "%s", optionWords.Replace(err.Error()))
+func usageOf(command *cli.Command) cli.OnUsageErrorFunc {
+	return func(c *cli.Context, err error, _ bool) error {
+		name, flags := "", c.App.Flags
+		if command != nil {
+			name, flags = command.Name, command.Flags
+		}
+		said := err.Error()
+		line, _ := c.App.Metadata[arrangedLine].([]string)
+		switch last, _, _ := strings.Cut(line[len(line)-1], "="); {
+		case strings.HasPrefix(said, "flag provided but not defined"), strings.HasPrefix(said, "bad flag syntax"):
+			unknown := usagef(name, "unknown option %s", last)
+			unknown.Hint = didYouMean(last, optionNames(flags), unknown.Hint)
+			return unknown
+		case strings.HasPrefix(said, "flag needs an argument"):
+			return usagef(name, "no value given for %s", last)
+		}
+		return usagef(name, "%s", optionWords.Replace(said))
 	}
 }
 
-// optionWords puts what package flag says into the words of the help.
-var optionWords = strings.NewReplacer(
-	"flag provided but not defined: ", "unknown option ",
-	"flag needs an argument: -", "no value given for --",
-	" for flag -", " for --",
-)
+// optionWords puts what package flag says of a value into the words of the help.
+var optionWords = strings.NewReplacer(" for flag -", " for --", " for -", " for --")
 
-// arguments are a command's arguments. An empty one is a usage error, and so is an option
-// among them: options come first, so it would be taken for a name. Behind "--", which
-// package flag takes away, all are names.
+// arguments are a command's arguments. An empty one is a usage error.
 func arguments(c *cli.Context) ([]string, error) {
 	args := c.Args().Slice()
 	if slices.Contains(args, "") {
 		return nil, usagef(c.Command.Name, "an argument is empty")
-	}
-	if line, _ := c.App.Metadata[wholeLine].([]string); len(line) > len(args) && line[len(line)-len(args)-1] == "--" {
-		return args, nil
-	}
-	for _, a := range args {
-		if strings.HasPrefix(a, "-") {
-			return nil, usagef(c.Command.Name, "%s is in the wrong place: options come before the arguments", a)
-		}
 	}
 	return args, nil
 }

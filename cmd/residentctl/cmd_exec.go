@@ -95,7 +95,7 @@ line on standard error that says why and what can be done.`,
 		Action: func(c *cli.Context) error {
 			o, err := parseExec(c.Args().Slice())
 			if err != nil {
-				return runError(err, "see `residentctl help exec`")
+				return runError(err, seeHelp(err, "exec"))
 			}
 			if o.help {
 				return cli.ShowSubcommandHelp(c)

@@ -80,7 +80,7 @@ type located struct {
 
 // locate finds the entry of each query in the first store that has one, or
 // without queries all entries; and tells what it could not look at.
-func locate(stores []entryStore, queries []string) (all []located, missed unread, err error) {
+func locate(g *globals, stores []entryStore, queries []string) (all []located, missed unread, err error) {
 	if len(queries) == 0 {
 		for _, s := range stores {
 			records, err := s.Entries()
@@ -109,7 +109,7 @@ func locate(stores []entryStore, queries []string) (all []located, missed unread
 		case missed.rest != nil:
 			return nil, missed, storeError(missed.rest) // it may be what could not be read
 		default:
-			return nil, missed, resident.NotFound(q, dirsOf(stores)...)
+			return nil, missed, g.notResident(q, resident.NotFound(q, dirsOf(stores)...))
 		}
 		if !slices.ContainsFunc(all, func(l located) bool { return l.ID == found.ID }) {
 			all = append(all, found)
@@ -119,7 +119,7 @@ func locate(stores []entryStore, queries []string) (all []located, missed unread
 }
 
 func runInspect(g *globals, stores []entryStore, query string) error {
-	found, missed, err := locate(stores, []string{query})
+	found, missed, err := locate(g, stores, []string{query})
 	if err != nil {
 		missed.rest = nil // err says it
 	}

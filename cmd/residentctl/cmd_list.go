@@ -128,7 +128,7 @@ func runList(ctx context.Context, g *globals, stores []listedStore, sel resident
 func notFound(g *globals, unknown, dirs []string, total int) error {
 	var failures []*report
 	for _, q := range unknown {
-		err := resident.NotFound(q, dirs...)
+		err := g.notResident(q, resident.NotFound(q, dirs...))
 		if total == 1 {
 			return err
 		}

@@ -61,6 +61,7 @@ func runRemove(ctx context.Context, g *globals, m remover, queries []string) err
 	for _, q := range queries {
 		gone, err := m.Remove(ctx, q)
 		removed = append(removed, gone...)
+		err = g.notResident(q, err)
 		if err != nil && (len(queries) == 1 || hopeless(err)) {
 			return errors.Join(printRemoved(g, removed), err)
 		}

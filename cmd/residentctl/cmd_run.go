@@ -54,7 +54,7 @@ it and ends as it does:
 		Action: func(c *cli.Context) error {
 			o, err := parseRun(c.Args().Slice())
 			if err != nil {
-				return runError(err, "see `residentctl help run`")
+				return runError(err, seeHelp(err, "run"))
 			}
 			if o.help {
 				return cli.ShowSubcommandHelp(c)

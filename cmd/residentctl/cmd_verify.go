@@ -78,7 +78,7 @@ type verifyResult struct {
 // runVerify verifies one entry after the other. It goes on after one that is
 // not as it should be. With trust the owners of all are trusted.
 func runVerify(ctx context.Context, g *globals, stores []entryStore, queries []string, ref resident.Reference, trust bool) error {
-	records, missed, err := locate(stores, queries)
+	records, missed, err := locate(g, stores, queries)
 	if err != nil {
 		missed.rest = nil // err says it
 	}

@@ -127,7 +127,7 @@ func diagnose(err error) (code int, hint string) {
 	if kind == problem.CRIU {
 		hint = cmp.Or(hint, "`residentctl check` shows whether CRIU works here")
 	}
-	return statusOf[kind], hint
+	return statusOf[kind], notInPath(err, hint)
 }
 
 // is reports whether an error is, or wraps, one of these.
@@ -217,7 +217,7 @@ func (g *globals) fail(err error) int {
 
 // usagef is the error of a command line that makes no sense. Its hint leads to the help
 // of the command, if there is one.
-func usagef(command, format string, args ...any) error {
+func usagef(command, format string, args ...any) *problem.Problem {
 	help := "residentctl help"
 	if command != "" {
 		help += " " + command

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/store"
 )
 
@@ -200,7 +201,7 @@ func (l *startLine) parseOption(of startCommands, word string, args []string) ([
 	name, value, given := strings.Cut(word, "=")
 	i := slices.IndexFunc(startOptions, func(o startOption) bool { return o.of&of != 0 && o.isCalled(name) })
 	if i < 0 || given && startOptions[i].needs == "" {
-		return nil, fmt.Errorf("unknown option %s", word)
+		return nil, problem.Errorf("unknown option %s", word).WithHint("%s", didYouMean(name, optionNames(startFlags(of)), ""))
 	}
 	o := startOptions[i]
 	if o.needs != "" && !given && len(args) > 0 {

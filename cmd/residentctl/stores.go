@@ -48,7 +48,7 @@ func (u *unread) add(err error) {
 	}
 	var about *resident.AboutError
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, registry.ErrNotFound): // another store may have it
 	case !errors.As(err, &about):
 		u.rest = errors.Join(u.rest, err)
 	case !slices.ContainsFunc(u.images, func(r *report) bool { return r.Error == err.Error() }):
