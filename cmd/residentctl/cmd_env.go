@@ -3,7 +3,6 @@ package main
 import (
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -17,12 +16,12 @@ func newEnvCommand(g *globals) *cli.Command {
 	return &cli.Command{
 		Name:      "env",
 		Usage:     "print the line that puts the shims first in PATH",
-		ArgsUsage: "[" + strings.Join(intercept.Shells, "|") + "]",
-		Description: `Prints a line for the shell that is named, or for that in $SHELL; sh is also for
-bash, zsh and ksh, csh for tcsh. Put it at the end of the file that your shell
-reads when it starts, or try it out:
+		ArgsUsage: "[SHELL]",
+		Description: `Prints a line for the shell that is named (` + strings.Join(shellNames(), ", ") + `),
+by name or path, or for that in $SHELL. Put it at the end of the file that your
+shell reads when it starts, or try it out:
 
-   eval "$(residentctl env)"           in sh
+   eval "$(residentctl env bash)"      in bash, and likewise in zsh and sh
    residentctl env fish | source       in fish
 
 The folders are those of your own store and of the system's, if they are there. One
@@ -35,14 +34,9 @@ too (.zshenv, BASH_ENV, config.fish).`,
 			if err != nil {
 				return err
 			}
-			shell := intercept.Shell(os.Getenv("SHELL"))
-			switch {
-			case len(args) > 1:
-				return usagef("env", "one shell is enough")
-			case len(args) == 1 && !slices.Contains(intercept.Shells, args[0]):
-				return usagef("env", "the shell must be one of %s, and not %q", strings.Join(intercept.Shells, ", "), args[0])
-			case len(args) == 1:
-				shell = args[0]
+			shell, err := shellOf(args)
+			if err != nil {
+				return err
 			}
 			dirs, err := g.shimFolders()
 			if err != nil {
@@ -56,6 +50,29 @@ too (.zshenv, BASH_ENV, config.fish).`,
 			return nil
 		},
 	}
+}
+
+// shellOf is the shell whose line is meant: that of the argument, or of $SHELL.
+func shellOf(args []string) (string, error) {
+	if len(args) == 0 {
+		shell, _ := intercept.Shell(os.Getenv("SHELL"))
+		return shell, nil
+	}
+	if len(args) > 1 {
+		return "", usagef("env", "one shell is enough")
+	}
+	shell, known := intercept.Shell(args[0])
+	if !known {
+		return "", usagef("env", "the shell must be one of %s, and not %q", strings.Join(shellNames(), ", "), args[0])
+	}
+	return shell, nil
+}
+
+func shellNames() (names []string) {
+	for _, s := range intercept.Shells {
+		names = append(names, s.Name)
+	}
+	return names
 }
 
 // shimFolders are those of the stores that run would look in; where there is none

@@ -10,22 +10,25 @@ import (
 	"github.com/residentctl/residentctl/pkg/store"
 )
 
-// Shells whose line PathLine knows.
-var Shells = []string{"sh", "fish", "csh"}
-
-// Shell is the one of Shells that understands the same as the shell at path; sh
-// for those that are unknown, as most read its language.
-func Shell(path string) string {
-	switch filepath.Base(path) {
-	case "fish":
-		return "fish"
-	case "csh", "bsd-csh", "tcsh":
-		return "csh"
-	}
-	return "sh"
+// Shells are those that a caller may name, each with the one of sh, fish and csh whose
+// line it understands.
+var Shells = []struct{ Name, Reads string }{
+	{"bash", "sh"}, {"zsh", "sh"}, {"sh", "sh"}, {"dash", "sh"}, {"ksh", "sh"}, {"mksh", "sh"},
+	{"fish", "fish"}, {"csh", "csh"}, {"tcsh", "csh"}, {"bsd-csh", "csh"},
 }
 
-// PathLine is what makes a shell look into folders before those in PATH. A folder that
+// Shell is the shell whose line the shell at path understands: sh, fish or csh. Of one that
+// is unknown it is sh, as most read its language.
+func Shell(path string) (reads string, known bool) {
+	for _, s := range Shells {
+		if s.Name == filepath.Base(path) {
+			return s.Reads, true
+		}
+	}
+	return "sh", false
+}
+
+// PathLine is what makes a shell, of those that Shell returns, look into folders before those in PATH. A folder that
 // is in PATH stays where it is: a shell that reads the line for each script would put
 // it in front of a wrapper again and again that calls the next of its name.
 func PathLine(shell string, dirs []string) (string, error) {
@@ -62,7 +65,7 @@ func pathPart(shell, dir string) (string, error) {
 		pattern := strings.ReplaceAll(q, "[", "'?'")
 		return fmt.Sprintf(`if (! (":${PATH}:" =~ *:%s:*)) setenv PATH %s:"$PATH"`, pattern, q), nil
 	}
-	return "", fmt.Errorf("the shell must be one of %s", strings.Join(Shells, ", "))
+	return "", fmt.Errorf("no line is known for %s", shell)
 }
 
 // quote puts text in single quotes, and in the place of each in it escaped.

@@ -55,7 +55,8 @@ func TestShellsReadTheLine(t *testing.T) {
 			{system + ":/usr/bin:" + own + "s", own + ":" + system + ":/usr/bin:" + own + "s"},
 		} {
 			t.Run(name+" "+strings.ReplaceAll(tc.before, base, ""), func(t *testing.T) {
-				line, err := PathLine(Shell(path), []string{own, system})
+				reads, _ := Shell(path)
+				line, err := PathLine(reads, []string{own, system})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -91,10 +92,16 @@ func TestLineWithoutPath(t *testing.T) {
 
 func TestShell(t *testing.T) {
 	for path, want := range map[string]string{
-		"/usr/bin/fish": "fish", "/bin/tcsh": "csh", "/bin/csh": "csh", "/bin/bsd-csh": "csh", "/bin/bash": "sh", "/usr/bin/zsh": "sh", "": "sh",
+		"/usr/bin/fish": "fish", "/bin/tcsh": "csh", "/bin/csh": "csh", "/bin/bsd-csh": "csh", "/bin/bash": "sh", "/usr/bin/zsh": "sh",
+		"bash": "sh", "zsh": "sh", "ksh": "sh", "dash": "sh", "tcsh": "csh", "fish": "fish",
 	} {
-		if got := Shell(path); got != want {
-			t.Errorf("%q: %s", path, got)
+		if got, known := Shell(path); got != want || !known {
+			t.Errorf("%q: %s, known: %v", path, got, known)
+		}
+	}
+	for _, path := range []string{"", "/usr/bin/powershell", "/bash/x"} {
+		if got, known := Shell(path); got != "sh" || known {
+			t.Errorf("%q: %s, known: %v", path, got, known)
 		}
 	}
 }
