@@ -119,6 +119,9 @@ func runExec(o startLine, stderr io.Writer) error {
 		return err
 	}
 	stores, err := storesToSearch(o.store)
+	if err == nil && o.store != "" {
+		err = store.MayMake(o.store)
+	}
 	if o.inside == nil {
 		renewForExec(o.store)
 	}

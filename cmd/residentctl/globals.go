@@ -87,6 +87,12 @@ func (g *globals) open(create bool) (*resident.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
+	if create && g.store != "" {
+		err = store.MayMake(dir)
+	}
+	if err != nil {
+		return nil, storeError(err)
+	}
 	m, err := resident.Open(dir, create)
 	if err != nil {
 		return nil, storeError(err)

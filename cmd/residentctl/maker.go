@@ -48,16 +48,20 @@ type maker struct {
 	later   int   // are made resident in the background
 }
 
-// Open opens the store that is to be filled.
-func (m *maker) Open(store string) (err error) {
+// Open opens the store that is to be filled. Where that cannot be, as where an ordinary
+// user names root's, starts are still made from the images that are there.
+func (m *maker) Open(store string) error {
 	if m.strict {
-		if err := canAdd(); err != nil {
-			_, hint := diagnose(err)
-			return &problem.Problem{Err: fmt.Errorf("nothing can be made resident: %v", err), Hint: hint}
-		}
+		m.failed = canAdd()
 	}
-	m.manager, err = resident.Open(store, true)
-	return err
+	if m.failed == nil {
+		m.manager, m.failed = resident.Open(store, true)
+	}
+	if m.strict && m.failed != nil {
+		_, hint := diagnose(m.failed)
+		return &problem.Problem{Err: fmt.Errorf("nothing can be made resident: %v", m.failed), Hint: hint}
+	}
+	return nil
 }
 
 // canAdd says as far as that can be known before why programs cannot be made
@@ -73,6 +77,9 @@ func canAdd() error {
 // Add makes a program resident. What is wrong with one program is not said: it
 // starts as always.
 func (m *maker) Add(ctx context.Context, program string) (made, another bool) {
+	if m.failed != nil {
+		return false, false
+	}
 	made, err := m.manager.Serve(ctx, program)
 	switch {
 	case made:

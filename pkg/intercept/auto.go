@@ -29,7 +29,7 @@ type Outcome struct {
 	Status   syscall.WaitStatus
 	Programs map[linux.Inode]*Starts // which it has executed through the covered linker
 	Reasons  map[string]int          // why starts were normal
-	Store    string                  // the directory of the store that programs are added to
+	Store    string                  // the directory of the store that programs are added to, "" if none can be
 	// Due are programs that it, with the commands before it, has executed normally often
 	// enough, but has ended before they were resident.
 	Due []string
@@ -49,14 +49,21 @@ func (t *Tree) Run(m Maker, after int) (*Outcome, error) {
 		return nil, t.execute(err)
 	}
 	defer c.close()
-	a := &auto{maker: m, counter: c.counter, after: after, settled: c.settled, tried: map[linux.Inode]bool{}, past: ReadHistory(c.store)}
+	a := &auto{maker: m, counter: c.counter, after: after, settled: c.settled, tried: map[linux.Inode]bool{}}
+	if c.filled != nil {
+		a.past = ReadHistory(c.filled)
+	}
 	status, err := a.watch(c.job)
-	return &Outcome{status, c.counter.Programs, c.counter.Reasons, c.store.Dir(), a.remember(c.store)}, err
+	outcome := &Outcome{Status: status, Programs: c.counter.Programs, Reasons: c.counter.Reasons}
+	if c.filled != nil {
+		outcome.Store, outcome.Due = c.filled.Dir(), a.remember(c.filled)
+	}
+	return outcome, err
 }
 
 // A companion is what there is beside the command.
 type companion struct {
-	store   *store.Store
+	filled  *store.Store // to which programs are added; nil if they cannot be
 	session *store.Staging
 	counter *Counter
 	settled settled
@@ -65,14 +72,20 @@ type companion struct {
 
 // start starts the command of the tree in its namespace.
 func (c *companion) start(t *Tree, m Maker) error {
-	s, err := t.openStore()
+	s, err := t.coverStore()
 	if err != nil {
 		return err
 	}
-	if err := m.Open(s.Dir()); err != nil {
+	fill, err := t.storeDir() // which may be root's, and s an ordinary user's
+	if err != nil {
 		return err
 	}
-	c.store = s
+	if err := m.Open(fill); err != nil {
+		return err
+	}
+	if filled, err := store.Open(fill); err == nil && filled.Writable() {
+		c.filled = filled
+	}
 	if c.session, err = s.Stage(); err != nil {
 		return err
 	}

@@ -164,10 +164,7 @@ func gainsPrivileges(program string) bool {
 // an error: unshare(1) executes residentctl again.
 func (t *Tree) cover() error {
 	user := os.Geteuid() != 0
-	s, err := t.openStore()
-	if user && (err != nil || !s.Writable()) {
-		s, err = anotherStore(s, err)
-	}
+	s, err := t.coverStore()
 	if err != nil {
 		return err
 	}
@@ -184,16 +181,25 @@ func (t *Tree) cover() error {
 	return c.Mount()
 }
 
-// openStore opens the store that keeps the covered linker, and makes it if there is none.
-func (t *Tree) openStore() (*store.Store, error) {
+// coverStore opens the store that keeps the covered linker, and makes it if there is none.
+// An ordinary user who must not write to it gets another one for that.
+func (t *Tree) coverStore() (s *store.Store, err error) {
+	dir, err := t.storeDir()
+	if err == nil {
+		s, err = store.Create(dir)
+	}
+	if os.Geteuid() != 0 && (err != nil || !s.Writable()) {
+		return anotherStore(s, err)
+	}
+	return s, err
+}
+
+// storeDir is the directory of the store that the command was given, or of the default one.
+func (t *Tree) storeDir() (string, error) {
 	if t.Store != "" {
-		return store.Create(t.Store)
+		return t.Store, nil
 	}
-	dir, err := store.Default()
-	if err != nil {
-		return nil, err
-	}
-	return store.Create(dir)
+	return store.Default()
 }
 
 // anotherStore is where an ordinary user keeps the covered linker who must not write

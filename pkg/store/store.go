@@ -196,6 +196,21 @@ func Create(dir string) (*Store, error) {
 	return complete(dir, top)
 }
 
+// MayMake is an error where a store that a user has named would be made in a directory that
+// is not there, which is a mistyped path more often than not.
+func MayMake(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return wrap("make store", dir, err)
+	}
+	parent := filepath.Dir(dir)
+	if _, err := os.Stat(parent); !errors.Is(err, fs.ErrNotExist) {
+		return nil // opening it says what else is wrong
+	}
+	return Failed("make store", dir, fmt.Errorf("%s does not exist", parent)).
+		WithHint("correct --store, or make the directory first: mkdir -p %s", parent)
+}
+
 // CreateOwn is Create in a directory in which other users may make files too, as in
 // TMPDIR: dir itself is the caller's own, with mode 0700, and no link, else ErrUnsafe. The
 // directory above is there.

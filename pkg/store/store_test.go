@@ -408,3 +408,17 @@ func TestBoot(t *testing.T) {
 		}
 	}
 }
+
+// A store that was named is not made below directories that are not there.
+func TestMayMakeNothingAboveTheStore(t *testing.T) {
+	dir := t.TempDir()
+	for path, may := range map[string]bool{"store": true, "": true, ".": true, "typo/store": false, "typo/deeper/store/": false} {
+		err := MayMake(filepath.Join(dir, path))
+		if (err == nil) != may || err != nil && (problem.KindOf(err) != problem.Store || problem.HintOf(err) == "") {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("made %v", left)
+	}
+}
