@@ -481,6 +481,28 @@ func TestSystemAdd(t *testing.T) {
 	wantLines(t, got, "added\nthe same as a fresh link\nthe same as a fresh link\nmade anew\nmade anew\nalready resident\n1\n1\n")
 }
 
+// TestSystemFollow: what a version manager chooses here is enabled for the whole system, and
+// the choice stays the manager's.
+func TestSystemFollow(t *testing.T) {
+	s := newSpace(t)
+	s.copyOf(t, "identity", "one")
+	s.copyOf(t, "args", "two")
+	got := s.run(t, `
+	mkdir -p $DIR/1 $DIR/2 $DIR/shims; mv $DIR/one $DIR/1/speak; mv $DIR/two $DIR/2/speak
+	printf '#!/bin/sh\nshift\nexec "%s/${CHOSEN:-1}/$@"\n' $DIR >$DIR/speakenv
+	printf '#!/bin/sh\nexec "%s/speakenv" exec "${0##*/}" "$@"\n' $DIR >$DIR/shims/speak
+	chmod +x $DIR/speakenv $DIR/shims/speak
+	export PATH=$DIR/shims:$PATH
+	how() { RESIDENTCTL_EXPLAIN=1 as 65534 speak 2>&1 >/dev/null | sed -n 's|.*/\(./speak: resident start\).*|\1|p'; }
+	$R enable --system --follow --even-if-slower speak | sed "s|$DIR/||; s/ (id.*//; 1q"
+	how
+	echo two: $(CHOSEN=2 how)
+	$R disable --all | wc -l
+	how
+	`)
+	wantLines(t, got, "speak -> 1/speak: enabled for the whole system, and made resident\n1/speak: resident start\ntwo:\n1\n")
+}
+
 // TestSystemLock: whoever holds a program's entries aside keeps others waiting who can
 // be interrupted; who is not root cannot.
 func TestSystemLock(t *testing.T) {

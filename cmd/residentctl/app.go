@@ -31,6 +31,7 @@ func newApp(g *globals) *cli.App {
 		newRunCommand(g),
 		newExecCommand(g),
 		newListCommand(g),
+		newWhichCommand(g),
 		newRefreshCommand(g),
 		newRemoveCommand(g),
 		newEnableCommand(g),

@@ -40,12 +40,13 @@ With --follow a PROGRAM that is a wrapper or a script is executed, without
 arguments, with /dev/null as its input and output and for at most 10 seconds, to
 see what it becomes: the first dynamically linked program that it executes in
 its own place, or else the only one that it starts, or else the interpreter of
-the script. That one is made resident.`,
+the script. That one is made resident.
+
+The scripts of pyenv, rbenv and asdf choose a program by directory and environment.
+Made resident is the one that they choose here and now. The script itself costs
+more than linking does: see which --follow for how to start without it.`,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{
-				Name: "follow", Usage: "make resident what a wrapper or script executes",
-				Destination: &opts.Follow, DisableDefaultText: true,
-			},
+			followFlag(&opts.Follow, "make resident what a wrapper or script executes"),
 			&cli.BoolFlag{
 				Name: "even-if-slower", Usage: "make it resident also if it does not start faster",
 				Destination: &opts.EvenIfSlower, DisableDefaultText: true,

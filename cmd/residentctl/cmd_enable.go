@@ -45,6 +45,14 @@ A wrapper of your own that calls the next program of its name in PATH is best pu
 into a folder in front of the shims. Behind them it works too, but runs twice when it
 is called by its full path.
 
+With --follow a PROGRAM that is a wrapper or a script is executed as by add --follow,
+and what it becomes is enabled, by its own name: if the wrapper finds that in PATH,
+it finds the shim. The wrapper itself still runs. What pyenv, rbenv or asdf put into
+PATH is refused: they choose a program by directory and environment at each call,
+and a shim would freeze the choice. "enable --system --follow" makes resident what
+they choose here, and leaves them the choice. To start without their script, put
+the directory of one version in front of theirs in PATH.
+
 With --system every exec of the program, by whatever path, user or container, is a
 resident start: root registers its launcher file with the kernel (binfmt_misc), and
 where there is /etc/binfmt.d for each boot. The kernel knows a program by its first
@@ -59,6 +67,7 @@ that looks there for its path. Linux 5.15 or newer is needed.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "shim", Usage: "by a link in a folder of PATH; this is the default", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "system", Usage: "for the whole system, by binfmt_misc; for root", Destination: &system, DisableDefaultText: true},
+			followFlag(&opts.Follow, "enable what a wrapper or script executes"),
 			&cli.BoolFlag{
 				Name: "even-if-slower", Usage: "make it resident also if it does not start faster",
 				Destination: &opts.EvenIfSlower, DisableDefaultText: true,
@@ -157,6 +166,9 @@ func printEnabled(g *globals, r enableResult) {
 	}
 	e := r.Enabled
 	name, how := printable(r.Program), "enabled"
+	if e.Followed != "" {
+		name += " -> " + printable(e.Followed)
+	}
 	if e.System {
 		how = "enabled for the whole system"
 	}

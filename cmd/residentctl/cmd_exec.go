@@ -77,7 +77,9 @@ While a program is made resident its file cannot be written to
 ("Text file busy"). So those are left out that the command might write to: which the
 caller may write, if they were changed, or anything was in their folder, since the
 command began, or if they lie below the current folder. Run by root, --auto makes resident only
-what root alone can change (see add), and the line counts what it refused.
+what root alone can change (see add), and the line counts what it refused. In a store
+that is another's, such as root's, nothing is made resident, which it says; starts are
+made from the images there.
 
 Where ld.so.cache, the dynamic linker or the C library have other times than when exec
 last looked, it first renews what needs nothing but new times, as refresh does: for at

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -22,8 +23,8 @@ import (
 
 // newRunCommand is run for the cases that the front door (package front) leaves
 // over: root named a store that needs a closer look, the program was not found, the
-// usage is wrong; or
-// residentctl was linked without it. It ends in the same launcher.
+// usage is wrong, or a script is to be explained; or residentctl was linked without it. It
+// ends in the same launcher.
 func newRunCommand(g *globals) *cli.Command {
 	return &cli.Command{
 		Name:      "run",
@@ -37,6 +38,11 @@ are searched; root's own is the system's.
 --engine says by what means: "auto" as said; "direct" from its image or not at
 all, which is --strict; "exec" normally, without looking for an image; "criu" by
 CRIU's own restore, of the first layout, or not at all.
+
+What pyenv, rbenv or asdf put into PATH is a script, which starts normally, since only
+it chooses the program, by directory and environment. --explain names the program
+that it chooses here: "add --follow" makes that resident, "exec" starts it from its
+image when the script executes it.
 
 CRIU's restore needs root or the capabilities that CRIU needs. The program gets
 what an exec gives it, except that it is a child of residentctl, which waits for
@@ -69,7 +75,7 @@ it and ends as it does:
 			if o.engine == engineCRIU {
 				return runCRIU(c.Context, o, stores, g.err)
 			}
-			return runRun(o, stores, g.err)
+			return runRun(c.Context, o, stores, g.err)
 		},
 	}
 }
@@ -95,7 +101,7 @@ func storesFor(euid int, named string) ([]string, error) {
 }
 
 // runRun becomes the program. When it returns, with an error, there was none.
-func runRun(o startLine, stores []string, errOut io.Writer) error {
+func runRun(ctx context.Context, o startLine, stores []string, errOut io.Writer) error {
 	program, err := findProgram(o.argv[0])
 	if err != nil {
 		return err
@@ -104,17 +110,42 @@ func runRun(o startLine, stores []string, errOut io.Writer) error {
 	// From here on everything ends in an exec.
 	why := errors.New("--engine exec asks for it")
 	if o.engine != engineExec {
-		if why = mayStartFrom(stores); why == nil {
+		why = chosen(ctx, o, program)
+		if why == nil {
+			why = mayStartFrom(stores)
+		}
+		if why == nil {
 			why = execLauncher(o, stores)
 		}
 	}
 	if o.strict {
-		return runError(fmt.Errorf("%s: no resident start: %w", program, why), "")
+		return runError(fmt.Errorf("%s: no resident start: %w", program, why), problem.HintOf(why))
 	}
 	if o.explain || explainByEnvironment() {
-		fmt.Fprintf(errOut, "residentctl: %s: started normally: %v\n", program, why)
+		fmt.Fprintf(errOut, "residentctl: %s: started normally: %s\n", program, join(why.Error(), problem.HintOf(why)))
 	}
 	return cannotRun(program, intercept.Execute(program, o.argv))
+}
+
+// chosen says, for --explain and --strict, that the program is a version manager's script,
+// and which program that executes here: asking costs as much as starting it. Nil of any
+// other program.
+func chosen(ctx context.Context, o startLine, program string) error {
+	if !o.explain && !o.strict {
+		return nil
+	}
+	manager := resident.VersionManager(program)
+	if manager == "" {
+		return nil
+	}
+	what := fmt.Errorf("it is %s's, which chooses a program by directory and environment", manager)
+	if o.explain && !o.strict { // so it is to be executed in any case
+		if to, err := resident.Follow(ctx, program, true); err == nil {
+			what = fmt.Errorf("%w, here %s", what, to)
+		}
+	}
+	return problem.Errorf("%w", what).
+		WithHint("`residentctl add --follow %s` makes that resident, and `residentctl exec %[1]s` starts it from its image", o.argv[0])
 }
 
 // mayStartFrom says why root must not start anything from one of these stores: another

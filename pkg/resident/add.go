@@ -63,10 +63,7 @@ func (m *Manager) Add(ctx context.Context, name string, opts AddOptions) (*Added
 	}
 	if opts.Follow {
 		opts.Step("follow")
-		if _, err := ownersUnless(opts.TrustOwner).allow(path); err != nil {
-			return nil, err
-		}
-		if path, err = follow(ctx, path); err != nil {
+		if path, err = Follow(ctx, path, opts.TrustOwner); err != nil {
 			return nil, err
 		}
 	}

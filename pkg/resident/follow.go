@@ -11,6 +11,16 @@ import (
 	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
+// Follow returns the dynamic program that the one at path, an absolute path, is or becomes.
+// A wrapper or script is executed for that, for root only if root alone can change it or
+// the owner is trusted: else it is an *OwnerError.
+func Follow(ctx context.Context, path string, trustOwner bool) (string, error) {
+	if _, err := ownersUnless(trustOwner).allow(path); err != nil {
+		return "", err
+	}
+	return follow(ctx, path)
+}
+
 // follow gives the dynamic program that the program at path is or becomes. One
 // that is dynamic itself is not run for that.
 func follow(ctx context.Context, path string) (string, error) {

@@ -99,9 +99,10 @@ const (
 // Entry is a program that is to be resident and whether a start would use its image.
 type Entry struct {
 	registry.Record
-	Gain    float64  `json:"gain,omitempty"` // see Gain
-	State   State    `json:"state"`
-	Reasons []string `json:"reasons,omitempty"` // of any state but current, for people
+	Gain     float64  `json:"gain,omitempty"`     // see Gain
+	Launcher string   `json:"launcher,omitempty"` // the launcher file of Program; "" without an image
+	State    State    `json:"state"`
+	Reasons  []string `json:"reasons,omitempty"` // of any state but current, for people
 }
 
 // entry is an entry in its state.
@@ -112,6 +113,7 @@ func (m *Manager) entry(rec registry.Record) Entry {
 		e.Reason = "" // that was when the image went
 		return e
 	}
+	e.Launcher = m.Launcher(rec)
 	if e.Reasons = m.stale(rec); len(e.Reasons) > 0 {
 		e.State = StateStale
 		if m.startsByOlder(rec) {

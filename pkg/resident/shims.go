@@ -44,6 +44,8 @@ type Enabled struct {
 	Was     bool   `json:"was"`               // it was there, nothing was changed
 	Instead string `json:"instead,omitempty"` // the program that it led to before
 
+	Followed string `json:"followed,omitempty"` // AddOptions.Follow: the program that the one that was named executes
+
 	System   bool     `json:"system,omitempty"`   // not by a shim, but for the whole system
 	AtBoot   bool     `json:"at_boot,omitempty"`  // and again at each boot
 	Collides []string `json:"collides,omitempty"` // programs that the kernel cannot tell from it
@@ -58,7 +60,17 @@ func (m *Manager) Enable(ctx context.Context, name string, opts AddOptions) (*En
 	if err := store.FitsPath(m.store.ShimsDir()); err != nil {
 		return nil, err
 	}
+	if manager := VersionManager(path); manager != "" {
+		return nil, choosesVersions(manager, path)
+	}
+	named := path
+	if path, err = followTo(ctx, path, &opts); err != nil {
+		return nil, err
+	}
 	if err := m.mayHaveShim(path); err != nil {
+		return nil, err
+	}
+	if err := calledInPath(named, path); err != nil {
 		return nil, err
 	}
 	added, err := m.Add(ctx, path, opts)
@@ -69,6 +81,9 @@ func (m *Manager) Enable(ctx context.Context, name string, opts AddOptions) (*En
 		return nil, err
 	}
 	e := &Enabled{Added: *added, Shim: m.store.ShimPath(filepath.Base(path))}
+	if path != named {
+		e.Followed = path
+	}
 	unlock, err := m.store.Lock(ctx)
 	if err != nil {
 		return nil, err
@@ -90,6 +105,40 @@ func (m *Manager) Enable(ctx context.Context, name string, opts AddOptions) (*En
 		}
 	}
 	return e, m.store.WriteShim(rec.Binary.Inode(), path)
+}
+
+// followTo is what Enable and EnableSystem make of a program with the option Follow, which
+// has been done then.
+func followTo(ctx context.Context, path string, opts *AddOptions) (string, error) {
+	if !opts.Follow {
+		return path, nil
+	}
+	opts.Follow = false
+	if opts.Step != nil {
+		opts.Step("follow")
+	}
+	return Follow(ctx, path, opts.TrustOwner)
+}
+
+// choosesVersions refuses a shim in front of a version manager's: that one chooses a program
+// at each call, by things that a launcher file does not look at.
+func choosesVersions(manager, path string) error {
+	return problem.Errorf("%s is %s's, which chooses a program by directory and environment at each call, and a shim would freeze its choice", path, manager).
+		WithHint("`residentctl add --follow %[1]s` makes resident what it chooses here; `residentctl exec COMMAND`, or as root `residentctl enable --system --follow %[1]s`, then starts that from its image",
+			filepath.Base(path))
+}
+
+// calledInPath refuses a shim for what another program executes if that cannot have found
+// it in PATH.
+func calledInPath(wrapper, program string) error {
+	if wrapper == program {
+		return nil
+	}
+	if found, err := LookPath(filepath.Base(program)); err == nil && linux.SameFile(found, program) {
+		return nil
+	}
+	return problem.Errorf("%s executes %s, which is in no directory of PATH, so no shim would be found", wrapper, program).
+		WithHint("make it resident with `residentctl add --follow %s`, and start it in a tree under `residentctl exec`, or enable it as root with --system", wrapper)
 }
 
 // relocatable are texts in programs, or libraries of theirs, that look for themselves in PATH

@@ -54,6 +54,10 @@ func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions
 	if err := binfmt.Mount(); err != nil {
 		return nil, err
 	}
+	named := path
+	if path, err = followTo(ctx, path, &opts); err != nil {
+		return nil, err
+	}
 	if err := m.mayBeEnabled(path); err != nil {
 		return nil, err
 	}
@@ -79,6 +83,9 @@ func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions
 		return nil, err // removed just now
 	}
 	e := &Enabled{Added: *added, System: true}
+	if path != named {
+		e.Followed = path
+	}
 	instance, err := binfmt.Instance()
 	if err != nil {
 		return nil, err

@@ -67,7 +67,11 @@ func script(t *testing.T, text string) string {
 func TestDoor(t *testing.T) {
 	bin := build(t, "./testdata/gosays", ldflags(t))
 	echo := script(t, `echo "$# $* $A"; exit 7`)
-	reason := fmt.Sprintf("residentctl: %s: started normally: it is not resident\n", echo)
+	program := filepath.Join(t.TempDir(), "echo")
+	if raw, err := os.ReadFile("/bin/echo"); err != nil || os.WriteFile(program, raw, 0o755) != nil {
+		t.Fatal(err)
+	}
+	reason := fmt.Sprintf("residentctl: %s: started normally: it is not resident\n", program)
 	for _, tc := range []struct {
 		name   string
 		args   []string
@@ -75,8 +79,10 @@ func TestDoor(t *testing.T) {
 		status int
 	}{
 		{"run", []string{"run", echo, "a", "b"}, "2 a b 1\n", 7},
-		{"explain", []string{"run", "--explain", echo}, reason + "0  1\n", 7},
-		{"strict", []string{"run", "--strict", echo}, "no resident start: it is not resident\n", 125},
+		{"explain", []string{"run", "--explain", program, "a"}, reason + "a\n", 0},
+		{"strict", []string{"run", "--strict", program}, "no resident start: it is not resident\n", 125},
+		{"explain a script", []string{"run", "--explain", echo}, `go ["run" "--explain" "` + echo + `"] ["HOME=`, 0},
+		{"strict, a script", []string{"run", "--strict", echo, "a"}, `go ["run" "--strict" "` + echo + `" "a"] ["HOME=`, 0},
 		{"no word", nil, `go [] ["HOME=`, 0},
 		{"other word", []string{"list", "-q"}, `go ["list" "-q"] ["HOME=`, 0},
 		{"unknown option", []string{"run", "--engine", "criu", echo}, `go ["run" "--engine" "criu" "` + echo, 0},

@@ -268,6 +268,20 @@ static u64 run_options(struct caller *c, const struct config *cfg)
 	return 0;
 }
 
+/* Is it a script? Of some of those the Go side can say more than that they are not
+ * resident. */
+static int is_script(const char *path)
+{
+	char begin[2] = { 0 };
+	long fd = open_file(path);
+
+	if (failed(fd))
+		return 0;
+	sys3(SYS_read, fd, (u64)begin, sizeof(begin));
+	sys3(SYS_close, fd, 0, 0);
+	return begin[0] == '#' && begin[1] == '!';
+}
+
 /*
  * residentctl [--store DIR] run [--strict] [--explain] [--store DIR] PROGRAM [ARG...],
  * before there is a Go runtime. Whatever is not exactly that returns, for the Go side
@@ -306,7 +320,8 @@ static void run_before_go(u64 *sp, const struct config *cfg)
 		exec_by_name(&c, c.argv[0], program, no);
 	}
 	if ((c.only && !c.aux[AT_EUID] && !is_only_roots(c.only, program)) ||
-	    !find_program(&c, c.argv[i], program, &st)) {
+	    !find_program(&c, c.argv[i], program, &st) ||
+	    (!cfg && (c.explain || c.strict) && is_script(program->buf))) {
 		sys3(SYS_munmap, (u64)program, SCRATCH, 0);
 		return;
 	}
