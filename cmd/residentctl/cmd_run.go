@@ -106,23 +106,23 @@ func runRun(ctx context.Context, o startLine, stores []string, errOut io.Writer)
 	if err != nil {
 		return err
 	}
-	intercept.RestoreSignals()
-	// From here on everything ends in an exec.
 	why := errors.New("--engine exec asks for it")
 	if o.engine != engineExec {
 		why = chosen(ctx, o, program)
-		if why == nil {
-			why = mayStartFrom(stores)
-		}
-		if why == nil {
-			why = execLauncher(o, stores)
-		}
+	}
+	intercept.RestoreSignals() // not before: chosen waits for children
+	// From here on everything ends in an exec.
+	if why == nil {
+		why = mayStartFrom(stores)
+	}
+	if why == nil {
+		why = execLauncher(o, stores)
 	}
 	if o.strict {
-		return runError(fmt.Errorf("%s: no resident start: %w", program, why), problem.HintOf(why))
+		return runError(fmt.Errorf("%s: no resident start: %w", program, why), "")
 	}
 	if o.explain || explainByEnvironment() {
-		fmt.Fprintf(errOut, "residentctl: %s: started normally: %s\n", program, join(why.Error(), problem.HintOf(why)))
+		fmt.Fprintf(errOut, "residentctl: %s: started normally: %v\n", program, why)
 	}
 	return cannotRun(program, intercept.Execute(program, o.argv))
 }
@@ -138,14 +138,14 @@ func chosen(ctx context.Context, o startLine, program string) error {
 	if manager == "" {
 		return nil
 	}
-	what := fmt.Errorf("it is %s's, which chooses a program by directory and environment", manager)
+	why := fmt.Errorf("it is %s's, which chooses a program by directory and environment", manager)
 	if o.explain && !o.strict { // so it is to be executed in any case
 		if to, err := resident.Follow(ctx, program, true); err == nil {
-			what = fmt.Errorf("%w, here %s", what, to)
+			why = fmt.Errorf("%w, here %s", why, to)
 		}
 	}
-	return problem.Errorf("%w", what).
-		WithHint("`residentctl add --follow %s` makes that resident, and `residentctl exec %[1]s` starts it from its image", o.argv[0])
+	return fmt.Errorf("%w; `residentctl add --follow %s` makes that resident, and `residentctl exec %[2]s` starts it from its image",
+		why, o.argv[0])
 }
 
 // mayStartFrom says why root must not start anything from one of these stores: another

@@ -32,7 +32,7 @@ import (
 type AddOptions struct {
 	Follow       bool              // what the program is a wrapper of, instead of itself
 	EvenIfSlower bool              // also if it does not start faster
-	TrustOwner   bool              // also, as root, what other users may change: see OwnerError
+	TrustOwner   bool              // also, as root, what other users may change: else problem.Untrusted
 	Layouts      int               // how many layouts to make, of which a start takes one at random; 0 is 1
 	MemoryLimit  uint64            // how many bytes of its own it may have when it is linked, and its image may take; 0 is DefaultMemoryLimit
 	Anew         bool              // also if there is a good image already

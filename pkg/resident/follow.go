@@ -13,7 +13,7 @@ import (
 
 // Follow returns the dynamic program that the one at path, an absolute path, is or becomes.
 // A wrapper or script is executed for that, for root only if root alone can change it or
-// the owner is trusted: else it is an *OwnerError.
+// the owner is trusted: else it is problem.Untrusted.
 func Follow(ctx context.Context, path string, trustOwner bool) (string, error) {
 	if _, err := ownersUnless(trustOwner).allow(path); err != nil {
 		return "", err

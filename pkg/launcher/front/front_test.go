@@ -64,13 +64,25 @@ func script(t *testing.T, text string) string {
 	return path
 }
 
+// program is echo(1) as a program of which nobody has an image. Unlike a script it is
+// explained without Go.
+func program(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "echo")
+	raw, err := os.ReadFile("/bin/echo")
+	if err == nil {
+		err = os.WriteFile(path, raw, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func TestDoor(t *testing.T) {
 	bin := build(t, "./testdata/gosays", ldflags(t))
 	echo := script(t, `echo "$# $* $A"; exit 7`)
-	program := filepath.Join(t.TempDir(), "echo")
-	if raw, err := os.ReadFile("/bin/echo"); err != nil || os.WriteFile(program, raw, 0o755) != nil {
-		t.Fatal(err)
-	}
+	program := program(t)
 	reason := fmt.Sprintf("residentctl: %s: started normally: it is not resident\n", program)
 	for _, tc := range []struct {
 		name   string
@@ -102,6 +114,7 @@ func TestDoor(t *testing.T) {
 // and other commands say so.
 func TestNoRoom(t *testing.T) {
 	bin := build(t, "./testdata/gosays", ldflags(t))
+	program := program(t)
 	echo := script(t, `echo "$# $* $A"; exit 7`)
 	raw := filepath.Join(t.TempDir(), "raw")
 	if err := os.WriteFile(raw, []byte(`echo "raw $*"`+"\n"), 0o755); err != nil {
@@ -133,8 +146,10 @@ func TestNoRoom(t *testing.T) {
 		{"run, silent", "ulimit -v 700000", []string{"--store=/x", "run", echo}, "0  1\n", 7},
 		{"run, strict", "ulimit -d 50000", []string{"run", "--store", "/x", "--strict", "--", echo},
 			fmt.Sprintf("residentctl: error: %s: no resident start: residentctl needs %s\n", echo, data), 125},
-		{"run, before Go", "ulimit -v 700000", []string{"run", "--explain", echo},
-			fmt.Sprintf("residentctl: %s: started normally: it is not resident\n0  1\n", echo), 7},
+		{"run, before Go", "ulimit -v 700000", []string{"run", "--explain", program, "a"},
+			fmt.Sprintf("residentctl: %s: started normally: it is not resident\na\n", program), 0},
+		{"run, a script", "ulimit -v 700000", []string{"run", "--explain", echo},
+			fmt.Sprintf("residentctl: %s: started normally: residentctl needs %s\n0  1\n", echo, space), 7},
 		{"list", "ulimit -v 700000", []string{"list", "-q"}, "residentctl: error: residentctl needs " + space + ": raise the limit\n", 4},
 		{"gc, data", "ulimit -d 50000", []string{"--store", "exec", "gc"}, "residentctl: error: residentctl needs " + data + ": raise the limit\n", 4},
 		{"no word", "ulimit -v 700000", nil, "residentctl: error: residentctl needs " + space + ": raise the limit\n", 4},
