@@ -208,7 +208,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 
 	// And without a plan that agrees a start is a normal one, which verify says.
 	flip(t, pagesPath, 0)
-	if r := s.Verify(t, program, "link"); r.OK || !strings.Contains(strings.Join(r.Failures, "\n"), "has changed") {
+	if r := s.Verify(t, program, "link"); r.OK || !strings.Contains(strings.Join(r.Failures, "\n"), "was changed") {
 		t.Errorf("changed pages: %q", r.Failures)
 	}
 }

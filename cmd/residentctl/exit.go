@@ -177,7 +177,7 @@ type report struct {
 
 func newReport(err error) *report {
 	code, hint := diagnose(err)
-	text := err.Error()
+	text := problem.Text(err)
 	if code == exitInterrupted {
 		text = "interrupted"
 	}

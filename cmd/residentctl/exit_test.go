@@ -110,6 +110,15 @@ func TestEveryKindHasAStatus(t *testing.T) {
 	}
 }
 
+func TestReportOfJoinedErrorsIsOneLine(t *testing.T) {
+	var out bytes.Buffer
+	g := &globals{format: formatTable, err: &out}
+	g.fail(fmt.Errorf("purge: %w", errors.Join(errors.New("one"), errors.New("other"))))
+	if want := "residentctl: error: purge: one; other\n"; out.String() != want {
+		t.Errorf("%q, want %q", &out, want)
+	}
+}
+
 func TestReport(t *testing.T) {
 	err := problem.Newf(problem.Usage, "bad\x1b[31m\nname").WithHint("<this> & that")
 	for _, tc := range []struct {

@@ -6,6 +6,8 @@ package problem
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 )
 
 // Kind is the class of a Problem: what it is about. The exit status follows from it.
@@ -102,6 +104,38 @@ func HintOf(err error) string {
 		return p.Hint
 	}
 	return ""
+}
+
+// Text returns what an error says, in one line: errors that errors.Join has put into lines
+// are separated by semicolons, and each is said once.
+func Text(err error) string {
+	switch wraps := err.(type) {
+	case interface{ Unwrap() error }:
+		return withText(err.Error(), wraps.Unwrap())
+	case interface{ Unwrap() []error }:
+		joined := wraps.Unwrap()
+		if err.Error() != errors.Join(joined...).Error() {
+			return withText(err.Error(), joined...)
+		}
+		var said []string
+		for _, one := range joined {
+			if text := Text(one); !slices.Contains(said, text) {
+				said = append(said, text)
+			}
+		}
+		return strings.Join(said, "; ")
+	}
+	return err.Error()
+}
+
+// withText is the text of an error with the Texts of those that it wraps.
+func withText(text string, wrapped ...error) string {
+	for _, inner := range wrapped {
+		if inner != nil {
+			text = strings.Replace(text, inner.Error(), Text(inner), 1)
+		}
+	}
+	return text
 }
 
 // Hints say what can be done about errors of which others are made.

@@ -48,6 +48,29 @@ func TestOf(t *testing.T) {
 	}
 }
 
+// A line break of errors.Join must not get to a person, to whom it is no printable
+// character.
+func TestTextIsOneLine(t *testing.T) {
+	a, b := errors.New("a"), errors.New("b")
+	for _, tc := range []struct {
+		err  error
+		want string
+	}{
+		{a, "a"},
+		{errors.Join(a, b), "a; b"},
+		{errors.Join(a, errors.Join(b, a)), "a; b; a"},
+		{errors.Join(a, b, a), "a; b"},
+		{fmt.Errorf("add: %w", errors.Join(a, b)), "add: a; b"},
+		{fmt.Errorf("add: %w, %w", a, errors.Join(a, b)), "add: a, a; b"},
+		{Newf(Store, "open: %w", errors.Join(a, b)), "open: a; b"},
+		{errors.New("a\nfile's name"), "a\nfile's name"},
+	} {
+		if got := Text(tc.err); got != tc.want {
+			t.Errorf("%q, want %q", got, tc.want)
+		}
+	}
+}
+
 func TestProblemIsItsError(t *testing.T) {
 	err := error(&typed{*Newf(Store, "open store /s: %w", io.EOF), 7})
 	var as *typed

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/problem"
 )
 
@@ -34,6 +35,9 @@ func noCapability(path string) error {
 // caller's. What can only be found out by trying, such as a mount where files give no
 // capabilities (nosuid), it does not know.
 func MayDump(path string) error {
+	if !linux.RootIsMount() { // mount.c, mnt_build_ids_tree: it finds no root among the mounts
+		return problem.Newf(problem.System, "%s, so CRIU cannot dump", linux.PlainChroot).WithHint("%s", linux.MountBeforeRoot)
+	}
 	if os.Geteuid() == 0 {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package intercept
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/problem"
 )
 
@@ -73,7 +75,7 @@ func tryNamespace(as *syscall.Credential) (unshare string, err error) {
 	try.Env = append(os.Environ(), "LC_ALL=C")
 	try.SysProcAttr = &syscall.SysProcAttr{Credential: as}
 	if said, err := try.CombinedOutput(); err != nil {
-		return "", whyNoNamespace(strings.TrimSpace(string(said)), sysctl)
+		return "", whyNoNamespace(cmp.Or(strings.TrimSpace(string(said)), err.Error()), sysctl)
 	}
 	return unshare, nil
 }
@@ -113,8 +115,7 @@ func NoMountNamespace(err error) error {
 	case errors.Is(err, unix.EINVAL):
 		// mount(2), MS_SLAVE and the like: what is to be shared or not has to be a mount,
 		// and the one that a chroot's folder lies in cannot be named inside.
-		return problem.Errorf("the root folder is no mount point, as in a plain chroot, so mounts cannot be kept inside").
-			WithHint("make it one: `mount --rbind DIR DIR` before the chroot to DIR")
+		return problem.Errorf("%s, so mounts cannot be kept inside", linux.PlainChroot).WithHint("%s", linux.MountBeforeRoot)
 	}
 	return p
 }

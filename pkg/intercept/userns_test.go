@@ -55,6 +55,19 @@ func TestNoMountNamespace(t *testing.T) {
 	}
 }
 
+// An unshare(1) that fails without a word, or that cannot be executed, leaves no reason
+// empty.
+func TestNoNamespaceHasAReason(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "unshare"), []byte("#!/bin/sh\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir)
+	if _, err := tryNamespace(nil); err == nil || strings.Contains(err.Error(), "()") {
+		t.Errorf("%v", err)
+	}
+}
+
 // PATH may be without them, as a service or a test has made it.
 func TestToolWithoutPath(t *testing.T) {
 	for _, path := range []string{"", "/nowhere", os.Getenv("PATH")} {

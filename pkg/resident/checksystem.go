@@ -76,12 +76,21 @@ func (c *checker) criu(ctx context.Context) (path string, ok bool) {
 		if advice == "" {
 			advice = fmt.Sprintf("see what `%s check` says; %s", path, get)
 		}
-		c.fault(AreaCRIU, "its own check", fmt.Sprintf("%+v", err), advice)
+		c.fault(AreaCRIU, "its own check", complaints(err), advice)
 		return path, false
 	}
 	c.ok(AreaCRIU, "its own check", "`criu check` finds nothing missing")
 	c.ordinaryUsers(path)
 	return path, true
+}
+
+// complaints are all that `criu check` had to say, in one line.
+func complaints(err error) string {
+	var failed *criuwrap.Error
+	if errors.As(err, &failed) && len(failed.Lines) > 0 {
+		return "criu check: " + strings.Join(failed.Lines, "; ")
+	}
+	return problem.Text(err)
 }
 
 // ordinaryUsers says whether users other than root can add programs.

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/registry"
 )
 
@@ -50,6 +51,9 @@ func (m *Manager) Refresh(ctx context.Context, opts RefreshOptions, done func(Re
 }
 
 func (m *Manager) refreshable(queries []string) ([]registry.Record, error) {
+	if m.registry == nil && len(queries) > 0 {
+		return nil, NotFound(queries[0], m.dir)
+	}
 	if m.registry == nil {
 		return nil, nil
 	}
@@ -60,6 +64,9 @@ func (m *Manager) refreshable(queries []string) ([]registry.Record, error) {
 	var records []registry.Record
 	for _, q := range queries {
 		rec, err := m.registry.Find(q)
+		if errors.Is(err, registry.ErrNotFound) {
+			return nil, NotFound(q, m.dir)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -79,7 +86,7 @@ func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts Refresh
 		r.Record, r.Err = m.makeAgain(ctx, rec, program, opts)
 	}
 	if r.Err != nil {
-		r.Reason = r.Err.Error()
+		r.Reason = problem.Text(r.Err)
 		m.noteReason(ctx, rec, r.Reason)
 	}
 	return r

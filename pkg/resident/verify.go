@@ -16,6 +16,7 @@ import (
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/plural"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/launcher"
@@ -171,18 +172,19 @@ func (v *verifying) mayExecute() error {
 	return nil
 }
 
-// layout reads one layout's plan and image.
+// layout reads one layout's plan and image. Why they cannot be read v.files has said, most
+// likely.
 func (v *verifying) layout() {
 	var err error
-	if v.plan, err = plan.Read(filepath.Join(v.dir, planName(v.store))); err != nil {
-		v.result.failf("%v", err)
-		return
+	if v.plan, err = plan.Read(filepath.Join(v.dir, planName(v.store))); err == nil {
+		v.image, err = criuwrap.Open(v.dir)
 	}
-	if v.image, err = criuwrap.Open(v.dir); err != nil {
-		v.result.failf("%v", err)
-		return
+	switch {
+	case err == nil:
+		v.planAgrees()
+	case len(v.result.Failures) == 0:
+		v.result.failf("%s", problem.Text(err))
 	}
-	v.planAgrees()
 }
 
 // memory starts the program and compares it with the reference.
