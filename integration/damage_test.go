@@ -49,7 +49,7 @@ func TestDamagedStore(t *testing.T) {
 				s.WantNormalStart(t, u, program, kit.Command{})
 			}
 			list := kit.Finish(t, s.Command("list"))
-			if list.Code != 0 || strings.Contains(list.Stdout, " current ") || strings.Contains(list.Stdout, program) && !strings.Contains(list.Stdout, " stale: ") {
+			if list.Code != 0 || strings.Contains(list.Stdout, " current ") || strings.Contains(list.Stdout, program) && !strings.Contains(list.Stdout, " stale ") {
 				t.Errorf("list: %v", list)
 			}
 			_, bob := kit.NewAccounts(t)

@@ -628,7 +628,7 @@ func TestShimsOfAnotherVersion(t *testing.T) {
 	changeFile(t, plans[0], func(raw []byte) { raw[8] = byte(other) })
 	w.calls(t, "one speak a b c", resident)
 	w.wantState(t, "resident")
-	if got := w.Do(t, "list"); !strings.Contains(got, "stale: another version of residentctl made it") {
+	if got := w.Do(t, "list"); !strings.Contains(got, "  another version of residentctl made it") {
 		t.Errorf("list: %s", got)
 	}
 	if got := w.Do(t, "gc"); !strings.Contains(got, "(kept)") || !strings.Contains(got, "0 items removed") {

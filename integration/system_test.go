@@ -420,7 +420,7 @@ func TestSystemStores(t *testing.T) {
 	cd $DIR
 	O="${R%% *} --store $DIR/other"
 	how() { RESIDENTCTL_EXPLAIN=1 as 65534 ./one 2>&1 >/dev/null | sed 's/.*one: //; s/image .*/image/; s| /.*||'; }
-	state() { "$@" status | sed -n 's/  */ /g; /one/{s|'$DIR'|DIR|g; s|: another store.*|: another store|; p}'; }
+	state() { "$@" status | sed -n 's/  */ /g; /one/{s|'$DIR'|DIR|g; s| another store.*| another store|; p}'; }
 	$R enable --system --even-if-slower $DIR/one >/dev/null
 	$O add --even-if-slower $DIR/one >/dev/null
 	$O enable --system $DIR/one 2>&1 | sed 's|'$DIR'|DIR|g; s|[0-9][0-9]*-[0-9][0-9]*DIR|D-I/DIR|'
@@ -442,19 +442,19 @@ residentctl: hint: `+"`residentctl --store DIR disable` with that store's folder
 one DIR/one system resident
 resident start: image
 already enabled for the whole system
-one DIR/one system off: another store
+one DIR/one system off another store
 one: disabled for the whole system
 one DIR/one system resident
 resident start: image
 started normally: it is not resident
-one DIR/one system normal: its store is gone
+one DIR/one system normal its store is gone
 1 item removed
 register
 status
 enabled for the whole system
 resident start: image
 current
-one DIR/one system normal: its store is gone
+one DIR/one system normal its store is gone
 one: disabled for the whole system
 nothing is enabled; `+"`residentctl enable PROGRAM`"+` does it
 register

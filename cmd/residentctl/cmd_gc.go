@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
@@ -99,15 +98,14 @@ func printItems(g *globals, items, kept []resident.GCItem) error {
 	if len(items)+len(kept) == 0 {
 		return nil
 	}
-	w := tabwriter.NewWriter(g.out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "KIND\tSIZE\tWHAT\tREASON")
+	t := g.newTable("KIND", "SIZE", "WHAT", "REASON")
 	for _, item := range items {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", item.Kind, formatBytes(item.Bytes), printable(itemName(item)), printable(item.Reason))
+		t.row(item.Kind, formatBytes(item.Bytes), itemName(item), item.Reason)
 	}
 	for _, item := range kept {
-		fmt.Fprintf(w, "(kept)\t%s\t%s\t%s\n", formatBytes(item.Bytes), printable(itemName(item)), printable(item.Reason))
+		t.row("(kept)", formatBytes(item.Bytes), itemName(item), item.Reason)
 	}
-	return w.Flush()
+	return t.print()
 }
 
 func itemName(item resident.GCItem) string {

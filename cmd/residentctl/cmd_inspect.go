@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
@@ -139,8 +139,8 @@ func runInspect(g *globals, stores []entryStore, query string) error {
 
 // printInspection writes one section after the other.
 func printInspection(g *globals, i *resident.Inspection) error {
-	p := &sections{w: tabwriter.NewWriter(g.out, 0, 8, 2, ' ', 0)}
-	printSummary(p, i)
+	p := &sections{g: g, table: g.newTable()}
+	printSummary(p.table, i)
 
 	p.section("LOADED", "ADDRESS", "LENGTH", "SONAME", "PATH")
 	for _, o := range i.Objects {
@@ -154,67 +154,56 @@ func printInspection(g *globals, i *resident.Inspection) error {
 	for _, m := range i.Maps {
 		switch m.Source {
 		case "fresh":
-			p.row(m.Address, size(m.Length), m.Prot, "fresh memory", "", "")
+			p.row(m.Address, size(m.Length), m.Prot, "fresh memory")
 		case "pages":
 			p.row(m.Address, size(m.Length), m.Prot, "CRIU's pages", fmt.Sprintf("%#x", m.Offset), m.Of)
 		default:
-			p.row(m.Address, size(m.Length), m.Prot, m.Path, fmt.Sprintf("%#x", m.Offset), "")
+			p.row(m.Address, size(m.Length), m.Prot, m.Path, fmt.Sprintf("%#x", m.Offset))
 		}
 	}
 	p.section("CORRECTED", "ADDRESS", "BYTES", "WHAT IT IS", "WHERE IT STANDS")
 	for _, f := range i.Fixups {
 		p.row(f.Address, f.Size, f.Kind, f.In)
 	}
-	p.section("REGISTERED WITH THE KERNEL", "WHAT", "ADDRESS", "")
+	p.section("REGISTERED WITH THE KERNEL", "WHAT", "ADDRESS")
 	r := i.Registrations
-	p.row("thread pointer (FS)", r.FSBase, "")
-	p.row("thread id", r.TIDAddress, "")
-	p.row("robust list", r.RobustList, "")
+	p.row("thread pointer (FS)", r.FSBase)
+	p.row("thread id", r.TIDAddress)
+	p.row("robust list", r.RobustList)
 	p.row("restartable sequences", r.Rseq, fmt.Sprintf("%d bytes, signature %v", r.RseqLength, r.RseqSig))
-	p.section("ENTERED", "WHAT", "ADDRESS", "")
+	p.section("ENTERED", "WHAT", "ADDRESS")
 	p.row("first instruction", i.Start.Instruction, i.Start.In)
-	p.row("program's entry", i.Start.ProgramEntry, "")
-	p.row("program's headers", i.Start.Headers, "")
-	p.row("dynamic linker", i.Start.LinkerBase, "")
-	p.row("program break from", i.Start.BreakBase, "")
+	p.row("program's entry", i.Start.ProgramEntry)
+	p.row("program's headers", i.Start.Headers)
+	p.row("dynamic linker", i.Start.LinkerBase)
+	p.row("program break from", i.Start.BreakBase)
 	printDependencies(p, i.DependsOn)
-	return p.w.Flush()
+	return p.end()
 }
 
 // sections writes tables with a title each.
 type sections struct {
-	w *tabwriter.Writer
+	*table // that of the section
+	g      *globals
+	err    error
 }
 
-func (p *sections) section(title string, columns ...any) {
-	p.w.Flush() // each table has its own widths
-	fmt.Fprintf(p.w, "\n%s\n", title)
-	p.row(columns...)
+// section ends the section before it, and begins one.
+func (p *sections) section(title string, columns ...string) {
+	if p.err == nil {
+		p.err = p.print()
+	}
+	p.g.printf("\n%s\n", title)
+	p.table = p.g.newTable(columns...)
+	p.indent = columnGap
 }
 
-// row writes one line, without the cells at its end that are empty.
-func (p *sections) row(cells ...any) {
-	for len(cells) > 0 && cells[len(cells)-1] == "" {
-		cells = cells[:len(cells)-1]
-	}
-	if len(cells) == 0 {
-		return
-	}
-	for i, c := range cells {
-		if i > 0 {
-			fmt.Fprint(p.w, "\t")
-		} else {
-			fmt.Fprint(p.w, "  ")
-		}
-		fmt.Fprint(p.w, printable(fmt.Sprint(c)))
-	}
-	fmt.Fprintln(p.w)
-}
+func (p *sections) end() error { return cmp.Or(p.err, p.print()) }
 
 func size(n uint64) string { return formatBytes(int64(n)) }
 
-func printSummary(p *sections, i *resident.Inspection) {
-	field := func(name string, value any) { fmt.Fprintf(p.w, "%s:\t%s\n", name, printable(fmt.Sprint(value))) }
+func printSummary(t *table, i *resident.Inspection) {
+	field := func(name string, value any) { t.row(name+":", value) }
 	field("program", i.Program)
 	for _, path := range i.Paths {
 		field("also", path)

@@ -5,7 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"text/tabwriter"
+	"strconv"
 
 	"github.com/urfave/cli/v2"
 
@@ -151,24 +151,24 @@ func printEntries(g *globals, entries []listed, several, quiet bool) error {
 		}
 		return nil
 	}
-	w := tabwriter.NewWriter(g.out, 0, 8, 2, ' ', 0)
-	head, where := "", func(listed) string { return "" }
-	if several {
-		head, where = "\tSTORE", func(e listed) string { return "\t" + printable(e.Store) }
+	heading := []string{"ID", "PROGRAM", "STATE", "START GAIN", "LIBRARIES", "SIZE", "CREATED"}
+	if len(entries) > 0 {
+		heading = append(heading, "STORE", "REASON")
 	}
-	fmt.Fprintln(w, "ID\tPROGRAM\tSTATE\tSTART GAIN\tLIBRARIES\tSIZE\tCREATED"+head)
+	t := g.newTable(heading...)
 	for _, e := range entries {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s%s\n", cmp.Or(shortID(e.ID), "-"), printable(e.Program), printable(state(e.Entry)), ofImage(e.Entry), where(e))
+		where := ""
+		if several {
+			where = e.Store
+		}
+		gain, libraries, size, created := "-", "-", "-", "-"
+		if e.HasImage() {
+			gain, libraries, size = formatGain(e.Gain), strconv.Itoa(e.Libraries), formatBytes(e.ImageBytes)
+			created = e.Created.Local().Format("2006-01-02 15:04")
+		}
+		t.row(cmp.Or(shortID(e.ID), "-"), e.Program, stateWord(e.State), gain, libraries, size, created, where, firstReason(e.Reasons))
 	}
-	return w.Flush()
-}
-
-// ofImage are the columns about an image.
-func ofImage(e resident.Entry) string {
-	if !e.HasImage() {
-		return "-\t-\t-\t-"
-	}
-	return fmt.Sprintf("%s\t%d\t%s\t%s", formatGain(e.Gain), e.Libraries, formatBytes(e.ImageBytes), e.Created.Local().Format("2006-01-02 15:04"))
+	return t.print()
 }
 
 func ids(entries []listed) []string {
@@ -189,17 +189,21 @@ func formatGain(gain float64) string {
 	return fmt.Sprintf("%.1fx", gain)
 }
 
-// state is "current", or another state and the first reason.
-func state(e resident.Entry) string {
-	word := string(e.State)
-	if e.State == resident.StateNone {
-		word = "no image"
+// stateWord is a state for people.
+func stateWord(s resident.State) string {
+	if s == resident.StateNone {
+		return "no image"
 	}
-	switch len(e.Reasons) {
+	return string(s)
+}
+
+// firstReason is the first of some reasons, and how many more there are.
+func firstReason(reasons []string) string {
+	switch len(reasons) {
 	case 0:
-		return word
+		return ""
 	case 1:
-		return word + ": " + e.Reasons[0]
+		return reasons[0]
 	}
-	return fmt.Sprintf("%s: %s, and %d more", word, e.Reasons[0], len(e.Reasons)-1)
+	return fmt.Sprintf("%s, and %d more", reasons[0], len(reasons)-1)
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
@@ -120,38 +119,24 @@ func runStatus(ctx context.Context, g *globals, stores []listedStore) ([]enabled
 }
 
 func printStatus(g *globals, all []enabledIn) error {
-	n := 0
-	w := tabwriter.NewWriter(g.out, 0, 8, 2, ' ', 0)
-	where, head := "", ""
-	line := func(name, program, way, state, reason string) {
-		if n++; n == 1 {
-			fmt.Fprintln(w, "NAME\tPROGRAM\tWAY\tSTATE"+head)
-		}
-		if reason != "" {
-			state += ": " + reason
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s%s\n", printable(name), printable(program), way, printable(state), where)
-	}
+	t := g.newTable("NAME", "PROGRAM", "WAY", "STATE", "STORE", "REASON")
 	several := len(all) > 1 && all[1].Store != ""
-	if several {
-		head = "\tSTORE"
-	}
 	for _, s := range all {
+		where := ""
 		if several {
-			where = "\t" + printable(cmp.Or(s.Store, "-"))
+			where = cmp.Or(s.Store, "-")
 		}
 		for _, shim := range s.Shims {
-			line(shim.Name, shim.Program, "shim", string(shim.State), shim.Reason)
+			t.row(shim.Name, shim.Program, "shim", shim.State, where, shim.Reason)
 		}
 		for _, p := range s.System {
-			line(filepath.Base(p.Program), p.Program, "system", string(p.State), p.Reason)
+			t.row(filepath.Base(p.Program), p.Program, "system", p.State, where, p.Reason)
 		}
 	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	if n == 0 {
+	if t.empty() {
 		g.printf("nothing is enabled; `residentctl enable PROGRAM` does it\n")
+	} else if err := t.print(); err != nil {
+		return err
 	}
 	for _, s := range all {
 		if len(s.Shims) > 0 {

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-
-	"golang.org/x/term"
 )
 
 // statusLine shows what is being done just now: one line of a terminal that is
@@ -17,18 +15,10 @@ type statusLine struct {
 
 // newStatusLine is a status line on w if that is a terminal which can do it.
 func newStatusLine(w io.Writer) *statusLine {
-	f, ok := w.(*os.File)
-	if !ok || os.Getenv("TERM") == "dumb" {
+	if os.Getenv("TERM") == "dumb" {
 		return &statusLine{}
 	}
-	width, _, err := term.GetSize(int(f.Fd()))
-	if err != nil {
-		return &statusLine{}
-	}
-	if width == 0 {
-		width = 80 // a terminal that was not told its size
-	}
-	return &statusLine{w: w, width: width}
+	return &statusLine{w: w, width: terminalWidth(w)}
 }
 
 // set shows a text, cut to one line.

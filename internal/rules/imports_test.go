@@ -32,6 +32,7 @@ var only = map[string][]string{
 	"github.com/checkpoint-restore/go-criu": {"pkg/criuwrap"},
 	"go.etcd.io/bbolt":                      {"pkg/registry"},
 	"github.com/urfave/cli":                 {"cmd/residentctl"},
+	"github.com/jedib0t/go-pretty":          {"cmd/residentctl"},
 }
 
 func TestImports(t *testing.T) {
