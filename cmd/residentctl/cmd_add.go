@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,12 +9,14 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/residentctl/residentctl/internal/ordered"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/resident"
 )
 
 func newAddCommand(g *globals) *cli.Command {
 	var opts resident.AddOptions
+	var jobs int
 	return &cli.Command{
 		Name:      "add",
 		Before:    outside,
@@ -34,7 +37,8 @@ files, and the directories that lead to them, must belong to root and be writabl
 by no other user, unless --trust-owner is given, which the entry remembers.
 
 Starts are timed both ways, from the exec to the program's first instruction.
-A program that would not start at least 5% faster is not made resident.
+A program that would not start at least 5% faster is not made resident. With --jobs
+what else is done at the same time pauses meanwhile, for all jobs of this command.
 
 With --follow a PROGRAM that is a wrapper or a script is executed, without
 arguments, with /dev/null as its input and output and for at most 10 seconds, to
@@ -56,7 +60,7 @@ more than linking does: see which --follow for how to start without it.`,
 				Name: "layouts", Value: 1, Destination: &opts.Layouts,
 				Usage: fmt.Sprintf("make `N` images at different addresses, of which a start takes one at random (at most %d)", resident.MaxLayouts),
 			},
-			memoryLimitFlag(&opts.MemoryLimit),
+			memoryLimitFlag(&opts.MemoryLimit), jobsFlag(&jobs),
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate +
@@ -72,13 +76,16 @@ more than linking does: see which --follow for how to start without it.`,
 			if opts.Layouts < 1 || opts.Layouts > resident.MaxLayouts {
 				return usagef("add", "--layouts must be from 1 to %d", resident.MaxLayouts)
 			}
+			if err := checkJobs("add", jobs); err != nil {
+				return err
+			}
 			m, err := g.open(true)
 			if err != nil {
 				return err
 			}
 			ctx, stop := interruptible(c)
 			defer stop()
-			return runAdd(ctx, g, m, programs, opts)
+			return runAdd(ctx, g, m, programs, opts, jobs)
 		},
 	}
 }
@@ -128,43 +135,40 @@ const (
 	stateFailed  addState = "failed"
 )
 
-// runAdd makes programs resident one after the other. It goes on after a
+// runAdd makes programs resident, so many jobs at a time. It goes on after a
 // failure unless the next one is bound to fail as well.
-func runAdd(ctx context.Context, g *globals, m adder, programs []string, opts resident.AddOptions) error {
-	var results []addResult
+func runAdd(ctx context.Context, g *globals, m adder, programs []string, opts resident.AddOptions, jobs int) error {
+	results := make([]addResult, len(programs))
+	errs := make([]error, len(programs))
 	var failures []*report
 	var fatal error // told at the end, by exit.go
-	for i, name := range programs {
-		shown := name
-		if len(programs) > 1 {
-			shown = fmt.Sprintf("[%d/%d] %s", i+1, len(programs), name)
+	shown := g.newProgress()
+	isFatal := func(err error) bool { return err != nil && (len(programs) == 1 || hopeless(err)) }
+	begun := ordered.Do(jobs, len(programs), func(i int) (goOn bool) {
+		opts := opts
+		opts.Step = func(what string) { shown.step(programs[i], i+1, len(programs), what) }
+		results[i], errs[i] = addOne(ctx, m, programs[i], opts)
+		return !isFatal(errs[i])
+	}, func(i int) {
+		if isFatal(errs[i]) {
+			fatal = cmp.Or(fatal, errs[i])
+			return
 		}
-		r, err := addOne(ctx, g, m, name, shown, opts)
-		results = append(results, r)
-		if err != nil && (len(programs) == 1 || hopeless(err)) {
-			fatal = err
-			break
+		if errs[i] != nil {
+			failures = append(failures, results[i].Failure)
 		}
-		if err != nil {
-			failures = append(failures, r.Failure)
-		}
-		printAdded(g, r)
-	}
-	if err := summarizeAdded(g, results, len(programs)); err != nil {
+		shown.aside(func() { printAdded(g, results[i]) })
+	})
+	shown.aside(func() {})
+	if err := summarizeAdded(g, results[:begun], len(programs)); err != nil {
 		return err
 	}
 	return ended(fatal, failures, len(programs))
 }
 
-// addOne makes one program resident; shown is its name in the status line.
-func addOne(ctx context.Context, g *globals, m adder, name, shown string, opts resident.AddOptions) (addResult, error) {
-	status := &statusLine{}
-	if g.format == formatTable {
-		status = newStatusLine(g.err)
-	}
-	opts.Step = func(what string) { status.set(shown + ": " + what) }
+// addOne makes one program resident.
+func addOne(ctx context.Context, m adder, name string, opts resident.AddOptions) (addResult, error) {
 	added, err := m.Add(ctx, name, opts)
-	status.clear()
 	if err != nil && ctx.Err() != nil {
 		err = ctx.Err() // what went wrong is that it was interrupted
 	}

@@ -76,7 +76,7 @@ func TestRunAdd(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			var out, errOut bytes.Buffer
 			g := &globals{format: formatTable, out: &out, err: &errOut}
-			code := g.fail(runAdd(context.Background(), g, &fakeAdder{}, tc.programs, resident.AddOptions{}))
+			code := g.fail(runAdd(context.Background(), g, &fakeAdder{}, tc.programs, resident.AddOptions{}, 1))
 			if code != tc.code {
 				t.Errorf("status %d, want %d", code, tc.code)
 			}
@@ -96,7 +96,7 @@ func TestRunAddInterrupted(t *testing.T) {
 	var out, errOut bytes.Buffer
 	g := &globals{format: formatTable, out: &out, err: &errOut}
 	f := &fakeAdder{}
-	code := g.fail(runAdd(ctx, g, f, []string{"slow", "perl"}, resident.AddOptions{}))
+	code := g.fail(runAdd(ctx, g, f, []string{"slow", "perl"}, resident.AddOptions{}, 1))
 	if code != exitInterrupted || errOut.String() != "residentctl: error: interrupted\n" {
 		t.Errorf("status %d, %q", code, &errOut)
 	}
@@ -115,7 +115,7 @@ func TestRunAddFollow(t *testing.T) {
 	} {
 		var out, errOut bytes.Buffer
 		g := &globals{format: tc.format, out: &out, err: &errOut}
-		code := g.fail(runAdd(context.Background(), g, &fakeAdder{}, []string{"wrapper"}, resident.AddOptions{Follow: true}))
+		code := g.fail(runAdd(context.Background(), g, &fakeAdder{}, []string{"wrapper"}, resident.AddOptions{Follow: true}, 1))
 		if code != exitDone || !strings.Contains(out.String(), tc.want) {
 			t.Errorf("status %d, %s%s", code, &out, &errOut)
 		}

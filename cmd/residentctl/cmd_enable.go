@@ -124,17 +124,10 @@ func runEnable(ctx context.Context, g *globals, enable enabler, programs []strin
 	var failures []*report
 	var fatal error
 	for i, name := range programs {
-		shown := name
-		if len(programs) > 1 {
-			shown = fmt.Sprintf("[%d/%d] %s", i+1, len(programs), name)
-		}
-		status := &statusLine{}
-		if g.format == formatTable {
-			status = newStatusLine(g.err)
-		}
-		opts.Step = func(what string) { status.set(shown + ": " + what) }
+		shown := g.newProgress()
+		opts.Step = func(what string) { shown.step(name, i+1, len(programs), what) }
 		e, err := enable(ctx, name, opts)
-		status.clear()
+		shown.aside(func() {})
 		if err != nil && ctx.Err() != nil {
 			err = ctx.Err()
 		}

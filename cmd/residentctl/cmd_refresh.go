@@ -25,7 +25,7 @@ that run go on. Names, options and ways in (see add and enable) stay as they wer
 A program that is gone keeps its wish: when it is back, a refresh serves it again.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "all", Usage: "also what is current", Destination: &opts.All, DisableDefaultText: true},
-			trustOwnerFlag(&opts.TrustOwner),
+			trustOwnerFlag(&opts.TrustOwner), jobsFlag(&opts.Jobs),
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate +
@@ -33,6 +33,9 @@ A program that is gone keeps its wish: when it is back, a refresh serves it agai
 		Action: func(c *cli.Context) error {
 			queries, err := arguments(c)
 			if err != nil {
+				return err
+			}
+			if err := checkJobs("refresh", opts.Jobs); err != nil {
 				return err
 			}
 			m, err := g.open(false)
@@ -48,28 +51,26 @@ A program that is gone keeps its wish: when it is back, a refresh serves it agai
 }
 
 func runRefresh(ctx context.Context, g *globals, m *resident.Manager, opts resident.RefreshOptions) error {
-	status := &statusLine{}
-	if g.format == formatTable {
-		status = newStatusLine(g.err)
-	}
-	opts.Step = status.set
+	shown := g.newProgress()
+	opts.Step = shown.step
 	results := []resident.Refreshed{}
 	var failures []*report
 	err := m.Refresh(ctx, opts, func(r resident.Refreshed) {
-		status.clear()
 		results = append(results, r)
 		if r.Err != nil {
-			failure := newReport(fmt.Errorf("%s: %w", r.Program, r.Err))
-			failures = append(failures, failure)
-			if g.format == formatTable {
-				failure.print(g.err, g.format)
+			failures = append(failures, newReport(fmt.Errorf("%s: %w", r.Program, r.Err)))
+		}
+		if g.format == formatJSON {
+			return
+		}
+		shown.aside(func() {
+			if r.Err != nil {
+				failures[len(failures)-1].print(g.err, g.format)
 			}
-		}
-		if g.format == formatTable {
 			printRefreshed(g, r)
-		}
+		})
 	})
-	status.clear()
+	shown.aside(func() {})
 	if g.format == formatTable && err == nil && len(results) == 0 {
 		g.printf("%s\n", nothingResident(m.Dir()))
 	}

@@ -1,18 +1,20 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/residentctl/residentctl/internal/ordered"
 	"github.com/residentctl/residentctl/pkg/resident"
 )
 
 func newVerifyCommand(g *globals) *cli.Command {
 	reference := referenceText(resident.ReferenceLink)
-	trust := false
+	trust, jobs := false, 0
 	return &cli.Command{
 		Name:      "verify",
 		Before:    outside,
@@ -32,7 +34,7 @@ needs, and the process id of the dumped process must be free.`,
 		Flags: []cli.Flag{
 			&cli.GenericFlag{Name: "engine", Value: &reference, DefaultText: string(resident.ReferenceLink),
 				Usage: "compare with the program `link|criu`: linked anew, or restored by CRIU"},
-			trustOwnerFlag(&trust),
+			trustOwnerFlag(&trust), jobsFlag(&jobs),
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate +
@@ -42,13 +44,19 @@ needs, and the process id of the dumped process must be free.`,
 			if err != nil {
 				return err
 			}
+			if err := checkJobs("verify", jobs); err != nil {
+				return err
+			}
+			if jobs > 1 && resident.Reference(reference) == resident.ReferenceCRIU {
+				return usagef("verify", "--engine criu and --jobs exclude each other: a restored process could take the id that the next one needs")
+			}
 			stores, err := g.entryStores()
 			if err != nil {
 				return err
 			}
 			ctx, stop := interruptible(c)
 			defer stop()
-			return runVerify(ctx, g, stores, queries, resident.Reference(reference), trust)
+			return runVerify(ctx, g, stores, queries, resident.Reference(reference), trust, jobs)
 		},
 	}
 }
@@ -75,9 +83,9 @@ type verifyResult struct {
 	Failure *report `json:"failure,omitempty"`
 }
 
-// runVerify verifies one entry after the other. It goes on after one that is
-// not as it should be. With trust the owners of all are trusted.
-func runVerify(ctx context.Context, g *globals, stores []entryStore, queries []string, ref resident.Reference, trust bool) error {
+// runVerify verifies entries, so many jobs at a time. It goes on after one that is not as
+// it should be. With trust the owners of all are trusted.
+func runVerify(ctx context.Context, g *globals, stores []entryStore, queries []string, ref resident.Reference, trust bool, jobs int) error {
 	records, missed, err := locate(g, stores, queries)
 	if err != nil {
 		missed.rest = nil // err says it
@@ -91,40 +99,31 @@ func runVerify(ctx context.Context, g *globals, stores []entryStore, queries []s
 	if len(records) == 0 && g.format == formatTable {
 		g.printf("%s\n", nothingResident(dirsOf(stores)...))
 	}
-	results := []verifyResult{}
+	results := make([]verifyResult, len(records))
+	errs := make([]error, len(records))
 	var failures []*report
 	var fatal error // told at the end, by exit.go
-	for _, rec := range records {
+	shown := g.newProgress()
+	isFatal := func(err error) bool { return err != nil && (len(records) == 1 || hopeless(err)) }
+	begun := ordered.Do(jobs, len(records), func(i int) (goOn bool) {
+		rec := records[i]
+		shown.step(rec.Program, i+1, len(records), "verify")
 		rec.TrustOwner = rec.TrustOwner || trust
-		v, err := rec.store.Verify(ctx, rec.Record, ref)
-		if err != nil && ctx.Err() != nil {
-			err = ctx.Err()
+		results[i], errs[i] = verifyOne(ctx, rec, ref, len(stores) > 1)
+		return !isFatal(errs[i])
+	}, func(i int) {
+		if isFatal(errs[i]) {
+			fatal = cmp.Or(fatal, fmt.Errorf("%s: %w", records[i].Program, errs[i]))
+			return
 		}
-		r := verifyResult{Verified: v}
-		switch {
-		case err != nil:
-			r.Verified = &resident.Verified{ID: rec.ID, Program: rec.Program, Reference: ref}
-			r.Failure = newReport(fmt.Errorf("%s: %w", rec.Program, err))
-		case !v.OK:
-			where := ""
-			if len(stores) > 1 {
-				where = " in " + rec.store.Dir()
-			}
-			r.Failure = &report{Error: fmt.Sprintf("%s: not verified%s: %s", rec.Program, where, strings.Join(v.Failures, "; ")),
-				Hint: fmt.Sprintf("`residentctl refresh` makes anew what is stale; else `residentctl remove %s` and add it again", shortID(rec.ID)), Code: exitFailed}
+		if results[i].Failure != nil {
+			failures = append(failures, results[i].Failure)
 		}
-		results = append(results, r)
-		if err != nil && (len(records) == 1 || hopeless(err)) {
-			fatal = fmt.Errorf("%s: %w", rec.Program, err)
-			break
-		}
-		if r.Failure != nil {
-			failures = append(failures, r.Failure)
-		}
-		printVerified(g, r)
-	}
+		shown.aside(func() { printVerified(g, results[i]) })
+	})
+	shown.aside(func() {})
 	if g.format == formatJSON {
-		if err := g.printJSON(results); err != nil {
+		if err := g.printJSON(results[:begun]); err != nil {
 			return err
 		}
 	}
@@ -132,6 +131,28 @@ func runVerify(ctx context.Context, g *globals, stores []entryStore, queries []s
 		return missed.end(g, failures, len(records))
 	}
 	return ended(fatal, failures, len(records))
+}
+
+// verifyOne verifies one entry; with several stores a failure names its own.
+func verifyOne(ctx context.Context, rec located, ref resident.Reference, several bool) (verifyResult, error) {
+	v, err := rec.store.Verify(ctx, rec.Record, ref)
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	r := verifyResult{Verified: v}
+	switch {
+	case err != nil:
+		r.Verified = &resident.Verified{ID: rec.ID, Program: rec.Program, Reference: ref}
+		r.Failure = newReport(fmt.Errorf("%s: %w", rec.Program, err))
+	case !v.OK:
+		where := ""
+		if several {
+			where = " in " + rec.store.Dir()
+		}
+		r.Failure = &report{Error: fmt.Sprintf("%s: not verified%s: %s", rec.Program, where, strings.Join(v.Failures, "; ")),
+			Hint: fmt.Sprintf("`residentctl refresh` makes anew what is stale; else `residentctl remove %s` and add it again", shortID(rec.ID)), Code: exitFailed}
+	}
+	return r, err
 }
 
 // printVerified tells of one entry, as soon as it is known.

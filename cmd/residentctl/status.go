@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
+
+	"github.com/urfave/cli/v2"
 )
 
 // statusLine shows what is being done just now: one line of a terminal that is
@@ -35,4 +38,53 @@ func (s *statusLine) clear() {
 	if s.width > 1 {
 		fmt.Fprint(s.w, "\r\x1b[K")
 	}
+}
+
+// progress is the status line of a command for several programs, of which it may work on
+// some at a time.
+type progress struct {
+	mu   sync.Mutex
+	line *statusLine
+}
+
+func (g *globals) newProgress() *progress {
+	p := &progress{line: &statusLine{}}
+	if g.format == formatTable {
+		p.line = newStatusLine(g.err)
+	}
+	return p
+}
+
+// step shows what is being done for a program, given its number of so many.
+func (p *progress) step(program string, number, total int, what string) {
+	if total > 1 {
+		program = fmt.Sprintf("[%d/%d] %s", number, total, program)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.line.set(program + ": " + what)
+}
+
+// aside calls print without the line in its way.
+func (p *progress) aside(print func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.line.clear()
+	print()
+}
+
+// jobsFlag is for the commands that can work on several programs at a time.
+func jobsFlag(jobs *int) cli.Flag {
+	return &cli.IntFlag{
+		Name: "jobs", Aliases: []string{"j"}, Value: 1, Destination: jobs,
+		Usage: "work on `N` programs at a time",
+	}
+}
+
+// checkJobs is the error of a number of jobs that makes no sense.
+func checkJobs(command string, jobs int) error {
+	if jobs < 1 {
+		return usagef(command, "--jobs must be 1 or more")
+	}
+	return nil
 }

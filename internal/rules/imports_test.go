@@ -24,7 +24,7 @@ var layers = [][]string{
 	{"pkg/plan", "pkg/plan/planheader", "pkg/elfinfo", "pkg/ldcache"},
 	{"internal/unchanged", "internal/seeded", "internal/fixture"}, // of tests only
 	{"internal/owners"},
-	{"internal/linux", "internal/descriptors", "internal/plural", "internal/problem"},
+	{"internal/linux", "internal/descriptors", "internal/ordered", "internal/plural", "internal/problem"},
 }
 
 // only says who alone may import something.

@@ -259,6 +259,8 @@ func (a *adding) inspect(path string) (err error) {
 
 // makeLayout makes the layout of this number, from the same files as the first one.
 func (a *adding) makeLayout(ctx context.Context, number int) (*layout, error) {
+	a.quiet.RLock() // nothing in here waits for another add
+	defer a.quiet.RUnlock()
 	began, err := linux.CoarseNow()
 	if err != nil {
 		return nil, err

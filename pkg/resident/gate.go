@@ -73,6 +73,13 @@ func faster(t *registry.Timing) bool { return t.ResidentNS*100 <= t.ExecNS*faste
 // trial's whose last jump leads to plan.Nowhere, and refuses an image that does
 // not pay.
 func (a *adding) gate(ctx context.Context, l *layout, launcherFile string) error {
+	a.quiet.RUnlock() // makeLayout's
+	a.quiet.Lock()
+	defer func() {
+		a.quiet.Unlock()
+		a.quiet.RLock()
+	}()
+	store.Fault("before-timing")
 	timing, err := a.time(ctx, l, launcherFile, timedAtLeast, timingBudget)
 	if err == nil && !a.opts.EvenIfSlower && !faster(timing) {
 		timing, err = a.time(ctx, l, launcherFile, againAtLeast, againBudget)

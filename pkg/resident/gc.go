@@ -21,6 +21,7 @@ import (
 var FaultPoints = []string{
 	"after-dump",          // add: CRIU's files are in staging/
 	"after-compile",       // add: and the plan
+	"before-timing",       // add: and it starts as it should
 	"after-trial",         // add: and it works
 	"after-record",        // add: the image stands in images/, its record in the registry
 	"after-renew-record",  // refresh: the record has new identities, the plan is the old one

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/residentctl/residentctl/internal/linux"
@@ -22,6 +23,10 @@ type Manager struct {
 	registry *registry.Registry // nil where there is no store yet, and if it is foreign
 	foreign  bool               // the registry is another's (OpenToRead)
 	dir      string             // also where there is no store yet
+
+	// quiet is held for reading by what takes the machine's time, and for writing while
+	// starts are timed: of several adds at once the others pause then.
+	quiet sync.RWMutex
 }
 
 // Dir is the path of the store, also where there is none yet.

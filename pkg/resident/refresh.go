@@ -5,15 +5,19 @@ import (
 	"errors"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/ordered"
 	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/registry"
 )
 
 // RefreshOptions says what is refreshed.
 type RefreshOptions struct {
-	All     bool              // also what is current: everything gets new layouts
-	Queries []string          // only these entries; none is all of them
-	Step    func(what string) // told each step as it begins; may be nil
+	All     bool     // also what is current: everything gets new layouts
+	Queries []string // only these entries; none is all of them
+	Jobs    int      // how many entries to work on at a time; 0 is 1
+	// Step is told each step as it begins, with the entry's program, and its number of so
+	// many; it may be nil, and be called by several goroutines.
+	Step func(program string, number, total int, what string)
 	// TrustOwner is AddOptions' for all of them; without it the records' own count.
 	TrustOwner bool
 }
@@ -34,18 +38,33 @@ type Refreshed struct {
 // All every image, at other addresses, and enables again what the wishes have. Programs
 // that are running go on; starts use the old image, or are normal ones, until the new
 // one has taken its place. It gives done one result for each entry, and goes on after a
-// failure; the error is of entries that could not be read. What was wished stays.
+// failure; the error is of entries that could not be read. What was wished stays. The results
+// come in the order of the entries, one at a time.
 func (m *Manager) Refresh(ctx context.Context, opts RefreshOptions, done func(Refreshed)) error {
 	records, err := m.refreshable(opts.Queries)
 	var renewals map[string]error
 	if !opts.All {
 		renewals = m.renewNeeded(ctx, records)
 	}
-	for _, rec := range records {
+	results := make([]Refreshed, len(records))
+	ordered.Do(opts.Jobs, len(records), func(i int) (goOn bool) {
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return false
 		}
-		done(m.refresh(ctx, rec, opts, renewals))
+		step := func(what string) {
+			if opts.Step != nil {
+				opts.Step(records[i].Program, i+1, len(records), what)
+			}
+		}
+		results[i] = m.refresh(ctx, records[i], opts, renewals, step)
+		return true
+	}, func(i int) {
+		if r := results[i]; r.Program != "" && (r.Err == nil || ctx.Err() == nil) { // else it was interrupted
+			done(r)
+		}
+	})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	return err
 }
@@ -75,7 +94,7 @@ func (m *Manager) refreshable(queries []string) ([]registry.Record, error) {
 	return records, nil
 }
 
-func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts RefreshOptions, renewals map[string]error) Refreshed {
+func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts RefreshOptions, renewals map[string]error, step func(string)) Refreshed {
 	r := Refreshed{Program: rec.Program, Old: rec.ID, Record: rec}
 	program := thereIs(rec.Names())
 	if program == "" {
@@ -83,9 +102,9 @@ func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts Refresh
 		return r
 	}
 	if opts.All || !m.refreshCurrent(ctx, &r, program, renewals) {
-		r.Record, r.Err = m.makeAgain(ctx, rec, program, opts)
+		r.Record, r.Err = m.makeAgain(ctx, rec, program, opts, step)
 	}
-	if r.Err != nil {
+	if r.Err != nil && ctx.Err() == nil {
 		r.Reason = problem.Text(r.Err)
 		m.noteReason(ctx, rec, r.Reason)
 	}
@@ -178,10 +197,10 @@ func (m *Manager) restoreWays(ctx context.Context, id string) (registry.Record, 
 
 // makeAgain makes an image for an entry, of the file that program, one of its names, leads
 // to now. Its other names follow as far as there is something; else they stay wishes.
-func (m *Manager) makeAgain(ctx context.Context, rec registry.Record, program string, opts RefreshOptions) (registry.Record, error) {
+func (m *Manager) makeAgain(ctx context.Context, rec registry.Record, program string, opts RefreshOptions, step func(string)) (registry.Record, error) {
 	id, err := linux.StatID(program)
 	stale := err == nil && id.Inode() == rec.Binary.Inode() // else there may be an image of another entry's
-	added, err := m.Add(ctx, program, AddOptions{TrustOwner: opts.TrustOwner, Anew: opts.All || stale, Step: opts.Step})
+	added, err := m.Add(ctx, program, AddOptions{TrustOwner: opts.TrustOwner, Anew: opts.All || stale, Step: step})
 	if err != nil {
 		return rec, err
 	}
@@ -190,7 +209,7 @@ func (m *Manager) makeAgain(ctx context.Context, rec registry.Record, program st
 		if name == program {
 			continue
 		}
-		if named, err := m.Add(ctx, name, AddOptions{TrustOwner: opts.TrustOwner, Step: opts.Step}); err == nil && named.Record.ID == made.ID {
+		if named, err := m.Add(ctx, name, AddOptions{TrustOwner: opts.TrustOwner, Step: step}); err == nil && named.Record.ID == made.ID {
 			made = named.Record
 		}
 	}

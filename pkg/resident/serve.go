@@ -20,7 +20,7 @@ func (m *Manager) Serve(ctx context.Context, program string) (made bool, err err
 	if err != nil {
 		return false, err
 	}
-	r := m.refresh(ctx, rec, RefreshOptions{}, m.renewNeeded(ctx, []registry.Record{rec}))
+	r := m.refresh(ctx, rec, RefreshOptions{}, m.renewNeeded(ctx, []registry.Record{rec}), func(string) {})
 	return r.Err == nil && !r.Current && !r.Gone, r.Err
 }
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/plural"
@@ -105,6 +106,10 @@ func writeStarter(s launcher.Store, dir string, place uint64, program string, ra
 		return "", err
 	}
 	start := filepath.Join(dir, filepath.Base(program))
+	// A process that is being made for something else meanwhile would have it open for
+	// writing until its own exec, so that this one's fails (ETXTBSY).
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	return start, os.WriteFile(start, file, 0o700)
 }
 
