@@ -63,6 +63,17 @@ var changes = []change{
 	}, func(program string) []string { return []string{"add", "--even-if-slower", program + ".link"} }, false},
 	{"remove", func(t *testing.T, s *kit.Store, program string) { s.Do(t, "enable", "--even-if-slower", program) },
 		args("remove", "--all"), false},
+	{"apply", func(t *testing.T, s *kit.Store, program string) {
+		configure(t, program, program+" even-if-slower enable", program+".absent")
+	}, func(program string) []string { return []string{"apply", program + ".conf"} }, false},
+	{"apply of fewer names", func(t *testing.T, s *kit.Store, program string) {
+		if err := os.Symlink(program, program+".link"); err != nil {
+			t.Fatal(err)
+		}
+		configure(t, program, program+".link even-if-slower", program+" even-if-slower")
+		s.Do(t, "apply", program+".conf")
+		configure(t, program, program+" even-if-slower")
+	}, func(program string) []string { return []string{"apply", program + ".conf"} }, false},
 	{"refresh of what was away", func(t *testing.T, s *kit.Store, program string) {
 		s.Do(t, "enable", "--even-if-slower", program)
 		rename(t, program, program+".away")
@@ -84,6 +95,14 @@ var changes = []change{
 			t.Fatal(err)
 		}
 	}, args("gc"), true},
+}
+
+// configure writes the file beside a program that names what is to be resident.
+func configure(t *testing.T, program string, lines ...string) {
+	t.Helper()
+	if err := os.WriteFile(program+".conf", []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // alter makes a program another one, which does the same.

@@ -32,6 +32,7 @@ func newApp(g *globals) *cli.App {
 		newExecCommand(g),
 		newListCommand(g),
 		newWhichCommand(g),
+		newApplyCommand(g),
 		newRefreshCommand(g),
 		newRemoveCommand(g),
 		newEnableCommand(g),

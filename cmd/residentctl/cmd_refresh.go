@@ -86,7 +86,7 @@ func printRefreshed(g *globals, r resident.Refreshed) {
 	switch {
 	case r.Err != nil: // told on standard error
 	case r.Gone:
-		g.printf("%s: is gone; its wish stays\n", printable(r.Program))
+		g.printf("%s: %s; its wish stays\n", printable(r.Program), r.Reason)
 	case r.Current:
 		g.printf("%s: current\n", r.Program)
 	case r.Renewed:

@@ -16,7 +16,8 @@ func newRemoveCommand(g *globals) *cli.Command {
 		Usage:     "make programs no longer resident",
 		ArgsUsage: "ID|PROGRAM…",
 		Description: `Ends the wish that programs are resident, deletes their images, and disables
-them. Nothing else ends a wish: not gc, nor an upgrade or a program that is gone.
+them. Nothing else ends a wish, not gc, nor an upgrade or a program that is gone, but
+apply ends what it has added.
 Name a program by its id or the beginning of it, its path, or its file's name, and
 a damaged record of the registry also by its key, which check shows. Processes
 that were started from an image run on. purge removes a store whole.`,

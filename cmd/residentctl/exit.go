@@ -163,7 +163,7 @@ const noProcess = "cannot start another process: raise `ulimit -u` or the contro
 // hopeless reports whether another program could not be made resident either.
 func hopeless(err error) bool {
 	code, _ := diagnose(err)
-	return code == exitInterrupted || code == exitStore ||
+	return code == exitInterrupted || code == exitStore || code == exitUsage || // of resident.conf
 		code == exitSystem && problem.KindOf(err) != problem.CRIU // which may be about this one program
 }
 

@@ -21,10 +21,10 @@ var layers = [][]string{
 	{"pkg/registry", "pkg/store", "pkg/criuwrap", "pkg/linkstop", "pkg/inherit", "pkg/launcher/front", "pkg/binfmt"},
 	{"pkg/fingerprint", "pkg/ptrace"},
 	{"pkg/launcher"},
-	{"pkg/plan", "pkg/plan/planheader", "pkg/elfinfo", "pkg/ldcache"},
+	{"pkg/plan", "pkg/plan/planheader", "pkg/elfinfo", "pkg/ldcache", "pkg/conf"},
 	{"internal/unchanged", "internal/seeded", "internal/fixture"}, // of tests only
 	{"internal/owners"},
-	{"internal/linux", "internal/descriptors", "internal/ordered", "internal/plural", "internal/problem"},
+	{"internal/linux", "internal/descriptors", "internal/ordered", "internal/plural", "internal/problem", "internal/bytesize"},
 }
 
 // only says who alone may import something.

@@ -20,7 +20,7 @@ func (m *model) put(rec Record) (replaced []string) {
 	var left []Record
 	for _, old := range m.all {
 		taken := func(name string) bool { return slices.Contains(rec.Names(), name) }
-		rest, ok := old.Wish.without(taken)
+		rest, ok := old.Wish.Without(taken)
 		sameBinary := rec.HasImage() && old.HasImage() && old.Binary.Ino == rec.Binary.Ino
 		switch {
 		case sameBinary && old.ID != rec.ID, !sameBinary && !ok:

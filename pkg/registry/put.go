@@ -118,7 +118,7 @@ func dropBinary(tx *bolt.Tx, rec *Record) (key string, dropped []Record, err err
 
 // keepRest enters what rec does not have of a wish that its record was of.
 func keepRest(tx *bolt.Tx, w Wish, rec *Record) error {
-	rest, ok := w.without(func(name string) bool { return slices.Contains(rec.Names(), name) })
+	rest, ok := w.Without(func(name string) bool { return slices.Contains(rec.Names(), name) })
 	if !ok {
 		return nil
 	}
@@ -166,7 +166,7 @@ func takePath(tx *bolt.Tx, m match, name string) (deleted *stored, err error) {
 	if err := drop(tx, m.key); err != nil {
 		return nil, err
 	}
-	rest, ok := old.Wish.without(func(n string) bool { return n == name })
+	rest, ok := old.Wish.Without(func(n string) bool { return n == name })
 	if !ok {
 		return old, nil
 	}

@@ -47,6 +47,10 @@ type Wish struct {
 	System   []string            `json:"system,omitempty"`
 	SystemIn map[string][]string `json:"system_in,omitempty"`
 
+	// Configured are the names that configuration files asked for, and that end when these
+	// no longer do. The other names are the user's own.
+	Configured []string `json:"configured,omitempty"`
+
 	// Reason is why there is no image now, for people; "" while there is one.
 	Reason string `json:"reason,omitempty"`
 }
@@ -122,16 +126,16 @@ func (w *Wish) SetSystemFor(instance string, names []string) {
 	w.SystemIn[instance] = names
 }
 
-// without is the wish without the names that are meant, and without their ways in; false
+// Without is the wish without the names that are meant, and without their ways in; false
 // if it has no other names.
-func (w Wish) without(meant func(name string) bool) (rest Wish, ok bool) {
+func (w Wish) Without(meant func(name string) bool) (rest Wish, ok bool) {
 	less := func(names []string) []string { return slices.DeleteFunc(slices.Clone(names), meant) }
 	names := less(w.Names())
 	if len(names) == 0 {
 		return w, false
 	}
 	w.Program, w.Paths = names[0], names[1:]
-	w.Shims = less(w.Shims)
+	w.Shims, w.Configured = less(w.Shims), less(w.Configured)
 	for instance, names := range w.systems() {
 		w.SetSystemFor(instance, less(names))
 	}
@@ -172,6 +176,11 @@ func (w *Wish) validate() error {
 	}
 	if _, ok := w.SystemIn[""]; ok {
 		return errors.New("a kernel instance has no name")
+	}
+	for _, name := range w.Configured {
+		if !seen[name] {
+			return fmt.Errorf("path %q is configured, and is no name of the program", name)
+		}
 	}
 	ways := slices.Clone(w.Shims)
 	for _, names := range w.systems() {

@@ -36,6 +36,8 @@ type AddOptions struct {
 	Layouts      int               // how many layouts to make, of which a start takes one at random; 0 is 1
 	MemoryLimit  uint64            // how many bytes of its own it may have when it is linked, and its image may take; 0 is DefaultMemoryLimit
 	Anew         bool              // also if there is a good image already
+	Exactly      bool              // what was asked for at earlier adds counts no more
+	Unasked      bool              // the user did not name it: resident.conf may say that it is never to be resident
 	Step         func(what string) // told each step as it begins; may be nil
 }
 
@@ -60,6 +62,11 @@ func (m *Manager) Add(ctx context.Context, name string, opts AddOptions) (*Added
 	path, err := LookPath(name)
 	if err != nil {
 		return nil, err
+	}
+	if opts.Unasked {
+		if err := m.mayBeAdded(path); err != nil {
+			return nil, err
+		}
 	}
 	if opts.Follow {
 		opts.Step("follow")
@@ -115,6 +122,9 @@ func (m *Manager) addPath(ctx context.Context, path string, opts AddOptions) (*A
 // another name of the same file. What is at the path may be another file by now.
 func (m *Manager) asWished(path string, opts AddOptions) (AddOptions, error) {
 	opts.Layouts = max(opts.Layouts, 1)
+	if opts.Exactly {
+		return opts, nil
+	}
 	limit := opts.MemoryLimit
 	for _, find := range []func() (registry.Record, error){
 		func() (registry.Record, error) { return m.registry.ByPath(path) },
@@ -160,6 +170,9 @@ func (m *Manager) addCurrent(ctx context.Context, path string, opts AddOptions) 
 	rec, isRenewed, ok, err := m.currentOrRenewed(ctx, path)
 	if err != nil || !ok || opts.Layouts > max(rec.Layouts, 1) || opts.TrustOwner && !rec.TrustOwner {
 		return nil, err
+	}
+	if opts.Exactly && opts.Layouts < max(rec.Layouts, 1) {
+		return nil, nil
 	}
 	if err := m.noteOptions(ctx, &rec, opts); err != nil {
 		return nil, err

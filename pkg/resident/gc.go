@@ -27,6 +27,8 @@ var FaultPoints = []string{
 	"after-renew-record",  // refresh: the record has new identities, the plan is the old one
 	"before-name",         // add of another name: its launcher file is there
 	"after-name",          // add of another name: and the name in the record
+	"after-wish",          // apply: the wish is there, without an image
+	"after-split",         // apply: names that end have a record of their own
 	"after-delete",        // remove: the record is gone
 	"after-reclaim",       // gc: the wish has no image any more, and nothing is removed yet
 	"after-gc-plan",       // gc: nothing is removed yet

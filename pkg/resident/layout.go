@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/residentctl/residentctl/pkg/conf"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/elfinfo"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
@@ -15,7 +16,7 @@ import (
 )
 
 // MaxLayouts is how many layouts an image may have.
-const MaxLayouts = 64
+const MaxLayouts = conf.MaxLayouts
 
 // A layout is one image of a program, at addresses of its own.
 type layout struct {

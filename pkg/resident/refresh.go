@@ -31,7 +31,7 @@ type Refreshed struct {
 	Renewed bool            `json:"renewed"`          // only times of files differed: its image is the same
 	Gone    bool            `json:"gone"`             // its program is not there now; its wish stays
 	Err     error           `json:"-"`                // it could not be made again; the old one stays
-	Reason  string          `json:"reason,omitempty"` // Err, for people
+	Reason  string          `json:"reason,omitempty"` // Err, or how its program is gone, for people
 }
 
 // Refresh makes an image for each wish that has none, makes stale images again, or with
@@ -98,7 +98,7 @@ func (m *Manager) refresh(ctx context.Context, rec registry.Record, opts Refresh
 	r := Refreshed{Program: rec.Program, Old: rec.ID, Record: rec}
 	program := thereIs(rec.Names())
 	if program == "" {
-		r.Gone = true
+		r.Gone, r.Reason = true, away(rec)
 		return r
 	}
 	if opts.All || !m.refreshCurrent(ctx, &r, program, renewals) {

@@ -14,7 +14,7 @@ import (
 func (m *Manager) Serve(ctx context.Context, program string) (made bool, err error) {
 	rec, err := m.entryOf(program)
 	if errors.Is(err, registry.ErrNotFound) {
-		added, err := m.Add(ctx, program, AddOptions{})
+		added, err := m.Add(ctx, program, AddOptions{Unasked: true})
 		return err == nil && !added.Already, err
 	}
 	if err != nil {

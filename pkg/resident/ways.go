@@ -20,7 +20,8 @@ import (
 // it after the link has gone. So a link that is missing is made again by refresh, and one
 // that goes with an image comes back with the next image.
 
-// inherit notes in a record the ways in of the wishes whose names it takes over.
+// inherit notes in a record the ways in of the wishes whose names it takes over, and which
+// of these configuration files asked for.
 func (m *Manager) inherit(rec *registry.Record) error {
 	for _, name := range rec.Names() {
 		old, err := m.registry.ByPath(name)
@@ -32,6 +33,9 @@ func (m *Manager) inherit(rec *registry.Record) error {
 		}
 		if slices.Contains(old.Shims, name) {
 			rec.Shims = with(rec.Shims, name)
+		}
+		if slices.Contains(old.Configured, name) {
+			rec.Configured = with(rec.Configured, name)
 		}
 		for _, l := range systemWays(old) {
 			if l.Program == name {
@@ -241,9 +245,20 @@ func (m *Manager) reclaim(rec registry.Record, reason string) error {
 // noImage says why an entry has no image.
 func noImage(rec registry.Record) string {
 	if thereIs(rec.Names()) == "" {
-		return rec.Program + " is gone"
+		return rec.Program + " " + away(rec)
 	}
 	return rec.Reason
+}
+
+// notThereYet is the reason of a wish for a program that was not there when it was wished.
+const notThereYet = "is not there yet"
+
+// away says of a program that is not there whether it ever was.
+func away(rec registry.Record) string {
+	if !rec.HasImage() && rec.Reason == notThereYet {
+		return notThereYet
+	}
+	return "is gone"
 }
 
 // whyGone is the reason that a wish is given whose program is gone: it may come back.

@@ -1,11 +1,11 @@
-package main
+package bytesize
 
 import "testing"
 
-func TestMemorySize(t *testing.T) {
+func TestParse(t *testing.T) {
 	for _, tc := range []struct {
 		value string
-		want  memorySize // 0: refused
+		want  uint64 // 0: refused
 		text  string
 	}{
 		{"1M", 1 << 20, "1M"},
@@ -26,12 +26,12 @@ func TestMemorySize(t *testing.T) {
 		{"1.5G", 0, ""},
 		{"1m", 0, ""},
 	} {
-		var s memorySize
-		if err := s.Set(tc.value); (err == nil) != (tc.want != 0) || s != tc.want {
+		s, err := Parse(tc.value)
+		if (err == nil) != (tc.want != 0) || s != tc.want {
 			t.Errorf("%q: %d, %v; want %d", tc.value, s, err, tc.want)
 		}
-		if tc.want != 0 && s.String() != tc.text {
-			t.Errorf("%q is shown as %q, want %q", tc.value, s.String(), tc.text)
+		if tc.want != 0 && Format(s) != tc.text {
+			t.Errorf("%q is shown as %q, want %q", tc.value, Format(s), tc.text)
 		}
 	}
 }
