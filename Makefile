@@ -45,6 +45,7 @@ bin/residentctl:
 
 install: bin/residentctl
 	install -D -m 755 bin/residentctl $(DESTDIR)$(PREFIX)/bin/residentctl
+	ln -sf residentctl $(DESTDIR)$(PREFIX)/bin/resident
 
 dist:
 	scripts/dist

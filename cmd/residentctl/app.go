@@ -70,6 +70,9 @@ func newApp(g *globals) *cli.App {
 
 // execute runs a command line and gives the exit status.
 func execute(args []string, out, err io.Writer) int {
+	if isResident(args) {
+		return executeResident(args, out, err)
+	}
 	output := &output{to: out}
 	g := &globals{format: formatTable, out: output, err: err}
 	app := newApp(g)
@@ -167,7 +170,11 @@ func arguments(c *cli.Context) ([]string, error) {
 // interruptible is a context that ends with the first SIGINT or SIGTERM, so that
 // what was begun can be taken back. A second one ends residentctl at once.
 func interruptible(c *cli.Context) (ctx context.Context, stop func()) {
-	ctx, stop = signal.NotifyContext(c.Context, syscall.SIGINT, syscall.SIGTERM)
+	return interruptibleFrom(c.Context)
+}
+
+func interruptibleFrom(parent context.Context) (ctx context.Context, stop func()) {
+	ctx, stop = signal.NotifyContext(parent, syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
 	return ctx, stop
 }

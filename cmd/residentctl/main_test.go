@@ -14,7 +14,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(unlessChanged{m}, map[string]func(){"residentctl": main})
+	testscript.Main(unlessChanged{m}, map[string]func(){"residentctl": main, residentName: main})
 }
 
 // unlessChanged is the tests without the command that this binary is in scripts.

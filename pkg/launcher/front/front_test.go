@@ -110,6 +110,21 @@ func TestDoor(t *testing.T) {
 	}
 }
 
+// Called by the name resident, every word is for Go: "run" may be a program's name.
+func TestResidentIsForGo(t *testing.T) {
+	bin := build(t, "./testdata/gosays", ldflags(t))
+	resident := filepath.Join(t.TempDir(), "resident")
+	if err := os.Symlink(bin, resident); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"run", "/bin/true"}, {"--", "run", "/bin/true"}, {"run"}} {
+		out, status := run(t, resident, args...)
+		if want := fmt.Sprintf("go %q [", args); !strings.HasPrefix(out, want) || status != 0 {
+			t.Errorf("%q: status %d, %q, want %q", args, status, out, want)
+		}
+	}
+}
+
 // Where a limit leaves Go's runtime no room exec and run execute the command normally,
 // and other commands say so.
 func TestNoRoom(t *testing.T) {

@@ -179,7 +179,7 @@ static u64 option_words(const char *word)
  * the command is executed normally, and any other command line fails. It returns where
  * there is room; package internal/descriptors looks for that of other command lines.
  */
-static __attribute__((noinline)) void without_go(u64 *sp)
+static __attribute__((noinline)) void without_go(u64 *sp, u64 first)
 {
 	struct caller c = { .given = -1, .store = -1 };
 	struct text *path;
@@ -189,7 +189,7 @@ static __attribute__((noinline)) void without_go(u64 *sp)
 	int whole;
 
 	look(&c, sp);
-	for (i = 1; i < *sp; i += n) {
+	for (i = first; i < *sp; i += n) {
 		n = option_words(c.argv[i]);
 		if (!n) {
 			if (command || !(equal(c.argv[i], "exec") || equal(c.argv[i], "run")))
@@ -352,10 +352,16 @@ static void run_before_go(u64 *sp, const struct config *cfg)
 	exec_program(&c, no);
 }
 
-/* Residentctl's entry, and that of a front file, which comes from the Go side. */
+/* Residentctl's entry, and that of a front file, which comes from the Go side. Called as
+ * resident(8), it has another command line, in which "run" is the name of a program. */
 void launcher_front(u64 *sp, const struct config *cfg)
 {
-	run_before_go(sp, cfg);
+	/* The word is there already; there is little room for code. */
+	const char *resident = NOT_RESIDENT + sizeof(NOT_RESIDENT) - sizeof("resident");
+	u64 first = *sp && equal(base_name((const char *)sp[1]), resident) ? *sp : 1;
+
+	if (first == 1)
+		run_before_go(sp, cfg);
 	if (!cfg)
-		without_go(sp);
+		without_go(sp, first);
 }
