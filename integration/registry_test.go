@@ -130,7 +130,7 @@ func toSchema1(t *testing.T, path string) {
 				}
 			}
 		}
-		return errors.Join(tx.DeleteBucket([]byte("by-inode")), tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte("1")))
+		return errors.Join(tx.DeleteBucket([]byte("by-inode")), tx.DeleteBucket([]byte("by-lookup")), tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte("1")))
 	})
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)

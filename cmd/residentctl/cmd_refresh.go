@@ -3,40 +3,63 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"os"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/resident"
 )
 
 func newRefreshCommand(g *globals) *cli.Command {
 	var opts resident.RefreshOptions
+	var changed, background bool
 	return &cli.Command{
 		Name:      "refresh",
 		Before:    outside,
 		Usage:     "make stale and missing images again",
-		ArgsUsage: "[ID|PROGRAM…]",
+		ArgsUsage: "[ID|PROGRAM…|--changed PATH…]",
 		Description: `Makes the images anew that something has made stale or that gc has removed, of all
 programs or of those that are named, and enables again what was enabled. With --all
 those that are current too: each gets new addresses, which is worth doing now and
 then (cron, a boot), since an image's addresses stay the same until then. Programs
 that run go on. Names, options and ways in (see add and enable) stay as they were.
 
-A program that is gone keeps its wish: when it is back, a refresh serves it again.`,
+A program that is gone keeps its wish: when it is back, a refresh serves it again.
+
+With --changed the arguments are files that were changed, added or removed, as a package
+or build system names them, or "-" for a list of them on standard input, which newlines
+or NULs separate. Only programs are served that use one of them: the program, its dynamic
+linker, its libraries, or what was looked for where there was nothing. Other paths are
+no error. If /etc/ld.so.cache is one of them all are served. With --background
+it does so in idle time only, of the processors and the disks.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "all", Usage: "also what is current", Destination: &opts.All, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "changed", Usage: "only programs that use the files `PATH…`, which the arguments are", Destination: &changed, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "background", Usage: "in idle time only (SCHED_IDLE, and the idle class of ionice)", Destination: &background, DisableDefaultText: true},
 			trustOwnerFlag(&opts.TrustOwner), jobsFlag(&opts.Jobs),
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate +
 			exitStatusPart(exitDone, exitFailed, exitUsage, exitStore, exitSystem, exitInterrupted),
 		Action: func(c *cli.Context) error {
-			queries, err := arguments(c)
+			var err error
+			if changed {
+				opts.Changed, err = changedFiles(c, os.Stdin)
+			} else {
+				opts.Queries, err = arguments(c)
+			}
 			if err != nil {
 				return err
 			}
 			if err := checkJobs("refresh", opts.Jobs); err != nil {
 				return err
+			}
+			if background {
+				inBackground(g)
 			}
 			m, err := g.open(false)
 			if err != nil {
@@ -44,9 +67,46 @@ A program that is gone keeps its wish: when it is back, a refresh serves it agai
 			}
 			ctx, stop := interruptible(c)
 			defer stop()
-			opts.Queries = queries
 			return runRefresh(ctx, g, m, opts)
 		},
+	}
+}
+
+// changedFiles are the arguments of --changed, or the list that is read for "-".
+func changedFiles(c *cli.Context, list io.Reader) (*[]string, error) {
+	if !c.Args().Present() {
+		return nil, usagef("refresh", "no path given after --changed")
+	}
+	if c.Args().Len() == 1 && c.Args().First() == "-" {
+		raw, err := io.ReadAll(list)
+		if err != nil {
+			return nil, problem.Errorf("read the list of changed files: %w", err)
+		}
+		paths := splitList(string(raw))
+		return &paths, nil
+	}
+	paths, err := arguments(c)
+	return &paths, err
+}
+
+// splitList splits a list at NULs or, if it has none, at newlines.
+func splitList(list string) (paths []string) {
+	separator := "\n"
+	if strings.Contains(list, "\x00") {
+		separator = "\x00"
+	}
+	for path := range strings.SplitSeq(list, separator) {
+		if path != "" {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
+// inBackground says what of it cannot be had, and goes on: only others may notice.
+func inBackground(g *globals) {
+	if err := linux.Background(); err != nil {
+		fmt.Fprintf(g.err, "residentctl: not in the background: %v\n", err)
 	}
 }
 
@@ -72,7 +132,11 @@ func runRefresh(ctx context.Context, g *globals, m *resident.Manager, opts resid
 	})
 	shown.aside(func() {})
 	if g.format == formatTable && err == nil && len(results) == 0 {
-		g.printf("%s\n", nothingResident(m.Dir()))
+		nothing := nothingResident(m.Dir())
+		if opts.Changed != nil {
+			nothing = "no program that is resident uses what has changed"
+		}
+		g.printf("%s\n", nothing)
 	}
 	if g.format == formatJSON {
 		if err := g.printJSON(results); err != nil {

@@ -8,6 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -101,6 +105,26 @@ func (d *Dependencies) files() []*File {
 		files = append(files, &d.Libraries[i])
 	}
 	return files
+}
+
+// Lookups are the paths on which the image depends beside its program and libraries: what was
+// looked at, the directories where something was not found, and each path whose coming into
+// being would be noticed: what was not found, and the directories on the way to it.
+func (d *Dependencies) Lookups() []string {
+	seen := map[string]bool{}
+	for _, c := range d.Checks {
+		seen[c.Path] = true
+	}
+	for _, f := range d.Folders {
+		seen[f.Path] = true
+		for _, miss := range f.Misses {
+			seen[miss] = true
+			for dir := filepath.Dir(miss); len(dir) > len(f.Path) && strings.HasPrefix(dir, f.Path); dir = filepath.Dir(dir) {
+				seen[dir] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(seen))
 }
 
 // Hash fills in the content hashes. A file that is no longer the one whose

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -86,6 +87,38 @@ func (r *Registry) ByLibrary(meant func(path string) bool) (all []Record, err er
 			if is {
 				users = append(users, m)
 			}
+		}
+		all, bad = loadAll(tx, users)
+		return allFaults(bad)
+	})
+	return all, err
+}
+
+// ByFiles is every entry that uses one of the files that are meant: that has it as a name, as
+// its binary or a library, or whose image depends on what is at this path otherwise. Each path
+// is asked about once, and only the records of these entries are read. When some are damaged,
+// the others are returned along with an ErrCorrupt (see Damaged).
+func (r *Registry) ByFiles(meant func(path string) bool, binaries []linux.Inode) (all []Record, err error) {
+	var bad []error
+	err = r.view(func(tx *bolt.Tx) error {
+		var users []match
+		known := map[string]bool{}
+		for _, bucket := range [][]byte{pathBucket, libraryBucket, lookupBucket} {
+			c := tx.Bucket(bucket).Cursor()
+			for k, v := c.First(); k != nil; k, v = c.Next() {
+				name, _, _ := bytes.Cut(k, []byte{0})
+				is, asked := known[string(name)]
+				if !asked {
+					is = meant(string(name))
+					known[string(name)] = is
+				}
+				if is {
+					users = append(users, match{indexEntry{string(bucket), string(k)}, string(v)})
+				}
+			}
+		}
+		for _, b := range binaries {
+			users = append(users, matches(tx, inodeBucket, b.String()+"\x00")...)
 		}
 		all, bad = loadAll(tx, users)
 		return allFaults(bad)

@@ -10,7 +10,7 @@ import (
 )
 
 // The indexes. Every entry's value is a record's key. An image's id is alone as a
-// key; paths, libraries and inodes are followed by a NUL and the record's key, so
+// key; paths, libraries, inodes and lookups are followed by a NUL and the record's key, so
 // that a scan of the prefix path\0 finds every record that has this path. What an
 // index leads to counts only if the record there has the entry (stored.has).
 var (
@@ -18,8 +18,9 @@ var (
 	pathBucket    = []byte("by-path")
 	libraryBucket = []byte("by-library")
 	inodeBucket   = []byte("by-inode")
+	lookupBucket  = []byte("by-lookup")
 
-	indexBuckets = [][]byte{idBucket, pathBucket, libraryBucket, inodeBucket}
+	indexBuckets = [][]byte{idBucket, pathBucket, libraryBucket, inodeBucket, lookupBucket}
 )
 
 type indexEntry struct {
@@ -47,6 +48,9 @@ func (s *stored) entries(key string) map[indexEntry]bool {
 	for _, lib := range s.Image.LibraryPaths {
 		all[indexEntry{string(libraryBucket), lib + suffix}] = true
 	}
+	for _, path := range s.Image.Lookups {
+		all[indexEntry{string(lookupBucket), path + suffix}] = true
+	}
 	return all
 }
 
@@ -64,6 +68,8 @@ func (s *stored) has(key string, e indexEntry) bool {
 		return slices.Contains(s.Wish.Names(), name)
 	case string(libraryBucket):
 		return s.Image != nil && slices.Contains(s.Image.LibraryPaths, name)
+	case string(lookupBucket):
+		return s.Image != nil && slices.Contains(s.Image.Lookups, name)
 	case string(inodeBucket):
 		return s.Image != nil && name == s.Image.Binary.Inode().String()
 	}

@@ -7,8 +7,11 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"github.com/residentctl/residentctl/internal/linux"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -37,6 +40,9 @@ type Options struct {
 type Registry struct {
 	path string
 	opts Options
+
+	mu      sync.Mutex
+	scanned linux.FileID // the file when its pages were last checked, and found good
 }
 
 // Open checks the registry at path. When it is missing it is made, unless it is
@@ -147,10 +153,27 @@ func (r *Registry) session(flag int, fn func(*bolt.DB) error) error {
 	}
 	// bbolt closes it too, but not when it panics; the lock goes with it.
 	defer file.Close()
+	if err := r.scan(file); err != nil {
+		return err
+	}
+	return withBolt(file, flag == os.O_RDONLY, fn)
+}
+
+// scan checks the pages of a file, unless it is as it was when that was done last.
+func (r *Registry) scan(file *os.File) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now, err := linux.FstatID(int(file.Fd()))
+	if err == nil && now == r.scanned {
+		return nil
+	}
 	if faults := scanPages(file); len(faults) > 0 {
 		return corruptf("%s", summary(faults))
 	}
-	return withBolt(file, flag == os.O_RDONLY, fn)
+	if err == nil {
+		r.scanned = now
+	}
+	return nil
 }
 
 // withBolt gives an open and locked file to bbolt. What goes wrong in a

@@ -65,6 +65,9 @@ type Image struct {
 	Digest string `json:"digest,omitempty"`
 	// LibraryPaths are the libraries' paths as they were opened, for ByLibrary.
 	LibraryPaths []string `json:"library_paths,omitempty"`
+	// Lookups are the other paths on which it depends, for ByFiles: files and directories that
+	// were looked at, and where something was not found.
+	Lookups []string `json:"lookups,omitempty"`
 	// Deps is what the image depends on, in the words of package fingerprint.
 	Deps json.RawMessage `json:"deps,omitempty"`
 
@@ -207,8 +210,8 @@ func (i *Image) validate() error {
 	if i.Kind == "" {
 		return errors.New("the image has no kind")
 	}
-	for _, lib := range i.LibraryPaths {
-		if err := validPath(lib); err != nil {
+	for _, path := range slices.Concat(i.LibraryPaths, i.Lookups) {
+		if err := validPath(path); err != nil {
 			return err
 		}
 	}

@@ -14,7 +14,8 @@ import (
 //     end in the image's id.
 //   - Version 2: records as in stored.go, under keys that say nothing; an index by
 //     inode, and indexes that end in the record's key.
-const schemaVersion = 2
+//   - Version 3: an index of further paths on which images depend.
+const schemaVersion = 3
 
 var (
 	metaBucket    = []byte("meta")
@@ -24,7 +25,7 @@ var (
 
 // migrations bring a registry of version n to version n+1, each in the
 // transaction that first writes to it.
-var migrations = map[int]func(*bolt.Tx) error{1: migrateTo2}
+var migrations = map[int]func(*bolt.Tx) error{1: migrateTo2, 2: migrateTo3}
 
 func initSchema(tx *bolt.Tx) error {
 	for _, name := range allBuckets() {

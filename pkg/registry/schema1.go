@@ -32,8 +32,10 @@ func decode1(key string, value []byte) (r Record, err error) {
 // record that cannot be read is not lost by this: its value stays, which is damaged
 // in schema 2 as well, and what the indexes say of it.
 func migrateTo2(tx *bolt.Tx) error {
-	if _, err := tx.CreateBucketIfNotExists(inodeBucket); err != nil {
-		return err
+	for _, name := range [][]byte{inodeBucket, lookupBucket} {
+		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			return err
+		}
 	}
 	if err := requireBuckets(tx); err != nil {
 		return err

@@ -17,7 +17,7 @@ func schema1(t *testing.T, all ...Record) *Registry {
 	t.Helper()
 	r := newRegistryWithoutCheck(t)
 	edit(t, r, func(tx *bolt.Tx) error {
-		err := errors.Join(tx.DeleteBucket(inodeBucket), setSchema(tx, 1))
+		err := errors.Join(tx.DeleteBucket(inodeBucket), tx.DeleteBucket(lookupBucket), setSchema(tx, 1))
 		put := func(bucket []byte, key, value string) {
 			err = errors.Join(err, tx.Bucket(bucket).Put([]byte(key), []byte(value)))
 		}

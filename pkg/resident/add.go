@@ -390,6 +390,8 @@ func (a *adding) dump(ctx context.Context, l *layout) error {
 	if err := l.template.Detach(); err != nil {
 		return err
 	}
+	// CRIU restores the policy that it has dumped, and that is not to be ours in the background.
+	_ = linux.Foreground(l.template.PID)
 	// Not in the store: where there is no room for an image there must be some
 	// for the log that says so.
 	work, err := store.StageTemporary()
@@ -562,7 +564,7 @@ func (a *adding) record() (*registry.Record, error) {
 			EvenIfSlower: a.opts.EvenIfSlower,
 		},
 		Image: registry.Image{
-			ID: a.id, Binary: first.deps.Program.ID, Digest: first.deps.Digest(), Deps: deps,
+			ID: a.id, Binary: first.deps.Program.ID, Digest: first.deps.Digest(), Deps: deps, Lookups: first.deps.Lookups(),
 			Kind: "linked", Created: time.Now(), CRIU: a.criu.String(), Kernel: first.deps.Kernel,
 			Libraries: len(first.deps.Libraries), Mappings: first.plan.Mappings(), Timing: a.timing,
 			Bound: len(first.template.Bound), LauncherPlace: launcherPlace(a.layouts),

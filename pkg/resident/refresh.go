@@ -14,6 +14,7 @@ import (
 type RefreshOptions struct {
 	All     bool     // also what is current: everything gets new layouts
 	Queries []string // only these entries; none is all of them
+	Changed *[]string // only those that use one of these files, if it is not nil
 	Jobs    int      // how many entries to work on at a time; 0 is 1
 	// Step is told each step as it begins, with the entry's program, and its number of so
 	// many; it may be nil, and be called by several goroutines.
@@ -41,7 +42,7 @@ type Refreshed struct {
 // failure; the error is of entries that could not be read. What was wished stays. The results
 // come in the order of the entries, one at a time.
 func (m *Manager) Refresh(ctx context.Context, opts RefreshOptions, done func(Refreshed)) error {
-	records, err := m.refreshable(opts.Queries)
+	records, err := m.refreshable(opts)
 	var renewals map[string]error
 	if !opts.All {
 		renewals = m.renewNeeded(ctx, records)
@@ -69,19 +70,22 @@ func (m *Manager) Refresh(ctx context.Context, opts RefreshOptions, done func(Re
 	return err
 }
 
-func (m *Manager) refreshable(queries []string) ([]registry.Record, error) {
-	if m.registry == nil && len(queries) > 0 {
-		return nil, NotFound(queries[0], m.dir)
+func (m *Manager) refreshable(opts RefreshOptions) ([]registry.Record, error) {
+	if m.registry == nil && len(opts.Queries) > 0 {
+		return nil, NotFound(opts.Queries[0], m.dir)
 	}
 	if m.registry == nil {
 		return nil, nil
 	}
 	m.store.HideNames()
-	if len(queries) == 0 {
+	if opts.Changed != nil {
+		return m.usingFiles(*opts.Changed)
+	}
+	if len(opts.Queries) == 0 {
 		return m.registry.List()
 	}
 	var records []registry.Record
-	for _, q := range queries {
+	for _, q := range opts.Queries {
 		rec, err := m.registry.Find(q)
 		if errors.Is(err, registry.ErrNotFound) {
 			return nil, NotFound(q, m.dir)

@@ -207,7 +207,7 @@ func (m *Manager) newRecord(r *renewal) (err error) {
 	if r.rec.Deps, err = json.Marshal(r.deps); err != nil {
 		return err
 	}
-	r.rec.Binary = r.deps.Program.ID
+	r.rec.Binary, r.rec.Lookups = r.deps.Program.ID, r.deps.Lookups()
 	if faults, exact := m.exposure(r.rec); len(faults) > 0 || !exact {
 		return madeAgain("it is for other users now")
 	}
