@@ -285,7 +285,7 @@ func (c *checker) entry(m *Manager, rec registry.Record) {
 		return
 	}
 	what := fmt.Sprintf("%s (id %.12s)", rec.Program, rec.ID)
-	again := fmt.Sprintf("it is executed normally; `residentctl add %s` makes it resident again, `residentctl gc` removes its image", rec.Program)
+	again := fmt.Sprintf("it is executed normally; `residentctl refresh %s` makes it resident again", rec.Program)
 	wrong := m.damage(rec)
 	if len(wrong) > 0 && m.startsByOlder(rec) {
 		c.note(AreaEntry, what, olderEntry, "`residentctl refresh` makes it again")

@@ -98,7 +98,7 @@ func tryAgain(err error) bool {
 // how that went, by image.
 func (m *Manager) renewNeeded(ctx context.Context, records []registry.Record) map[string]error {
 	records = slices.DeleteFunc(slices.Clone(records), func(rec registry.Record) bool {
-		return !rec.HasImage() || !dated(rec) && len(m.stale(rec)) == 0
+		return !rec.HasImage() || !dated(rec) && len(m.stale(rec)) == 0 && m.sound(rec)
 	})
 	results := map[string]error{}
 	for _, r := range m.renewAll(ctx, records) {
