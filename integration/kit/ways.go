@@ -345,7 +345,22 @@ var Launched = []Way{ByLauncher, ByRun, ByExec, ByShim, BySystem, BySystemNormal
 // WaysTo are those of the ways by which the program can be started.
 func WaysTo(t testing.TB, program string, ways []Way) []Way {
 	t.Helper()
-	return slices.DeleteFunc(slices.Clone(ways), func(w Way) bool { return w.Takes != nil && !w.Takes(t, program) })
+	return slices.DeleteFunc(slices.Clone(ways), func(w Way) bool {
+		return w.Takes != nil && !w.Takes(t, program) || w.Restores && !restoring(t)
+	})
+}
+
+// EngineEnv names the environment variable that, as "criu", has every test go by CRIU's
+// restore too. That takes several times as long.
+const EngineEnv = "RESIDENTCTL_TEST_ENGINE"
+
+// restoredAlways are the tests that do so always.
+var restoredAlways = []string{"TestVectors", "TestNames", "TestInheritance"}
+
+// restoring reports whether a test goes by CRIU's restore.
+func restoring(t testing.TB) bool {
+	name, _, _ := strings.Cut(t.Name(), "/")
+	return os.Getenv(EngineEnv) == "criu" || slices.Contains(restoredAlways, name)
 }
 
 // linkedByGlibc: only glibc's dynamic linker can be covered.
