@@ -116,10 +116,9 @@ type adder interface {
 // addResult is what became of one program.
 type addResult struct {
 	Program  string           `json:"program"` // as it was given
-	State    addState         `json:"state"`
+	Outcome  addState         `json:"outcome" jsonschema:"enum=added,enum=named,enum=already,enum=renewed,enum=slower,enum=failed"`
 	Followed string           `json:"followed,omitempty"` // --follow: to which program
-	Record   *registry.Record `json:"record,omitempty"`
-	Gain     float64          `json:"gain,omitempty"`   // how many times as fast it starts
+	Record   *record          `json:"record,omitempty"`
 	Timing   *registry.Timing `json:"timing,omitempty"` // of a program that is not faster
 	Failure  *report          `json:"failure,omitempty"`
 }
@@ -127,13 +126,22 @@ type addResult struct {
 type addState string
 
 const (
-	stateAdded   addState = "resident"
-	stateNamed   addState = "resident by one more name"
-	stateAlready addState = "already resident"
+	stateAdded   addState = "added"
+	stateNamed   addState = "named"
+	stateAlready addState = "already"
 	stateRenewed addState = "renewed"
-	stateSlower  addState = "not faster"
+	stateSlower  addState = "slower"
 	stateFailed  addState = "failed"
 )
+
+// addWords are the outcomes for people, in the order in which they are counted.
+var addWords = []struct {
+	state addState
+	words string
+}{
+	{stateNamed, "resident by one more name"}, {stateAlready, "already resident"}, {stateRenewed, "renewed"},
+	{stateSlower, "not faster"}, {stateFailed, "failed"},
+}
 
 // runAdd makes programs resident, so many jobs at a time. It goes on after a
 // failure unless the next one is bound to fail as well.
@@ -175,18 +183,18 @@ func addOne(ctx context.Context, m adder, name string, opts resident.AddOptions)
 	var slower *resident.SlowerError
 	switch {
 	case errors.As(err, &slower):
-		return addResult{Program: name, State: stateSlower, Timing: &slower.Timing, Failure: newReport(err)}, err
+		return addResult{Program: name, Outcome: stateSlower, Timing: &slower.Timing, Failure: newReport(err)}, err
 	case err != nil:
-		return addResult{Program: name, State: stateFailed, Failure: newReport(err)}, err
+		return addResult{Program: name, Outcome: stateFailed, Failure: newReport(err)}, err
 	}
-	r := addResult{Program: name, State: stateAdded, Record: &added.Record, Gain: resident.Gain(added.Record.Timing)}
+	r := addResult{Program: name, Outcome: stateAdded, Record: recordOf(added.Record, recordState(resident.StateCurrent))}
 	switch {
 	case added.Already:
-		r.State = stateAlready
+		r.Outcome = stateAlready
 	case added.Renewed:
-		r.State = stateRenewed
+		r.Outcome = stateRenewed
 	case added.Named:
-		r.State = stateNamed
+		r.Outcome = stateNamed
 	}
 	if opts.Follow {
 		r.Followed = added.Path
@@ -207,7 +215,7 @@ func printAdded(g *globals, r addResult) {
 	if r.Followed != "" && r.Followed != r.Program {
 		name += " -> " + printable(r.Followed)
 	}
-	switch r.State {
+	switch r.Outcome {
 	case stateAlready:
 		g.printf("%s: already resident\n", name)
 	case stateRenewed:
@@ -239,12 +247,12 @@ func summarizeAdded(g *globals, results []addResult, total int) error {
 	}
 	n := map[addState]int{}
 	for _, r := range results {
-		n[r.State]++
+		n[r.Outcome]++
 	}
 	parts := []string{fmt.Sprintf("%d made resident", n[stateAdded])}
-	for _, s := range []addState{stateNamed, stateAlready, stateRenewed, stateSlower, stateFailed} {
-		if n[s] > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n[s], s))
+	for _, s := range addWords {
+		if n[s.state] > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n[s.state], s.words))
 		}
 	}
 	if left := total - len(results); left > 0 {

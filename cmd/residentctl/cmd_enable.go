@@ -113,9 +113,9 @@ type enabler func(ctx context.Context, name string, opts resident.AddOptions) (*
 
 // enableResult is what became of one program.
 type enableResult struct {
-	Program string            `json:"program"` // as it was given
-	Enabled *resident.Enabled `json:"enabled,omitempty"`
-	Failure *report           `json:"failure,omitempty"`
+	Program string   `json:"program"` // as it was given
+	Enabled *enabled `json:"enabled,omitempty"`
+	Failure *report  `json:"failure,omitempty"`
 }
 
 // runEnable goes on after a failure unless the next one is bound to fail as well.
@@ -135,10 +135,12 @@ func runEnable(ctx context.Context, g *globals, enable enabler, programs []strin
 			fatal = err
 			break
 		}
-		r := enableResult{Program: name, Enabled: e}
+		r := enableResult{Program: name}
 		if err != nil {
-			r.Enabled, r.Failure = nil, newReport(fmt.Errorf("%s: %w", name, err))
+			r.Failure = newReport(fmt.Errorf("%s: %w", name, err))
 			failures = append(failures, r.Failure)
+		} else {
+			r.Enabled = enabledOf(e)
 		}
 		results = append(results, r)
 		printEnabled(g, r)

@@ -132,7 +132,7 @@ func runInspect(g *globals, stores []entryStore, query string) error {
 		return err
 	}
 	if g.format == formatJSON {
-		return g.printJSON(i)
+		return g.printJSON(inspectionOf(i))
 	}
 	return printInspection(g, i)
 }

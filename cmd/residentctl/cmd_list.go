@@ -75,7 +75,7 @@ type listedStore struct {
 // listed is an entry and where it is.
 type listed struct {
 	resident.Entry
-	Store string `json:"store"`
+	Store string
 }
 
 // checkEntries is the error of --check.
@@ -144,7 +144,13 @@ func printEntries(g *globals, entries []listed, several, quiet bool) error {
 	case g.format == formatJSON && quiet:
 		return g.printJSON(ids(entries))
 	case g.format == formatJSON:
-		return g.printJSON(append([]listed{}, entries...)) // an empty list is [], not null
+		all := []*record{} // an empty list is [], not null
+		for _, e := range entries {
+			r := recordOfEntry(e.Entry)
+			r.Store = e.Store
+			all = append(all, r)
+		}
+		return g.printJSON(all)
 	case quiet:
 		for _, id := range ids(entries) {
 			g.printf("%s\n", id)

@@ -94,7 +94,7 @@ func runPurge(ctx context.Context, g *globals, m purger) error {
 		err = ctx.Err()
 	}
 	if g.format == formatJSON {
-		return errors.Join(g.printJSON(p), err)
+		return errors.Join(g.printJSON(purged{p.Dir, recordsOf(p.Removed), append([]string{}, p.Kept...)}), err)
 	}
 	if printErr := printRemoved(g, p.Removed); printErr != nil {
 		return printErr

@@ -113,10 +113,14 @@ func inBackground(g *globals) {
 func runRefresh(ctx context.Context, g *globals, m *resident.Manager, opts resident.RefreshOptions) error {
 	shown := g.newProgress()
 	opts.Step = shown.step
-	results := []resident.Refreshed{}
+	results := []refreshed{} // as JSON
+	total := 0
 	var failures []*report
 	err := m.Refresh(ctx, opts, func(r resident.Refreshed) {
-		results = append(results, r)
+		total++
+		if g.format == formatJSON {
+			results = append(results, refreshed{r.Program, r.Old, recordOfEntry(m.Entry(r.Record)), r.Current, r.Renewed, r.Gone, r.Reason})
+		}
 		if r.Err != nil {
 			failures = append(failures, newReport(fmt.Errorf("%s: %w", r.Program, r.Err)))
 		}
@@ -131,7 +135,7 @@ func runRefresh(ctx context.Context, g *globals, m *resident.Manager, opts resid
 		})
 	})
 	shown.aside(func() {})
-	if g.format == formatTable && err == nil && len(results) == 0 {
+	if g.format == formatTable && err == nil && total == 0 {
 		nothing := nothingResident(m.Dir())
 		if opts.Changed != nil {
 			nothing = "no program that is resident uses what has changed"
@@ -143,7 +147,7 @@ func runRefresh(ctx context.Context, g *globals, m *resident.Manager, opts resid
 			return err
 		}
 	}
-	return ended(err, failures, len(results))
+	return ended(err, failures, total)
 }
 
 func printRefreshed(g *globals, r resident.Refreshed) {

@@ -87,7 +87,7 @@ func runRemoveAll(ctx context.Context, g *globals, m remover) error {
 
 func printRemoved(g *globals, removed []registry.Record) error {
 	if g.format == formatJSON {
-		return g.printJSON(append([]registry.Record{}, removed...))
+		return g.printJSON(recordsOf(removed))
 	}
 	for _, r := range removed {
 		if r.HasImage() {

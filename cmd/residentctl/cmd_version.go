@@ -13,8 +13,11 @@ import (
 
 func newVersionCommand(g *globals) *cli.Command {
 	return &cli.Command{
-		Name:               "version",
-		Usage:              "show the versions of residentctl, CRIU and the kernel",
+		Name:  "version",
+		Usage: "show the versions of residentctl, CRIU and the kernel",
+		Description: `With --format json, "output" is the version of what commands print with that option,
+of which doc/output.schema.json is the schema. It is raised when a field changes its
+meaning or goes, not when there is one more.`,
 		Flags:              []cli.Flag{g.formatFlag()},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitUsage),
 		Action: func(c *cli.Context) error {
@@ -33,12 +36,13 @@ type versions struct {
 	CRIU        string `json:"criu"`
 	Kernel      string `json:"kernel"`
 	FrontDoor   bool   `json:"front_door"` // scripts/build has made it
+	Output      int    `json:"output"`     // outputVersion
 }
 
 func findVersions() versions {
 	return versions{
 		Residentctl: moduleVersion(), Go: runtime.Version(), CRIU: criuVersion(), Kernel: kernelVersion(),
-		FrontDoor: front.Entered(),
+		FrontDoor: front.Entered(), Output: outputVersion,
 	}
 }
 

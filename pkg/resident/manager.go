@@ -110,6 +110,9 @@ type Entry struct {
 	Reasons  []string `json:"reasons,omitempty"` // of any state but current, for people
 }
 
+// Entry is a record with the state that it is in now.
+func (m *Manager) Entry(rec registry.Record) Entry { return m.entry(rec) }
+
 // entry is an entry in its state.
 func (m *Manager) entry(rec registry.Record) Entry {
 	e := Entry{Record: rec, Gain: Gain(rec.Timing), State: StateCurrent}

@@ -12,10 +12,10 @@ import (
 
 // RefreshOptions says what is refreshed.
 type RefreshOptions struct {
-	All     bool     // also what is current: everything gets new layouts
-	Queries []string // only these entries; none is all of them
+	All     bool      // also what is current: everything gets new layouts
+	Queries []string  // only these entries; none is all of them
 	Changed *[]string // only those that use one of these files, if it is not nil
-	Jobs    int      // how many entries to work on at a time; 0 is 1
+	Jobs    int       // how many entries to work on at a time; 0 is 1
 	// Step is told each step as it begins, with the entry's program, and its number of so
 	// many; it may be nil, and be called by several goroutines.
 	Step func(program string, number, total int, what string)
