@@ -4,7 +4,7 @@
 #   test             set-up, all checks, all tests (root)
 #   test-short       the tests that need neither root nor much time
 #   lint             gofmt, vet, staticcheck, shellcheck
-#   generate         what is generated: the launcher and its plan.h
+#   generate         what is generated: the launcher and its plan.h, man page and completions
 #   check-generated  is what is generated that of the sources?
 #   fuzz             every fuzz target for ten seconds
 #   bench            how long starts take
@@ -12,6 +12,7 @@
 #   dist             an archive of the source, with its checksum
 
 PREFIX = /usr/local
+SHARE = $(DESTDIR)$(PREFIX)/share
 
 .PHONY: build test test-short lint generate check-generated fuzz bench install dist
 
@@ -32,6 +33,7 @@ generate:
 
 check-generated:
 	go test -count=1 -run '^Test(HeaderIsCurrent|SumIsOfTheseSources|CodeIsWhatTheSourcesGive|FrontHoldsTheSameCode)$$' ./pkg/plan/planheader ./pkg/launcher
+	go test -count=1 -run '^TestDocumentsAreCurrent$$' ./cmd/residentctl
 
 fuzz:
 	scripts/fuzz
@@ -46,6 +48,12 @@ bin/residentctl:
 install: bin/residentctl
 	install -D -m 755 bin/residentctl $(DESTDIR)$(PREFIX)/bin/residentctl
 	ln -sf residentctl $(DESTDIR)$(PREFIX)/bin/resident
+	install -D -m 644 -t $(SHARE)/man/man1 doc/man/residentctl.1
+	install -D -m 644 -t $(SHARE)/man/man5 doc/man/resident.conf.5
+	install -D -m 644 -t $(SHARE)/man/man8 doc/man/resident.8
+	install -D -m 644 doc/completions/residentctl.bash $(SHARE)/bash-completion/completions/residentctl
+	install -D -m 644 -t $(SHARE)/zsh/site-functions doc/completions/_residentctl
+	install -D -m 644 -t $(SHARE)/fish/vendor_completions.d doc/completions/residentctl.fish
 
 dist:
 	scripts/dist

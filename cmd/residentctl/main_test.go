@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -40,6 +41,11 @@ func setup(e *testscript.Env) error {
 	e.Setenv("HOME", e.WorkDir)
 	e.Setenv("STORE", e.WorkDir+"/store")
 	e.Setenv("CRIU", os.Getenv(criuwrap.PathVariable)) // for scripts that change it
+	completions, err := filepath.Abs("../../doc/completions")
+	if err != nil {
+		return err
+	}
+	e.Setenv("COMPLETIONS", completions)
 	for _, name := range []string{criuwrap.PathVariable, "GOCOVERDIR"} {
 		if value, set := os.LookupEnv(name); set {
 			e.Setenv(name, value)

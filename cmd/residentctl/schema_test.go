@@ -17,7 +17,7 @@ import (
 	"github.com/residentctl/residentctl/pkg/resident"
 )
 
-// schemaFile is the schema of all that --format json prints. UPDATE_SCHEMA=1 writes it.
+// schemaFile is the schema of all that --format json prints. `make generate` writes it.
 const schemaFile = "../../doc/output.schema.json"
 
 // outputs are what the commands print, by the name in the schema. What run and exec print
@@ -77,7 +77,7 @@ func TestSchemaIsCurrent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if os.Getenv("UPDATE_SCHEMA") != "" {
+	if *update {
 		if err := os.WriteFile(schemaFile, want, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -87,7 +87,7 @@ func TestSchemaIsCurrent(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, want) {
-		t.Errorf("%s is not what the types say: UPDATE_SCHEMA=1 go test ./cmd/residentctl -run TestSchemaIsCurrent", schemaFile)
+		t.Errorf("%s is not what the types say; run `make generate`", schemaFile)
 	}
 }
 
