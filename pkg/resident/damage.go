@@ -89,6 +89,8 @@ func (m *Manager) layoutDamage(rec registry.Record, dir string, others []string)
 	return faults
 }
 
+const olderPlan = "its plan is an older one, since a refresh was interrupted"
+
 // oldPlan says that the plan of a layout, given its number, is not the one that the record
 // is about: a refresh was interrupted.
 func (m *Manager) oldPlan(rec registry.Record, number int, dir string) []string {
@@ -96,7 +98,7 @@ func (m *Manager) oldPlan(rec registry.Record, number int, dir string) []string 
 	if err != nil || number >= len(rec.PlanSums) || rec.PlanSums[number] == fmt.Sprintf("%016x", sum) {
 		return nil
 	}
-	return []string{"its plan is an older one, since a refresh was interrupted"}
+	return []string{olderPlan}
 }
 
 // pagesFault says why a start would not map CRIU's pages.
