@@ -154,6 +154,9 @@ binfmt() { echo "kernel: $(ls /proc/sys/fs/binfmt_misc | grep -c residentctl || 
 // TestPackage installs the package with dpkg in a machine of its own, lives with it through
 // a week of upgrades, and removes it.
 func TestPackage(t *testing.T) {
+	if os.Getenv("RESIDENTCTL_TEST_PACKAGE_TOOLS") == "" {
+		t.Skip("scripts/package-test runs it: the packages take over a minute to make")
+	}
 	if !kit.OwnBinfmt(t, "") {
 		t.Skip("a binfmt_misc for these tests alone needs Linux 6.7")
 	}
