@@ -84,12 +84,15 @@ var completionWords = map[string]any{
 // quoted is a text as one word of a shell.
 func quoted(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
 
-// plain is an option's usage for a line of a menu.
-func plain(text string) string { return strings.ReplaceAll(text, "`", "") }
+// brief is an option's usage for a line of a menu: without the default.
+func brief(text string) string {
+	text, _, _ = strings.Cut(text, " (default: ")
+	return text
+}
 
 // zshText escapes what ends a part of a specification of _arguments (zshcompsys(1)).
 func zshText(text string) string {
-	return strings.NewReplacer(`\`, `\\`, `:`, `\:`, `[`, `\[`, `]`, `\]`).Replace(plain(text))
+	return strings.NewReplacer(`\`, `\\`, `:`, `\:`, `[`, `\[`, `]`, `\]`).Replace(brief(text))
 }
 
 // zshOption are the specifications of an option for _arguments, one for each name.
@@ -136,7 +139,7 @@ func zshArguments(c docCommand) string {
 	case takesNothing:
 		return ""
 	case takesLine:
-		return `'(-)1:program:_residentctl_programs' '*::argument:_normal'`
+		return `'(-)1:program:_residentctl_programs' '*::argument:_residentctl_line'`
 	}
 	number := "1"
 	if strings.Contains(c.ArgsUsage, "…") {
@@ -166,7 +169,7 @@ func fishOption(o docOption) string {
 	default:
 		b.WriteString("-x ")
 	}
-	return b.String() + "-d " + fishQuoted(plain(o.Usage))
+	return b.String() + "-d " + fishQuoted(brief(o.Usage))
 }
 
 // fishArguments are the arguments of fish's complete for a command's arguments.
