@@ -34,9 +34,6 @@ const (
 	takesWord     = "word" // one of Words
 )
 
-// shells are those that are offered where a SHELL is to be named.
-const shells = "bash zsh sh fish csh"
-
 // wordList is a placeholder that lists the words which it stands for.
 var wordList = regexp.MustCompile(`^\[?([a-z]+(?:\|[a-z]+)+)\]?$`)
 
@@ -49,7 +46,7 @@ func takenBy(c *cli.Command) argumentKind {
 	case usage == "":
 		return argumentKind{Kind: takesNothing}
 	case strings.Contains(usage, "SHELL"):
-		return argumentKind{takesWord, shells}
+		return argumentKind{takesWord, strings.Join(shellNames(), " ")}
 	case strings.Contains(usage, "ARG"):
 		return argumentKind{Kind: takesLine}
 	case strings.Contains(usage, "ID|"), c.Name == "disable", c.Name == "which":

@@ -16,7 +16,7 @@ _residentctl_command() {
         enable) kind=program words='' options='--shim --system --follow --even-if-slower --trust-owner --memory-limit --store --format --help -h' ;;
         disable) kind=resident words='' options='--shim --system --all --store --format --help -h' ;;
         status) kind=nothing words='' options='--check --store --format --help -h' ;;
-        env) kind=word words='bash zsh sh fish csh' options='--store --help -h' ;;
+        env) kind=word words='bash zsh sh dash ksh mksh fish csh tcsh bsd-csh' options='--store --help -h' ;;
         inspect) kind=resident words='' options='--store --format --help -h' ;;
         verify) kind=resident words='' options='--engine --trust-owner --jobs -j --store --format --help -h' ;;
         gc) kind=nothing words='' options='--dry-run --store --format --help -h' ;;
