@@ -13,8 +13,7 @@ import (
 	"github.com/residentctl/residentctl/integration/kit"
 )
 
-// background is the process that works in the background on a store, 0 if there is none. In
-// the middle of an exec a process has no command line.
+// background is the process that works in the background on a store, 0 if there is none.
 func background(t *testing.T, dir string) (pid int) {
 	t.Helper()
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -24,7 +23,7 @@ func background(t *testing.T, dir string) (pid int) {
 	for _, path := range lines {
 		raw, err := os.ReadFile(path)
 		line := strings.ReplaceAll(string(raw), "\x00", " ")
-		if err != nil || !strings.Contains(line, " exec --background idle ") || !strings.Contains(line, dir) {
+		if err != nil || !strings.Contains(line, " exec --background ") || !strings.Contains(line, dir) {
 			continue
 		}
 		if pid, err = strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {

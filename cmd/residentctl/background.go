@@ -4,7 +4,6 @@ import (
 	"context"
 	"math"
 	"os"
-	"runtime"
 	"syscall"
 	"time"
 
@@ -25,12 +24,6 @@ import (
 // command's takes up.
 const backgroundTime = time.Minute
 
-// The two stages of exec --background: as it was started, and with idle priorities.
-const (
-	backgroundStart = "start"
-	backgroundIdle  = "idle"
-)
-
 // startBackground has these programs made resident in the store, after this process. It
 // returns how many that are: none where another such process is at work, or where this one
 // cannot be started.
@@ -50,17 +43,14 @@ func startBackground(dir string, programs []string) int {
 	if unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) != nil {
 		return 0
 	}
-	_, err = os.StartProcess(self, backgroundLine(self, backgroundStart, dir, programs), &os.ProcAttr{
+	line := append([]string{self, "exec", "--" + backgroundOption, "--store", dir, "--"}, programs...)
+	_, err = os.StartProcess(self, line, &os.ProcAttr{
 		Dir: "/", Env: intercept.Environment(), Files: []*os.File{null, null, null}, Sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
 		return 0
 	}
 	return len(programs)
-}
-
-func backgroundLine(self, stage, dir string, programs []string) []string {
-	return append([]string{self, "exec", "--" + backgroundOption, stage, "--store", dir, "--"}, programs...)
 }
 
 func backgroundIsFree(dir string) bool {
@@ -78,10 +68,8 @@ func backgroundIsFree(dir string) bool {
 
 // runBackground makes programs resident that commands have executed often.
 func runBackground(o startLine) error {
-	if o.background == backgroundStart {
-		if err := idleAgain(o); err != nil {
-			return err
-		}
+	if err := linux.Background(); err != nil {
+		return err
 	}
 	s, err := store.Open(o.store)
 	if err != nil {
@@ -121,25 +109,4 @@ func makeLater(ctx context.Context, s *store.Store, m *resident.Manager, program
 		return err
 	}
 	return tried
-}
-
-// idleAgain executes this program again with idle priorities, which all its threads and
-// children inherit (sched(7), ioprio_set(2)).
-func idleAgain(o startLine) error {
-	const (
-		ioprioWhoProcess = 1       // include/uapi/linux/ioprio.h
-		ioprioIdle       = 3 << 13 // IOPRIO_CLASS_IDLE, IOPRIO_CLASS_SHIFT
-	)
-	runtime.LockOSThread()
-	if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0); err != nil {
-		return os.NewSyscallError("sched_setattr", err)
-	}
-	if _, _, errno := unix.Syscall(unix.SYS_IOPRIO_SET, ioprioWhoProcess, 0, ioprioIdle); errno != 0 {
-		return os.NewSyscallError("ioprio_set", errno)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	return syscall.Exec(self, backgroundLine(self, backgroundIdle, o.store, o.argv), intercept.Environment())
 }

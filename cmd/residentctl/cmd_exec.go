@@ -105,7 +105,7 @@ line on standard error that says why and what can be done.`,
 			if o.store == "" {
 				o.store = string(g.store)
 			}
-			if o.background != "" {
+			if o.background {
 				return runBackground(o)
 			}
 			return runExec(o, g.err)

@@ -24,7 +24,7 @@ type startLine struct {
 	quiet   bool
 
 	noBackground bool
-	background   string // which stage of making programs resident in the background this is; "" is none
+	background   bool // this is what makes programs resident after a command
 
 	store string // as given, "" for the default ones
 
@@ -90,7 +90,7 @@ var startOptions = []startOption{
 		of: cmdExec, name: "no-background", early: true, set: flagOf(func(l *startLine) *bool { return &l.noBackground }),
 		usage: "with --auto: make nothing resident any more when the command has ended",
 	},
-	{of: cmdExec, name: backgroundOption, needs: "stage", set: setBackground},
+	{of: cmdExec, name: backgroundOption, set: flagOf(func(l *startLine) *bool { return &l.background })},
 	{of: cmdExec, name: insideOption, needs: "file", set: addInside},
 	{of: cmdExec, name: ignoreChildOption, set: flagOf(func(l *startLine) *bool { return &l.ignoreChild })},
 	{
@@ -145,11 +145,6 @@ func setAfter(l *startLine, value string) error {
 		return fmt.Errorf("--after must be a number from 1 on, not %q", value)
 	}
 	l.after = n
-	return nil
-}
-
-func setBackground(l *startLine, value string) error {
-	l.background = value
 	return nil
 }
 
