@@ -17,7 +17,7 @@ import (
 const columnGap = "  "
 
 // leastColumn is the width, in columns of the terminal, below which no column is cut.
-const leastColumn = 12
+const leastColumn = 11
 
 // table is what all tables of the command line are printed by: columns that begin below
 // each other, cut to the width of a terminal, and whole anywhere else.
