@@ -141,7 +141,7 @@ DIR/one: already enabled for the whole system
 == without root
 one DIR/one system resident
 == boot
-one DIR/one system off: the kernel does not know it (any more)
+one DIR/one system off the kernel does not know it (any more)
 == what systemd does
 one DIR/one system resident
 resident start: image
@@ -150,9 +150,9 @@ current
 one DIR/one system resident
 resident start: image
 == switched off
-one DIR/one system off: it is switched off in /proc/sys/fs/binfmt_misc
+one DIR/one system off it is switched off in /proc/sys/fs/binfmt_misc
 == not mounted
-one DIR/one system off: binfmt_misc is not mounted at /proc/sys/fs/binfmt_misc
+one DIR/one system off binfmt_misc is not mounted at /proc/sys/fs/binfmt_misc
 current
 one DIR/one system resident
 == new layouts
@@ -162,7 +162,7 @@ resident start: image
 == verify
 the same as a fresh link
 == upgraded, the same first bytes
-one DIR/one system normal: another file stands there, or none
+one DIR/one system normal another file stands there, or none
 started normally: it is not resident
 == refresh
 made anew
@@ -170,10 +170,10 @@ one DIR/one system resident
 resident start: image
 1 in binfmt.d, 1 in the store
 == removed
-one DIR/one system normal: another file stands there, or none
+one DIR/one system normal another file stands there, or none
 127
 == gc
-one DIR/one system waiting: no image: DIR/one is gone
+one DIR/one system waiting no image: DIR/one is gone
 0 in binfmt.d, 0 in the store
 == back
 resident again
@@ -694,10 +694,10 @@ one DIR/one system resident
 @an instance
 resident start: image
 == elsewhere
-one DIR/one system elsewhere: for another kernel instance, a user namespace's own
+one DIR/one system elsewhere for another kernel instance, a user namespace's own
 current
 0
-one DIR/one system elsewhere: for another kernel instance, a user namespace's own
+one DIR/one system elsewhere for another kernel instance, a user namespace's own
 note   entry: DIR/one (system-wide): for another kernel instance, a user namespace's own
        -> ` + "`residentctl enable --system DIR/one`" + ` enables it here too
 == gc leaves it
@@ -705,11 +705,11 @@ note   entry: DIR/one (system-wide): for another kernel instance, a user namespa
 == upgraded
 made anew
 0
-one DIR/one system elsewhere: for another kernel instance, a user namespace's own
+one DIR/one system elsewhere for another kernel instance, a user namespace's own
 @an instance
 == here too
 DIR/one: enabled for the whole system
-one DIR/one system elsewhere: for another kernel instance, a user namespace's own
+one DIR/one system elsewhere for another kernel instance, a user namespace's own
 one DIR/one system resident
 1
 @an instance
@@ -717,17 +717,17 @@ one DIR/one system resident
 resident start: image
 == disabled here
 one: disabled for the whole system (DIR/one)
-one DIR/one system elsewhere: for another kernel instance, a user namespace's own
+one DIR/one system elsewhere for another kernel instance, a user namespace's own
 0
 == disabled
 one: disabled for the whole system (DIR/one)
 nothing is enabled; ` + "`residentctl enable PROGRAM`" + ` does it
 == of an older version
-one DIR/one system elsewhere: for another kernel instance, the machine's own
+one DIR/one system elsewhere for another kernel instance, the machine's own
 current
 0
 == of an earlier boot
-one DIR/one system elsewhere: for another kernel instance, which ended with an earlier boot
+one DIR/one system elsewhere for another kernel instance, which ended with an earlier boot
 current
 0
 the kernel instance that it was enabled for ended with an earlier boot
