@@ -69,8 +69,8 @@ func (m *Manager) renewAll(ctx context.Context, records []registry.Record) []*re
 }
 
 // currentOrRenewed is current, of an entry that is renewed before where that makes it
-// current, or its starts shorter. Its error is that of a renewal which another try might
-// carry out.
+// current (isRenewed), or its starts shorter. Its error is that of a renewal which another
+// try might carry out.
 func (m *Manager) currentOrRenewed(ctx context.Context, path string) (rec registry.Record, isRenewed, ok bool, err error) {
 	rec, ok, err = m.current(path)
 	if err != nil || !rec.HasImage() || ok && !dated(rec) {
@@ -85,8 +85,9 @@ func (m *Manager) currentOrRenewed(ctx context.Context, path string) (rec regist
 	case err != nil:
 		return rec, false, false, nil // it is made again, or refused for the same reason
 	}
+	before := ok
 	rec, ok, err = m.current(path)
-	return rec, ok, ok, err
+	return rec, ok && !before, ok, err
 }
 
 // tryAgain reports whether another try might carry a renewal out.
