@@ -332,16 +332,16 @@ func TestSystemElsewhere(t *testing.T) {
 	script := `
 	but_exe() { sed 's/^exe [^,]*/exe/'; }
 	cd $DIR
-	mkdir -p root/usr root/lib root/lib64 root/proc root/work root/store
+	mkdir -p root/usr root/lib root/lib64 root/proc root/test root/store
 	mount --bind /usr root/usr
 	mount --bind /lib root/lib
 	mount --bind /lib64 root/lib64
-	mount --bind $DIR root/work
+	mount --bind $DIR root/test
 	for id in 0 65534; do
-		echo chroot, no proc; /usr/sbin/chroot --userspec=$id:$id root /work/identity a || echo $?
+		echo chroot, no proc; /usr/sbin/chroot --userspec=$id:$id root /test/identity a || echo $?
 	done 2>&1
 	mount --rbind /proc root/proc
-	echo chroot; /usr/sbin/chroot --userspec=65534:65534 root /work/identity a | but_exe
+	echo chroot; /usr/sbin/chroot --userspec=65534:65534 root /test/identity a | but_exe
 	echo mount namespace without the store
 	unshare --mount sh -c "mount -t tmpfs none $STORE 2>/dev/null; setpriv --reuid 65534 --regid 65534 --clear-groups $DIR/identity a || echo \$?"
 	echo user namespace

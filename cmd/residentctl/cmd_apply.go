@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
@@ -115,23 +114,19 @@ func runApply(ctx context.Context, g *globals, m *resident.Manager, config *conf
 
 // apply carries the plan out. Its items become those that were carried out.
 func (r *applyResult) apply(ctx context.Context, g *globals, m *resident.Manager) error {
-	status := &statusLine{}
-	if g.format == formatTable {
-		status = newStatusLine(g.err)
-	}
-	defer status.clear()
+	shown := g.newProgress()
+	defer shown.aside(func() {})
 	items := r.Items
 	r.Items = []resident.ApplyItem{}
 	return m.Apply(ctx, &resident.ApplyPlan{Items: items},
-		func(program, what string) { status.set(program + ": " + what) },
+		func(program, what string) { shown.step(program, 1, 1, what) },
 		func(item resident.ApplyItem) {
-			status.clear()
 			if item.Passed {
 				r.Passed = append(r.Passed, item)
 				return
 			}
 			r.Items = append(r.Items, item)
-			r.note(g, item)
+			shown.aside(func() { r.note(g, item) })
 		}, hopeless)
 }
 
@@ -156,18 +151,16 @@ func (r *applyResult) printPlan(g *globals) error {
 	if g.format == formatJSON {
 		return nil
 	}
-	w := tabwriter.NewWriter(g.out, 0, 8, 2, ' ', 0)
+	t := g.newTable()
 	for _, item := range r.Items {
-		if item.Err != nil {
-			continue // told on standard error
+		if item.Err == nil { // else it is told on standard error
+			t.row(item.Kind, item.Program, item.What)
 		}
-		line := fmt.Sprintf("%s\t%s", item.Kind, printable(item.Program))
-		if item.What != "" {
-			line += "\t" + printable(item.What)
-		}
-		fmt.Fprintln(w, line)
 	}
-	return w.Flush()
+	if t.empty() {
+		return nil
+	}
+	return t.print()
 }
 
 // summarize tells the outcome: as JSON, or in one line.

@@ -24,7 +24,7 @@ func newListCommand(g *globals) *cli.Command {
 of the system's. Of another's store it shows the programs that you can read.
 With names, by id, path or file's name, it shows only those. One whose state is
 "stale" is executed normally, because something that its image depends on has
-changed or the image itself is damaged; refresh makes it anew. After an upgrade of
+changed or the image itself is damaged; refresh makes it again. After an upgrade of
 residentctl it may be that only "run" and "exec" start it normally, and shims and
 launcher files of the older version still from its image; list says so then. One with the state
 "no image" was added, and its image has been removed since: refresh makes one as

@@ -22,7 +22,7 @@ func newRefreshCommand(g *globals) *cli.Command {
 		Before:    outside,
 		Usage:     "make stale and missing images again",
 		ArgsUsage: "[ID|PROGRAM…|--changed PATH…]",
-		Description: `Makes the images anew that something has made stale or that gc has removed, of all
+		Description: `Makes the images again that something has made stale or that gc has removed, of all
 programs or of those that are named, and enables again what was enabled. With --all
 those that are current too: each gets new addresses, which is worth doing now and
 then (cron, a boot), since an image's addresses stay the same until then. Programs

@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/residentctl/residentctl/internal/problem"
+	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/resident"
 )
 
@@ -186,9 +186,7 @@ func (w *which) print(g *globals, r whichResult) {
 // be. The launcher's ask_environment is what decides.
 func normalByEnvironment(environ []string) string {
 	for _, v := range environ {
-		name, value, _ := strings.Cut(v, "=")
-		if strings.HasPrefix(name, "LD_") || name == "GLIBC_TUNABLES" || strings.HasPrefix(name, "MALLOC_") ||
-			name == "RESIDENTCTL_OFF" && value != "" && value != "0" {
+		if launcher.KeepsNormal(v) {
 			return "the environment changes how it is linked (" + v + ")"
 		}
 	}

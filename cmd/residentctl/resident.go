@@ -3,11 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"io"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/resident"
@@ -169,8 +167,7 @@ func listResidents(ctx context.Context, g *globals) error {
 		return err
 	}
 	var missed unread
-	w := tabwriter.NewWriter(g.out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "Id\tSize\tBinary\tFile")
+	t := g.newTable("Id", "Size", "Binary", "File")
 	total := 0
 	for _, s := range stores {
 		entries, _, err := s.Select(ctx, resident.Selection{})
@@ -184,8 +181,8 @@ func listResidents(ctx context.Context, g *globals) error {
 			if e.State != resident.StateCurrent {
 				note = " (" + string(e.State) + ")"
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s%s\n", shortID(e.ID), formatBytes(e.ImageBytes), e.Binary.Inode(), printable(e.Program), note)
+			t.row(shortID(e.ID), formatBytes(e.ImageBytes), e.Binary.Inode(), e.Program+note)
 		}
 	}
-	return cmp.Or(w.Flush(), missed.end(g, nil, total))
+	return cmp.Or(t.print(), missed.end(g, nil, total))
 }

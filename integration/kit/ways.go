@@ -103,6 +103,8 @@ var restored = []Noise{
 	{regexp.MustCompile(`(?m)^children \d+$`), "children"},
 	{regexp.MustCompile(`(?m)^flags (0|0x40), threads`), "flags, threads"},        // PF_FORKNOEXEC
 	{regexp.MustCompile(`(?m)^(flags 0x[0-9a-f]+)[04]0, threads`), "$1, threads"}, // with others
+	// CRIU's own descriptors were above the program's (criu/servicefd.c, choose_service_fd_base).
+	{regexp.MustCompile(`(?m)^FDSize:\t\d+$`), "FDSize"},
 }
 
 // refused is why CRIU did not start a program.

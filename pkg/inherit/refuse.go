@@ -2,12 +2,12 @@ package inherit
 
 import (
 	"fmt"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/problem"
+	"github.com/residentctl/residentctl/pkg/launcher"
 )
 
 // refuse is what of the caller cannot be given to a restored process.
@@ -21,7 +21,7 @@ func refuse(hint, format string, args ...any) error {
 func refused(env []string) error {
 	const normally = "start it without --engine criu"
 	for _, v := range env {
-		if changesLinking(v) {
+		if launcher.KeepsNormal(v) {
 			return refuse(normally, "the environment changes how it is linked %s", v)
 		}
 	}
@@ -43,18 +43,6 @@ func refused(env []string) error {
 		return refuse(normally, "CRIU must make memory executable, which the caller may not (PR_SET_MDWE)")
 	}
 	return nil
-}
-
-// changesLinking reports whether a variable, with its value, keeps a start from being made
-// from an image.
-func changesLinking(variable string) bool {
-	for _, prefix := range []string{"LD_", "GLIBC_TUNABLES=", "MALLOC_"} {
-		if strings.HasPrefix(variable, prefix) {
-			return true
-		}
-	}
-	off, ok := strings.CutPrefix(variable, "RESIDENTCTL_OFF=")
-	return ok && off != "" && off != "0"
 }
 
 // ownAuxv is this process's auxiliary vector.

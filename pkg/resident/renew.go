@@ -85,9 +85,8 @@ func (m *Manager) currentOrRenewed(ctx context.Context, path string) (rec regist
 	case err != nil:
 		return rec, false, false, nil // it is made again, or refused for the same reason
 	}
-	before := ok
-	rec, ok, err = m.current(path)
-	return rec, ok && !before, ok, err
+	rec, now, err := m.current(path)
+	return rec, now && !ok, now, err
 }
 
 // tryAgain reports whether another try might carry a renewal out.
