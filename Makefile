@@ -48,12 +48,12 @@ bin/residentctl:
 install: bin/residentctl
 	install -D -m 755 bin/residentctl $(DESTDIR)$(PREFIX)/bin/residentctl
 	ln -sf residentctl $(DESTDIR)$(PREFIX)/bin/resident
-	install -D -m 644 -t $(SHARE)/man/man1 doc/man/residentctl.1
-	install -D -m 644 -t $(SHARE)/man/man5 doc/man/resident.conf.5
-	install -D -m 644 -t $(SHARE)/man/man8 doc/man/resident.8
-	install -D -m 644 doc/completions/residentctl.bash $(SHARE)/bash-completion/completions/residentctl
-	install -D -m 644 -t $(SHARE)/zsh/site-functions doc/completions/_residentctl
-	install -D -m 644 -t $(SHARE)/fish/vendor_completions.d doc/completions/residentctl.fish
+	install -D -m 644 -t $(SHARE)/man/man1 docs/man/residentctl.1
+	install -D -m 644 -t $(SHARE)/man/man5 docs/man/resident.conf.5
+	install -D -m 644 -t $(SHARE)/man/man8 docs/man/resident.8
+	install -D -m 644 docs/completions/residentctl.bash $(SHARE)/bash-completion/completions/residentctl
+	install -D -m 644 -t $(SHARE)/zsh/site-functions docs/completions/_residentctl
+	install -D -m 644 -t $(SHARE)/fish/vendor_completions.d docs/completions/residentctl.fish
 
 dist:
 	scripts/dist

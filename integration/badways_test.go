@@ -515,7 +515,7 @@ func TestBadStatesUnderExec(t *testing.T) {
 		{"the store gone", func(t *testing.T, w *badWorld) { kit.Remove(t, w.dir) }, "one normal"},
 		{"the store shut", func(t *testing.T, w *badWorld) { kit.Chmod(t, w.dir, 0) }, "one any"},
 		{"removed", func(t *testing.T, w *badWorld) { w.does(t, "remove", "--all") }, "one normal"},
-		{"made anew", func(t *testing.T, w *badWorld) { w.does(t, "refresh", "--all") }, "one resident"},
+		{"made again", func(t *testing.T, w *badWorld) { w.does(t, "refresh", "--all") }, "one resident"},
 		{"gc", func(t *testing.T, w *badWorld) { w.does(t, "gc") }, "one resident"},
 		{"the program deleted", func(t *testing.T, w *badWorld) { kit.Remove(t, w.program) }, " 127"},
 		{"the program replaced", func(t *testing.T, w *badWorld) { w.build(t, w.program, "two") }, "two normal"},

@@ -204,7 +204,7 @@ func (c change) points(t *testing.T) []string {
 	return points
 }
 
-// killed runs a command and tells whether it was killed; else it must succeed.
+// killed runs a command and reports whether it was killed; else it must succeed.
 func killed(t *testing.T, cmd *exec.Cmd) bool {
 	t.Helper()
 	var output strings.Builder

@@ -43,7 +43,7 @@ func TestExecInside(t *testing.T) {
 			inside(0, rctl+"check", "current; its image, plan, link and launcher file fit")
 			if e.UID == 0 {
 				inside(0, rctl+"add --even-if-slower true", "resident (id ")
-				inside(0, rctl+"refresh --all", "perl: made anew", "true: made anew")
+				inside(0, rctl+"refresh --all", "perl: made again", "true: made again")
 				inside(0, rctl+"verify", "perl: the same as a fresh link", "true: the same as a fresh link")
 				inside(0, rctl+"enable --even-if-slower cat && "+rctl+"status", "shim  resident")
 				inside(0, rctl+"check", "ok     trial: add /usr/bin/true", "ok     trial: a start by this user")
@@ -103,7 +103,7 @@ func TestExecInsideRootsStore(t *testing.T) {
 	inside(3, []string{hidden, hint}, "--store", other.Dir, "env", "sh")
 	inside(3, []string{hidden, hint[len("hint: "):]}, "--store", other.Dir, "check")
 
-	// Where bob has got a folder of it, it is not looked in.
+	// Where bob has got a directory of it, it is not looked in.
 	kit.Chown(t, filepath.Join(roots.Dir, "images"), int(bob.UID))
 	alice.Fails(t, 125, []string{fmt.Sprintf("belongs to user %d", bob.UID)}, "--store", roots.Dir, "exec", "-q", "--strict", "true")
 	// Nor is it root's for another namespace than the tree's.

@@ -271,7 +271,7 @@ func TestExecPackages(t *testing.T) {
 	}
 	dir := kit.Dir(t)
 	s := kit.NewStore(t, filepath.Join(dir, "data"))
-	// The linker's folder is an overlay, in a mount namespace of its own, and dpkg has
+	// The linker's directory is an overlay, in a mount namespace of its own, and dpkg has
 	// a database of its own.
 	const script = `
 		set -eu

@@ -37,9 +37,9 @@ func TestExecUsesOnlyItsOwnDirectoryInTMPDIR(t *testing.T) {
 		{"nothing", "", ""},
 		{"her own directory", `mkdir -m 700 "$1"; chown "$3" "$1"`, ""},
 		// Where fs.protected_symlinks is 0 it could be anybody's.
-		{"a link", `ln -s "$2" "$1"; chown -h "$3" "$1"`, "not a folder"},
-		{"a link to nothing", `ln -s "$2/new" "$1"; chown -h "$3" "$1"`, "not a folder"},
-		{"a file", `: >"$1"; chown "$3" "$1"`, "not a folder"},
+		{"a link", `ln -s "$2" "$1"; chown -h "$3" "$1"`, "not a directory"},
+		{"a link to nothing", `ln -s "$2/new" "$1"; chown -h "$3" "$1"`, "not a directory"},
+		{"a file", `: >"$1"; chown "$3" "$1"`, "not a directory"},
 		{"another's directory", `mkdir -m 755 "$1"; chown "$4" "$1"`, "not yours alone"},
 		{"root's directory", `mkdir -m 755 "$1"`, "not yours alone"},
 		{"her own directory, open", `mkdir -m 755 "$1"; chown "$3" "$1"`, "not yours alone"},

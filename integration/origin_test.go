@@ -14,12 +14,12 @@ import (
 	"github.com/residentctl/residentctl/integration/kit"
 )
 
-// TestOwnFolder calls a program whose libraries are searched relative to itself in
+// TestOwnDirectory calls a program whose libraries are searched relative to itself in
 // every way that leads to its file. Which libraries those are is told by
 // /proc/self/exe, the resolved path: so a start is resident wherever that is in the
-// folder of what was made resident, and the same file in another folder is started
+// directory of what was made resident, and the same file in another directory is started
 // with the libraries there.
-func TestOwnFolder(t *testing.T) {
+func TestOwnDirectory(t *testing.T) {
 	kit.RequireCRIU(t)
 	dir := kit.Dir(t)
 	in := func(name string) string { return filepath.Join(dir, name) }

@@ -64,7 +64,7 @@ func TestInstallSteps(t *testing.T) {
 			}
 			dir := kit.Dir(t)
 			s := kit.NewStore(t, dir)
-			if out, err := exec.Command("cp", "-r", "../doc/examples/.", dir).CombinedOutput(); err != nil {
+			if out, err := exec.Command("cp", "-r", "../docs/examples/.", dir).CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
 			// What the step finds in PATH: residentctl with the store of the test.

@@ -85,7 +85,7 @@ func TestFixtures(t *testing.T) {
 		}},
 		{"inherit", []kit.Command{
 			{Name: "plain"},
-			{Name: "umask, limits, folder", Shell: "umask 027; ulimit -n 77 -c 0 -t 50 -v 4000000; cd /usr"},
+			{Name: "umask, limits, directory", Shell: "umask 027; ulimit -n 77 -c 0 -t 50 -v 4000000; cd /usr"},
 			{Name: "descriptors", Shell: "exec 5</dev/null 7>&1 20<>file; exec 2>&-", Normal: kit.Either},
 			{Name: "priority, affinity", Shell: "renice -n 5 $$ >/dev/null; taskset -pc 0 $$ >/dev/null; trap '' HUP"},
 		}},
@@ -160,7 +160,7 @@ func TestPrograms(t *testing.T) {
 			{Name: "config", Args: []string{"config", "--global", "--add", "a.b", "c"}, Outputs: []string{"home/.gitconfig"}},
 			{Name: "diff", Args: []string{"diff", "--no-index", "--stat", "-p", "one", "two"}, Inputs: map[string]string{"one": "a\nb\n", "two": "a\nc\n"}},
 			// An alias that starts with an exclamation mark is a shell command, which
-			// finds this git again through PATH; git itself starts in the folder that it
+			// finds this git again through PATH; git itself starts in the directory that it
 			// makes.
 			{Name: "commit", Args: []string{"-c", "alias.work=!" +
 				`git init -q -b main r && cd r && echo text >file && git add file && ` +
@@ -236,7 +236,7 @@ if __name__ == '__main__':
 	}
 }
 
-// TestThroughPATH finds the programs by name, as a shell does: a folder with a link
+// TestThroughPATH finds the programs by name, as a shell does: a directory with a link
 // to the launcher file comes first there, and argv[0] is the bare name.
 func TestThroughPATH(t *testing.T) {
 	s := kit.SharedStore(t)

@@ -70,10 +70,10 @@ func TestShimRefused(t *testing.T) {
 	s.RequireResident(t, kit.ByRun, kit.Root, gcc, kit.Command{Args: []string{"--version"}})
 }
 
-// A world for one shim: folders of PATH with programs that say their name.
+// A world for one shim: directories of PATH with programs that say their name.
 type shimWorld struct {
 	*kit.Store
-	first, second string // folders of PATH behind the shims
+	first, second string // directories of PATH behind the shims
 	source        string
 	env           []string // added
 }
@@ -236,7 +236,7 @@ func TestShimsFollowTheSystem(t *testing.T) {
 	w.calls(t, "script "+speak+" a b c", normal)
 	kit.Remove(t, speak)
 
-	// Two stores' shims, and their folders more than once: never round in circles.
+	// Two stores' shims, and their directories more than once: never round in circles.
 	other := kit.NewStore(t, filepath.Join(filepath.Dir(w.first), "other"))
 	c := other.Command("enable", "--even-if-slower", filepath.Join(w.second, "speak"))
 	c.Env = append(os.Environ(), w.path())
@@ -317,9 +317,9 @@ func TestShimsOfABrokenStore(t *testing.T) {
 	wantClean(t, w.Store)
 }
 
-// TestShimsInLongFolders: the launcher puts a short path together in other memory
-// than a long one, and looks into every folder all the same.
-func TestShimsInLongFolders(t *testing.T) {
+// TestShimsInLongDirectories: the launcher puts a short path together in other memory
+// than a long one, and looks into every directory all the same.
+func TestShimsInLongDirectories(t *testing.T) {
 	w := newShimWorld(t)
 	w.build(t, filepath.Join(w.second, "speak"), "resident")
 	w.enable(t, "speak")
@@ -345,7 +345,7 @@ func TestShimsInLongFolders(t *testing.T) {
 	}
 }
 
-// What must be linked anew is found in the same way.
+// What must be linked again is found in the same way.
 func TestShimsAndLinkEnvironment(t *testing.T) {
 	w := newShimWorld(t)
 	w.build(t, filepath.Join(w.first, "speak"), "one")
@@ -382,7 +382,7 @@ func TestShimsAndWrappers(t *testing.T) {
 #include <unistd.h>
 int main(int argc, char **argv)
 {
-	char *path = strdup(getenv("PATH")), *folder, next[4096], self[4096] = "", real[4096], depth[24];
+	char *path = strdup(getenv("PATH")), *directory, next[4096], self[4096] = "", real[4096], depth[24];
 	int n = getenv("depth") ? atoi(getenv("depth")) : 0, status = 0;
 
 	if (n++ > 20)
@@ -392,8 +392,8 @@ int main(int argc, char **argv)
 	printf("wrapped ");
 	fflush(stdout);
 	readlink("/proc/self/exe", self, sizeof(self) - 1);
-	while ((folder = strsep(&path, ":"))) {
-		snprintf(next, sizeof(next), "%s/speak", folder);
+	while ((directory = strsep(&path, ":"))) {
+		snprintf(next, sizeof(next), "%s/speak", directory);
 		if (access(next, X_OK) || !realpath(next, real) || !strcmp(real, self))
 			continue;
 		if (fork() == 0)
@@ -416,7 +416,7 @@ int main(int argc, char **argv)
 		"exec":      {wrapper + `exec -a speak "$(next)" "$@"`, "wrapped one speak a b c"},
 		"fork":      {wrapper + `(exec -a speak "$(next)" "$@"); exit $?`, "wrapped one speak a b c"},
 		"fork in C": {string(binary), "wrapped one speak a b c"},
-		// As pyenv: its own folder is passed over, and a folder more comes first in PATH.
+		// As pyenv: its own directory is passed over, and a directory more comes first in PATH.
 		"manager": {wrapper + `found=$(PATH=${PATH//"${0%/*}":/} command -v speak)
 			PATH=/usr/local/nowhere:$PATH exec -a speak "$found" "$@"`, "wrapped one speak a b c"},
 		// What it calls by its own name is itself.
@@ -468,8 +468,8 @@ int main(int argc, char **argv)
 }
 
 // TestShimsAndWrappersByPath: a wrapper that is called by its path finds the shim as the
-// next of its name. If its folder stands behind the shims, the shim executes it once
-// more; in front of them, or in no folder of PATH, it runs as without shims.
+// next of its name. If its directory stands behind the shims, the shim executes it once
+// more; in front of them, or in no directory of PATH, it runs as without shims.
 func TestShimsAndWrappersByPath(t *testing.T) {
 	w := newShimWorld(t)
 	w.build(t, filepath.Join(w.second, "speak"), "one")
@@ -499,7 +499,7 @@ func TestShimsAndWrappersByPath(t *testing.T) {
 	}
 }
 
-// TestShimsPath: another program gets the folders of PATH in another order and is not
+// TestShimsPath: another program gets the directories of PATH in another order and is not
 // otherwise touched; the program itself gets all as it is.
 func TestShimsPath(t *testing.T) {
 	w := newShimWorld(t)

@@ -78,7 +78,7 @@ func (s *space) run(t *testing.T, script string) string {
 	return got.Stdout
 }
 
-// copyOf is a fixture of its own in the space's folder.
+// copyOf is a fixture of its own in the space's directory.
 func (s *space) copyOf(t *testing.T, name, as string) string {
 	t.Helper()
 	path := filepath.Join(filepath.Dir(s.Dir), as)
@@ -156,7 +156,7 @@ one DIR/one system off binfmt_misc is not mounted at /proc/sys/fs/binfmt_misc
 current
 one DIR/one system resident
 == new layouts
-made anew
+made again
 one DIR/one system resident
 resident start: image
 == verify
@@ -165,7 +165,7 @@ the same as a fresh link
 one DIR/one system normal another file stands there, or none
 started normally: it is not resident
 == refresh
-made anew
+made again
 one DIR/one system resident
 resident start: image
 1 in binfmt.d, 1 in the store
@@ -438,7 +438,7 @@ func TestSystemStores(t *testing.T) {
 	[ ! -d /etc/binfmt.d ] || [ $(ls /etc/binfmt.d | wc -l) = 0 ]
 	`)
 	wantLines(t, got, `residentctl: error: another store has enabled it, with DIR/residentctl/launchers/D-I/DIR/one
-residentctl: hint: `+"`residentctl --store DIR disable` with that store's folder ends that"+`
+residentctl: hint: `+"`residentctl --store DIR disable` with that store's directory ends that"+`
 one DIR/one system resident
 resident start: image
 already enabled for the whole system
@@ -478,7 +478,7 @@ func TestSystemAdd(t *testing.T) {
 	$R status | grep -c resident
 	RESIDENTCTL_EXPLAIN=1 $DIR/two 2>&1 | grep -c 'resident start'
 	`)
-	wantLines(t, got, "added\nthe same as a fresh link\nthe same as a fresh link\nmade anew\nmade anew\nalready resident\n1\n1\n")
+	wantLines(t, got, "added\nthe same as a fresh link\nthe same as a fresh link\nmade again\nmade again\nalready resident\n1\n1\n")
 }
 
 // TestSystemFollow: what a version manager chooses here is enabled for the whole system, and
@@ -703,7 +703,7 @@ note   entry: DIR/one (system-wide): for another kernel instance, a user namespa
 == gc leaves it
 @an instance
 == upgraded
-made anew
+made again
 0
 one DIR/one system elsewhere for another kernel instance, a user namespace's own
 @an instance

@@ -13,7 +13,7 @@ import (
 	"github.com/residentctl/residentctl/integration/kit"
 )
 
-const unitFolder = "../doc/systemd"
+const unitDirectory = "../docs/systemd"
 
 // TestUnits: systemd understands the units, with what they execute in its place.
 func TestUnits(t *testing.T) {
@@ -21,7 +21,7 @@ func TestUnits(t *testing.T) {
 	if err != nil {
 		t.Skip("systemd-analyze is not on this machine")
 	}
-	units, err := filepath.Glob(filepath.Join(unitFolder, "*.service"))
+	units, err := filepath.Glob(filepath.Join(unitDirectory, "*.service"))
 	if err != nil || len(units) != 3 {
 		t.Fatalf("%v, %v", units, err)
 	}
@@ -33,7 +33,7 @@ func TestUnits(t *testing.T) {
 			t.Fatal(err)
 		}
 		changed := strings.NewReplacer("/usr/local/bin/residentctl", kit.Residentctl(t),
-			"/usr/local/lib/residentctl", absolute(t, unitFolder)).Replace(string(text))
+			"/usr/local/lib/residentctl", absolute(t, unitDirectory)).Replace(string(text))
 		path := filepath.Join(dir, filepath.Base(unit))
 		if err := os.WriteFile(path, []byte(changed), 0o644); err != nil {
 			t.Fatal(err)
@@ -81,14 +81,14 @@ func TestUnitsBySystemd(t *testing.T) {
 	s.Do(t, "add", "--even-if-slower", perl)
 	command := filepath.Join(dir, "command")
 	kit.CopyFile(t, s.Residentctl, command)
-	places := strings.NewReplacer("/usr/local/bin/residentctl exec", command+" exec --store "+s.Dir, "/usr/local/bin/residentctl", command, "/usr/local/lib/residentctl", absolute(t, unitFolder),
+	places := strings.NewReplacer("/usr/local/bin/residentctl exec", command+" exec --store "+s.Dir, "/usr/local/bin/residentctl", command, "/usr/local/lib/residentctl", absolute(t, unitDirectory),
 		"/var/lib/residentctl", s.Dir, "/usr/bin/perl -e 'sleep'", perl+" -e 'print getppid'",
 		"[Unit]\n", "[Unit]\nDefaultDependencies=no\n")
 	units := filepath.Join(dir, "units")
 	if err := os.Mkdir(units, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	files, err := filepath.Glob(filepath.Join(unitFolder, "*.service"))
+	files, err := filepath.Glob(filepath.Join(unitDirectory, "*.service"))
 	if err != nil {
 		t.Fatal(err)
 	}

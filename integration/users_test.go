@@ -51,12 +51,12 @@ func TestReaders(t *testing.T) {
 	private := program(t, filepath.Join(dir, "private-program"), 0o700, 0)
 	staffs := program(t, filepath.Join(dir, "staffs-program"), 0o750, kit.StaffID)
 	execOnly := program(t, filepath.Join(dir, "execute-only-program"), 0o711, 0)
-	shut := program(t, filepath.Join(under("shut-folder", 0o700, 0), "shut-program"), 0o755, 0)
-	staffsShut := program(t, filepath.Join(under("staffs-folder", 0o750, kit.StaffID), "deep-program"), 0o755, 0)
+	shut := program(t, filepath.Join(under("shut-directory", 0o700, 0), "shut-program"), 0o755, 0)
+	staffsShut := program(t, filepath.Join(under("staffs-directory", 0o750, kit.StaffID), "deep-program"), 0o755, 0)
 	all := []string{public, private, staffs, execOnly, shut, staffsShut}
 	s.Do(t, append([]string{"add"}, all...)...)
-	// A further name, in a folder for root alone, of a program for everybody.
-	link := filepath.Join(dir, "shut-folder", "linked-program")
+	// A further name, in a directory for root alone, of a program for everybody.
+	link := filepath.Join(dir, "shut-directory", "linked-program")
 	if err := os.Link(public, link); err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestReaders(t *testing.T) {
 		bob.Env = []string{"XDG_DATA_HOME=" + s.DataHome}
 		bob.Does(t, "run", "--strict", staffs)
 
-		// Of the folder that leads there.
+		// Of the directory that leads there.
 		kit.Chmod(t, filepath.Dir(shut), 0o755)
 		s.Do(t, "add", shut)
 		bob.Does(t, "run", "--strict", shut)
@@ -153,7 +153,7 @@ func canStart(c *exec.Cmd) bool {
 	return c.Wait() == nil
 }
 
-// TestVerifyAnothersStore: whoever may read an image may verify it, in a folder of
+// TestVerifyAnothersStore: whoever may read an image may verify it, in a directory of
 // his own where that takes one.
 func TestVerifyAnothersStore(t *testing.T) {
 	alice, _ := kit.NewAccounts(t)
@@ -326,7 +326,7 @@ func TestUnsafeStore(t *testing.T) {
 }
 
 // TestDamagedAbout: a copy of a record that is damaged hides one program from who may
-// only read the store, who is told so, and no other; root makes it anew.
+// only read the store, who is told so, and no other; root makes it again.
 func TestDamagedAbout(t *testing.T) {
 	alice, _ := kit.NewAccounts(t)
 	dir := kit.Dir(t)

@@ -171,7 +171,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 		{"Maps.Flags", func(p *plan.Plan) { p.Pages().Maps[0].Flags ^= unix.MAP_PRIVATE | unix.MAP_SHARED }},
 		{"number of Checks", func(p *plan.Plan) { p.Checks = p.Checks[1:] }},
 		{"Checks[0].ID.Mtime", func(p *plan.Plan) { p.Checks[0].ID.Mtime++ }},
-		{"number of Folders", func(p *plan.Plan) { p.Folders = append(p.Folders, p.Folders...) }},
+		{"number of Directories", func(p *plan.Plan) { p.Directories = append(p.Directories, p.Directories...) }},
 		{"MM.BrkBase", func(p *plan.Plan) { p.MM.BrkBase = p.MM.StartCode }},
 		{"MM.EndData", func(p *plan.Plan) { p.MM.EndData += 8 }},
 		{"Kernel.RobustLen", func(p *plan.Plan) { p.Kernel.RobustLen = 0 }},
@@ -213,7 +213,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 	}
 }
 
-// known tells whether a word is corrected or the kernel's.
+// known reports whether a word is corrected or the kernel's.
 func known(p *plan.Plan, addr uint64) bool {
 	for _, f := range p.Fixups {
 		if f.Addr&^7 == addr&^7 {

@@ -23,10 +23,10 @@ import (
 // A library's program, with another library of the same name to take its place.
 type searching struct {
 	program, library, other string
-	first                   string // the folder in which the library is looked for first
+	first                   string // the directory in which the library is looked for first
 }
 
-// newSearching makes one, in a folder of its own, and makes it resident.
+// newSearching makes one, in a directory of its own, and makes it resident.
 func newSearching(t *testing.T, s *kit.Store) searching {
 	t.Helper()
 	dir := kit.Dir(t)

@@ -46,22 +46,22 @@ debian_mirror() {
 		awk -F '|' '$1 == "Packages" && $2 == "Debian" && $3 == "main" && $4 !~ /-/ && !found++ { print $5 }'
 }
 
-# source_lists FOLDER MIRROR SUITE sets source_options, with which apt-get reads
-# that suite's sources through lists of its own in FOLDER, so that apt's view of
+# source_lists DIRECTORY MIRROR SUITE sets source_options, with which apt-get reads
+# that suite's sources through lists of its own in DIRECTORY, so that apt's view of
 # the system stays as it is. `apt-get update` with them comes first; apt verifies
 # the release's signature and with it the hash of what it downloads.
 source_lists() {
-	local folder=$1
-	mkdir -p "$folder"/{lists/partial,cache/archives/partial,parts}
-	chmod 755 "$(dirname "$folder")" "$folder" # apt downloads as the user _apt
+	local directory=$1
+	mkdir -p "$directory"/{lists/partial,cache/archives/partial,parts}
+	chmod 755 "$(dirname "$directory")" "$directory" # apt downloads as the user _apt
 	printf 'deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
-		"$2" "$3" >"$folder/sources.list"
+		"$2" "$3" >"$directory/sources.list"
 	# shellcheck disable=SC2034 # its callers use it
 	source_options=(
-		-o "Dir::Etc::sourcelist=$folder/sources.list"
-		-o "Dir::Etc::sourceparts=$folder/parts"
-		-o "Dir::State::lists=$folder/lists"
-		-o "Dir::Cache=$folder/cache"
+		-o "Dir::Etc::sourcelist=$directory/sources.list"
+		-o "Dir::Etc::sourceparts=$directory/parts"
+		-o "Dir::State::lists=$directory/lists"
+		-o "Dir::Cache=$directory/cache"
 		-o APT::Update::Error-Mode=any
 	)
 }

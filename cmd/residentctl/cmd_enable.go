@@ -24,7 +24,7 @@ func newEnableCommand(g *globals) *cli.Command {
 		Before:    outside,
 		Usage:     "make programs start from their images when they are called",
 		ArgsUsage: "PROGRAM…",
-		Description: `Puts a shim for each program into a folder that is to stand first in PATH:
+		Description: `Puts a shim for each program into a directory that is to stand first in PATH:
 "residentctl env" prints the line for your shell. A program that is not resident
 is made so first, as by add.
 
@@ -42,7 +42,7 @@ only as long as that is there. Make it by the full path, /usr/bin/python3 -m ven
 others that would look for their files beside the shim, are refused.
 
 A wrapper of your own that calls the next program of its name in PATH is best put
-into a folder in front of the shims. Behind them it works too, but runs twice when it
+into a directory in front of the shims. Behind them it works too, but runs twice when it
 is called by its full path.
 
 With --follow a PROGRAM that is a wrapper or a script is executed as by add --follow,
@@ -65,7 +65,7 @@ program and for others of its first bytes. A program that reads its own file thr
 /proc/self/exe is refused, and where ordinary users may not make user namespaces one
 that looks there for its path. Linux 5.15 or newer is needed.`,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "shim", Usage: "by a link in a folder of PATH; this is the default", DisableDefaultText: true},
+			&cli.BoolFlag{Name: "shim", Usage: "by a link in a directory of PATH; this is the default", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "system", Usage: "for the whole system, by binfmt_misc; for root", Destination: &system, DisableDefaultText: true},
 			followFlag(&opts.Follow, "enable what a wrapper or script executes"),
 			&cli.BoolFlag{
@@ -189,7 +189,7 @@ func printEnabled(g *globals, r enableResult) {
 	}
 }
 
-// enabledAll tells what is left to do for shims: to put their folder into PATH.
+// enabledAll tells what is left to do for shims: to put their directory into PATH.
 func enabledAll(g *globals, results []enableResult) error {
 	if g.format == formatJSON {
 		return g.printJSON(results)
@@ -217,7 +217,7 @@ func newDisableCommand(g *globals) *cli.Command {
 as they are there or wait for an image. It stays resident; running processes go on.
 A shell that has remembered where the shim was may want "hash -r".`,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "shim", Usage: "only the link in the folder for PATH", Destination: &which.shim, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "shim", Usage: "only the link in the directory for PATH", Destination: &which.shim, DisableDefaultText: true},
 			&cli.BoolFlag{Name: "system", Usage: "only what counts for the whole system", Destination: &which.system, DisableDefaultText: true},
 			&cli.BoolFlag{Name: "all", Usage: "all of the store", Destination: &all, DisableDefaultText: true},
 			g.storeFlag(), g.formatFlag(),

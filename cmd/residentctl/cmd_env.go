@@ -24,7 +24,7 @@ shell reads when it starts, or try it out:
    eval "$(residentctl env bash)"      in bash, and likewise in zsh and sh
    residentctl env fish | source       in fish
 
-The folders are those of your own store and of the system's, if they are there. One
+The directories are those of your own store and of the system's, if they are there. One
 that is in PATH already stays where it is, so the line may be read for every script
 too (.zshenv, BASH_ENV, config.fish).`,
 		Flags:              []cli.Flag{g.storeFlag()},
@@ -38,7 +38,7 @@ too (.zshenv, BASH_ENV, config.fish).`,
 			if err != nil {
 				return err
 			}
-			dirs, err := g.shimFolders()
+			dirs, err := g.shimDirectories()
 			if err != nil {
 				return err
 			}
@@ -75,9 +75,9 @@ func shellNames() (names []string) {
 	return names
 }
 
-// shimFolders are those of the stores that run would look in; where there is none
+// shimDirectories are those of the stores that run would look in; where there is none
 // yet, that of the one that add would make.
-func (g *globals) shimFolders() ([]string, error) {
+func (g *globals) shimDirectories() ([]string, error) {
 	stores, err := g.openToRead()
 	if err != nil {
 		return nil, err

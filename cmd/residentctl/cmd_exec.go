@@ -75,8 +75,8 @@ failed is tried again after twice as many normal starts.
 
 While a program is made resident its file cannot be written to
 ("Text file busy"). So those are left out that the command might write to: which the
-caller may write, if they were changed, or anything was in their folder, since the
-command began, or if they lie below the current folder. Run by root, --auto makes resident only
+caller may write, if they were changed, or anything was in their directory, since the
+command began, or if they lie below the current directory. Run by root, --auto makes resident only
 what root alone can change (see add), and the line counts what it refused. In a store
 that is another's, such as root's, nothing is made resident, which it says; starts are
 made from the images there.

@@ -256,10 +256,10 @@ func printDependencies(p *sections, d *fingerprint.Dependencies) {
 		}
 		p.row(c.ID.Inode().String(), size(c.ID.Size), how, c.Path)
 	}
-	if len(d.Folders) > 0 {
-		p.section("DEPENDS ON FOLDERS", "INODE", "NOT FOUND IN IT", "PATH")
+	if len(d.Directories) > 0 {
+		p.section("DEPENDS ON DIRECTORIES", "INODE", "NOT FOUND IN IT", "PATH")
 	}
-	for _, f := range d.Folders {
+	for _, f := range d.Directories {
 		p.row(f.ID.Inode().String(), count(len(f.Misses), "file"), f.Path)
 	}
 	p.section("DEPENDS ON THE MACHINE")

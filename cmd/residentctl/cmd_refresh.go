@@ -164,6 +164,6 @@ func printRefreshed(g *globals, r resident.Refreshed) {
 	case r.Old == r.Record.ID: // one of its names leads to another image now
 		g.printf("%s: current\n", printable(r.Program))
 	default:
-		g.printf("%s: made anew (id %s instead of %s)\n", r.Program, shortID(r.Record.ID), shortID(r.Old))
+		g.printf("%s: made again (id %s instead of %s)\n", r.Program, shortID(r.Record.ID), shortID(r.Old))
 	}
 }

@@ -80,7 +80,7 @@ it and ends as it does:
 	}
 }
 
-// storesToSearch are the folders of the stores in which the launcher looks:
+// storesToSearch are the directories of the stores in which the launcher looks:
 // the one that was named, or the caller's own and the system's. Root's own is the
 // system's: HOME and XDG_DATA_HOME may be another user's (su, sudo -E).
 func storesToSearch(named string) ([]string, error) { return storesFor(os.Geteuid(), named) }

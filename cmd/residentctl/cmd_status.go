@@ -17,7 +17,7 @@ func newStatusCommand(g *globals) *cli.Command {
 	return &cli.Command{
 		Name:  "status",
 		Usage: "show which programs are enabled, and what a call of each does",
-		Description: `Shows the shims of your own store and of the system's, whether their folders are
+		Description: `Shows the shims of your own store and of the system's, whether their directories are
 in PATH, and what a call by name does just now: "resident" is a start from the
 image, "normal" an ordinary one, "other" an ordinary one of another program, which
 PATH leads to first, "hidden" is a shim that PATH does not come to, and "dangling"
@@ -151,7 +151,7 @@ func describePath(s enabledIn) string {
 	case 0:
 		return s.ShimsDir + " is not in PATH, so nothing goes through it: `residentctl env` prints the line for your shell"
 	case 1:
-		return s.ShimsDir + " is the first folder of PATH"
+		return s.ShimsDir + " is the first directory of PATH"
 	}
-	return fmt.Sprintf("%s is folder %d of PATH", s.ShimsDir, s.PathPosition)
+	return fmt.Sprintf("%s is directory %d of PATH", s.ShimsDir, s.PathPosition)
 }

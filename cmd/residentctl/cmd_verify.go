@@ -23,7 +23,7 @@ func newVerifyCommand(g *globals) *cli.Command {
 		Description: `Hashes every file that an image depends on, checks that its plan asks for and
 does what one made now of the record, CRIU's files and this machine would,
 starts the program from its image up to its first instruction and compares its
-memory, word by word, with that of the same program linked anew. Every word
+memory, word by word, with that of the same program linked again. Every word
 that differs must be of a known kind. Without arguments every program of the
 store is verified. As add does, it executes parts of the program, for root by the
 same rule.
@@ -33,7 +33,7 @@ registers, mappings and memory. This needs root or the capabilities that CRIU
 needs, and the process id of the dumped process must be free.`,
 		Flags: []cli.Flag{
 			&cli.GenericFlag{Name: "engine", Value: &reference, DefaultText: string(resident.ReferenceLink),
-				Usage: "compare with the program `link|criu`: linked anew, or restored by CRIU"},
+				Usage: "compare with the program `link|criu`: linked again, or restored by CRIU"},
 			trustOwnerFlag(&trust), jobsFlag(&jobs),
 			g.storeFlag(), g.formatFlag(),
 		},
@@ -150,7 +150,7 @@ func verifyOne(ctx context.Context, rec located, ref resident.Reference, several
 			where = " in " + rec.store.Dir()
 		}
 		r.Failure = &report{Error: fmt.Sprintf("%s: not verified%s: %s", rec.Program, where, strings.Join(v.Failures, "; ")),
-			Hint: fmt.Sprintf("`residentctl refresh` makes anew what is stale; else `residentctl remove %s` and add it again", shortID(rec.ID)), Code: exitFailed}
+			Hint: fmt.Sprintf("`residentctl refresh` makes again what is stale; else `residentctl remove %s` and add it again", shortID(rec.ID)), Code: exitFailed}
 	}
 	return r, err
 }

@@ -16,7 +16,7 @@ func newVersionCommand(g *globals) *cli.Command {
 		Name:  "version",
 		Usage: "show the versions of residentctl, CRIU and the kernel",
 		Description: `With --format json, "output" is the version of what commands print with that option,
-of which doc/output.schema.json is the schema. It is raised when a field changes its
+of which docs/output.schema.json is the schema. It is raised when a field changes its
 meaning or goes, not when there is one more.`,
 		Flags:              []cli.Flag{g.formatFlag()},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitUsage),

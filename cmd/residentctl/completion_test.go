@@ -275,7 +275,7 @@ func TestCompletionStartsNothing(t *testing.T) {
 
 func complete(t *testing.T, shell, script, line string) []string {
 	t.Helper()
-	doc, err := filepath.Abs("../../doc/completions")
+	doc, err := filepath.Abs("../../docs/completions")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ var documents = []string{
 
 func TestDocumentsAreCurrent(t *testing.T) {
 	for _, name := range documents {
-		path := filepath.Join("../../doc", name)
+		path := filepath.Join("../../docs", name)
 		want := document(t, filepath.Base(name))
 		if *update {
 			if err := os.WriteFile(path, want, 0o644); err != nil {
@@ -39,7 +39,7 @@ func TestDocumentsAreCurrent(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(got, want) {
-			t.Errorf("doc/%s is not what the command definitions give; run `make generate`", name)
+			t.Errorf("docs/%s is not what the command definitions give; run `make generate`", name)
 		}
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 // globals is what every command works with: the global options and the output.
 type globals struct {
-	store  text // the store's folder as given, "" for the default one
+	store  text // the store's directory as given, "" for the default one
 	format format
 	out    io.Writer
 	err    io.Writer
@@ -69,7 +69,7 @@ func (f *format) Set(s string) error {
 	return fmt.Errorf("must be %s or %s", formatTable, formatJSON)
 }
 
-// storeDir is the folder of the store that the command works on.
+// storeDir is the directory of the store that the command works on.
 func (g *globals) storeDir() (string, error) {
 	if g.store != "" {
 		return string(g.store), nil

@@ -41,7 +41,7 @@ func setup(e *testscript.Env) error {
 	e.Setenv("HOME", e.WorkDir)
 	e.Setenv("STORE", e.WorkDir+"/store")
 	e.Setenv("CRIU", os.Getenv(criuwrap.PathVariable)) // for scripts that change it
-	completions, err := filepath.Abs("../../doc/completions")
+	completions, err := filepath.Abs("../../docs/completions")
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,7 @@ func TestHandWrittenPagesNameEveryOption(t *testing.T) {
 	words := regexp.MustCompile(`[a-z-]+[a-z]`).FindAllString(all.String(), -1)
 	letters := regexp.MustCompile(`(?m)^   (-\w)`).FindAllString(residentUsage, -1)
 	for page, options := range map[string][]string{"resident.conf.5": words, "resident.8": letters} {
-		text, err := os.ReadFile("../../doc/man/" + page)
+		text, err := os.ReadFile("../../docs/man/" + page)
 		if err != nil {
 			t.Fatal(err)
 		}

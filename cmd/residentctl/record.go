@@ -10,7 +10,7 @@ import (
 )
 
 // What --format json prints are the types of this file, those of the commands, and what
-// these hold. doc/output.schema.json is made of them (schema_test.go). Fields are only ever
+// these hold. docs/output.schema.json is made of them (schema_test.go). Fields are only ever
 // added; anything else raises outputVersion. Numbers that may be larger than 2^53 are
 // strings, since many readers take numbers for floating-point ones (RFC 8259, section 6).
 const outputVersion = 1
@@ -167,8 +167,8 @@ type dependencies struct {
 	Program     dependency   `json:"program"`
 	Linker      dependency   `json:"linker"`
 	Libraries   []dependency `json:"libraries"`
-	Checks      []dependency `json:"checks"`  // looked at and not mapped; with the inode 0 it must not exist
-	Folders     []dependency `json:"folders"` // in which something was looked for and not found
+	Checks      []dependency `json:"checks"`      // looked at and not mapped; with the inode 0 it must not exist
+	Directories []dependency `json:"directories"` // in which something was looked for and not found
 	OwnerOnly   bool         `json:"owner_only,omitempty"`
 	CPUSum      uint64       `json:"cpu_sum,string"`
 	XCR0        uint64       `json:"xcr0,string"`
@@ -191,7 +191,7 @@ func dependenciesOf(d *fingerprint.Dependencies) dependencies {
 	}
 	out := dependencies{
 		Program: file(d.Program), Linker: file(d.Linker),
-		Libraries: []dependency{}, Checks: []dependency{}, Folders: []dependency{},
+		Libraries: []dependency{}, Checks: []dependency{}, Directories: []dependency{},
 		OwnerOnly: d.OwnerOnly, CPUSum: d.CPUSum, XCR0: d.XCR0, Kernel: d.Kernel, VDSOBuildID: d.VDSOBuildID,
 	}
 	for _, f := range d.Libraries {
@@ -200,8 +200,8 @@ func dependenciesOf(d *fingerprint.Dependencies) dependencies {
 	for _, c := range d.Checks {
 		out.Checks = append(out.Checks, dependency{Path: c.Path, ID: fileID(c.ID), SHA256: c.SHA256, Answers: c.Answers})
 	}
-	for _, f := range d.Folders {
-		out.Folders = append(out.Folders, dependency{Path: f.Path, ID: fileID(f.ID), Misses: f.Misses})
+	for _, f := range d.Directories {
+		out.Directories = append(out.Directories, dependency{Path: f.Path, ID: fileID(f.ID), Misses: f.Misses})
 	}
 	return out
 }

@@ -18,7 +18,7 @@ import (
 )
 
 // schemaFile is the schema of all that --format json prints. `make generate` writes it.
-const schemaFile = "../../doc/output.schema.json"
+const schemaFile = "../../docs/output.schema.json"
 
 // outputs are what the commands print, by the name in the schema. What run and exec print
 // is the program's own; env and help print no JSON.

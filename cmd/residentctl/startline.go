@@ -94,7 +94,7 @@ var startOptions = []startOption{
 	{of: cmdExec, name: insideOption, needs: "file", set: addInside},
 	{of: cmdExec, name: ignoreChildOption, set: flagOf(func(l *startLine) *bool { return &l.ignoreChild })},
 	{
-		of: cmdRun | cmdExec, name: "store", needs: "folder", early: true, set: setStore,
+		of: cmdRun | cmdExec, name: "store", needs: "directory", early: true, set: setStore,
 		usage: storeUsage, value: storeDefault,
 	},
 }

@@ -85,7 +85,7 @@ func counting(dirs []string) []string {
 	return slices.DeleteFunc(slices.Clone(dirs), func(dir string) bool { return !countsForCaller(dir) })
 }
 
-// countsForCaller tells whether there is a store. One in a HOME that the caller may
+// countsForCaller reports whether there is a store. One in a HOME that the caller may
 // not enter, as where HOME is another user's (su), is none: run passes it over as well.
 func countsForCaller(dir string) bool {
 	_, err := os.Stat(dir)

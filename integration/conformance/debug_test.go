@@ -35,7 +35,7 @@ func TestCoreDump(t *testing.T) {
 	gdb := kit.Installed(t, "gdb")
 	pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern")
 	if err != nil || strings.TrimSpace(string(pattern)) != "core" {
-		t.Skipf("cores do not go to the working folder here, but to %q", pattern)
+		t.Skipf("cores do not go to the working directory here, but to %q", pattern)
 	}
 	s := kit.SharedStore(t)
 	program := kit.Fixture(t, "crash")

@@ -151,23 +151,23 @@ func TestCLibrary(t *testing.T) {
 // fixtureName is the source of a fixture as build wants it.
 func fixtureName(name string) string { return filepath.Base(kit.FixtureSource(name)) }
 
-// germanLocale is a folder for LOCPATH with a locale that no system has by this
+// germanLocale is a directory for LOCPATH with a locale that no system has by this
 // name; without the sources for it, one that is empty.
 func germanLocale(t *testing.T) string {
 	t.Helper()
-	folder := filepath.Join(kit.Temporary, "locales")
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	directory := filepath.Join(kit.Temporary, "locales")
+	if err := os.MkdirAll(directory, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if !kit.BuiltFiles[folder] {
-		// Its own folder is absolute, so that no system archive is written.
-		define := exec.Command("localedef", "--no-archive", "-i", "de_DE", "-f", "UTF-8", filepath.Join(folder, "de_XX.UTF-8"))
+	if !kit.BuiltFiles[directory] {
+		// Its own directory is absolute, so that no system archive is written.
+		define := exec.Command("localedef", "--no-archive", "-i", "de_DE", "-f", "UTF-8", filepath.Join(directory, "de_XX.UTF-8"))
 		if output, err := define.CombinedOutput(); err != nil {
 			t.Logf("no German locale is compared: %v\n%s", err, output)
 		}
-		kit.BuiltFiles[folder] = true
+		kit.BuiltFiles[directory] = true
 	}
-	return folder
+	return directory
 }
 
 // TestLinkage starts one program and its library, linked in every way.
@@ -238,11 +238,11 @@ func TestNotLinked(t *testing.T) {
 	s := kit.SharedStore(t)
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			folder := filepath.Join(kit.Temporary, "not-linked-"+strings.ReplaceAll(test.name, " ", "-"))
-			if err := os.MkdirAll(folder, 0o755); err != nil {
+			directory := filepath.Join(kit.Temporary, "not-linked-"+strings.ReplaceAll(test.name, " ", "-"))
+			if err := os.MkdirAll(directory, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			program := filepath.Join(folder, "c-main")
+			program := filepath.Join(directory, "c-main")
 			kit.Compile(t, program, filepath.Join("fixtures", test.source), test.args...)
 			output, err := s.Command("add", program).CombinedOutput()
 			if err == nil || !strings.Contains(string(output), "residentctl: error: ") {
@@ -333,12 +333,12 @@ func compareReports(t *testing.T, s *kit.Store, program, fault string) {
 // dynamic linker reads /proc/self/exe at that moment.
 func TestOrigin(t *testing.T) {
 	s := kit.SharedStore(t)
-	folder := filepath.Join(kit.Temporary, "built", "origin")
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	directory := filepath.Join(kit.Temporary, "built", "origin")
+	if err := os.MkdirAll(directory, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	kit.Compile(t, filepath.Join(folder, "libdlopen.so"), "fixtures/libdlopen.c", "-shared", "-fPIC")
-	program := filepath.Join(folder, "origin")
+	kit.Compile(t, filepath.Join(directory, "libdlopen.so"), "fixtures/libdlopen.c", "-shared", "-fPIC")
+	program := filepath.Join(directory, "origin")
 	kit.Compile(t, program, "fixtures/origin.c")
 	s.Do(t, "add", "--even-if-slower", program)
 	for _, u := range kit.Users {
@@ -359,11 +359,11 @@ func TestOrigin(t *testing.T) {
 func TestManyLibraries(t *testing.T) {
 	const count = 300
 	s := kit.SharedStore(t)
-	folder := filepath.Join(kit.Temporary, "built", "many")
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	directory := filepath.Join(kit.Temporary, "built", "many")
+	if err := os.MkdirAll(directory, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	object := filepath.Join(folder, "libtiny.o")
+	object := filepath.Join(directory, "libtiny.o")
 	kit.Compile(t, object, "fixtures/libtiny.c", "-c", "-fPIC")
 	var (
 		header strings.Builder
@@ -373,16 +373,16 @@ func TestManyLibraries(t *testing.T) {
 		name := fmt.Sprintf("tiny_%d", i)
 		fmt.Fprintf(&header, "TINY(%d)\n", i)
 		needed = append(needed, "-l"+name)
-		link := exec.Command("ld", "-shared", "-o", filepath.Join(folder, "lib"+name+".so"), "--defsym="+name+"=tiny",
+		link := exec.Command("ld", "-shared", "-o", filepath.Join(directory, "lib"+name+".so"), "--defsym="+name+"=tiny",
 			"-z", "relro", "-z", "separate-code", object)
 		if output, err := link.CombinedOutput(); err != nil {
 			t.Fatalf("ld: %v\n%s", err, output)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(folder, "tiny.h"), []byte(header.String()), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(directory, "tiny.h"), []byte(header.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	program := kit.Build(t, "many", kit.Part{Output: "many", Source: "many.c", Args: append([]string{"-I" + folder, "-Wl,--no-as-needed"}, needed...)})
+	program := kit.Build(t, "many", kit.Part{Output: "many", Source: "many.c", Args: append([]string{"-I" + directory, "-Wl,--no-as-needed"}, needed...)})
 	s.Compare(t, program, []kit.Command{{Name: "plain"}})
 }
 

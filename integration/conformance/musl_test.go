@@ -66,7 +66,7 @@ func TestMuslFixtures(t *testing.T) {
 		}},
 		{"inherit", nil, []kit.Command{
 			{Name: "plain"},
-			{Name: "umask, limits, folder", Shell: "umask 027; ulimit -n 77 -c 0 -t 50 -v 4000000; cd /usr"},
+			{Name: "umask, limits, directory", Shell: "umask 027; ulimit -n 77 -c 0 -t 50 -v 4000000; cd /usr"},
 			{Name: "descriptors", Shell: "exec 5</dev/null 7>&1 20<>file; exec 2>&-", Normal: kit.Either},
 		}},
 		// Not position-independent: the heap lies low, behind the program.

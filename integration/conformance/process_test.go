@@ -72,7 +72,7 @@ func TestVectors(t *testing.T) {
 }
 
 // TestNames: a program that is several by its name, called by links, from other
-// folders, as the interpreter of a script.
+// directories, as the interpreter of a script.
 func TestNames(t *testing.T) {
 	s := kit.SharedStore(t)
 	program := kit.Fixture(t, "multicall")
@@ -108,7 +108,7 @@ func TestNames(t *testing.T) {
 			})
 		}
 		t.Run("relative, "+u.Name, func(t *testing.T) {
-			relative := "../fixtures/multicall" // from the working folder
+			relative := "../fixtures/multicall" // from the working directory
 			plainly := kit.Way{Name: "plain", Argv: func(*kit.Store, string) (string, string, []string) { return relative, relative, nil }}
 			byRun := kit.Way{Name: "run", Argv: func(s *kit.Store, _ string) (string, string, []string) {
 				return s.Residentctl, "residentctl", []string{"run", "--store", s.Dir, relative}
@@ -160,8 +160,8 @@ func TestInheritance(t *testing.T) {
 		{Name: "session", Options: []string{"--session"}},
 		{Name: "process group", Options: []string{"--group"}},
 		{Name: "children", Options: []string{"--children"}},
-		{Name: "deleted folder", Options: []string{"--deleted-folder"}},
-		{Name: "folder", Options: []string{"--folder", "/usr/share", "--umask", "077"}},
+		{Name: "deleted directory", Options: []string{"--deleted-directory"}},
+		{Name: "directory", Options: []string{"--directory", "/usr/share", "--umask", "077"}},
 		{Name: "descriptors", Options: []string{"--open", "3", "--open", "9", "--open-cloexec", "4", "--open", "255"}},
 		{Name: "high descriptors", Options: []string{"--limit", kit.LimitDescriptors, "1024", "--open", "1023", "--open-cloexec", "1022"}},
 		{Name: "descriptor beyond the limit", Options: []string{"--open", "900", "--limit", kit.LimitDescriptors, "64"}},
@@ -294,7 +294,7 @@ func TestSmallLimits(t *testing.T) {
 		runNeeds int // what `run` needs itself
 	}{
 		// With less it is the kernel's random start of the stack within its last page
-		// that decides, in every start anew.
+		// that decides, in every start again.
 		{"stack", kit.LimitStack, []int{16 * kib, 20 * kib, 24 * kib, 32 * kib, 40 * kib, 64 * kib, 100 * kib, 128 * kib, 136 * kib, 256 * kib}, 0},
 		{"address space", kit.LimitAS, steps(1*mib, 4*mib, 128*kib, 48*mib, 64*mib), 48 * mib},
 		{"data", kit.LimitData, steps(0, 512*kib, 32*kib, 48*mib, 64*mib), 48 * mib},

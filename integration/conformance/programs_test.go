@@ -149,8 +149,8 @@ catch (const std::exception &e) { std::puts(e.what()); return 3; }
 	}
 }
 
-// make executes shells, itself for sub-folders, and itself again when a makefile
-// has been made anew.
+// make executes shells, itself for sub-directories, and itself again when a makefile
+// has been made again.
 func makeTasks(*testing.T) []task {
 	const parallel = `
 all: c

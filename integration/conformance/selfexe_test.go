@@ -81,7 +81,7 @@ print(subprocess.run(['v/bin/python', '-c', 'import sys; print(sys.executable, s
 	}
 }
 
-// lookaround is a program in bin/ of a folder of its own, with what belongs to it,
+// lookaround is a program in bin/ of a directory of its own, with what belongs to it,
 // and with other names.
 func lookaround(t *testing.T) (program, alias, other string) {
 	t.Helper()
@@ -92,7 +92,7 @@ func lookaround(t *testing.T) (program, alias, other string) {
 		}
 	}
 	program = filepath.Join(dir, "bin", "selfexe-1.0")
-	// Without the run path of other fixtures, which binds an image to one folder.
+	// Without the run path of other fixtures, which binds an image to one directory.
 	built := filepath.Join(kit.Temporary, "selfexe")
 	kit.Compile(t, built, kit.FixtureSource("selfexe"))
 	kit.CopyFile(t, built, program)

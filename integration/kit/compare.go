@@ -129,9 +129,9 @@ func (s *Store) wantAlsoNormal(t testing.TB, why string, u User, program string,
 // first. It skips a test whose program is not on this machine.
 func Installed(t testing.TB, name string) string {
 	t.Helper()
-	for _, folder := range []string{"/usr/bin/", "/bin/"} {
-		if _, err := os.Stat(folder + name); err == nil {
-			return folder + name
+	for _, directory := range []string{"/usr/bin/", "/bin/"} {
+		if _, err := os.Stat(directory + name); err == nil {
+			return directory + name
 		}
 	}
 	t.Skipf("%s is not on this machine", name)

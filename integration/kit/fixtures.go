@@ -18,12 +18,12 @@ var BuiltFiles = map[string]bool{}
 // beside it if there is one.
 func Fixture(t testing.TB, name string) string {
 	t.Helper()
-	folder := filepath.Join(Temporary, "fixtures")
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	directory := filepath.Join(Temporary, "fixtures")
+	if err := os.MkdirAll(directory, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	args := []string{"-rdynamic", "-pthread", "-Wl,-rpath,$ORIGIN"}
-	library := filepath.Join(folder, "lib"+name+".so")
+	library := filepath.Join(directory, "lib"+name+".so")
 	if source := FixtureSource("lib" + name); source != "" {
 		Compile(t, library, source, "-shared", "-fPIC")
 		// The one for dlopen is loaded at run time.
@@ -31,7 +31,7 @@ func Fixture(t testing.TB, name string) string {
 			args = append(args, library)
 		}
 	}
-	program := filepath.Join(folder, name)
+	program := filepath.Join(directory, name)
 	Compile(t, program, FixtureSource(name), args...)
 	return program
 }
@@ -77,17 +77,17 @@ type Part struct {
 // one's path. They find each other there by DT_NEEDED and $ORIGIN.
 func Build(t testing.TB, name string, parts ...Part) string {
 	t.Helper()
-	folder := filepath.Join(Temporary, "built", name)
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	directory := filepath.Join(Temporary, "built", name)
+	if err := os.MkdirAll(directory, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	output := ""
 	for _, p := range parts {
-		args := []string{"-pthread", "-rdynamic", "-Wl,-rpath,$ORIGIN", "-L" + folder}
+		args := []string{"-pthread", "-rdynamic", "-Wl,-rpath,$ORIGIN", "-L" + directory}
 		if strings.HasSuffix(p.Output, ".so") {
 			args = append(args, "-shared", "-fPIC")
 		}
-		output = filepath.Join(folder, p.Output)
+		output = filepath.Join(directory, p.Output)
 		Compile(t, output, filepath.Join("fixtures", p.Source), append(args, p.Args...)...)
 	}
 	return output
@@ -123,14 +123,14 @@ func RequireMusl(t testing.TB) {
 // without.
 func MuslFixture(t testing.TB, name string, args ...string) string {
 	t.Helper()
-	folder := filepath.Join(Temporary, "musl"+strings.Join(args, ""))
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	directory := filepath.Join(Temporary, "musl"+strings.Join(args, ""))
+	if err := os.MkdirAll(directory, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	// Not $ORIGIN: musl asks /proc/self/exe for it at dlopen, and for users who
 	// cannot set that it is the launcher file.
-	args = append([]string{"-rdynamic", "-pthread", "-Wl,-rpath," + folder}, args...)
-	library := filepath.Join(folder, "lib"+name+".so")
+	args = append([]string{"-rdynamic", "-pthread", "-Wl,-rpath," + directory}, args...)
+	library := filepath.Join(directory, "lib"+name+".so")
 	if source := FixtureSource("lib" + name); source != "" {
 		MuslCompile(t, library, source, "-shared", "-fPIC")
 		// The one for dlopen is loaded at run time.
@@ -138,7 +138,7 @@ func MuslFixture(t testing.TB, name string, args ...string) string {
 			args = append(args, library)
 		}
 	}
-	program := filepath.Join(folder, name)
+	program := filepath.Join(directory, name)
 	MuslCompile(t, program, FixtureSource(name), args...)
 	return program
 }

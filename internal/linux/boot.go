@@ -31,7 +31,7 @@ func BootID() (string, error) {
 	return id, nil
 }
 
-// bootNode is a file that each boot makes anew, if it is in memory.
+// bootNode is a file that each boot makes again, if it is in memory.
 const bootNode = "/dev/null"
 
 // clockFloor is 2025-01-01, in nanoseconds since the epoch: a clock that is set back by

@@ -27,7 +27,7 @@ type Mapping struct {
 // Len is the number of bytes that m covers.
 func (m Mapping) Len() uint64 { return m.End - m.Start }
 
-// Contains tells whether addr lies in m.
+// Contains reports whether addr lies in m.
 func (m Mapping) Contains(addr uint64) bool { return addr >= m.Start && addr < m.End }
 
 // TableSpan is how much of the address space one page of a page table of the last level
@@ -37,7 +37,7 @@ const TableSpan = 2 << 20
 // VDSO is the path of the vDSO's code (vdso(7)) in /proc/PID/maps.
 const VDSO = "[vdso]"
 
-// Kernel tells whether the kernel itself made m, as every process has it:
+// Kernel reports whether the kernel itself made m, as every process has it:
 // the vDSO, its data pages and [vsyscall].
 func (m Mapping) Kernel() bool {
 	return m.Path == VDSO || m.Path == "[vsyscall]" ||

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// HasXattr says whether the open file f carries the extended attribute name.
+// HasXattr reports whether the open file f carries the extended attribute name.
 // A file system without extended attributes carries none.
 func HasXattr(f *os.File, name string) (bool, error) {
 	var size int

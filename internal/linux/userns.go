@@ -19,7 +19,7 @@ func OverflowUID() (uint32, error) {
 	return uid, err
 }
 
-// HidesOwner tells whether the owner that stat(2) shows may be another one, whom this
+// HidesOwner reports whether the owner that stat(2) shows may be another one, whom this
 // process's user namespace does not know.
 func HidesOwner(uid uint32) bool {
 	overflow, err := OverflowUID()
@@ -30,7 +30,7 @@ func HidesOwner(uid uint32) bool {
 	return err == nil && !mapsAll(string(ids))
 }
 
-// mapsAll tells whether a uid_map has all users: all numbers but the last, which
+// mapsAll reports whether a uid_map has all users: all numbers but the last, which
 // stands for none (user_namespaces(7), "User and group ID mappings").
 func mapsAll(ids string) bool {
 	var all uint64

@@ -40,7 +40,7 @@ func TestOnlyRootMayChange(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	folder := func(path string, mode os.FileMode, uid, gid int) {
+	directory := func(path string, mode os.FileMode, uid, gid int) {
 		t.Helper()
 		must(os.MkdirAll(in(path), 0o755))
 		must(os.Chown(in(path), uid, gid))
@@ -58,7 +58,7 @@ func TestOnlyRootMayChange(t *testing.T) {
 		must(os.Lchown(in(path), uid, uid))
 	}
 	must(os.Chmod(dir, 0o755))
-	folder("roots", 0o755, 0, 0)
+	directory("roots", 0o755, 0, 0)
 	file("roots/file", 0o755, 0, 0)
 	file("roots/users", 0o755, anyUser, 0)
 	file("roots/all", 0o757, 0, 0)
@@ -67,25 +67,25 @@ func TestOnlyRootMayChange(t *testing.T) {
 	file("roots/unknown", 0o775, 0, noGroup)
 	file("roots/acl", 0o755, 0, emptyGroup)
 	setACL(t, in("roots/acl"))
-	folder("staff", 0o2775|os.ModeSetgid, 0, emptyGroup)
+	directory("staff", 0o2775|os.ModeSetgid, 0, emptyGroup)
 	file("staff/file", 0o755, 0, emptyGroup)
-	folder("users", 0o755, anyUser, anyUser)
+	directory("users", 0o755, anyUser, anyUser)
 	file("users/file", 0o755, 0, 0)
-	folder("users/below", 0o755, 0, 0)
+	directory("users/below", 0o755, 0, 0)
 	file("users/below/file", 0o755, 0, 0)
-	folder("open", 0o777, 0, 0)
+	directory("open", 0o777, 0, 0)
 	file("open/file", 0o755, 0, 0)
-	folder("sticky", 0o777|os.ModeSticky, 0, 0)
+	directory("sticky", 0o777|os.ModeSticky, 0, 0)
 	file("sticky/file", 0o755, 0, 0)
 	file("sticky/users", 0o755, anyUser, 0)
-	folder("sticky/users-folder", 0o755, anyUser, 0)
-	file("sticky/users-folder/file", 0o755, 0, 0)
+	directory("sticky/users-directory", 0o755, anyUser, 0)
+	file("sticky/users-directory/file", 0o755, 0, 0)
 	link("sticky/link", in("roots/file"), 0)
 	link("sticky/users-link", in("roots/file"), anyUser)
 	link("roots/to-file", "file", 0)
 	link("roots/through", "../users/back", 0)
 	link("users/back", "../roots/file", 0)
-	link("roots/folder", "../roots", 0)
+	link("roots/directory", "../roots", 0)
 	link("roots/loop", "loop", 0)
 
 	for _, tc := range []struct {
@@ -109,15 +109,15 @@ func TestOnlyRootMayChange(t *testing.T) {
 		{"open/file", "open", "can be written by every user (mode 0777)"},
 		{"sticky/file", "", ""},
 		{"sticky/users", "sticky/users", "belongs to user 61005"},
-		{"sticky/users-folder/file", "sticky/users-folder", "belongs to user 61005"},
+		{"sticky/users-directory/file", "sticky/users-directory", "belongs to user 61005"},
 		{"sticky/missing", "sticky", "in which it can be created by every user"},
 		{"sticky/missing/below", "sticky", "in which it can be created by every user"},
 		{"sticky/link", "", ""},
 		{"sticky/users-link", "sticky/users-link", "belongs to user 61005"},
 		{"roots/to-file", "", ""},
 		{"roots/through", "users", "belongs to user 61005"},
-		{"roots/folder/folder/file", "", ""},
-		{"roots/folder/users", "roots/users", "belongs to user 61005"},
+		{"roots/directory/directory/file", "", ""},
+		{"roots/directory/users", "roots/users", "belongs to user 61005"},
 		{"roots/loop", "", ""},
 		{"roots/missing", "", ""},
 		{"roots/file/below", "", ""},

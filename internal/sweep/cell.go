@@ -20,7 +20,7 @@ type start struct {
 	Path string   // what is given to execve(2)
 	Argv []string // from argv[0] on
 	User uint32
-	Dir  string // the world's folder: where the cell's root is made, and the store
+	Dir  string // the world's directory: where the cell's root is made, and the store
 }
 
 // An ending is what a cell tells of its start.
@@ -142,7 +142,7 @@ func reap(pid int) (status syscall.WaitStatus) {
 	return status
 }
 
-// enclose makes the root folder that doc.go tells of, and everything else that
+// enclose makes the root directory that doc.go tells of, and everything else that
 // must be done with all capabilities. The file that it gives takes the last process
 // id that is not to be used: pid_namespaces(7), ns_last_pid.
 func (s *start) enclose() (lastPID *os.File, err error) {
@@ -152,7 +152,7 @@ func (s *start) enclose() (lastPID *os.File, err error) {
 	m := mounter{}
 	m.mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, "")
 	m.mount("tmpfs", base, "tmpfs", 0, "mode=755,size=1g")
-	m.folders(base, "upper", "work", "root")
+	m.directories(base, "upper", "work", "root")
 	m.mount("overlay", root, "overlay", 0, fmt.Sprintf("lowerdir=/,upperdir=%s/upper,workdir=%[1]s/work", base))
 	for _, path := range solid {
 		m.bind(path, at(path))
@@ -160,7 +160,7 @@ func (s *start) enclose() (lastPID *os.File, err error) {
 	for _, path := range []string{"root", "home", "run", "tmp"} {
 		m.mount("tmpfs", at(path), "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, "mode=755,size=1g")
 	}
-	m.folders(root, "tmp/home", "tmp/work", "run/lock", filepath.Join(s.Dir, storeName))
+	m.directories(root, "tmp/home", "tmp/work", "run/lock", filepath.Join(s.Dir, storeName))
 	m.bind(filepath.Join(s.Dir, storeName), at(filepath.Join(s.Dir, storeName)))
 	m.mount("proc", at("proc"), "proc", syscall.MS_NOSUID|syscall.MS_NODEV|syscall.MS_NOEXEC, "")
 	m.mount("sysfs", at("sys"), "sysfs", syscall.MS_RDONLY|syscall.MS_NOSUID|syscall.MS_NODEV|syscall.MS_NOEXEC, "")
@@ -187,7 +187,7 @@ func (s *start) enclose() (lastPID *os.File, err error) {
 // libraries are, and what the dynamic linker reads.
 var solid = []string{"/usr", "/opt", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", linkerCache}
 
-// enter makes root the root folder and leaves nothing of the former one.
+// enter makes root the root directory and leaves nothing of the former one.
 func enter(root string) error {
 	if err := os.Chdir(root); err != nil {
 		return err
@@ -234,7 +234,7 @@ func (m *mounter) mount(source, target, kind string, flags uintptr, data string)
 	m.do("mount "+target, func() error { return syscall.Mount(source, target, kind, flags, data) })
 }
 
-// bind shows a folder or a file, and what is mounted below it, read-only at
+// bind shows a directory or a file, and what is mounted below it, read-only at
 // target; what does not exist or is a link is left out.
 func (m *mounter) bind(source, target string) {
 	var st syscall.Stat_t
@@ -247,13 +247,13 @@ func (m *mounter) bind(source, target string) {
 	})
 }
 
-func (m *mounter) folders(root string, names ...string) {
+func (m *mounter) directories(root string, names ...string) {
 	for _, name := range names {
 		m.do("make "+name, func() error { return os.MkdirAll(filepath.Join(root, name), 0o755) })
 	}
 }
 
-// devices makes the folder of devices: only those that are no hardware
+// devices makes the directory of devices: only those that are no hardware
 // (Documentation/admin-guide/devices.txt).
 func (m *mounter) devices(dev string) {
 	m.mount("tmpfs", dev, "tmpfs", syscall.MS_NOSUID|syscall.MS_NOEXEC, "mode=755,size=64m")
@@ -271,7 +271,7 @@ func (m *mounter) devices(dev string) {
 			return os.Chmod(path, 0o666)
 		})
 	}
-	m.folders(dev, "pts", "shm")
+	m.directories(dev, "pts", "shm")
 	m.mount("devpts", filepath.Join(dev, "pts"), "devpts", syscall.MS_NOSUID|syscall.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620")
 	m.do("open /dev/shm", func() error { return os.Chmod(filepath.Join(dev, "shm"), 0o1777) })
 	for name, target := range map[string]string{

@@ -42,7 +42,7 @@ type options struct {
 	Timeout     time.Duration // of one start
 	User        uint32        // who starts the programs; root makes them resident
 	JSON        bool          // print JSON at the end, and nothing else
-	Keep        string        // a folder for the outputs of what differs, or ""
+	Keep        string        // a directory for the outputs of what differs, or ""
 	SelfTest    bool
 	Control     bool   // plain starts in the place of resident ones
 	Dir         string // the mount point of the world's tmpfs
@@ -84,7 +84,7 @@ and exit status. Needs root and CRIU; nothing of it reaches the machine's own fi
   --slice K/N         only every Nth program, from the Kth on
   --user N            start the programs as the user with this number (0)
   --json              print one JSON object
-  --keep DIR          write the outputs of whatever is not equal into this folder
+  --keep DIR          write the outputs of whatever is not equal into this directory
   --control           compare plain starts with plain starts: nothing may differ
   --self-test         plant differences, each of which the sweep must find
   --residentctl PATH  instead of bin/residentctl

@@ -10,7 +10,7 @@
 //
 // # What a program sees in its cell
 //
-// The root folder is an overlay: below it lies the machine's, above it a tmpfs that
+// The root directory is an overlay: below it lies the machine's, above it a tmpfs that
 // ends with the cell. But /usr (and what else holds programs and libraries) is bound
 // there read-only, and so is /etc/ld.so.cache: an overlay gives files other device
 // numbers, and an image is bound to the numbers of the files that it was made of.

@@ -18,8 +18,8 @@ type file struct {
 	Names []string // absolute, sorted
 }
 
-// folders are searched for programs, with all that is below them.
-var folders = []string{"/usr/bin", "/usr/sbin", "/usr/libexec"}
+// directories are searched for programs, with all that is below them.
+var directories = []string{"/usr/bin", "/usr/sbin", "/usr/libexec"}
 
 // neverRun are programs that are not even started in a cell, by their names.
 var neverRun = map[string]string{
@@ -37,8 +37,8 @@ var neverRun = map[string]string{
 // findPrograms finds every dynamic program under every name.
 func findPrograms() ([]file, error) {
 	found := map[linux.FileID]*file{}
-	for _, folder := range folders {
-		err := filepath.WalkDir(folder, func(path string, e fs.DirEntry, err error) error {
+	for _, directory := range directories {
+		err := filepath.WalkDir(directory, func(path string, e fs.DirEntry, err error) error {
 			if os.IsNotExist(err) {
 				return nil // no libexec, or removed meanwhile
 			}
@@ -85,7 +85,7 @@ func only(files []file, wanted []string) ([]file, error) {
 	for _, want := range wanted {
 		is := func(name string) bool { return name == want || filepath.Base(name) == want }
 		if len(matching(files, is)) == 0 {
-			return nil, fmt.Errorf("%q is no dynamic program in %s", want, strings.Join(folders, ", "))
+			return nil, fmt.Errorf("%q is no dynamic program in %s", want, strings.Join(directories, ", "))
 		}
 	}
 	return matching(files, func(name string) bool {

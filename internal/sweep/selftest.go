@@ -136,7 +136,7 @@ func (s *sweeper) makeResident(program string) (launcher string, err error) {
 	return a.launcher, err
 }
 
-// copyProgram copies a program into a folder of its own and changes it.
+// copyProgram copies a program into a directory of its own and changes it.
 func copyProgram(from, to string, change func([]byte) error) error {
 	content, err := os.ReadFile(from)
 	if err != nil {

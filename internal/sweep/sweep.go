@@ -81,7 +81,7 @@ func (s *sweeper) sweepName(n name) result {
 	return res
 }
 
-// remake makes a program resident anew if its image is stale, because something was
+// remake makes a program resident again if its image is stale, because something was
 // installed or upgraded during the sweep. A current image that was not used stays a
 // difference.
 func (s *sweeper) remake(n name, a *added) bool {
@@ -99,7 +99,7 @@ const mostPatience = 4
 // compare starts a program plainly and resident until a verdict is settled. The two
 // are started at the same time: what depends on the time of day is the same then.
 // Where the time limit has ended the first two and they differ, that may be all the
-// difference: they are started anew, with twice the time, up to mostPatience times the
+// difference: they are started again, with twice the time, up to mostPatience times the
 // limit.
 func (s *sweeper) compare(program, launcher string, args []string) (verdict, error) {
 	var plains, residents []outcome

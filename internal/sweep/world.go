@@ -32,7 +32,7 @@ const (
 // sweeper is the world's state.
 type sweeper struct {
 	options
-	residentctl string // a copy, which nobody builds anew meanwhile
+	residentctl string // a copy, which nobody builds again meanwhile
 	store       string
 	slots       chan struct{}
 	alter       func(*outcome) // the self-test's: done to what a resident start leaves behind
@@ -75,7 +75,7 @@ func (s *sweeper) prepare() error {
 	m.mount("tmpfs", settingsPath, "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, "mode=755")
 	m.mount("proc", "/proc", "proc", syscall.MS_NOSUID|syscall.MS_NODEV|syscall.MS_NOEXEC, "")
 	m.do("set up lo", loopback)
-	m.folders(s.Dir, "cell", storeName)
+	m.directories(s.Dir, "cell", storeName)
 	s.store = filepath.Join(s.Dir, storeName)
 	s.residentctl = filepath.Join(s.Dir, "residentctl")
 	m.do("copy the command under test", func() error { return copyFile(s.Residentctl, s.residentctl, 0o755) })

@@ -57,7 +57,7 @@ var (
 // magicOfFS is BINFMTFS_MAGIC (include/uapi/linux/magic.h).
 const magicOfFS = 0x42494e4d
 
-// Mounted tells whether the file system is there.
+// Mounted reports whether the file system is there.
 func Mounted() bool {
 	var st unix.Statfs_t
 	err := linux.EINTR(func() error { return unix.Statfs(Dir, &st) })
@@ -416,7 +416,7 @@ func (t tree) fitting(magic []byte) ([]Entry, error) {
 }
 
 // lock waits for the lock of Aside, until ctx ends. It is on the one file that only
-// root can open: with the folder's anybody could keep root waiting.
+// root can open: with the directory's anybody could keep root waiting.
 func (t tree) lock(ctx context.Context) (unlock func(), err error) {
 	const pause = 2 * time.Millisecond
 	f, err := os.OpenFile(filepath.Join(string(t), "register"), os.O_WRONLY, 0)

@@ -178,7 +178,7 @@ func TestReadRefusesWhatOthersMayChange(t *testing.T) {
 
 // The example is right as it is, and with every line in use.
 func TestExample(t *testing.T) {
-	raw, err := os.ReadFile("../../doc/resident.conf")
+	raw, err := os.ReadFile("../../docs/resident.conf")
 	if err != nil {
 		t.Fatal(err)
 	}

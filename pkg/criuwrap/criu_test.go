@@ -305,7 +305,7 @@ func TestDumpRefuses(t *testing.T) {
 	}
 }
 
-// A folder that cannot be written to stands for all that goes wrong in CRIU.
+// A directory that cannot be written to stands for all that goes wrong in CRIU.
 func TestDumpFails(t *testing.T) {
 	requireCRIU(t)
 	cmd := startStopped(t, "/bin/sleep", "1000")

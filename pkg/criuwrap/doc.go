@@ -2,9 +2,9 @@
 // program, dumps a stopped process with it, restores an image with it, and
 // reads the image's files into plain structs. Nothing else imports go-criu.
 //
-// The nouns. An image is the folder of files that one dump wrote. Its memory
+// The nouns. An image is the directory of files that one dump wrote. Its memory
 // is in one pages-N.img, raw 4 KiB pages one after the other, and the pagemap
-// tells where in the process each run of them belongs. A working folder takes
+// tells where in the process each run of them belongs. A working directory takes
 // what CRIU says while it works: the log, and its statistics.
 //
 // The flow. Find answers with a CRIU that is new enough. Dump and Restore start

@@ -21,7 +21,7 @@ type DumpOptions struct {
 	// other threads, and have nothing open but /dev/null.
 	PID int
 
-	ImagesDir string // an empty folder, which the image is written to
+	ImagesDir string // an empty directory, which the image is written to
 	WorkDir   string // takes dump.log and stats-dump; must not be shared by two dumps
 	CRIU      string // path of the criu program, "" for what Find finds
 
@@ -30,7 +30,7 @@ type DumpOptions struct {
 	LeaveStopped bool
 }
 
-// Dump writes the image of a process. A folder that a failed dump wrote to is
+// Dump writes the image of a process. A directory that a failed dump wrote to is
 // worth nothing, and the process may be in any state: kill it. Nothing is synced
 // to disk.
 //

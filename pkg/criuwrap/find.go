@@ -166,7 +166,7 @@ func Version(path string) (Release, error) {
 	return Release{number(1), number(2), number(3)}, nil
 }
 
-// notThere tells whether a command did not start for want of its program; os/exec
+// notThere reports whether a command did not start for want of its program; os/exec
 // opens the null device for it too.
 func notThere(err error) bool {
 	var path *os.PathError

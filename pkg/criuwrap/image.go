@@ -101,7 +101,7 @@ type PageRun struct {
 // End is the address behind the run.
 func (r PageRun) End() uint64 { return r.Addr + r.Pages*PageSize }
 
-// Open reads the image in a folder, all but the pages. Its error wraps
+// Open reads the image in a directory, all but the pages. Its error wraps
 // ErrTruncated, ErrFormat or ErrUnsupported for an image that is not to be used,
 // and fs.ErrNotExist where a file is missing.
 func Open(dir string) (*Image, error) {

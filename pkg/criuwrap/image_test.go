@@ -249,7 +249,7 @@ func TestReadRefuses(t *testing.T) {
 	}{
 		{"core missing", func(f fstest.MapFS) { delete(f, core) }, fs.ErrNotExist},
 		{"pages missing", func(f fstest.MapFS) { delete(f, "pages-1.img") }, fs.ErrNotExist},
-		{"core is a folder", func(f fstest.MapFS) { f[core].Mode = fs.ModeDir }, ErrFormat},
+		{"core is a directory", func(f fstest.MapFS) { f[core].Mode = fs.ModeDir }, ErrFormat},
 		{"core cut", cut(core, 1), ErrTruncated},
 		{"mm cut", cut(mm, 100), ErrTruncated},
 		{"pagemap cut in a length", func(f fstest.MapFS) { f[pm].Data = append(f[pm].Data, 1, 0) }, ErrTruncated},

@@ -103,13 +103,13 @@ func corrupt(path string, err error) *Refusal {
 	return &Refusal{Path: path, Kind: Corrupt, Reason: reason, Hint: "install it again"}
 }
 
-// Setuid says whether the file runs as its owner.
+// Setuid reports whether the file runs as its owner.
 func (f *File) Setuid() bool { return f.Mode&syscall.S_ISUID != 0 }
 
-// Setgid says whether the file runs as its group.
+// Setgid reports whether the file runs as its group.
 func (f *File) Setgid() bool { return f.Mode&syscall.S_ISGID != 0 }
 
-// foreign says whether this machine's kernel would not run the file as a
+// foreign reports whether this machine's kernel would not run the file as a
 // native 64-bit program.
 func (f *File) foreign() bool {
 	return f.Class != elf.ELFCLASS64 || f.data != elf.ELFDATA2LSB || f.Machine != machine

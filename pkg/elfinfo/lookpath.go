@@ -14,8 +14,8 @@ const defaultPath = "/bin:/usr/bin"
 
 // LookPath finds the program that execvp(3) would execute for the caller, as
 // an absolute path in which no link is resolved. A name with a slash is not
-// searched for and need not exist. Otherwise each folder of PATH is tried, an
-// empty one being the current folder. Its error is a *Refusal.
+// searched for and need not exist. Otherwise each directory of PATH is tried, an
+// empty one being the current directory. Its error is a *Refusal.
 func LookPath(name string) (string, error) { return LookPathPast(name, nil) }
 
 // LookPathPast is LookPath for a PATH in which some files stand for others that
@@ -57,7 +57,7 @@ func LookPathPast(name string, past func(path string) bool) (string, error) {
 		return "", &Refusal{Path: denied, Kind: NotExecutable, Reason: "may not be executed by you",
 			Hint: "its mode can be set with chmod(1)"}
 	}
-	return "", &Refusal{Path: name, Kind: NotFound, Reason: "is in no folder of PATH",
+	return "", &Refusal{Path: name, Kind: NotFound, Reason: "is in no directory of PATH",
 		Hint: fmt.Sprintf("give its path, or check PATH, which is %q", path)}
 }
 
@@ -77,14 +77,14 @@ func executable(path string) error {
 	return nil
 }
 
-// absolute puts the current folder before a relative path and takes out "."
-// and doubled slashes. ".." stays: behind a link it is not the folder before.
+// absolute puts the current directory before a relative path and takes out "."
+// and doubled slashes. ".." stays: behind a link it is not the directory before.
 func absolute(path string) (string, error) {
 	if !strings.HasPrefix(path, "/") {
 		wd, err := os.Getwd()
 		if err != nil {
-			return "", &Refusal{Path: path, Kind: NotFound, Reason: fmt.Sprintf("is relative to the current folder, which cannot be found (%v)", errnoOf(err)),
-				Hint: "give its absolute path, or go to a folder that exists"}
+			return "", &Refusal{Path: path, Kind: NotFound, Reason: fmt.Sprintf("is relative to the current directory, which cannot be found (%v)", errnoOf(err)),
+				Hint: "give its absolute path, or go to a directory that exists"}
 		}
 		path = wd + "/" + path
 	}
@@ -94,7 +94,7 @@ func absolute(path string) (string, error) {
 			b.WriteString("/" + part)
 		}
 	}
-	// A slash at the end asks for a folder.
+	// A slash at the end asks for a directory.
 	if b.Len() == 0 || strings.HasSuffix(path, "/") || strings.HasSuffix(path, "/.") {
 		b.WriteString("/")
 	}

@@ -22,8 +22,8 @@ func TestLookPath(t *testing.T) {
 	}
 	first, second, here := file("a/p", 0o755), file("b/p", 0o755), file("cwd/p", 0o755)
 	file("b/plain", 0o644)
-	file("b/folder/x", 0o644)
-	file("c/folder", 0o755)
+	file("b/directory/x", 0o644)
+	file("c/directory", 0o755)
 	if err := os.Symlink(second, filepath.Join(top, "c/link")); err != nil {
 		t.Fatal(err)
 	}
@@ -34,13 +34,13 @@ func TestLookPath(t *testing.T) {
 		name, path, program, want string
 		kind                      Kind
 	}{
-		{"first folder wins", a + ":" + b, "p", first, 0},
-		{"next folder", c + ":" + b, "p", second, 0},
+		{"first directory wins", a + ":" + b, "p", first, 0},
+		{"next directory", c + ":" + b, "p", second, 0},
 		{"empty element is here", ":" + a, "p", here, 0},
 		{"empty element last", c + ":", "p", here, 0},
 		{"relative element", "../a", "p", top + "/cwd/../a/p", 0},
 		{"link is not resolved", c, "link", c + "/link", 0},
-		{"folders are passed over", b + ":" + c, "folder", c + "/folder", 0},
+		{"directories are passed over", b + ":" + c, "directory", c + "/directory", 0},
 		{"slash: not searched", a, "./p", here, 0},
 		{"slash: made absolute", a, "../b//p", top + "/cwd/../b/p", 0},
 		{"slash: need not exist", a, "/none/p", "/none/p", 0},
@@ -70,7 +70,7 @@ func TestLookPathHints(t *testing.T) {
 	t.Setenv("PATH", "/nowhere")
 	_, err := LookPath("ffmpg")
 	var r *Refusal
-	if !errors.As(err, &r) || r.Error() != "ffmpg is in no folder of PATH" || !strings.Contains(r.Hint, `"/nowhere"`) {
+	if !errors.As(err, &r) || r.Error() != "ffmpg is in no directory of PATH" || !strings.Contains(r.Hint, `"/nowhere"`) {
 		t.Errorf("%v, %+v", err, r)
 	}
 }
@@ -86,7 +86,7 @@ func TestLookPathFromNowhere(t *testing.T) {
 	}
 	t.Setenv("PWD", "")
 	var r *Refusal
-	if _, err := LookPath("./p"); !errors.As(err, &r) || r.Kind != NotFound || !strings.Contains(r.Reason, "current folder") || r.Hint == "" {
+	if _, err := LookPath("./p"); !errors.As(err, &r) || r.Kind != NotFound || !strings.Contains(r.Reason, "current directory") || r.Hint == "" {
 		t.Errorf("%v", err)
 	}
 }

@@ -277,7 +277,7 @@ func (im *image) prog(t elf.ProgType) (elf.Prog64, bool) {
 	return elf.Prog64{}, false
 }
 
-// holds says whether the file has n bytes at off.
+// holds reports whether the file has n bytes at off.
 func (im *image) holds(off, n uint64) bool {
 	return off <= uint64(im.size) && n <= uint64(im.size)-off
 }

@@ -43,7 +43,7 @@ const (
 	Audit                         // DT_AUDIT or DT_DEPAUDIT
 	TextRel                       // relocations in its instructions
 	ExecStack                     // wants an executable stack
-	SearchesHere                  // its libraries are searched relative to the current folder
+	SearchesHere                  // its libraries are searched relative to the current directory
 	OddName                       // its path cannot be kept, or is not what /proc shows
 	Uncheckable                   // its dynamic linker used what no start can check
 	kinds

@@ -54,7 +54,7 @@ func (f *File) CanBeResident() error {
 		return refuse(ExecStack, "wants an executable stack", "link it with -z noexecstack")
 	}
 	if !strings.HasPrefix(f.Interp, "/") {
-		return refuse(SearchesHere, fmt.Sprintf("names its dynamic linker %s relative to the current folder", f.Interp), "link it with -Wl,--dynamic-linker and an absolute path")
+		return refuse(SearchesHere, fmt.Sprintf("names its dynamic linker %s relative to the current directory", f.Interp), "link it with -Wl,--dynamic-linker and an absolute path")
 	}
 	if wrong := f.wrongLinker(); wrong != "" {
 		return refuse(NoLinker, fmt.Sprintf("needs the dynamic linker %s%s", f.Interp, wrong), "it does not start without residentctl either")

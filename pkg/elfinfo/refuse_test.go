@@ -87,7 +87,7 @@ func TestRefusals(t *testing.T) {
 			return path
 		}, NotFound, "too many levels of symbolic links", "check the path"},
 		{"long name", func(*testing.T) string { return "/" + strings.Repeat("x", 256) }, NotFound, "file name too long", "check the path"},
-		{"folder", func(t *testing.T) string { return t.TempDir() }, NotRegular, "a directory", "name a program"},
+		{"directory", func(t *testing.T) string { return t.TempDir() }, NotRegular, "a directory", "name a program"},
 		{"device", func(*testing.T) string { return "/dev/null" }, NotRegular, "a device", "name a program"},
 		{"pipe", func(t *testing.T) string {
 			path := t.TempDir() + "/pipe"
@@ -155,7 +155,7 @@ func TestRefusals(t *testing.T) {
 		{"dynamic linker is text", func(t *testing.T) string {
 			return compile(t, emptyMain, "-Wl,--dynamic-linker=/etc/passwd")
 		}, NoLinker, "/etc/passwd, which is not an ELF program", "does not start"},
-		{"dynamic linker is a folder", func(t *testing.T) string {
+		{"dynamic linker is a directory", func(t *testing.T) string {
 			return compile(t, emptyMain, "-Wl,--dynamic-linker=/etc")
 		}, NoLinker, "/etc, which is a directory", "does not start"},
 		{"dynamic linker is a program", func(t *testing.T) string {
@@ -171,7 +171,7 @@ func TestRefusals(t *testing.T) {
 		{"a name that is not UTF-8", func(t *testing.T) string { return renamed(t, "p\xff") }, OddName, "not UTF-8", "ordinary name"},
 		{"dynamic linker relative", func(t *testing.T) string {
 			return compile(t, emptyMain, "-Wl,--dynamic-linker=lib/ld.so")
-		}, SearchesHere, "relative to the current folder", "absolute path"},
+		}, SearchesHere, "relative to the current directory", "absolute path"},
 		{"DT_AUDIT", func(t *testing.T) string { return compile(t, emptyMain, "-Wl,--audit=libx.so") }, Audit, "DT_AUDIT", "as before"},
 		{"DT_DEPAUDIT", func(t *testing.T) string { return compile(t, emptyMain, "-Wl,--depaudit=libx.so") }, Audit, "DT_AUDIT", "as before"},
 		{"TEXTREL", func(t *testing.T) string {

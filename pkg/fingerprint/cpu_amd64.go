@@ -63,7 +63,7 @@ func cacheType(_ uint32, r [4]uint32) bool { return r[0]&0x1f != 0 }
 // levelType is ECX[15:8] of leaf 0xB: 0 ends the list.
 func levelType(_ uint32, r [4]uint32) bool { return r[2]&0xff00 != 0 }
 
-// mixed says whether the CPUs of the machine are of several kinds. They have
+// mixed reports whether the CPUs of the machine are of several kinds. They have
 // the same instructions, but not the same caches: Intel by leaf 7, EDX bit 15
 // (hybrid part), AMD by leaf 0x80000026, EAX bits 31 and 30 (asymmetric
 // topology, heterogeneous cores).

@@ -49,10 +49,10 @@ type Answer struct {
 // absent says that the file must not exist.
 func (c Checked) absent() bool { return c.ID.Ino == 0 }
 
-// Folder is an existing folder and the paths that were looked for below it and
+// Directory is an existing directory and the paths that were looked for below it and
 // not found. Links in Path are not resolved, so that a link that is pointed
 // elsewhere shows as another identity. ID.Size is not compared.
-type Folder struct {
+type Directory struct {
 	Path   string       `json:"path"`
 	ID     linux.FileID `json:"id"`
 	Misses []string     `json:"misses"`
@@ -61,11 +61,11 @@ type Folder struct {
 // Dependencies are what must be true for an image to be what the dynamic
 // linker would make of the program now.
 type Dependencies struct {
-	Program   File      `json:"program"`
-	Linker    File      `json:"linker"`    // the dynamic linker
-	Libraries []File    `json:"libraries"` // in the order in which they were opened
-	Checks    []Checked `json:"checks"`
-	Folders   []Folder  `json:"folders"`
+	Program     File        `json:"program"`
+	Linker      File        `json:"linker"`    // the dynamic linker
+	Libraries   []File      `json:"libraries"` // in the order in which they were opened
+	Checks      []Checked   `json:"checks"`
+	Directories []Directory `json:"folders"`
 	// OwnerOnly: something below /proc, /sys or /dev was opened, which may show other
 	// users something else than the user for whom the image was made.
 	OwnerOnly bool `json:"owner_only,omitempty"`
@@ -115,7 +115,7 @@ func (d *Dependencies) Lookups() []string {
 	for _, c := range d.Checks {
 		seen[c.Path] = true
 	}
-	for _, f := range d.Folders {
+	for _, f := range d.Directories {
 		seen[f.Path] = true
 		for _, miss := range f.Misses {
 			seen[miss] = true

@@ -4,7 +4,7 @@
 // The nouns. A Probe is one path that the dynamic linker looked at while the
 // template started. A File is a file that the image maps, with its content's
 // hash. A Checked is a file that was looked at without being mapped, or that
-// must not exist. A Folder is one in which files were looked for in vain: while
+// must not exist. A Directory is one in which files were looked for in vain: while
 // its times are unchanged they are still not there. Dependencies are all of
 // them, and what the image needs of the CPU and the kernel; they stand in the
 // registry's record.

@@ -12,25 +12,25 @@ import (
 )
 
 // FromProbes sorts what the dynamic linker looked at while it linked program
-// into mapped files, checks and folders with misses. Hashes and the machine
+// into mapped files, checks and directories with misses. Hashes and the machine
 // are left out.
 //
 //   - A mapped file is known by device and inode, since mapped has resolved
 //     paths. It keeps the first string by which it was opened; further strings
 //     that led to it become checks.
 //   - A file that was there and is not mapped is a check.
-//   - A folder that was there is no dependency: what was looked for in it is.
-//     (glibc stats a folder of the search path once, to skip it if it does not
+//   - A directory that was there is no dependency: what was looked for in it is.
+//     (glibc stats a directory of the search path once, to skip it if it does not
 //     exist; elf/dl-load.c, open_path.)
-//   - A path that was not there is a miss of the nearest existing folder above
-//     it. If a dangling link is in the way, it is also a miss of the folder in
-//     which the link's target would come into being. The only miss of a folder
+//   - A path that was not there is a miss of the nearest existing directory above
+//     it. If a dangling link is in the way, it is also a miss of the directory in
+//     which the link's target would come into being. The only miss of a directory
 //     becomes a check that the file does not exist: one stat either way, and
-//     unlike a folder such as /etc it never changes for other reasons.
+//     unlike a directory such as /etc it never changes for other reasons.
 //   - /proc, /sys and /dev are left out: Machine covers what matters of them. That
 //     something there was opened is recorded (OwnerOnly).
 //
-// A path relative to the current folder, or a link that was read, is an
+// A path relative to the current directory, or a link that was read, is an
 // *elfinfo.Refusal: the answer depends on more than files. What is no longer
 // as the probe saw it is ErrChanged.
 func FromProbes(program, linker string, probes []Probe, mapped []string) (*Dependencies, error) {
@@ -46,9 +46,9 @@ func FromProbes(program, linker string, probes []Probe, mapped []string) (*Depen
 	for _, path := range s.mapped {
 		return nil, &elfinfo.Refusal{Path: path, Kind: elfinfo.Uncheckable,
 			Reason: "is mapped, but was opened by no path that can be checked later (/proc, /sys and /dev are none)",
-			Hint:   "put the library into an ordinary folder"}
+			Hint:   "put the library into an ordinary directory"}
 	}
-	if err := s.folders(); err != nil {
+	if err := s.directories(); err != nil {
 		return nil, err
 	}
 	return &s.deps, nil
@@ -61,7 +61,7 @@ type sorter struct {
 	missed  map[string]bool
 
 	order  []string            // of the keys of misses
-	misses map[string][]string // folder to paths
+	misses map[string][]string // directory to paths
 }
 
 func newSorter() *sorter {
@@ -124,11 +124,11 @@ func (s *sorter) add(p Probe) error {
 
 func searchesHere(path string) error {
 	return &elfinfo.Refusal{Path: path, Kind: elfinfo.SearchesHere,
-		Reason: "is searched relative to the current folder",
-		Hint:   "give the program absolute folders in DT_RPATH or DT_RUNPATH, or none"}
+		Reason: "is searched relative to the current directory",
+		Hint:   "give the program absolute directories in DT_RPATH or DT_RUNPATH, or none"}
 }
 
-// underKernel says whether the path is an interface of the kernel and not a
+// underKernel reports whether the path is an interface of the kernel and not a
 // file.
 func underKernel(path string) bool {
 	for _, top := range []string{"/proc", "/sys", "/dev"} {
@@ -139,7 +139,7 @@ func underKernel(path string) bool {
 	return false
 }
 
-// missing says whether err means that there is no such file for the caller.
+// missing reports whether err means that there is no such file for the caller.
 func missing(err error) bool {
 	switch errnoOf(err) {
 	case syscall.ENOENT, syscall.ENOTDIR, syscall.EACCES, syscall.ELOOP, syscall.ENAMETOOLONG:
@@ -192,18 +192,18 @@ func (s *sorter) miss(p Probe) error {
 		return nil
 	}
 	s.missed[p.Path] = true
-	for _, folder := range waysInto(p.Path) {
-		if _, known := s.misses[folder]; !known {
-			s.order = append(s.order, folder)
+	for _, directory := range waysInto(p.Path) {
+		if _, known := s.misses[directory]; !known {
+			s.order = append(s.order, directory)
 		}
-		s.misses[folder] = append(s.misses[folder], p.Path)
+		s.misses[directory] = append(s.misses[directory], p.Path)
 	}
 	return nil
 }
 
-// folders records the identities, and only then makes sure that the misses are
+// directories records the identities, and only then makes sure that the misses are
 // still missing: what comes into being later changes the identity.
-func (s *sorter) folders() error {
+func (s *sorter) directories() error {
 	for _, path := range s.order {
 		misses := s.misses[path]
 		if len(misses) == 1 {
@@ -213,7 +213,7 @@ func (s *sorter) folders() error {
 			if err != nil {
 				return fmt.Errorf("%s %w: %w", path, ErrChanged, err)
 			}
-			s.deps.Folders = append(s.deps.Folders, Folder{Path: path, ID: id, Misses: misses})
+			s.deps.Directories = append(s.deps.Directories, Directory{Path: path, ID: id, Misses: misses})
 		}
 		if i := slices.IndexFunc(misses, exists); i >= 0 {
 			return fmt.Errorf("%s %w: it was not there", misses[i], ErrChanged)
@@ -230,39 +230,39 @@ func exists(path string) bool {
 // maxLinks is how many links the kernel follows in one path (path_resolution(7)).
 const maxLinks = 40
 
-// waysInto are the folders of which at least one changes when a missing path
+// waysInto are the directories of which at least one changes when a missing path
 // comes into being: the nearest existing one above it, and, if the next name
 // is a link to nowhere, the nearest one above the link's target, and so on.
 func waysInto(path string) []string {
-	var folders []string
+	var directories []string
 	for range maxLinks {
-		folder, name, rest := nearest(path)
-		if !slices.Contains(folders, folder) {
-			folders = append(folders, folder)
+		directory, name, rest := nearest(path)
+		if !slices.Contains(directories, directory) {
+			directories = append(directories, directory)
 		}
-		target, err := os.Readlink(join(folder, name))
+		target, err := os.Readlink(join(directory, name))
 		if err != nil {
 			break
 		}
 		if !strings.HasPrefix(target, "/") {
-			target = join(folder, target)
+			target = join(directory, target)
 		}
 		path = target
 		if rest != "" {
 			path = join(target, rest)
 		}
 	}
-	return folders
+	return directories
 }
 
-// nearest splits an absolute path behind the last folder in it that exists:
-// that folder, the name in it that is not a folder, and what is behind it.
-func nearest(path string) (folder, name, rest string) {
+// nearest splits an absolute path behind the last directory in it that exists:
+// that directory, the name in it that is not a directory, and what is behind it.
+func nearest(path string) (directory, name, rest string) {
 	parts := strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 	for n := len(parts) - 1; n > 0; n-- {
-		folder = "/" + strings.Join(parts[:n], "/")
-		if isFolder(folder) {
-			return folder, parts[n], strings.Join(parts[n+1:], "/")
+		directory = "/" + strings.Join(parts[:n], "/")
+		if isDirectory(directory) {
+			return directory, parts[n], strings.Join(parts[n+1:], "/")
 		}
 	}
 	if len(parts) == 0 {
@@ -271,10 +271,10 @@ func nearest(path string) (folder, name, rest string) {
 	return "/", parts[0], strings.Join(parts[1:], "/")
 }
 
-func isFolder(path string) bool {
+func isDirectory(path string) bool {
 	var st syscall.Stat_t
 	err := linux.EINTR(func() error { return syscall.Stat(path, &st) })
 	return err == nil && st.Mode&syscall.S_IFMT == syscall.S_IFDIR
 }
 
-func join(folder, name string) string { return strings.TrimSuffix(folder, "/") + "/" + name }
+func join(directory, name string) string { return strings.TrimSuffix(directory, "/") + "/" + name }

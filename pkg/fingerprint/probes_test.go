@@ -18,8 +18,8 @@ func TestFromProbes(t *testing.T) {
 		set    func(tr tree) (probes []Probe, mapped []string)
 		libs   []string
 		checks []string // those that must not exist begin with "!"
-		// folder and its misses
-		folders map[string][]string
+		// directory and its misses
+		directories map[string][]string
 	}{
 		{name: "nothing", set: func(tree) ([]Probe, []string) { return nil, nil }},
 		{name: "libraries keep their order", set: func(tr tree) ([]Probe, []string) {
@@ -40,7 +40,7 @@ func TestFromProbes(t *testing.T) {
 			tr.link("ld.so", "lib/ld.so.2")
 			return tr.probes("lib/ld.so", "lib/ld.so.2"), nil
 		}, checks: []string{"lib/ld.so.2"}},
-		{name: "existing folder is no dependency", set: func(tr tree) ([]Probe, []string) {
+		{name: "existing directory is no dependency", set: func(tr tree) ([]Probe, []string) {
 			return []Probe{tr.look("newfstatat", "lib")}, nil
 		}},
 		{name: "kernel interfaces", set: func(tr tree) ([]Probe, []string) {
@@ -50,20 +50,20 @@ func TestFromProbes(t *testing.T) {
 		{name: "one miss is a check", set: func(tr tree) ([]Probe, []string) {
 			return tr.probes("etc/preload", "etc/preload"), nil
 		}, checks: []string{"!etc/preload"}},
-		{name: "misses go to the nearest folder", set: func(tr tree) ([]Probe, []string) {
+		{name: "misses go to the nearest directory", set: func(tr tree) ([]Probe, []string) {
 			return tr.probes("empty/liba.so", "empty/v3/liba.so", "empty/v3/x/liba.so"), nil
-		}, folders: map[string][]string{"empty": {"empty/liba.so", "empty/v3/liba.so", "empty/v3/x/liba.so"}}},
+		}, directories: map[string][]string{"empty": {"empty/liba.so", "empty/v3/liba.so", "empty/v3/x/liba.so"}}},
 		{name: "misses behind a file", set: func(tr tree) ([]Probe, []string) {
 			return tr.probes("lib/liba.so/x", "lib/liba.so/y"), nil
-		}, folders: map[string][]string{"lib": {"lib/liba.so/x", "lib/liba.so/y"}}},
-		{name: "misses behind a link to a folder", set: func(tr tree) ([]Probe, []string) {
+		}, directories: map[string][]string{"lib": {"lib/liba.so/x", "lib/liba.so/y"}}},
+		{name: "misses behind a link to a directory", set: func(tr tree) ([]Probe, []string) {
 			tr.link("empty", "current")
 			return tr.probes("current/x", "current/y"), nil
-		}, folders: map[string][]string{"current": {"current/x", "current/y"}}},
+		}, directories: map[string][]string{"current": {"current/x", "current/y"}}},
 		{name: "misses behind a dangling link", set: func(tr tree) ([]Probe, []string) {
 			tr.link("empty/none/v1", "current")
 			return tr.probes("current/x", "current/y"), nil
-		}, folders: map[string][]string{"": {"current/x", "current/y"}, "empty": {"current/x", "current/y"}}},
+		}, directories: map[string][]string{"": {"current/x", "current/y"}, "empty": {"current/x", "current/y"}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tr := newTree(t)
@@ -87,16 +87,16 @@ func TestFromProbes(t *testing.T) {
 					checks = append(checks, rel(c.Path))
 				}
 			}
-			var folders map[string][]string
-			for _, f := range d.Folders {
-				if folders == nil {
-					folders = map[string][]string{}
+			var directories map[string][]string
+			for _, f := range d.Directories {
+				if directories == nil {
+					directories = map[string][]string{}
 				}
 				for _, miss := range f.Misses {
-					folders[rel(f.Path)] = append(folders[rel(f.Path)], rel(miss))
+					directories[rel(f.Path)] = append(directories[rel(f.Path)], rel(miss))
 				}
 			}
-			for _, diff := range []string{cmp.Diff(tc.libs, libs), cmp.Diff(tc.checks, checks), cmp.Diff(tc.folders, folders)} {
+			for _, diff := range []string{cmp.Diff(tc.libs, libs), cmp.Diff(tc.checks, checks), cmp.Diff(tc.directories, directories)} {
 				if diff != "" {
 					t.Error(diff)
 				}

@@ -34,7 +34,7 @@ func (d *Dependencies) Renew(ctx context.Context, allow func(path string) error)
 		return nil, err
 	}
 	var misses []string
-	r.Checks, r.Folders = nil, nil
+	r.Checks, r.Directories = nil, nil
 	for _, c := range d.Checks {
 		if c.absent() {
 			misses = append(misses, c.Path)
@@ -45,7 +45,7 @@ func (d *Dependencies) Renew(ctx context.Context, allow func(path string) error)
 		}
 		r.Checks = append(r.Checks, c)
 	}
-	for _, f := range d.Folders {
+	for _, f := range d.Directories {
 		misses = append(misses, f.Misses...)
 	}
 	if err := r.missAgain(misses); err != nil {
@@ -61,7 +61,7 @@ func (d *Dependencies) Dated() bool {
 	return slices.ContainsFunc(d.Checks, func(c Checked) bool {
 		now, err := StatID(c.Path)
 		return len(c.Answers) > 0 && err == nil && now != c.ID
-	}) || slices.ContainsFunc(d.Folders, func(f Folder) bool { return !f.unchanged() })
+	}) || slices.ContainsFunc(d.Directories, func(f Directory) bool { return !f.unchanged() })
 }
 
 // renewFile gives f the identity that its file has now, if the content is the recorded
@@ -152,9 +152,9 @@ func (d *Dependencies) missAgain(paths []string) error {
 			return err
 		}
 	}
-	if err := s.folders(); err != nil {
+	if err := s.directories(); err != nil {
 		return err
 	}
-	d.Checks, d.Folders = s.deps.Checks, s.deps.Folders
+	d.Checks, d.Directories = s.deps.Checks, s.deps.Directories
 	return nil
 }

@@ -65,7 +65,7 @@ func TestRenew(t *testing.T) {
 		{"miss exists", func(tr tree, _ *Dependencies) { tr.file("empty/liba.so", "x") },
 			"TOP/empty/liba.so now exists and comes first in the search"},
 		{"directory has something else", func(tr tree, _ *Dependencies) { tr.file("empty/other", "x") }, ""},
-		{"new directory on the way to a miss", func(tr tree, _ *Dependencies) { tr.folder("empty/v3") }, ""},
+		{"new directory on the way to a miss", func(tr tree, _ *Dependencies) { tr.directory("empty/v3") }, ""},
 		{"kernel", func(_ tree, d *Dependencies) { d.VDSOBuildID = "00" }, "the kernel's vDSO is another one"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -98,7 +98,7 @@ func TestRenew(t *testing.T) {
 func TestRenewedWatchesNewDirectories(t *testing.T) {
 	tr := newTree(t)
 	d := record(t, tr)
-	tr.folder("empty/v3")
+	tr.directory("empty/v3")
 	d, err := d.Renew(t.Context(), func(string) error { return nil })
 	if err != nil {
 		t.Fatal(err)

@@ -47,10 +47,10 @@ func Settle(ctx context.Context, d *Dependencies) error {
 			checks, last = append(checks, c), max(last, c.ID.Ctime)
 		}
 	}
-	var folders []Folder
-	for _, f := range d.Folders {
+	var directories []Directory
+	for _, f := range d.Directories {
 		if racy(f.ID) {
-			folders, last = append(folders, f), max(last, f.ID.Ctime)
+			directories, last = append(directories, f), max(last, f.ID.Ctime)
 		}
 	}
 	if last == 0 {
@@ -59,7 +59,7 @@ func Settle(ctx context.Context, d *Dependencies) error {
 	if err := waitUntilAfter(ctx, last); err != nil {
 		return err
 	}
-	return confirm(files, checks, folders)
+	return confirm(files, checks, directories)
 }
 
 // waitUntilAfter returns when the kernel no longer stamps files with t.
@@ -79,7 +79,7 @@ func waitUntilAfter(ctx context.Context, t int64) error {
 }
 
 // confirm looks again at what was recorded while it could change unnoticed.
-func confirm(files []*File, checks []Checked, folders []Folder) error {
+func confirm(files []*File, checks []Checked, directories []Directory) error {
 	for _, f := range files {
 		now, err := readFile(f.Path)
 		if err != nil {
@@ -94,7 +94,7 @@ func confirm(files []*File, checks []Checked, folders []Folder) error {
 			return fmt.Errorf("%s %w", c.Path, ErrChanged)
 		}
 	}
-	for _, f := range folders {
+	for _, f := range directories {
 		for _, miss := range f.Misses {
 			if exists(miss) {
 				return fmt.Errorf("%s %w: it was not there", miss, ErrChanged)

@@ -12,7 +12,7 @@ import (
 
 // Stale says what is no longer true, for people, one sentence each without a
 // full stop. None means that the image is still good as far as can be seen
-// without reading files: it makes one stat(2) per file and per folder. An
+// without reading files: it makes one stat(2) per file and per directory. An
 // error of the system while looking counts as a reason.
 func (d *Dependencies) Stale() []string {
 	var reasons []string
@@ -27,7 +27,7 @@ func (d *Dependencies) Stale() []string {
 	for _, c := range d.Checks {
 		note(staleCheck(c))
 	}
-	for _, f := range d.Folders {
+	for _, f := range d.Directories {
 		for _, miss := range staleMisses(f) {
 			note(nowExists(miss))
 		}
@@ -73,15 +73,15 @@ func nowExists(path string) string {
 }
 
 // unchanged reports whether nothing has come into being in the directory.
-func (f Folder) unchanged() bool {
+func (f Directory) unchanged() bool {
 	now, err := linux.StatID(f.Path)
 	now.Size = f.ID.Size
 	return err == nil && now == f.ID
 }
 
-// staleMisses are those misses of a folder that exist now. They are looked for
-// only if the folder is not as it was.
-func staleMisses(f Folder) []string {
+// staleMisses are those misses of a directory that exist now. They are looked for
+// only if the directory is not as it was.
+func staleMisses(f Directory) []string {
 	if f.unchanged() {
 		return nil
 	}

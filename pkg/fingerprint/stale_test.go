@@ -14,7 +14,7 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// record makes Dependencies of a tree: one library, one check, one folder with
+// record makes Dependencies of a tree: one library, one check, one directory with
 // misses (empty), one file that must not exist.
 func record(t *testing.T, tr tree) *Dependencies {
 	t.Helper()
@@ -57,10 +57,10 @@ func TestStale(t *testing.T) {
 			[]string{"TOP/etc/preload now exists and comes first in the search"}},
 		{"miss exists", func(tr tree, _ *Dependencies) { tr.file("empty/liba.so", "x") },
 			[]string{"TOP/empty/liba.so now exists and comes first in the search"}},
-		{"miss exists in a new folder", func(tr tree, _ *Dependencies) { tr.file("empty/v3/liba.so", "x") },
+		{"miss exists in a new directory", func(tr tree, _ *Dependencies) { tr.file("empty/v3/liba.so", "x") },
 			[]string{"TOP/empty/v3/liba.so now exists and comes first in the search"}},
-		{"folder has something else", func(tr tree, _ *Dependencies) { tr.file("empty/other", "x") }, nil},
-		{"folder gone", func(tr tree, _ *Dependencies) { tr.remove("empty") }, nil},
+		{"directory has something else", func(tr tree, _ *Dependencies) { tr.file("empty/other", "x") }, nil},
+		{"directory gone", func(tr tree, _ *Dependencies) { tr.remove("empty") }, nil},
 		{"kernel", func(_ tree, d *Dependencies) { d.Kernel = "5.4 #1" }, []string{"the kernel is another one: KERNEL instead of 5.4 #1"}},
 		{"vDSO", func(_ tree, d *Dependencies) { d.VDSOBuildID = "00" }, []string{"the kernel's vDSO is another one"}},
 		{"CPU", func(_ tree, d *Dependencies) { d.CPUSum++ }, []string{"the CPU, or what the kernel enables of it, is another one"}},
@@ -99,7 +99,7 @@ func TestStaleSaysWhatWasRebuilt(t *testing.T) {
 }
 
 // Behind a dangling link, the target's coming into being is noticed, although
-// the link's own folder stays as it was.
+// the link's own directory stays as it was.
 func TestStaleBehindDanglingLink(t *testing.T) {
 	tr := newTree(t)
 	tr.link("../empty/v1", "opt/current")
@@ -113,12 +113,12 @@ func TestStaleBehindDanglingLink(t *testing.T) {
 	}
 }
 
-// A link that is pointed elsewhere is noticed, although no folder on the way
+// A link that is pointed elsewhere is noticed, although no directory on the way
 // to the old target changed.
 func TestStaleBehindRepointedLink(t *testing.T) {
 	tr := newTree(t)
 	tr.file("v2/lib/x", "")
-	tr.folder("v1/lib")
+	tr.directory("v1/lib")
 	tr.link("v1", "current")
 	d, err := tr.sort(tr.probes("current/lib/x", "current/lib/y"))
 	if err != nil {

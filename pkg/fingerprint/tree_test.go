@@ -11,7 +11,7 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// tree is a folder with a program, a dynamic linker and libraries to depend on.
+// tree is a directory with a program, a dynamic linker and libraries to depend on.
 type tree struct {
 	t   *testing.T
 	top string
@@ -27,13 +27,13 @@ func newTree(t *testing.T) tree {
 	for _, f := range []string{"bin/prog", "lib/ld.so", "lib/liba.so", "lib/libb.so", "etc/cache"} {
 		tr.file(f, "content of "+f)
 	}
-	tr.folder("empty")
+	tr.directory("empty")
 	return tr
 }
 
 func (tr tree) path(name string) string { return filepath.Join(tr.top, name) }
 
-func (tr tree) folder(name string) {
+func (tr tree) directory(name string) {
 	tr.t.Helper()
 	if err := os.MkdirAll(tr.path(name), 0o755); err != nil {
 		tr.t.Fatal(err)
@@ -42,7 +42,7 @@ func (tr tree) folder(name string) {
 
 func (tr tree) file(name, content string) {
 	tr.t.Helper()
-	tr.folder(filepath.Dir(name))
+	tr.directory(filepath.Dir(name))
 	if err := os.WriteFile(tr.path(name), []byte(content), 0o755); err != nil {
 		tr.t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func (tr tree) file(name, content string) {
 
 func (tr tree) link(target, name string) {
 	tr.t.Helper()
-	tr.folder(filepath.Dir(name))
+	tr.directory(filepath.Dir(name))
 	if err := os.Symlink(target, tr.path(name)); err != nil {
 		tr.t.Fatal(err)
 	}

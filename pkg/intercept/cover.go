@@ -41,7 +41,7 @@ func Around() *Within {
 	return w
 }
 
-// Has tells whether the tree looks for images in all of these folders that are
+// Has reports whether the tree looks for images in all of these directories that are
 // stores.
 func (w *Within) Has(dirs []string) bool {
 	return !slices.ContainsFunc(dirs, func(dir string) bool {
@@ -71,13 +71,13 @@ const FaultMount = "before-mount"
 
 // Options of Prepare.
 type Options struct {
-	// Stores are the folders of the stores to look for images in. One that is
+	// Stores are the directories of the stores to look for images in. One that is
 	// not there is left out.
 	Stores []string
 	// InUserNamespace: root's files will be shown as the overflow uid's there,
 	// so a store of root's must be his alone.
 	InUserNamespace bool
-	// Session is a folder for what belongs to this command tree only: with it
+	// Session is a directory for what belongs to this command tree only: with it
 	// starts are noted in its file LogName, and the covered linker, which
 	// names that file, stands there too.
 	Session *store.Staging

@@ -146,7 +146,7 @@ func (j *job) ownGroup() (group int, ok bool) {
 	return group, err == nil && group != syscall.Getpgrp()
 }
 
-// inForeground tells whether the terminal sends its signals to this process, and so
+// inForeground reports whether the terminal sends its signals to this process, and so
 // to the command, if that is in the same group.
 func inForeground() bool { return terminalGroup() == syscall.Getpgrp() }
 

@@ -19,7 +19,7 @@ import (
 // So it has to be known before that nobody will.
 type settled struct {
 	began time.Time // when the command was started
-	from  string    // in which folder, its links resolved; "" if that is not known
+	from  string    // in which directory, its links resolved; "" if that is not known
 }
 
 // clockGrain is by how much a file's times may lie before the moment of the change:
@@ -34,10 +34,10 @@ func newSettled() settled {
 	return s
 }
 
-// is tells whether the program at path, which must be that binary, is one that the
+// is reports whether the program at path, which must be that binary, is one that the
 // command will not write to in place. What the caller may not write to, it may not
 // either. Of the rest, all there is for root, those count which the command can have
-// no business with but to execute them: file and folder are as they were before it
+// no business with but to execute them: file and directory are as they were before it
 // began, so neither it nor a build of it nor an installation under way made them,
 // and they do not lie where it was started, which is what it works on.
 func (s settled) is(path string, b linux.Inode) bool {
@@ -56,13 +56,13 @@ func (s settled) is(path string, b linux.Inode) bool {
 	return err == nil && s.before(file) && s.before(dir) && !s.isWorkedOn(real)
 }
 
-// before tells whether it last changed before the command began. The ctime counts
+// before reports whether it last changed before the command began. The ctime counts
 // too: the mtime is what `cp -p`, tar and touch(1) make it.
 func (s settled) before(id linux.FileID) bool {
 	return max(id.Mtime, id.Ctime) < s.began.Add(-clockGrain).UnixNano()
 }
 
-// isWorkedOn tells whether the path lies below the folder that the command was
+// isWorkedOn reports whether the path lies below the directory that the command was
 // started in. Below / is everything, which tells nothing.
 func (s settled) isWorkedOn(path string) bool {
 	return s.from != "/" && (s.from == "" || strings.HasPrefix(path, s.from+"/"))

@@ -45,7 +45,7 @@ func TestSettled(t *testing.T) {
 		{"worked on", settled{later, dir}, program, b, false},
 		{"worked on, beside it", settled{later, dir + "/b"}, program, b, true},
 		{"worked on, by a link", settled{later, dir + "/bin"}, link, b, false},
-		{"from the root folder", settled{later, "/"}, program, b, true},
+		{"from the root directory", settled{later, "/"}, program, b, true},
 		{"from nobody knows where", settled{later, ""}, program, b, false},
 		{"another file", settled{later, "/nowhere"}, program, other, false},
 		{"no file", settled{later, "/nowhere"}, dir + "/none", b, false},
@@ -54,13 +54,13 @@ func TestSettled(t *testing.T) {
 			t.Errorf("%s: %v", tc.name, got)
 		}
 	}
-	// Another program comes to its folder.
+	// Another program comes to its directory.
 	s := settled{time.Now().Add(30 * time.Minute), "/nowhere"}
 	if err := os.Chtimes(filepath.Dir(program), later, later); err != nil {
 		t.Fatal(err)
 	}
 	if s.is(program, b) {
-		t.Error("its folder has changed, and it is settled")
+		t.Error("its directory has changed, and it is settled")
 	}
 	if os.Geteuid() == 0 {
 		return

@@ -28,7 +28,7 @@ func Shell(path string) (reads string, known bool) {
 	return "sh", false
 }
 
-// PathLine is what makes a shell, of those that Shell returns, look into folders before those in PATH. A folder that
+// PathLine is what makes a shell, of those that Shell returns, look into directories before those in PATH. A directory that
 // is in PATH stays where it is: a shell that reads the line for each script would put
 // it in front of a wrapper again and again that calls the next of its name.
 func PathLine(shell string, dirs []string) (string, error) {
@@ -46,12 +46,12 @@ func PathLine(shell string, dirs []string) (string, error) {
 	return strings.Join(parts, "; "), nil
 }
 
-// pathPart is PathLine for one folder.
+// pathPart is PathLine for one directory.
 func pathPart(shell, dir string) (string, error) {
 	switch shell {
 	case "sh":
 		q := quote(dir, `'\''`)
-		// An empty PATH would leave an empty folder, which is the current one.
+		// An empty PATH would leave an empty directory, which is the current one.
 		return fmt.Sprintf(`case ":${PATH-}:" in *:%s:*) ;; *) export PATH=%s"${PATH:+:$PATH}" ;; esac`, q, q), nil
 	case "fish":
 		// In fish's single quotes a backslash is one only before these two
@@ -73,7 +73,7 @@ func quote(text, escaped string) string {
 	return "'" + strings.ReplaceAll(text, "'", escaped) + "'"
 }
 
-// PathPosition tells where a folder stands in PATH: 1 is the first place, 0 means
+// PathPosition tells where a directory stands in PATH: 1 is the first place, 0 means
 // that it is not there.
 func PathPosition(dir string) int {
 	return 1 + slices.IndexFunc(filepath.SplitList(os.Getenv("PATH")), func(d string) bool {

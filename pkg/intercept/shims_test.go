@@ -49,7 +49,7 @@ func TestShellsReadTheLine(t *testing.T) {
 		}
 		for _, tc := range []struct{ before, after string }{
 			{"/usr/bin:/bin", own + ":" + system + ":/usr/bin:/bin"},
-			// Behind a folder of wrappers they stay there; the folder of another name is none.
+			// Behind a directory of wrappers they stay there; the directory of another name is none.
 			{"/w:" + own + ":/usr/bin:" + system + "/x", system + ":/w:" + own + ":/usr/bin:" + system + "/x"},
 			{"/w:" + system + ":/usr/bin:" + own, "/w:" + system + ":/usr/bin:" + own},
 			{system + ":/usr/bin:" + own + "s", own + ":" + system + ":/usr/bin:" + own + "s"},
@@ -75,7 +75,7 @@ func TestShellsReadTheLine(t *testing.T) {
 	}
 }
 
-// An empty PATH gets no empty folder, which would be the current one, and a shell that
+// An empty PATH gets no empty directory, which would be the current one, and a shell that
 // takes unset variables for errors has none.
 func TestLineWithoutPath(t *testing.T) {
 	line, err := PathLine("sh", []string{"/a"})

@@ -203,7 +203,7 @@ func (t *Tree) storeDir() (string, error) {
 }
 
 // anotherStore is where an ordinary user keeps the covered linker who must not write
-// to that of the images, or has none for want of a home folder: one of his own, made
+// to that of the images, or has none for want of a home directory: one of his own, made
 // if there is none. If there cannot be any it returns what it was given.
 func anotherStore(s *store.Store, err error) (*store.Store, error) {
 	var others []string

@@ -43,7 +43,7 @@ func NamespaceCommand() ([]string, error) {
 	return append(append([]string{unshare}, namespaceOptions...), "--"), nil
 }
 
-// Probe tells whether a command tree of this user, and if that is root one of an
+// Probe reports whether a command tree of this user, and if that is root one of an
 // ordinary user, can have a namespace.
 func Probe() (own, ordinary error) {
 	if os.Geteuid() != 0 {
@@ -80,7 +80,7 @@ func tryNamespace(as *syscall.Credential) (unshare string, err error) {
 	return unshare, nil
 }
 
-// tool is the absolute path of a program of the system's, whose folder need not be in
+// tool is the absolute path of a program of the system's, whose directory need not be in
 // PATH.
 func tool(name string) (string, error) {
 	path, err := exec.LookPath(name)
@@ -93,7 +93,7 @@ func tool(name string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// MayMakeUserNamespaces tells whether no setting of this machine forbids ordinary
+// MayMakeUserNamespaces reports whether no setting of this machine forbids ordinary
 // users to make user namespaces of their own. AppArmor's lets them, takes the
 // capabilities away and writes a line into the log.
 func MayMakeUserNamespaces() bool {
@@ -114,7 +114,7 @@ func NoMountNamespace(err error) error {
 		p.Hint = "there are too many: sysctl user.max_mnt_namespaces"
 	case errors.Is(err, unix.EINVAL):
 		// mount(2), MS_SLAVE and the like: what is to be shared or not has to be a mount,
-		// and the one that a chroot's folder lies in cannot be named inside.
+		// and the one that a chroot's directory lies in cannot be named inside.
 		return problem.Errorf("%s, so mounts cannot be kept inside", linux.PlainChroot).WithHint("%s", linux.MountBeforeRoot)
 	}
 	return p

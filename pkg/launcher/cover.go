@@ -112,7 +112,7 @@ func Cover(linker []byte, o CoverOptions) ([]byte, error) {
 	return raw, nil
 }
 
-// CoverIsOf tells whether Cover, with whatever options, made that copy of this
+// CoverIsOf reports whether Cover, with whatever options, made that copy of this
 // linker; ErrCovered says that the linker is a copy itself.
 func CoverIsOf(covered, linker []byte) (bool, error) {
 	o, ok := coverOptions(covered)

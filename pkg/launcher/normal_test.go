@@ -32,7 +32,7 @@ func TestUnusablePlans(t *testing.T) {
 			change: func(t *testing.T, index string, _ []byte) { os.Remove(index); os.Symlink("/etc/passwd", index) }},
 		{name: "link to itself", want: "its plan cannot be opened",
 			change: func(t *testing.T, index string, _ []byte) { os.Remove(index); os.Symlink(filepath.Base(index), index) }},
-		{name: "folder", want: "its plan is not safe",
+		{name: "directory", want: "its plan is not safe",
 			change: func(t *testing.T, index string, _ []byte) { os.Remove(index); os.Mkdir(index, 0o755) }},
 		{name: "empty", want: "its plan is damaged",
 			change: func(t *testing.T, index string, _ []byte) { writeFile(t, index, nil, 0o644) }},
@@ -69,7 +69,7 @@ func TestUnusablePlans(t *testing.T) {
 			if tc.root && os.Geteuid() != 0 {
 				t.Skip("only root can give files away")
 			}
-			dir := openFolder(t)
+			dir := openDirectory(t)
 			bin := witness(t, dir)
 			index := filepath.Join(dir, "index")
 			write(t, index, witnessPlan(t, dir, bin))
@@ -86,7 +86,7 @@ func TestUnusablePlans(t *testing.T) {
 
 // What a dynamic linker would have made of the environment is not in an image.
 func TestEnvironmentThatForbids(t *testing.T) {
-	dir := openFolder(t)
+	dir := openDirectory(t)
 	bin := witness(t, dir)
 	index := filepath.Join(dir, "index")
 	write(t, index, witnessPlan(t, dir, bin))
@@ -106,7 +106,7 @@ func TestEnvironmentThatForbids(t *testing.T) {
 }
 
 func TestProgramThatCannotBeExecuted(t *testing.T) {
-	dir := openFolder(t)
+	dir := openDirectory(t)
 	plain, script := filepath.Join(dir, "plain"), filepath.Join(dir, "script")
 	writeFile(t, plain, []byte("text"), 0o644)
 	writeFile(t, script, []byte("#!/nonexistent\n"), 0o755)
@@ -118,7 +118,7 @@ func TestProgramThatCannotBeExecuted(t *testing.T) {
 		{"missing", filepath.Join(dir, "missing"), 127, "not found"},
 		{"without its interpreter", script, 127, "the interpreter that it names does not exist"},
 		{"not executable", plain, 126, "permission denied"},
-		{"folder", dir, 126, "permission denied"},
+		{"directory", dir, 126, "permission denied"},
 		{"below a file", plain + "/x", 126, "errno 20"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -135,7 +135,7 @@ func TestProgramThatCannotBeExecuted(t *testing.T) {
 // What the front door makes of residentctl's command line when nothing is
 // resident. The witness shows that arguments, environment and stack are whole.
 func TestFrontDoorStartsNormally(t *testing.T) {
-	dir := openFolder(t)
+	dir := openDirectory(t)
 	bin := witness(t, dir)
 	door := frontDoor(t, dir, filepath.Join(dir, "no-such-store"))
 	notExecutable := filepath.Join(dir, "first", "witness")
@@ -160,7 +160,7 @@ func TestFrontDoorStartsNormally(t *testing.T) {
 		{name: "reason in the environment", args: []string{"run", "--explain", bin}, env: []string{"LD_PRELOAD=x"}, argv: []string{bin}, program: bin,
 			stderr: "residentctl: " + bin + ": started normally: the environment changes how it is linked LD_PRELOAD=x\n"},
 		{name: "from PATH", args: []string{"run", "witness", "x"}, env: path("/nonexistent", dir), argv: []string{"witness", "x"}, program: bin},
-		{name: "first match not executable, second a folder", args: []string{"run", "witness"},
+		{name: "first match not executable, second a directory", args: []string{"run", "witness"},
 			env: path(filepath.Join(dir, "first"), filepath.Join(dir, "second"), dir), argv: []string{"witness"}, program: bin},
 		{name: "empty element first", args: []string{"run", "witness"}, env: path("", "/nonexistent"), argv: []string{"witness"}, program: "witness"},
 		{name: "empty element in the middle", args: []string{"run", "witness"}, env: path("/a", "", "/b"), argv: []string{"witness"}, program: "witness"},
@@ -183,8 +183,8 @@ func TestFrontDoorStartsNormally(t *testing.T) {
 		{name: "unknown option", args: []string{"run", "--engine", "exec", bin}},
 		{name: "option and no program", args: []string{"run", "--explain"}},
 		{name: "empty name", args: []string{"run", ""}, env: path(dir)},
-		{name: "a folder's name", args: []string{"run", dir}},
-		{name: "in none of the folders", args: []string{"run", "missing"}, env: path(dir)},
+		{name: "a directory's name", args: []string{"run", dir}},
+		{name: "in none of the directories", args: []string{"run", "missing"}, env: path(dir)},
 		{name: "no PATH", args: []string{"run", "witness"}},
 		{name: "name longer than a path", args: []string{"run", strings.Repeat("/x", 9000)}},
 		{name: "name and element too long together", args: []string{"run", strings.Repeat("x", 9000)}, env: path(strings.Repeat("/y", 3000))},
@@ -212,7 +212,7 @@ func TestFrontDoorStartsNormally(t *testing.T) {
 
 // The reason is the first store's own, and it names that store's plan.
 func TestReasonNamesItsStore(t *testing.T) {
-	dir := openFolder(t)
+	dir := openDirectory(t)
 	bin := witness(t, dir)
 	id := witnessPlan(t, dir, bin).Program().ID
 	index := filepath.Join(dir, "a", fmt.Sprintf("index/%d-%d", id.Dev, id.Ino))
@@ -227,7 +227,7 @@ func TestReasonNamesItsStore(t *testing.T) {
 // An inode's number is given to another file once its own is gone, so what the
 // index holds may be another program's image.
 func TestImageOfAnotherProgram(t *testing.T) {
-	dir := openFolder(t)
+	dir := openDirectory(t)
 	bin := witness(t, dir)
 	p := witnessPlan(t, dir, bin)
 	other := filepath.Join(dir, "other")
@@ -271,7 +271,7 @@ func TestCapableCallerTrustsOnlyRoot(t *testing.T) {
 		{"root's image, capabilities", 0, []uintptr{unix.CAP_NET_RAW}, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			dir := openFolder(t)
+			dir := openDirectory(t)
 			bin := witness(t, dir)
 			p := witnessPlan(t, dir, bin)
 			give := func(path string) {

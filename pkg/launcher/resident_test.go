@@ -72,7 +72,7 @@ func cleanMaps(t *testing.T, s saying) {
 }
 
 func TestResidentStartOfLauncherFile(t *testing.T) {
-	dir := openFolder(t)
+	dir := openDirectory(t)
 	bin := witness(t, dir)
 	index := filepath.Join(dir, "index")
 	write(t, index, witnessPlan(t, dir, bin))
@@ -107,7 +107,7 @@ func TestResidentStartOfLauncherFile(t *testing.T) {
 }
 
 func TestResidentStartSaysSo(t *testing.T) {
-	dir := openFolder(t)
+	dir := openDirectory(t)
 	bin := witness(t, dir)
 	index := filepath.Join(dir, "index")
 	write(t, index, witnessPlan(t, dir, bin))
@@ -124,7 +124,7 @@ func TestResidentStartUnprivileged(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can become somebody else")
 	}
-	dir := openFolder(t)
+	dir := openDirectory(t)
 	bin := witness(t, dir)
 	index := filepath.Join(dir, "index")
 	write(t, index, witnessPlan(t, dir, bin))
@@ -141,7 +141,7 @@ func TestResidentStartUnprivileged(t *testing.T) {
 // Every number of leading arguments, odd and even: each moves the stack in
 // another way.
 func TestResidentStartOfFrontDoor(t *testing.T) {
-	dir := openFolder(t)
+	dir := openDirectory(t)
 	bin := witness(t, dir)
 	store := filepath.Join(dir, "store")
 	if err := os.Mkdir(store, 0o755); err != nil {
@@ -215,7 +215,7 @@ func TestDoubts(t *testing.T) {
 			p.Checks[0] = otherCache(p, ldcache.Entry{Path: "/lib/libz.so.1"})
 			os.WriteFile(p.Checks[0].Path, []byte("garbage"), 0o644)
 		}, "this has changed"},
-		{"missed library now there", func(p *plan.Plan) { p.Folders[0].Misses[0] = "/etc/passwd" }, "comes first in the search for libraries /etc/passwd"},
+		{"missed library now there", func(p *plan.Plan) { p.Directories[0].Misses[0] = "/etc/passwd" }, "comes first in the search for libraries /etc/passwd"},
 		{"program changed", func(p *plan.Plan) { p.Program().ID.Ctime++ }, "this has changed"},
 		{"pages cut", func(p *plan.Plan) { os.Truncate(pagesOf(p), 4096) }, "this has changed"},
 		{"pages gone", func(p *plan.Plan) { os.Remove(pagesOf(p)) }, "this cannot be opened"},
@@ -230,7 +230,7 @@ func TestDoubts(t *testing.T) {
 		{"memory map that the kernel refuses", func(p *plan.Plan) { p.MM.EndCode = 0 }, "PR_SET_MM_MAP"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			dir := openFolder(t)
+			dir := openDirectory(t)
 			bin := witness(t, dir)
 			p := witnessPlan(t, dir, bin)
 			tc.change(p)
@@ -258,7 +258,7 @@ func otherCache(p *plan.Plan, was ldcache.Entry) plan.CheckedFile {
 // A cache of another identity that gives the same answers leaves a start resident, and
 // nothing of it is left mapped.
 func TestResidentStartWithAnotherCache(t *testing.T) {
-	dir := openFolder(t)
+	dir := openDirectory(t)
 	bin := witness(t, dir)
 	p := witnessPlan(t, dir, bin)
 	p.Checks[0] = otherCache(p, ldcache.Entry{Path: "/lib/libz.so.1"})

@@ -50,8 +50,8 @@ var compiledWitness = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(bin)
 })
 
-// openFolder is a temporary folder that every user may enter.
-func openFolder(t *testing.T) string {
+// openDirectory is a temporary directory that every user may enter.
+func openDirectory(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, d := range []string{dir, filepath.Dir(dir)} {
@@ -164,10 +164,10 @@ func witnessPlan(t *testing.T, dir, bin string) *plan.Plan {
 				{Addr: witnessData, Len: 4096, Off: 8192, Prot: unix.PROT_READ | unix.PROT_WRITE, Flags: private},
 			}},
 		},
-		Anon:     []plan.Map{{Addr: witnessFresh, Len: 8192, Prot: unix.PROT_READ | unix.PROT_WRITE, Flags: private | unix.MAP_ANONYMOUS}},
-		Protects: []plan.Protect{{Addr: witnessWords, Len: 4096, Prot: unix.PROT_READ}},
-		Checks:   []plan.CheckedFile{{Path: "/proc/version", ID: id("/proc/version")}, {Path: "/does/not/exist"}},
-		Folders:  []plan.SearchedFolder{{Path: dir, Misses: []string{filepath.Join(dir, "missing.so")}}},
+		Anon:        []plan.Map{{Addr: witnessFresh, Len: 8192, Prot: unix.PROT_READ | unix.PROT_WRITE, Flags: private | unix.MAP_ANONYMOUS}},
+		Protects:    []plan.Protect{{Addr: witnessWords, Len: 4096, Prot: unix.PROT_READ}},
+		Checks:      []plan.CheckedFile{{Path: "/proc/version", ID: id("/proc/version")}, {Path: "/does/not/exist"}},
+		Directories: []plan.SearchedDirectory{{Path: dir, Misses: []string{filepath.Join(dir, "missing.so")}}},
 		Caller: plan.Caller{
 			HWCap: aux.Value(linux.ATHWCap), HWCap2: aux.Value(linux.ATHWCap2), PageSize: aux.Value(linux.ATPageSize),
 			ClockTick: aux.Value(linux.ATClockTick), Flags: aux.Value(linux.ATFlags), MinSigStack: aux.Value(linux.ATMinSigStackSize),

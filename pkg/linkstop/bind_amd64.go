@@ -200,7 +200,7 @@ func (b *binding) text(addr uint64) string {
 	return ""
 }
 
-// defines tells whether the object whose text addr is in defines the function so
+// defines reports whether the object whose text addr is in defines the function so
 // named there, or is the C library and has a resolver for it; it may have led to the
 // vDSO.
 func (b *binding) defines(addr uint64, name string) bool {
@@ -380,7 +380,7 @@ func (o *object) index() {
 	slices.SortFunc(o.defined, func(x, y uint32) int { return cmp.Compare(o.value(x), o.value(y)) })
 }
 
-// defines tells whether the object has the function so named at addr.
+// defines reports whether the object has the function so named at addr.
 func (o *object) defines(addr uint64, name string) bool {
 	i, _ := slices.BinarySearchFunc(o.defined, addr-o.bias, func(n uint32, value uint64) int {
 		return cmp.Compare(o.value(n), value)

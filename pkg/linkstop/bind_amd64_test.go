@@ -44,7 +44,7 @@ int main(int argc, char **argv)
 }
 `
 
-// buildLazy compiles the program and the library, in its folder.
+// buildLazy compiles the program and the library, in its directory.
 func buildLazy(t *testing.T, library []string, flags ...string) string {
 	t.Helper()
 	so := build(t, lazyLibrary, append(library, "-shared", "-fPIC", "-fno-builtin", "-Wl,-z,lazy", "-Wl,-soname,liblazy.so")...)

@@ -122,7 +122,7 @@ func checkMaps(maps []linux.Mapping) error {
 	return nil
 }
 
-// sameMaps tells whether two processes have the same mappings but for the
+// sameMaps reports whether two processes have the same mappings but for the
 // extent of the stack, and if not, one that differs.
 func sameMaps(a, b []linux.Mapping) (linux.Mapping, bool) {
 	for i := range a {

@@ -25,7 +25,7 @@ func newSide(pid int, stack linux.InitialStack, random []byte, limit uint64) sid
 	return side{pid: pid, stack: stack, values: fixupValues(pid, stack, random, limit)}
 }
 
-// dead tells whether addr lies on s's stack below the stack pointer: frames
+// dead reports whether addr lies on s's stack below the stack pointer: frames
 // that have returned.
 func (s *side) dead(addr uint64) bool { return addr >= s.stackLow && addr < s.stack.SP }
 
@@ -100,18 +100,18 @@ func (c *comparison) halves(addr, a, b uint64) []plan.Fixup {
 	return fixups
 }
 
-// time tells whether a word is one of the dynamic linker's times: stamps
+// time reports whether a word is one of the dynamic linker's times: stamps
 // between start and end, or durations that are shorter than that.
 func (c *comparison) time(addr, a, b uint64) bool {
 	return addr >= c.linker.Start && addr < c.linker.End && c.plausible(a) && c.plausible(b)
 }
 
-// plausible tells whether v can be a time that was taken meanwhile.
+// plausible reports whether v can be a time that was taken meanwhile.
 func (c *comparison) plausible(v uint64) bool {
 	return v >= c.tscStart && v <= c.tscEnd || v >= minDuration && v <= c.tscEnd-c.tscStart
 }
 
-// cpuNumber tells whether two words of the dynamic linker's differ in nothing but the
+// cpuNumber reports whether two words of the dynamic linker's differ in nothing but the
 // initial APIC id in what CPUID's leaf 1 leaves in EBX (bits 31 to 24), in either half:
 // cpu_features keeps the register (sysdeps/x86/cpu-features.c, update_usable). Both
 // processes run on one CPU, but some hypervisors tell the number of their own under

@@ -40,7 +40,7 @@ type recorder struct {
 }
 
 // pathCalls are the calls that ask for a path, with the number of the argument
-// that holds it; the one before it, if any, is the folder's descriptor.
+// that holds it; the one before it, if any, is the directory's descriptor.
 var pathCalls = map[uint64]struct {
 	name string
 	path int
@@ -219,8 +219,8 @@ func (r *recorder) onPath(name string, arg int) error {
 		// which the image is bound to anyway.
 		return nil
 	case !filepath.IsAbs(path):
-		return problem.Refusef("its dynamic linker looks for the relative path %q, so what it finds depends on the current folder", path).
-			WithHint("its RPATH or RUNPATH should name absolute folders or $ORIGIN")
+		return problem.Refusef("its dynamic linker looks for the relative path %q, so what it finds depends on the current directory", path).
+			WithHint("its RPATH or RUNPATH should name absolute directories or $ORIGIN")
 	case strings.HasPrefix(path, "/proc/self/"), strings.HasPrefix(path, "/proc/thread-self/"):
 		return problem.Refusef("its dynamic linker looks at %s, which is different in each process", path)
 	}

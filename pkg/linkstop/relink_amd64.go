@@ -40,7 +40,7 @@ type Relinked struct {
 }
 
 // Relink starts the program at path and lets its dynamic linker do its work
-// anew, but at the addresses of an image: at the exec stop what the kernel has
+// again, but at the addresses of an image: at the exec stop what the kernel has
 // mapped is moved there, and later each mmap without an address is given the
 // one that the kernel chose for the image. Two processes that were linked at the
 // same addresses can be compared word by word.
@@ -60,7 +60,7 @@ func Relink(ctx context.Context, path string, l Layout, allow Allow) (*Relinked,
 	tr, r := ptrace.NewTracer(), &Relinked{}
 	if err := tr.Run(ctx, func() error { return r.relink(tr, path, l, allow) }); err != nil {
 		tr.End()
-		return nil, fmt.Errorf("link %s anew: %w", path, err)
+		return nil, fmt.Errorf("link %s again: %w", path, err)
 	}
 	return r, nil
 }

@@ -228,7 +228,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	return nil
 }
 
-// bind fills in the addresses of functions that each process would look up anew at
+// bind fills in the addresses of functions that each process would look up again at
 // their first call.
 func (t *Template) bind(binder int, soft bool) error {
 	t.Bound = runBinder(t.tracer, t.PID, binder, t.Stop.Addr, soft, t.Maps, nil)

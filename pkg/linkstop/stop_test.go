@@ -150,7 +150,7 @@ func TestStopMusl(t *testing.T) {
 	}
 }
 
-// linkDir is a folder in which "gcc" is the given compiler.
+// linkDir is a directory in which "gcc" is the given compiler.
 func linkDir(t *testing.T, compiler string) string {
 	t.Helper()
 	dir := t.TempDir()

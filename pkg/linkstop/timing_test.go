@@ -85,7 +85,7 @@ func TestTimeStartsRefusesCalls(t *testing.T) {
 		{"opens by openat2 for writing", `zeros[0] = 0101; zeros[1] = 0600; r(437, -100, (long)"` + dir + `/new", (long)zeros, 24, 0);`, "for writing"},
 		{"truncates a file", `r(76, (long)"` + kept + `", 0, 0, 0, 0);`, "calls system call number 76,"},
 		{"truncates a file by open", `r(2, (long)"` + kept + `", 01000, 0, 0, 0);`, "for writing"},
-		{"makes a folder", `r(83, (long)"` + dir + `/new", 0700, 0, 0, 0);`, "calls system call number 83,"},
+		{"makes a directory", `r(83, (long)"` + dir + `/new", 0700, 0, 0, 0);`, "calls system call number 83,"},
 		{"removes a file", `r(87, (long)"` + kept + `", 0, 0, 0, 0);`, "calls system call number 87,"},
 		{"forks", "r(57, 0, 0, 0, 0, 0);", "calls fork,"},
 		{"executes", `r(59, (long)"/bin/true", (long)zeros, (long)zeros, 0, 0);`, "calls execve,"},

@@ -178,7 +178,7 @@ func (p *Plan) paths() []string {
 	for _, c := range p.Checks {
 		out = append(out, c.Path)
 	}
-	for _, f := range p.Folders {
+	for _, f := range p.Directories {
 		out = append(out, f.Path)
 		out = append(out, f.Misses...)
 	}

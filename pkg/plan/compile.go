@@ -156,7 +156,7 @@ func (c *compiler) base(a Area, from, to uint64) {
 	c.mapped[i].Maps = append(c.mapped[i].Maps, m)
 }
 
-// isProgramBSS tells whether an anonymous area is the program's .bss, which the kernel
+// isProgramBSS reports whether an anonymous area is the program's .bss, which the kernel
 // maps right behind its data (fs/binfmt_elf.c, elf_load).
 func (c *compiler) isProgramBSS(a Area) bool {
 	return slices.ContainsFunc(c.src.Areas, func(data Area) bool {
@@ -307,7 +307,7 @@ func (c *compiler) sameAsFile(a Area, r Run) error {
 	return nil
 }
 
-// held tells whether a dumped page holds the word.
+// held reports whether a dumped page holds the word.
 func (c *compiler) held(addr uint64) bool {
 	return slices.ContainsFunc(c.pages, func(m Map) bool { return addr >= m.Addr && addr < m.Addr+m.Len })
 }

@@ -159,12 +159,12 @@ func Decode(raw []byte) (*Plan, error) {
 	}
 	misses := elements[uint32](d, "misses", h.Misses)
 	restOfMisses := misses
-	for _, f := range elements[Folder](d, "folders", h.Folders) {
-		folder := SearchedFolder{Path: d.string(f.Path), ID: f.ID}
+	for _, f := range elements[Directory](d, "directories", h.Directories) {
+		directory := SearchedDirectory{Path: d.string(f.Path), ID: f.ID}
 		for _, m := range part(d, misses, &restOfMisses, f.FirstMiss, f.Misses) {
-			folder.Misses = append(folder.Misses, d.string(m))
+			directory.Misses = append(directory.Misses, d.string(m))
 		}
-		p.Folders = append(p.Folders, folder)
+		p.Directories = append(p.Directories, directory)
 	}
 	for _, l := range elements[uint32](d, "layouts", h.Layouts) {
 		p.Layouts = append(p.Layouts, d.string(l))

@@ -111,10 +111,10 @@ func (p *Plan) encode(entry Entry) ([]byte, error) {
 			answers = append(answers, answer)
 		}
 	}
-	var folders []Folder
+	var directories []Directory
 	var misses []uint32
-	for _, f := range p.Folders {
-		folders = append(folders, Folder{
+	for _, f := range p.Directories {
+		directories = append(directories, Directory{
 			Path: e.string(f.Path), ID: f.ID,
 			FirstMiss: uint32(len(misses)), Misses: uint32(len(f.Misses)),
 		})
@@ -124,7 +124,7 @@ func (p *Plan) encode(entry Entry) ([]byte, error) {
 	}
 	h.Files, h.Maps, h.Anon = table(e, files), table(e, maps), table(e, p.Anon)
 	h.Protects, h.Fixups = table(e, p.Protects), table(e, p.Fixups)
-	h.Checks, h.Folders, h.Misses = table(e, checks), table(e, folders), table(e, misses)
+	h.Checks, h.Directories, h.Misses = table(e, checks), table(e, directories), table(e, misses)
 	h.Answers, h.Entries = table(e, answers), table(e, entries)
 	var layouts []uint32
 	for _, l := range p.Layouts {

@@ -4,7 +4,7 @@
 //
 // The nouns. A plan has a Kind (how far the program had come) and a stop point
 // (Stop), and is made of independent tables: what must be true of the caller, of the files
-// and of the machine (Files, Checks, Folders, Misses, CPUID and the scalar
+// and of the machine (Files, Checks, Directories, Misses, CPUID and the scalar
 // fields of Caller), what to map (Maps, Anon), which words to correct
 // (Fixups), which pages to make read-only afterwards (Protects), what to
 // register with the kernel (Kernel), and where to jump (Entry).
@@ -55,19 +55,19 @@ type Header struct {
 	ID      uint32 // the image's id, for messages
 	Flags   uint32
 
-	Files    Table // File
-	Anon     Table // Map: anonymous mappings
-	Maps     Table // Map: file mappings, each File has a run of them
-	Protects Table // Protect
-	Fixups   Table // Fixup
-	Checks   Table // Check
-	Folders  Table // Folder
-	Misses   Table // uint32: offsets of paths in Strings, each Folder has a run
-	Answers  Table // Answer: those of the Check that has answers
-	Entries  Table // CacheEntry, each Answer has a run of them
-	Layouts  Table // uint32: offsets of the names, from the store's directory, of plans of the same program at other addresses
-	CPUID    Table // CPUID
-	Strings  Table // bytes: NUL-terminated paths
+	Files       Table // File
+	Anon        Table // Map: anonymous mappings
+	Maps        Table // Map: file mappings, each File has a run of them
+	Protects    Table // Protect
+	Fixups      Table // Fixup
+	Checks      Table // Check
+	Directories Table // Directory
+	Misses      Table // uint32: offsets of paths in Strings, each Directory has a run
+	Answers     Table // Answer: those of the Check that has answers
+	Entries     Table // CacheEntry, each Answer has a run of them
+	Layouts     Table // uint32: offsets of the names, from the store's directory, of plans of the same program at other addresses
+	CPUID       Table // CPUID
+	Strings     Table // bytes: NUL-terminated paths
 
 	Caller Caller
 	VDSO   VDSO
@@ -83,10 +83,10 @@ const (
 	// so a start has to ask access(2).
 	FlagCheckExec = 1 << 0
 	// FlagKeepBrk: the image holds a heap (musl), so the program break stays
-	// where it was instead of being placed anew.
+	// where it was instead of being placed again.
 	FlagKeepBrk = 1 << 1
 	// FlagOwnPath: libraries are searched relative to the program ($ORIGIN), so
-	// the image is for whatever path leads to the folder of Real, and not for hard
+	// the image is for whatever path leads to the directory of Real, and not for hard
 	// links in others.
 	FlagOwnPath = 1 << 2
 	// FlagNeedsExe: the program may look at itself through /proc/self/exe, so it
@@ -259,10 +259,10 @@ type CacheEntry struct {
 	HWCap     uint64
 }
 
-// Folder is a folder in which the dynamic linker looked for files and did not
+// Directory is a directory in which the dynamic linker looked for files and did not
 // find them. While its times are unchanged they are still not there, else each
 // of [FirstMiss, FirstMiss+Misses) is looked for.
-type Folder struct {
+type Directory struct {
 	Path      uint32
 	FirstMiss uint32
 	Misses    uint32

@@ -14,14 +14,14 @@ type Plan struct {
 	Real  string // the same with links resolved
 	ID    string // the image's id
 
-	Files    []MappedFile // Program first, Pages last
-	Anon     []Map
-	Protects []Protect
-	Fixups   []Fixup
-	Checks   []CheckedFile
-	Folders  []SearchedFolder
-	CPUID    []CPUID
-	Layouts  []string // the names, from the store's directory, of plans of the same program at other addresses
+	Files       []MappedFile // Program first, Pages last
+	Anon        []Map
+	Protects    []Protect
+	Fixups      []Fixup
+	Checks      []CheckedFile
+	Directories []SearchedDirectory
+	CPUID       []CPUID
+	Layouts     []string // the names, from the store's directory, of plans of the same program at other addresses
 
 	Caller Caller
 	VDSO   VDSO
@@ -53,8 +53,8 @@ type CacheAnswer struct {
 	Entries []ldcache.Entry
 }
 
-// SearchedFolder is a folder, and the paths that were looked for in it in vain.
-type SearchedFolder struct {
+// SearchedDirectory is a directory, and the paths that were looked for in it in vain.
+type SearchedDirectory struct {
 	Path   string
 	ID     FileID
 	Misses []string

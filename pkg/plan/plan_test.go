@@ -46,7 +46,7 @@ func rich() *Plan {
 				{Path: "/v3/libz.so.1", HWCap: 1<<62 | 3<<32, Subdir: "x86-64-v3"}, {Path: "/lib/libz.so.1", OSVersion: 1}}},
 			{Name: "libnone.so"},
 		}}},
-		Folders: []SearchedFolder{
+		Directories: []SearchedDirectory{
 			{Path: "/lib", ID: FileID{Ino: 11}, Misses: []string{"/lib/a.so", "/lib/b.so"}},
 			{Path: "/opt", Misses: []string{"/opt/a.so"}},
 			{Path: "/none"},
@@ -138,7 +138,7 @@ func TestFormatHasNoPadding(t *testing.T) {
 		{"Check", Check{}, unsafe.Sizeof(Check{})},
 		{"Answer", Answer{}, unsafe.Sizeof(Answer{})},
 		{"CacheEntry", CacheEntry{}, unsafe.Sizeof(CacheEntry{})},
-		{"Folder", Folder{}, unsafe.Sizeof(Folder{})},
+		{"Directory", Directory{}, unsafe.Sizeof(Directory{})},
 		{"CPUID", CPUID{}, unsafe.Sizeof(CPUID{})},
 	} {
 		if got := binary.Size(tc.v); got != int(tc.size) {
@@ -147,7 +147,7 @@ func TestFormatHasNoPadding(t *testing.T) {
 	}
 }
 
-// refused tells whether the error is one of the two that Decode promises.
+// refused reports whether the error is one of the two that Decode promises.
 func refused(err error) bool {
 	var d *DamagedError
 	return errors.As(err, &d) || err != nil && strings.HasPrefix(err.Error(), "the plan is of version ")
@@ -222,8 +222,8 @@ func TestDecodeOutOfBounds(t *testing.T) {
 		{"two answers with the same entries", func(raw []byte) {
 			binary.LittleEndian.PutUint32(raw[header(raw).Answers.Off+uint32(unsafe.Sizeof(Answer{}))+4:], 0)
 		}},
-		{"two folders with the same misses", func(raw []byte) {
-			binary.LittleEndian.PutUint32(raw[header(raw).Folders.Off+uint32(unsafe.Sizeof(Folder{}))+4:], 0)
+		{"two directories with the same misses", func(raw []byte) {
+			binary.LittleEndian.PutUint32(raw[header(raw).Directories.Off+uint32(unsafe.Sizeof(Directory{}))+4:], 0)
 		}},
 	}
 	for i := range head.NumField() {
@@ -273,8 +273,8 @@ func TestCheck(t *testing.T) {
 		{"NUL in a layout", func(p *Plan) { p.Layouts[0] = "a\x00b" }, "in a store"},
 		{"relative library", func(p *Plan) { p.Files[1].Path = "ld.so" }, "absolute"},
 		{"relative check", func(p *Plan) { p.Checks[0].Path = "x" }, "absolute"},
-		{"relative miss", func(p *Plan) { p.Folders[0].Misses[1] = "x" }, "absolute"},
-		{"NUL in a path", func(p *Plan) { p.Folders[0].Path = "/a\x00b" }, "absolute"},
+		{"relative miss", func(p *Plan) { p.Directories[0].Misses[1] = "x" }, "absolute"},
+		{"NUL in a path", func(p *Plan) { p.Directories[0].Path = "/a\x00b" }, "absolute"},
 		{"path too long", func(p *Plan) { p.Checks[0].Path = "/" + strings.Repeat("x", 4095) }, "absolute"},
 		{"NUL in an answer's name", func(p *Plan) { p.Checks[1].Answers[1].Name = "a\x00b" }, "answer"},
 		{"an answer's path too long", func(p *Plan) { p.Checks[1].Answers[0].Entries[1].Path = strings.Repeat("x", 4096) }, "answer"},

@@ -14,7 +14,7 @@ import (
 // Exposure looks at the owners and modes of a directory and everything below it: what
 // others can change or, where it is known who may read it, could read. It also reports
 // whether all have exactly the access that is wanted.
-func Exposure(dir string, file, folder store.Access, known bool) (faults []string, exact bool) {
+func Exposure(dir string, file, directory store.Access, known bool) (faults []string, exact bool) {
 	exact = true
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
@@ -26,7 +26,7 @@ func Exposure(dir string, file, folder store.Access, known bool) (faults []strin
 		}
 		want := file
 		if e.IsDir() {
-			want = folder
+			want = directory
 		}
 		switch why := Changeable(path, info); {
 		case !e.IsDir() && !e.Type().IsRegular():

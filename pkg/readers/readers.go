@@ -20,12 +20,12 @@ import (
 
 // A Set is those who may read and execute a program, as far as a mode and a
 // group can say it: what is kept of the program is for them. A program is out of
-// reach for whom one of the folders that lead to it shuts out, and an image also
+// reach for whom one of the directories that lead to it shuts out, and an image also
 // shows the libraries that it is linked with, and can show whatever else was opened
 // while it was linked: a resolver (IFUNC) can have kept what it read. Who could not be told apart, by an
 // ACL for one, is left out: for him the program is started normally.
 //
-// The owners of folders and libraries are taken to have the rights that others
+// The owners of directories and libraries are taken to have the rights that others
 // have, as they can give themselves, and root to have all.
 type Set struct {
 	Mode fs.FileMode // the group's and others' bits for reading and executing
@@ -72,18 +72,18 @@ func Of(program string, deps *fingerprint.Dependencies) (Set, error) {
 }
 
 // reach leaves out who may not reach a file and who lacks the rights to it.
-// Folders that were passed before are not looked at again.
+// Directories that were passed before are not looked at again.
 func (r *Set) reach(path string, rights fs.FileMode, passed map[string]bool) error {
-	folders, file, err := way(path)
+	directories, file, err := way(path)
 	if err != nil {
 		return fmt.Errorf("find who may read %s: %w", path, err)
 	}
-	for _, folder := range folders {
-		if passed[folder] {
+	for _, directory := range directories {
+		if passed[directory] {
 			continue
 		}
-		passed[folder] = true
-		st, err := permissions(folder)
+		passed[directory] = true
+		st, err := permissions(directory)
 		if err != nil {
 			return err
 		}
@@ -168,9 +168,9 @@ func permissions(path string) (*syscall.Stat_t, error) {
 	return &st, err
 }
 
-// way gives the folders in which a path is looked up, those of the links in it
+// way gives the directories in which a path is looked up, those of the links in it
 // too, and the file that it leads to (path_resolution(7)).
-func way(path string) (folders []string, file string, err error) {
+func way(path string) (directories []string, file string, err error) {
 	const maxLinks = 40 // linux/namei.h, MAXSYMLINKS
 	at, rest, links := "/", strings.Split(path, "/"), 0
 	for len(rest) > 0 {
@@ -183,7 +183,7 @@ func way(path string) (folders []string, file string, err error) {
 			at = filepath.Dir(at)
 			continue
 		}
-		folders = append(folders, at)
+		directories = append(directories, at)
 		next := filepath.Join(at, name)
 		target, err := os.Readlink(next)
 		if errors.Is(err, syscall.EINVAL) { // it is no link
@@ -201,5 +201,5 @@ func way(path string) (folders []string, file string, err error) {
 		}
 		rest = append(strings.Split(target, "/"), rest...)
 	}
-	return folders, at, nil
+	return directories, at, nil
 }

@@ -15,7 +15,7 @@ import (
 func TestRestrict(t *testing.T) {
 	type file struct {
 		mode, gid uint32
-		folder    bool
+		directory bool
 	}
 	for _, tc := range []struct {
 		name  string
@@ -28,10 +28,10 @@ func TestRestrict(t *testing.T) {
 		{"a group", []file{{0o755, 0, true}, {0o750, 7, false}}, 0o050, 7},
 		{"execute only", []file{{0o711, 0, false}}, 0o011, 0},
 		{"a group reads", []file{{0o751, 7, false}}, 0o051, 7},
-		{"folder that cannot be listed", []file{{0o711, 0, true}, {0o755, 0, false}}, 0o055, 0},
-		{"folder that cannot be passed", []file{{0o744, 0, true}, {0o755, 0, false}}, 0, 0},
-		{"a group's folder", []file{{0o750, 7, true}, {0o755, 0, false}}, 0o050, 7},
-		{"two groups' folders", []file{{0o750, 7, true}, {0o750, 8, true}, {0o755, 0, false}}, 0, 0},
+		{"directory that cannot be listed", []file{{0o711, 0, true}, {0o755, 0, false}}, 0o055, 0},
+		{"directory that cannot be passed", []file{{0o744, 0, true}, {0o755, 0, false}}, 0, 0},
+		{"a group's directory", []file{{0o750, 7, true}, {0o755, 0, false}}, 0o050, 7},
+		{"two groups' directories", []file{{0o750, 7, true}, {0o750, 8, true}, {0o755, 0, false}}, 0, 0},
 		{"of the same group", []file{{0o750, 7, true}, {0o750, 7, false}}, 0o050, 7},
 		{"of another group", []file{{0o750, 7, true}, {0o750, 8, false}}, 0, 0},
 		{"all but a group", []file{{0o705, 7, false}}, 0o005, 7},
@@ -41,7 +41,7 @@ func TestRestrict(t *testing.T) {
 			r := Set{Mode: Everyone}
 			for _, f := range tc.files {
 				st := &syscall.Stat_t{Mode: f.mode, Gid: f.gid}
-				if f.folder {
+				if f.directory {
 					r.restrict(st, maySeek, bothMay)
 					continue
 				}
@@ -78,20 +78,20 @@ func TestWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct {
-		path    string
-		folders []string // below dir, each at its first place
+		path        string
+		directories []string // below dir, each at its first place
 	}{
 		{"c/d/file", []string{"", "c", "c/d"}},
 		{"c/./../c//d/file", []string{"", "c", "c/d"}},
 		{"a/b/relative", []string{"", "a", "a/b", "c", "c/d"}},
 		{"absolute/relative", []string{"", "a", "a/b", "c", "c/d"}},
 	} {
-		folders, file, err := way(filepath.Join(dir, "x")[:len(dir)+1] + tc.path)
+		directories, file, err := way(filepath.Join(dir, "x")[:len(dir)+1] + tc.path)
 		if err != nil || file != filepath.Join(dir, "c/d/file") {
 			t.Errorf("%s leads to %s, %v", tc.path, file, err)
 		}
 		var below []string
-		for _, f := range folders {
+		for _, f := range directories {
 			if rel, err := filepath.Rel(dir, f); err == nil && filepath.IsLocal(rel) {
 				if rel == "." {
 					rel = ""
@@ -101,8 +101,8 @@ func TestWay(t *testing.T) {
 				}
 			}
 		}
-		if !slices.Equal(below, tc.folders) {
-			t.Errorf("%s: through %q, want %q", tc.path, below, tc.folders)
+		if !slices.Equal(below, tc.directories) {
+			t.Errorf("%s: through %q, want %q", tc.path, below, tc.directories)
 		}
 	}
 	for _, path := range []string{"loop", "nowhere/file"} {
@@ -135,7 +135,7 @@ func TestAccess(t *testing.T) {
 	}
 	r := Set{Mode: Everyone}
 	if err := r.reach(passable, maySeek, map[string]bool{}); err != nil || r.Mode != Everyone {
-		t.Skip("the temporary folder is not for everybody")
+		t.Skip("the temporary directory is not for everybody")
 	}
 	for _, tc := range []struct {
 		top, in, file fs.FileMode

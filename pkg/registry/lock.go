@@ -38,7 +38,7 @@ func openLocked(path string, flag int, timeout time.Duration) (*os.File, error) 
 
 // distrust says why the user euid cannot trust a registry of which st tells: who
 // can write to it decides which images there are, and which gc removes. The rule
-// is that of the store's folders.
+// is that of the store's directories.
 func distrust(st *syscall.Stat_t, euid int) error {
 	switch {
 	case st.Uid != 0 && int(st.Uid) != euid:
@@ -53,7 +53,7 @@ func distrust(st *syscall.Stat_t, euid int) error {
 // for ever by readers whose shared locks overlap: it holds the gate while it
 // waits, and the readers queue up before it. The gate is the same lock on a file
 // beside the registry, which is its owner's alone, as the registry is: whoever
-// can open a file can lock it, and the folder is everybody's to open. Where
+// can open a file can lock it, and the directory is everybody's to open. Where
 // there is no gate to be had it is done without.
 func lockInTurn(file *os.File, exclusive bool, timeout time.Duration) error {
 	deadline := time.Now().Add(timeout)

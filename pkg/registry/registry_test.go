@@ -260,7 +260,7 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// A file that was made anew on the same inode is another program.
+// A file that was made again on the same inode is another program.
 func TestFindIgnoresReusedInode(t *testing.T) {
 	r := newRegistry(t)
 	file := filepath.Join(t.TempDir(), "new")
@@ -302,10 +302,10 @@ func TestOpen(t *testing.T) {
 		t.Errorf("missing, for reading: %v", err)
 	}
 	if _, err := Open(filepath.Join(dir, "no", "registry.db"), Options{}); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("missing folder: %v", err)
+		t.Errorf("missing directory: %v", err)
 	}
 	if _, err := Open(dir, Options{}); err == nil {
-		t.Error("a folder is a registry")
+		t.Error("a directory is a registry")
 	}
 	r, err := Open(path, Options{Mode: 0o600})
 	if err != nil {
@@ -450,16 +450,16 @@ func TestUnsafe(t *testing.T) {
 	}
 }
 
-// TestFolderLocked: whoever may open the store's folder may lock it, and so must
+// TestDirectoryLocked: whoever may open the store's directory may lock it, and so must
 // not keep anybody out by that. The gate is not for everybody to open.
-func TestFolderLocked(t *testing.T) {
+func TestDirectoryLocked(t *testing.T) {
 	r := newRegistry(t)
-	folder, err := os.Open(filepath.Dir(r.Path()))
+	directory, err := os.Open(filepath.Dir(r.Path()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer folder.Close()
-	if err := syscall.Flock(int(folder.Fd()), syscall.LOCK_EX); err != nil {
+	defer directory.Close()
+	if err := syscall.Flock(int(directory.Fd()), syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
 	r.opts.Timeout = 20 * time.Millisecond

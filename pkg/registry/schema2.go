@@ -8,11 +8,11 @@ import (
 
 // deps2 is what schema 2 has of the paths on which an image depends, in Deps.
 type deps2 struct {
-	Checks  []struct{ Path string }
-	Folders []struct {
+	Checks      []struct{ Path string }
+	Directories []struct {
 		Path   string
 		Misses []string
-	}
+	} `json:"folders"`
 }
 
 // migrateTo3 enters in each record on which paths its image depends beside the libraries, and
@@ -46,7 +46,7 @@ func lookups2(raw json.RawMessage) (paths []string) {
 	for _, c := range deps.Checks {
 		paths = append(paths, c.Path)
 	}
-	for _, f := range deps.Folders {
+	for _, f := range deps.Directories {
 		paths = append(append(paths, f.Path), f.Misses...)
 	}
 	return paths

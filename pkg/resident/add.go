@@ -35,7 +35,7 @@ type AddOptions struct {
 	TrustOwner   bool              // also, as root, what other users may change: else problem.Untrusted
 	Layouts      int               // how many layouts to make, of which a start takes one at random; 0 is 1
 	MemoryLimit  uint64            // how many bytes of its own it may have when it is linked, and its image may take; 0 is DefaultMemoryLimit
-	Anew         bool              // also if there is a good image already
+	Again        bool              // also if there is a good image already
 	Exactly      bool              // what was asked for at earlier adds counts no more
 	Unasked      bool              // the user did not name it: resident.conf may say that it is never to be resident
 	Step         func(what string) // told each step as it begins; may be nil
@@ -45,7 +45,7 @@ type AddOptions struct {
 type Added struct {
 	Record  registry.Record `json:"record"`
 	Path    string          `json:"path"`    // the program's name among Record's
-	Already bool            `json:"already"` // it was resident and current; at most its launcher files were made anew
+	Already bool            `json:"already"` // it was resident and current; at most its launcher files were made again
 	Renewed bool            `json:"renewed"` // only times of files differed: its image is the same
 	Named   bool            `json:"named"`   // an image was there: it has one more name now
 }
@@ -164,7 +164,7 @@ func (m *Manager) sameFile(path string) (registry.Record, error) {
 // addCurrent is what is done for a program of which there is a good image; nil
 // if there is none.
 func (m *Manager) addCurrent(ctx context.Context, path string, opts AddOptions) (*Added, error) {
-	if opts.Anew {
+	if opts.Again {
 		return nil, nil
 	}
 	rec, isRenewed, ok, err := m.currentOrRenewed(ctx, path)
@@ -384,7 +384,7 @@ func mappedFiles(maps []linux.Mapping) []string {
 	return paths
 }
 
-// dump has CRIU write the template's image into the staging folder, and ends
+// dump has CRIU write the template's image into the staging directory, and ends
 // the template. CRIU's log is kept only if it failed.
 func (a *adding) dump(ctx context.Context, l *layout) error {
 	if err := l.template.Detach(); err != nil {

@@ -105,8 +105,8 @@ func (c *checker) openStore() *Manager {
 		c.fault(AreaStore, c.dir, err.Error(), problem.HintOf(err))
 		return nil
 	}
-	for _, folder := range s.Missing() {
-		c.fault(AreaStore, folder, "it is missing", "`residentctl add PROGRAM` makes it again")
+	for _, directory := range s.Missing() {
+		c.fault(AreaStore, directory, "it is missing", "`residentctl add PROGRAM` makes it again")
 	}
 	c.ok(AreaStore, c.dir, "it belongs to root or to you, and nobody else may write to it")
 	c.files(s)
@@ -171,7 +171,7 @@ func (c *checker) boot(s *store.Store) {
 
 func (c *checker) openRegistry(s *store.Store) *Manager {
 	path := s.RegistryPath()
-	const anew = "move the file away and add the programs again; then `residentctl gc` removes what is left"
+	const again = "move the file away and add the programs again; then `residentctl gc` removes what is left"
 	r := registry.At(path, registry.Options{ReadOnly: true})
 	faults, err := r.Check()
 	switch {
@@ -193,19 +193,19 @@ func (c *checker) openRegistry(s *store.Store) *Manager {
 		c.fault(AreaRegistry, path, err.Error(), problem.HintOf(err))
 		return nil
 	case err != nil:
-		c.fault(AreaRegistry, path, err.Error(), anew)
+		c.fault(AreaRegistry, path, err.Error(), again)
 		return nil
 	}
 	isDamaged := func(f registry.Fault) bool { return f.Kind == registry.FaultRecord }
 	damaged := slices.ContainsFunc(faults, isDamaged) // contents says which
 	for _, f := range faults {
-		switch advice := anew; f.Kind {
+		switch advice := again; f.Kind {
 		case registry.FaultRecord:
 		case registry.FaultOlder:
 			c.note(AreaRegistry, path, "an older residentctl has written it, and nothing in it was looked at",
 				"`residentctl list`, by its owner, brings it up to date")
 		case registry.FaultSchema:
-			advice = "it was written by another version of residentctl: use that one, or " + anew
+			advice = "it was written by another version of residentctl: use that one, or " + again
 			fallthrough
 		default:
 			c.fault(AreaRegistry, path, f.String(), advice)
@@ -299,11 +299,11 @@ func (c *checker) entry(m *Manager, rec registry.Record) {
 		return slices.ContainsFunc(wrong, func(w string) bool { return strings.HasSuffix(w, f) })
 	})
 	for _, f := range exposed {
-		c.fault(AreaEntry, what, f, fmt.Sprintf("look who could have read or changed it; `residentctl add %s` makes the image anew", rec.Program))
+		c.fault(AreaEntry, what, f, fmt.Sprintf("look who could have read or changed it; `residentctl add %s` makes the image again", rec.Program))
 	}
 	about := m.aboutFault(rec)
 	if about != "" {
-		c.fault(AreaEntry, what, about, fmt.Sprintf("it is not shown to others; `residentctl add %s` makes the image anew", rec.Program))
+		c.fault(AreaEntry, what, about, fmt.Sprintf("it is not shown to others; `residentctl add %s` makes the image again", rec.Program))
 	}
 	files, _ := m.launcherFaults(rec)
 	for _, f := range files {

@@ -93,7 +93,7 @@ func complaints(err error) string {
 	return problem.Text(err)
 }
 
-// ordinaryUsers says whether users other than root can add programs.
+// ordinaryUsers reports whether users other than root can add programs.
 func (c *checker) ordinaryUsers(criu string) {
 	const what = "for ordinary users"
 	if err := criuwrap.AnybodyMayDump(criu); err != nil {
@@ -137,18 +137,18 @@ func (c *checker) trial(ctx context.Context, criu string) {
 	}
 	work, err := store.StageTemporary()
 	if err != nil {
-		c.fault(AreaTrial, "folder", err.Error(), problem.HintOf(err))
+		c.fault(AreaTrial, "directory", err.Error(), problem.HintOf(err))
 		return
 	}
 	defer func() { _ = work.Discard() }()
 	// Other users are to start from it. Nothing in it is a secret.
 	if err := os.Chmod(work.Dir, 0o755); err != nil {
-		c.fault(AreaTrial, "folder", err.Error(), "")
+		c.fault(AreaTrial, "directory", err.Error(), "")
 		return
 	}
 	m, err := Open(filepath.Join(work.Dir, "residentctl"), true)
 	if errors.Is(err, store.ErrNoExec) {
-		c.note(AreaTrial, "store", "not tried: from "+os.TempDir()+" no program may be executed", "set TMPDIR to a folder from which they may")
+		c.note(AreaTrial, "store", "not tried: from "+os.TempDir()+" no program may be executed", "set TMPDIR to a directory from which they may")
 		return
 	}
 	if err != nil {
@@ -237,7 +237,7 @@ func (c *checker) starts(ctx context.Context, m *Manager, program, launcher stri
 		line, _, _ := strings.Cut(said.String(), "\n")
 		switch {
 		case errors.Is(err, fs.ErrPermission) && cmd.Process == nil && cmd.SysProcAttr != nil:
-			c.note(AreaTrial, u.what, "not tried: others may not enter "+os.TempDir(), "set TMPDIR to a folder that they may enter")
+			c.note(AreaTrial, u.what, "not tried: others may not enter "+os.TempDir(), "set TMPDIR to a directory that they may enter")
 		case err != nil:
 			c.fault(AreaTrial, u.what, fmt.Sprintf("%v: %s", err, line), advice)
 		case !strings.Contains(line, ": resident start: "):

@@ -52,8 +52,8 @@ func (m *Manager) notFound(rec registry.Record) string {
 	return ""
 }
 
-// layoutDamage says the same of the layout in one folder, whose plan names those in
-// the folders others.
+// layoutDamage says the same of the layout in one directory, whose plan names those in
+// the directories others.
 func (m *Manager) layoutDamage(rec registry.Record, dir string, others []string) (faults []string) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 	path := filepath.Join(dir, planName(m.store))

@@ -18,24 +18,24 @@ import (
 // change something, and whether all is as add makes it now, so that nobody who may
 // read a program is left out either.
 
-// sound tells whether nothing is wrong with an entry's image that a start does not
-// look at. What is not sound add and refresh make anew, and gc leaves.
+// sound reports whether nothing is wrong with an entry's image that a start does not
+// look at. What is not sound add and refresh make again, and gc leaves.
 func (m *Manager) sound(rec registry.Record) bool {
 	faults, exact := m.exposure(rec)
 	return exact && len(faults) == 0 && m.aboutFault(rec) == ""
 }
 
-// private tells whether all of the store is for its owner alone.
+// private reports whether all of the store is for its owner alone.
 func (m *Manager) private() bool {
 	dir, err := os.Stat(m.store.Dir())
 	return err == nil && dir.Mode()&readers.Everyone == 0
 }
 
 // exposure looks at the owners and modes of an entry's image. A program's own mode
-// cannot change without its image being stale, but that of a folder which leads to
+// cannot change without its image being stale, but that of a directory which leads to
 // it can.
 func (m *Manager) exposure(rec registry.Record) (faults []string, exact bool) {
-	var file, folder store.Access
+	var file, directory store.Access
 	exact = true
 	known := !m.private()
 	if known {
@@ -44,13 +44,13 @@ func (m *Manager) exposure(rec registry.Record) (faults []string, exact bool) {
 		if err == nil {
 			var r readers.Set
 			r, err = readers.Of(rec.Program, &deps)
-			file, folder = store.Exposed(r.Mode, r.GID)
+			file, directory = store.Exposed(r.Mode, r.GID)
 		}
 		if err != nil {
 			known, exact = false, false // who may read it is not known
 		}
 	}
-	faults, fits := readers.Exposure(m.store.ImageDir(rec.ID), file, folder, known)
+	faults, fits := readers.Exposure(m.store.ImageDir(rec.ID), file, directory, known)
 	return faults, exact && fits
 }
 
@@ -58,7 +58,7 @@ func (m *Manager) exposure(rec registry.Record) (faults []string, exact bool) {
 // directories that lead to them.
 func (m *Manager) launcherExposure(rec registry.Record) (faults []string, exact bool) {
 	exact = true
-	for _, original := range withFolders(rec.Names()) {
+	for _, original := range withDirectories(rec.Names()) {
 		path := m.store.LauncherPath(rec.Binary.Inode(), original)
 		info, err := os.Lstat(path)
 		if err != nil {
@@ -80,8 +80,8 @@ func (m *Manager) launcherExposure(rec registry.Record) (faults []string, exact 
 	return faults, exact
 }
 
-// withFolders are paths and the directories that lead to them, sorted, each once.
-func withFolders(paths []string) []string {
+// withDirectories are paths and the directories that lead to them, sorted, each once.
+func withDirectories(paths []string) []string {
 	var all []string
 	for _, path := range paths {
 		for ; path != "/"; path = filepath.Dir(path) {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// slowFaults tells whether it pays to have the kernel map text before it is touched
+// slowFaults reports whether it pays to have the kernel map text before it is touched
 // (MAP_POPULATE): where a page fault is so slow that two of three faults take longer
 // than mapping all. That is so under hypervisors which keep shadow page tables (13 µs
 // a fault, 3 µs to map the 64 KiB around it; elsewhere about 1 µs either way), and
@@ -72,7 +72,7 @@ var slowFaults = sync.OnceValue(func() bool {
 	return 2*(faulted-(populated-untouched)) > 3*untouched
 })
 
-// fewTables tells whether layouts that need few page tables are to be taken: where page
+// fewTables reports whether layouts that need few page tables are to be taken: where page
 // faults are slow, and so many layouts are near the stack that one is found soon and
 // little randomness is lost.
 func fewTables() bool {

@@ -185,7 +185,7 @@ func (m *Manager) collectTemporary(item GCItem) (bool, error) {
 // started it was killed.
 const lastWrites = time.Second
 
-// collectAbandoned removes a folder that was left. A CRIU that has lost its
+// collectAbandoned removes a directory that was left. A CRIU that has lost its
 // residentctl may still write a file there while the others are being removed.
 func collectAbandoned(path string, remove func(string) error) (bool, error) {
 	for deadline := time.Now().Add(lastWrites); ; time.Sleep(10 * time.Millisecond) {

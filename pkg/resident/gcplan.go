@@ -89,7 +89,7 @@ const (
 // GCItem is one thing that goes, or is kept.
 type GCItem struct {
 	Kind    GCKind `json:"kind"`
-	Path    string `json:"path"`              // in the store: the image's folder for an entry
+	Path    string `json:"path"`              // in the store: the image's directory for an entry
 	ID      string `json:"id,omitempty"`      // of the image
 	Program string `json:"program,omitempty"` // of an entry
 	Reason  string `json:"reason"`
@@ -256,7 +256,7 @@ func canRenew(rec registry.Record) bool {
 	return err == nil || tryAgain(err)
 }
 
-// cannotLook names a file or folder that a program depends on and that could not
+// cannotLook names a file or directory that a program depends on and that could not
 // be looked at: neither is it there, nor is it known to be gone.
 func cannotLook(deps *fingerprint.Dependencies) string {
 	paths := []string{deps.Program.Path, deps.Linker.Path}
@@ -266,7 +266,7 @@ func cannotLook(deps *fingerprint.Dependencies) string {
 	for _, c := range deps.Checks {
 		paths = append(paths, c.Path)
 	}
-	for _, f := range deps.Folders {
+	for _, f := range deps.Directories {
 		paths = append(paths, f.Path)
 	}
 	for _, path := range paths {

@@ -116,7 +116,7 @@ type StartPoint struct {
 	Headers      Address `json:"program_headers"`
 	LinkerBase   Address `json:"linker_base"`
 	BreakBase    Address `json:"break_base"`
-	// ProcExe says whether /proc/self/exe can be set: given the capability, or where
+	// ProcExe reports whether /proc/self/exe can be set: given the capability, or where
 	// a child in a user namespace is tried.
 	ProcExe bool `json:"proc_exe"`
 }
@@ -165,7 +165,7 @@ func (m *Manager) Inspect(rec registry.Record) (*Inspection, error) {
 // unreadable is the error of an image whose files cannot be read.
 func unreadable(rec registry.Record, err error) error {
 	return problem.Errorf("read the image of %s (id %.12s): %w", rec.Program, rec.ID, err).
-		WithHint("it is executed normally; `residentctl add %s`, by the store's owner, makes its image anew", rec.Program)
+		WithHint("it is executed normally; `residentctl add %s`, by the store's owner, makes its image again", rec.Program)
 }
 
 // readImage reads the image's first layout.

@@ -18,9 +18,9 @@ import (
 // selfExe is what a program opens that looks at its own path or reads its own file.
 const selfExe = "/proc/self/exe"
 
-// binFolders are the directories of programs that know where their files are without
+// binDirectories are the directories of programs that know where their files are without
 // looking at their own path.
-var binFolders = []string{"/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"}
+var binDirectories = []string{"/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"}
 
 // looksAtItself reports whether a program may look at /proc/self/exe: it has that name
 // in its file or in a library, or is in none of the usual directories for programs. It is
@@ -29,7 +29,7 @@ var binFolders = []string{"/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/
 // point.
 func looksAtItself(deps *fingerprint.Dependencies) (bool, error) {
 	real, err := filepath.EvalSymlinks(deps.Program.Path)
-	if err != nil || !slices.Contains(binFolders, filepath.Dir(real)) {
+	if err != nil || !slices.Contains(binDirectories, filepath.Dir(real)) {
 		return true, err
 	}
 	for _, f := range append([]fingerprint.File{deps.Program}, deps.Libraries...) {

@@ -26,7 +26,7 @@ func withinLimit(dir string, limit uint64) error {
 		if err != nil {
 			return err
 		}
-		if info.Mode().IsRegular() { // other layouts are in folders
+		if info.Mode().IsRegular() { // other layouts are in directories
 			size += uint64(info.Size())
 		}
 	}

@@ -82,7 +82,7 @@ func (m *Manager) addName(ctx context.Context, id, path string) (registry.Record
 	return rec, nil
 }
 
-// sameOrigin refuses a hard link in another folder, if the program has its
+// sameOrigin refuses a hard link in another directory, if the program has its
 // libraries searched relative to the one that it is in ($ORIGIN, ld.so(8)):
 // there they may be others.
 func sameOrigin(program, path string) error {
@@ -99,13 +99,13 @@ func sameOrigin(program, path string) error {
 		return err
 	}
 	if usesOrigin(f) {
-		return problem.Refusef("%s is the same file as %s, which is resident, and its libraries are searched relative to its folder", path, program).
+		return problem.Refusef("%s is the same file as %s, which is resident, and its libraries are searched relative to its directory", path, program).
 			WithHint("there is one image per file: use the name that is resident, or make a copy in the place of the hard link")
 	}
 	return nil
 }
 
-// usesOrigin tells whether a program has libraries searched relative to itself.
+// usesOrigin reports whether a program has libraries searched relative to itself.
 func usesOrigin(f *elfinfo.File) bool {
 	return slices.ContainsFunc(append([]string{f.RPath, f.RunPath}, f.Needed...), func(s string) bool {
 		return strings.Contains(s, "ORIGIN")

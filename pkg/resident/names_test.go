@@ -10,7 +10,7 @@ import (
 )
 
 // A hard link elsewhere has other libraries if they are searched beside it; a
-// link of the other kind has not, and one in the same folder neither.
+// link of the other kind has not, and one in the same directory neither.
 func TestSameOrigin(t *testing.T) {
 	gcc, err := exec.LookPath("gcc")
 	if err != nil {

@@ -204,7 +204,7 @@ func (m *Manager) restoreWays(ctx context.Context, id string) (registry.Record, 
 func (m *Manager) makeAgain(ctx context.Context, rec registry.Record, program string, opts RefreshOptions, step func(string)) (registry.Record, error) {
 	id, err := linux.StatID(program)
 	stale := err == nil && id.Inode() == rec.Binary.Inode() // else there may be an image of another entry's
-	added, err := m.Add(ctx, program, AddOptions{TrustOwner: opts.TrustOwner, Anew: opts.All || stale, Step: step})
+	added, err := m.Add(ctx, program, AddOptions{TrustOwner: opts.TrustOwner, Again: opts.All || stale, Step: step})
 	if err != nil {
 		return rec, err
 	}

@@ -198,7 +198,7 @@ func (r *renewal) newPlan(program *elfinfo.File, path string) ([]byte, error) {
 		}
 		f.ID = id
 	}
-	p.Checks, p.Folders = checksOf(r.deps), foldersOf(r.deps)
+	p.Checks, p.Directories = checksOf(r.deps), directoriesOf(r.deps)
 	return p.Encode()
 }
 

@@ -159,7 +159,7 @@ func findsItsFiles(rec registry.Record) error {
 	if err != nil {
 		return err
 	}
-	usual := slices.Contains(binFolders, filepath.Dir(real))
+	usual := slices.Contains(binDirectories, filepath.Dir(real))
 	for _, r := range relocatable {
 		if usual && !r.anywhere {
 			continue
@@ -197,7 +197,7 @@ func (m *Manager) mayHaveShim(path string) error {
 	return nil
 }
 
-// isSecret tells whether there is a program that not everybody may read. Of one that
+// isSecret reports whether there is a program that not everybody may read. Of one that
 // is not there Add says it better.
 func isSecret(path string) (bool, error) {
 	a, err := readers.Access(path)
@@ -271,7 +271,7 @@ const (
 	ShimNormal   ShimState = "normal"   // its image is stale: the program is executed
 	ShimOther    ShimState = "other"    // PATH leads to another program, which is executed
 	ShimHidden   ShimState = "hidden"   // PATH leads there before it leads to the shim
-	ShimDangling ShimState = "dangling" // it leads nowhere: shells go on to the next folder of PATH
+	ShimDangling ShimState = "dangling" // it leads nowhere: shells go on to the next directory of PATH
 	ShimWaiting  ShimState = "waiting"  // there is none before the program has an image again
 )
 
@@ -284,7 +284,7 @@ type ShimStatus struct {
 	Reason  string    `json:"reason,omitempty"` // of any state but resident, and then of how
 }
 
-// ShimsDir is the folder of the shims, "" of a store that is not there yet.
+// ShimsDir is the directory of the shims, "" of a store that is not there yet.
 func (m *Manager) ShimsDir() string {
 	if m.store == nil {
 		return ""
@@ -329,7 +329,7 @@ func (m *Manager) shimState(s store.Shim, records []registry.Record) (ShimState,
 	if err == nil && found != s.Program && !linux.SameFile(found, s.Program) {
 		return ShimOther, fmt.Sprintf("PATH leads to %s", found)
 	}
-	// Whether a folder in front of the shims has it.
+	// Whether a directory in front of the shims has it.
 	if found, err := elfinfo.LookPath(s.Name); err == nil && !isShim(found) && inPath(m.store.ShimsDir()) {
 		return ShimHidden, fmt.Sprintf("PATH leads to %s before it leads to the shim", found)
 	}

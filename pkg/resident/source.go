@@ -96,7 +96,7 @@ func (l *layout) source(looks bool) (*plan.Source, error) {
 		}
 		src.Layouts = append(src.Layouts, name)
 	}
-	src.Checks, src.Folders = checksOf(l.deps), foldersOf(l.deps)
+	src.Checks, src.Directories = checksOf(l.deps), directoriesOf(l.deps)
 	return src, nil
 }
 
@@ -119,11 +119,11 @@ func checksOf(deps *fingerprint.Dependencies) (checks []plan.CheckedFile) {
 	return checks
 }
 
-func foldersOf(deps *fingerprint.Dependencies) (folders []plan.SearchedFolder) {
-	for _, f := range deps.Folders {
-		folders = append(folders, plan.SearchedFolder{Path: f.Path, ID: f.ID, Misses: f.Misses})
+func directoriesOf(deps *fingerprint.Dependencies) (directories []plan.SearchedDirectory) {
+	for _, f := range deps.Directories {
+		directories = append(directories, plan.SearchedDirectory{Path: f.Path, ID: f.ID, Misses: f.Misses})
 	}
-	return folders
+	return directories
 }
 
 // agree holds that CRIU saw the process that the template is.
@@ -147,7 +147,7 @@ func (l *layout) agree() error {
 	return nil
 }
 
-// kernels tells whether the kernel gives every process its own of the VMA at
+// kernels reports whether the kernel gives every process its own of the VMA at
 // addr: the stack, the vDSO and its data.
 func kernels(vmas []criuwrap.VMA, addr uint64) bool {
 	for _, v := range vmas {

@@ -154,7 +154,7 @@ func (m *Manager) mayBeEnabled(path string) error {
 }
 
 // register makes what a program that is enabled for the system has, or makes it
-// anew; it tells whether something will register it at the next boot. The store
+// again; it reports whether something will register it at the next boot. The store
 // must be locked.
 func (m *Manager) register(rec registry.Record, program string) (atBoot bool, err error) {
 	if err := binfmt.Mount(); err != nil {
@@ -176,7 +176,7 @@ func (m *Manager) register(rec registry.Record, program string) (atBoot bool, er
 	}
 	if len(theirs) > 0 {
 		return false, problem.Errorf("another store has enabled it, with %s", theirs[0].Interpreter).
-			WithHint("`residentctl --store DIR disable` with that store's folder ends that")
+			WithHint("`residentctl --store DIR disable` with that store's directory ends that")
 	}
 	if err := m.store.WriteSystemLink(store.SystemLink{Program: program, Binary: binary, Instance: instance}); err != nil {
 		return false, err
@@ -266,7 +266,7 @@ func everyEntry() ([]binfmt.Entry, error) {
 	return append(entries, atBoot...), err
 }
 
-// ours tells whether an entry leads into this store, however that was named.
+// ours reports whether an entry leads into this store, however that was named.
 func (m *Manager) ours(e binfmt.Entry) bool {
 	if m.store.Holds(e.Interpreter) {
 		return true
@@ -281,7 +281,7 @@ func leadsNowhere(e binfmt.Entry) bool {
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// moveSystem registers anew what is enabled among an entry's names: its launcher
+// moveSystem registers again what is enabled among an entry's names: its launcher
 // file may be another one, and the file that the kernel knows by its first bytes as
 // well.
 func (m *Manager) moveSystem(rec registry.Record) error {
@@ -341,12 +341,12 @@ func (m *Manager) restoreSystem(ctx context.Context, rec registry.Record) error 
 	return err
 }
 
-// lacksBootLine tells whether something would register a program at boot, and has not
+// lacksBootLine reports whether something would register a program at boot, and has not
 // been told to.
 func lacksBootLine(binary linux.Inode) bool {
 	_, err := os.Stat(binfmt.BootPath(binary))
-	_, noFolder := os.Stat(binfmt.BootDir)
-	return errors.Is(err, fs.ErrNotExist) && noFolder == nil
+	_, noDirectory := os.Stat(binfmt.BootDir)
+	return errors.Is(err, fs.ErrNotExist) && noDirectory == nil
 }
 
 // removeSystem ends what a binary is enabled for, by each of its links.
@@ -586,7 +586,7 @@ func (m *Manager) systemState(l store.SystemLink, instance string, kernels []bin
 	return SystemResident, ""
 }
 
-// collisions are programs in the usual folders that the kernel cannot tell from the
+// collisions are programs in the usual directories that the kernel cannot tell from the
 // one at path. They start through its launcher file, normally.
 func collisions(path string) []string {
 	magic, err := binfmt.Magic(path)
@@ -596,7 +596,7 @@ func collisions(path string) []string {
 	}
 	seen := map[linux.Inode]bool{own.Inode(): true}
 	var found []string
-	for _, dir := range binFolders {
+	for _, dir := range binDirectories {
 		if real, err := filepath.EvalSymlinks(dir); err != nil || real != dir {
 			continue // /bin, where it is a link to /usr/bin
 		}

@@ -32,7 +32,7 @@ import (
 type Reference string
 
 const (
-	// ReferenceLink is the program, linked anew by its dynamic linker.
+	// ReferenceLink is the program, linked again by its dynamic linker.
 	ReferenceLink Reference = "link"
 	// ReferenceCRIU is the same image, restored by CRIU.
 	ReferenceCRIU Reference = "criu"

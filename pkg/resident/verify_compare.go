@@ -288,7 +288,7 @@ func (c *comparison) word(addr, trial, ref uint64) {
 	}
 }
 
-// belongs tells whether a word that no start corrects is the other process's own
+// belongs reports whether a word that no start corrects is the other process's own
 // by its value. CRIU's restore gives the dumped process's such words back, so
 // there they are the same in both when a correction was forgotten.
 func (c *comparison) belongs(word uint64) bool {
@@ -349,7 +349,7 @@ func (c *comparison) classify(addr, trial, ref uint64) string {
 	return ""
 }
 
-// apic tells whether two words differ in nothing but the first CPU number in
+// apic reports whether two words differ in nothing but the first CPU number in
 // what CPUID leaf 1 leaves in EBX, in either half.
 func (c *comparison) apic(trial, ref uint64) bool {
 	i := slices.IndexFunc(c.plan.CPUID, func(l plan.CPUID) bool { return l.Leaf == 1 })

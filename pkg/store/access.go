@@ -61,7 +61,7 @@ func (a Access) give(path string, info fs.FileInfo) error {
 	return os.Chmod(path, a.Mode)
 }
 
-// ExceededBy tells whether somebody may do more with a file that has what info says.
+// ExceededBy reports whether somebody may do more with a file that has what info says.
 func (a Access) ExceededBy(info fs.FileInfo) bool {
 	had, may := info.Mode().Perm(), a.Mode
 	if a.groupMatters() && a.GID != int(info.Sys().(*syscall.Stat_t).Gid) {
@@ -70,7 +70,7 @@ func (a Access) ExceededBy(info fs.FileInfo) bool {
 	return had&^may&0o077 != 0
 }
 
-// Fits tells whether a file that has what info says has this access, as nearly as
+// Fits reports whether a file that has what info says has this access, as nearly as
 // the caller could give it.
 func (a Access) Fits(info fs.FileInfo) bool {
 	had := info.Mode().Perm() & 0o077
@@ -80,8 +80,8 @@ func (a Access) Fits(info fs.FileInfo) bool {
 	return had == a.Mode&0o077
 }
 
-// expose gives all folders and files from root on their access.
-func expose(root string, folder, file Access) error {
+// expose gives all directories and files from root on their access.
+func expose(root string, directory, file Access) error {
 	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.Type()&fs.ModeSymlink != 0 {
 			return err
@@ -91,7 +91,7 @@ func expose(root string, folder, file Access) error {
 			return err
 		}
 		if e.IsDir() {
-			return folder.give(path, info)
+			return directory.give(path, info)
 		}
 		return file.give(path, info)
 	})

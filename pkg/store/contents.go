@@ -61,16 +61,16 @@ func (s *Store) Launchers() (binaries []linux.Inode, stray []string, err error) 
 	return binaries, stray, err
 }
 
-// each gives every name in a folder of the store to take, and notes what it
+// each gives every name in a directory of the store to take, and notes what it
 // does not want.
-func (s *Store) each(folder string, take func(name string) bool, stray *[]string) error {
-	entries, err := os.ReadDir(s.in(folder))
+func (s *Store) each(directory string, take func(name string) bool, stray *[]string) error {
+	entries, err := os.ReadDir(s.in(directory))
 	if err != nil {
-		return wrap("read", s.in(folder), err)
+		return wrap("read", s.in(directory), err)
 	}
 	for _, e := range entries {
 		if !take(e.Name()) {
-			*stray = append(*stray, filepath.Join(s.in(folder), e.Name()))
+			*stray = append(*stray, filepath.Join(s.in(directory), e.Name()))
 		}
 	}
 	return nil

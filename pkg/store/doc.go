@@ -1,17 +1,17 @@
 // Package store is the directory in which everything lasting lives.
 //
-// The nouns. A Store is a folder with a fixed layout:
+// The nouns. A Store is a directory with a fixed layout:
 //
 //	registry.db                        which programs should be resident (package registry)
 //	images/<id>/                       CRIU's files, the plan and about.json; never changed once it is there
 //	index/<dev>-<ino>                  what a start looks up: a link to ../images/<id>/plan
 //	launchers/<dev>-<ino>/<path>       the launcher file of one program
-//	shims/                             folders of links for PATH
+//	shims/                             directories of links for PATH
 //	staging/                           work in progress; what is not locked is garbage
 //	boot                               for which boot and CPU the images were checked
 //
 // <dev> and <ino> are st_dev and st_ino of stat(2) in decimal: the launcher
-// computes the same names. A Staging is a folder in staging/ that its maker
+// computes the same names. A Staging is a directory in staging/ that its maker
 // holds locked with flock(2) for as long as it works there.
 //
 // The flow. Whatever appears outside of staging/ was made whole in a Staging,

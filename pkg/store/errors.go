@@ -23,13 +23,13 @@ var errNotInPath = errors.New("there is a colon or a line break in it")
 var hints = problem.Hints{
 	{syscall.ENOSPC, "the disk is full; free some space, or use another store with --store"},
 	{syscall.EDQUOT, "the disk quota is used up; free some space, or use another store with --store"},
-	{ErrBusy, "try again when it is done; `fuser -v` on the store's staging folder shows which process it is"},
+	{ErrBusy, "try again when it is done; `fuser -v` on the store's staging directory shows which process it is"},
 	{ErrReplaced, "look who can rename in the directories that lead to it, and try again"},
 	{ErrNoExec, "use another store with --store, on a file system from which programs may be executed"},
 	{errNotInPath, "use a store whose path has none, with --store; `residentctl enable --system` needs no PATH"},
 	{syscall.EXDEV, "all of a store must be on one file system; use another store with --store"},
 	{syscall.EROFS, "the file system is mounted read-only; use another store with --store"},
-	{fs.ErrPermission, "this store is somebody else's: set HOME to your own home folder, name a store of your own with --store, or be root"},
+	{fs.ErrPermission, "this store is somebody else's: set HOME to your own home directory, name a store of your own with --store, or be root"},
 }
 
 // Failed is what a method of this package fails with: what was being done ("publish

@@ -16,7 +16,7 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// execName is the folder of what `residentctl exec` puts over files of the
+// execName is the directory of what `residentctl exec` puts over files of the
 // system in a mount namespace of its own.
 const execName = "exec"
 
@@ -118,14 +118,14 @@ func (s *Store) ExecOriginal() (file File, err error) {
 	return file, wrap("make", path, err)
 }
 
-// WriteFile writes a new file in the folder.
+// WriteFile writes a new file in the directory.
 func (g *Staging) WriteFile(name string, data []byte, mode fs.FileMode) (File, error) {
 	path := filepath.Join(g.Dir, name)
 	file, err := writeFileOf(path, data, mode)
 	return file, wrap("write", path, err)
 }
 
-// FirstExec tells whether this is the first time that it is called for this store.
+// FirstExec reports whether this is the first time that it is called for this store.
 // Where it cannot be noted, it is.
 func (s *Store) FirstExec() bool {
 	if s.makeExec() != nil {
@@ -139,9 +139,9 @@ func (s *Store) FirstExec() bool {
 }
 
 func (s *Store) makeExec() error {
-	if err := makeFolder(s.in(execName), s.mode); err != nil {
+	if err := makeDirectory(s.in(execName), s.mode); err != nil {
 		return err
 	}
-	_, err := checkFolder(unix.AT_FDCWD, s.in(execName), s.in(execName))
+	_, err := checkDirectory(unix.AT_FDCWD, s.in(execName), s.in(execName))
 	return err
 }

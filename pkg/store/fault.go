@@ -25,8 +25,8 @@ const FaultStop = "stop:"
 // leaves a store in which nothing is wrong but garbage in staging/.
 var FaultPoints = []string{
 	"before-mkdir",             // the directory that the store, or one above it, is to be in is open
-	"after-mkdir",              // a folder of the store, or one above it, is made
-	"after-stage",              // a staging folder is made and locked
+	"after-mkdir",              // a directory of the store, or one above it, is made
+	"after-stage",              // a staging directory is made and locked
 	"before-publish",           // the image is made, nothing is on the disk for sure
 	"after-sync",               // its files are on the disk
 	"after-publish",            // it stands in images/
@@ -41,9 +41,9 @@ var FaultPoints = []string{
 	"after-stamp",              // it stands in its place
 	"before-note",              // a note is made, in staging/
 	"after-note",               // it is in its place
-	"before-remove-image",      // a staging folder to move it to is made
+	"before-remove-image",      // a staging directory to move it to is made
 	"after-remove-image",       // the image is in staging/
-	"before-remove-launchers",  // a staging folder to move them to is made
+	"before-remove-launchers",  // a staging directory to move them to is made
 	"after-remove-launchers",   // they are in staging/
 	"before-shim",              // the link for PATH is made, in staging/
 	"after-shim",               // it stands in shims/

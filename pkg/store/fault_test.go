@@ -113,13 +113,13 @@ func TestKilledAtEveryFaultPoint(t *testing.T) {
 	}
 }
 
-// mustHaveModes: a folder is for those whom it was meant for, whenever it was made.
+// mustHaveModes: a directory is for those whom it was meant for, whenever it was made.
 func mustHaveModes(t *testing.T, dir string) {
 	t.Helper()
-	for _, path := range append([]string{""}, folders...) {
+	for _, path := range append([]string{""}, directories...) {
 		info, err := os.Stat(filepath.Join(dir, path))
 		must(t, err)
-		want := folderMode(path, newStoreMode())
+		want := directoryMode(path, newStoreMode())
 		if got := info.Mode().Perm(); got != want {
 			t.Errorf("%q has mode %04o, want %04o", path, got, want)
 		}

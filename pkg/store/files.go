@@ -15,20 +15,20 @@ import (
 
 func eintr(f func() error) error { return linux.EINTR(f) }
 
-// makeFolder makes a folder of exactly this mode, whatever the umask, if it is
+// makeDirectory makes a directory of exactly this mode, whatever the umask, if it is
 // not there, and brings its name to the disk. It has its mode from the start, for
-// nobody would give it to a folder that is there: somebody may have meant another.
-func makeFolder(path string, mode fs.FileMode) error {
-	parent, err := openFolder(unix.AT_FDCWD, filepath.Dir(path), unix.O_PATH)
+// nobody would give it to a directory that is there: somebody may have meant another.
+func makeDirectory(path string, mode fs.FileMode) error {
+	parent, err := openDirectory(unix.AT_FDCWD, filepath.Dir(path), unix.O_PATH)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(parent)
-	return makeFolderAt(parent, filepath.Base(path), mode)
+	return makeDirectoryAt(parent, filepath.Base(path), mode)
 }
 
-// makeFolderAt is makeFolder for a name in an open directory.
-func makeFolderAt(parent int, name string, mode fs.FileMode) error {
+// makeDirectoryAt is makeDirectory for a name in an open directory.
+func makeDirectoryAt(parent int, name string, mode fs.FileMode) error {
 	switch err := mkdirUnmasked(parent, name, mode); {
 	case errors.Is(err, fs.ErrExist):
 		return nil
@@ -36,16 +36,16 @@ func makeFolderAt(parent int, name string, mode fs.FileMode) error {
 		return &fs.PathError{Op: "mkdir", Path: name, Err: err}
 	}
 	Fault("after-mkdir")
-	made, err := openFolder(parent, name, unix.O_RDONLY|unix.O_NOFOLLOW)
+	made, err := openDirectory(parent, name, unix.O_RDONLY|unix.O_NOFOLLOW)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(made)
-	// A default ACL of the folder above can take more from the mode (acl(5)).
+	// A default ACL of the directory above can take more from the mode (acl(5)).
 	if err := unix.Fchmod(made, uint32(mode.Perm())); err != nil {
 		return &fs.PathError{Op: "chmod", Path: name, Err: err}
 	}
-	above, err := openFolder(parent, ".", unix.O_RDONLY)
+	above, err := openDirectory(parent, ".", unix.O_RDONLY)
 	if err != nil {
 		return err
 	}
@@ -56,8 +56,8 @@ func makeFolderAt(parent int, name string, mode fs.FileMode) error {
 	return nil
 }
 
-// openFolder opens a directory by its name in another one.
-func openFolder(parent int, name string, flags int) (fd int, err error) {
+// openDirectory opens a directory by its name in another one.
+func openDirectory(parent int, name string, flags int) (fd int, err error) {
 	err = eintr(func() (err error) {
 		fd, err = unix.Openat(parent, name, flags|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		return err
@@ -85,8 +85,8 @@ func mkdirUnmasked(parent int, name string, mode fs.FileMode) error {
 	return <-made
 }
 
-// syncPath brings a file, or the names in a folder, to the disk. Some file
-// systems have nothing to do for a folder and answer EINVAL (fsync(2)).
+// syncPath brings a file, or the names in a directory, to the disk. Some file
+// systems have nothing to do for a directory and answer EINVAL (fsync(2)).
 func syncPath(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -99,7 +99,7 @@ func syncPath(path string) error {
 	return nil
 }
 
-// syncTree brings everything below root to the disk, files before the folder
+// syncTree brings everything below root to the disk, files before the directory
 // that names them.
 func syncTree(root string) error {
 	entries, err := os.ReadDir(root)
@@ -139,7 +139,7 @@ func writeFileOf(path string, data []byte, mode fs.FileMode) (File, error) {
 	return file, errors.Join(statErr, err, f.Chmod(mode), f.Sync(), f.Close())
 }
 
-// renameDurably renames and brings both folders' names to the disk.
+// renameDurably renames and brings both directories' names to the disk.
 func renameDurably(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
 		return err

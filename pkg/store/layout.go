@@ -24,7 +24,7 @@ const (
 	aboutName    = "about.json"
 )
 
-var folders = []string{imagesName, indexName, launcherName, shimsName, stagingName}
+var directories = []string{imagesName, indexName, launcherName, shimsName, stagingName}
 
 // SystemDir is where the store of the whole system is.
 func SystemDir() string { return "/var/lib/residentctl" }
@@ -60,13 +60,13 @@ func (s *Store) Dir() string { return s.dir }
 // RegistryPath is the registry's file.
 func (s *Store) RegistryPath() string { return s.in(registryName) }
 
-// ShimsDir is the folder for links that PATH can lead to.
+// ShimsDir is the directory for links that PATH can lead to.
 func (s *Store) ShimsDir() string { return ShimsDirOf(s.dir) }
 
 // ShimsDirOf is the same of a store in dir that may not be there yet.
 func ShimsDirOf(dir string) string { return filepath.Join(dir, shimsName) }
 
-// FitsPath says why a folder cannot stand in PATH: a colon would end it there, and a
+// FitsPath says why a directory cannot stand in PATH: a colon would end it there, and a
 // line break the line with which a shell puts it there.
 func FitsPath(dir string) error {
 	if strings.ContainsAny(dir, ":\n") {
@@ -75,14 +75,14 @@ func FitsPath(dir string) error {
 	return nil
 }
 
-// HasRegistry tells whether there is a registry in a folder. It is made last, so
-// without one a store whose folders are not complete was never finished.
+// HasRegistry reports whether there is a registry in a directory. It is made last, so
+// without one a store whose directories are not complete was never finished.
 func HasRegistry(dir string) bool {
 	_, err := os.Lstat(filepath.Join(dir, registryName))
 	return err == nil
 }
 
-// ImageDir is the folder of an image.
+// ImageDir is the directory of an image.
 func (s *Store) ImageDir(id string) string { return s.in(imagesName, id) }
 
 // PlanPath is the plan of an image.

@@ -15,7 +15,7 @@ import (
 // all others from it until unlock is called: the second of two would only make
 // the same again. Unlike Lock it is held for as long as that takes.
 //
-// The lock is that of a folder in staging/ with the binary's name, so that what
+// The lock is that of a directory in staging/ with the binary's name, so that what
 // a killed process leaves of it is garbage like everything there.
 func (s *Store) LockProgram(ctx context.Context, b linux.Inode) (unlock func(), err error) {
 	const pause = 5 * time.Millisecond
@@ -50,7 +50,7 @@ func (s *Store) lockNamed(name string) (unlock func(), taken bool, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, false, wrap("lock", dir, err)
 	}
-	lock, err := lockFolder(dir)
+	lock, err := lockDirectory(dir)
 	switch {
 	case errors.Is(err, syscall.EWOULDBLOCK), errors.Is(err, fs.ErrNotExist):
 		return nil, true, nil

@@ -38,7 +38,7 @@ func (s *Store) Unlink(b linux.Inode) error {
 }
 
 // WriteLauncher writes the launcher file of a program, named by its absolute path.
-// The folders that lead to it bear the names of those that lead to the program, and
+// The directories that lead to it bear the names of those that lead to the program, and
 // like tells who may use each of them and the file: the store shows the program's
 // path to nobody else. Without like all may who may read the store. A process that
 // runs the old one keeps it; one that is the same already stays.
@@ -67,7 +67,7 @@ func (s *Store) writeLauncher(top, program string, data []byte, like func(path s
 	if isFile(at, data) {
 		return a.set(at)
 	}
-	if err := clearFolder(at); err != nil {
+	if err := clearDirectory(at); err != nil {
 		return err
 	}
 	return s.replace(at, "launcher", func(path string) error {
@@ -78,16 +78,16 @@ func (s *Store) writeLauncher(top, program string, data []byte, like func(path s
 	})
 }
 
-// leadTo makes the directories below top that stand for folder and for those that lead
+// leadTo makes the directories below top that stand for directory and for those that lead
 // to it. Links that are in their place, as an older residentctl made them, go.
-func leadTo(top, folder string, like func(path string) (Access, error)) error {
-	if folder != "/" {
-		if err := leadTo(top, filepath.Dir(folder), like); err != nil {
+func leadTo(top, directory string, like func(path string) (Access, error)) error {
+	if directory != "/" {
+		if err := leadTo(top, filepath.Dir(directory), like); err != nil {
 			return err
 		}
 	}
-	path := filepath.Join(top, folder)
-	a, err := like(folder)
+	path := filepath.Join(top, directory)
+	a, err := like(directory)
 	if err != nil {
 		return err
 	}
@@ -96,14 +96,14 @@ func leadTo(top, folder string, like func(path string) (Access, error)) error {
 			return err
 		}
 	}
-	if err := makeFolder(path, 0o700); err != nil {
+	if err := makeDirectory(path, 0o700); err != nil {
 		return err
 	}
 	return a.set(path)
 }
 
-// clearFolder removes a folder in the place of which a file is to be.
-func clearFolder(path string) error {
+// clearDirectory removes a directory in the place of which a file is to be.
+func clearDirectory(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {
 		return nil
@@ -114,7 +114,7 @@ func clearFolder(path string) error {
 	return os.RemoveAll(path)
 }
 
-// isFile tells whether a file, not a link to one, holds data, and will: nobody else
+// isFile reports whether a file, not a link to one, holds data, and will: nobody else
 // can write to it, or have it open from when he could.
 func isFile(path string, data []byte) bool {
 	info, err := os.Lstat(path)
@@ -128,7 +128,7 @@ func isFile(path string, data []byte) bool {
 	return err == nil && bytes.Equal(got, data)
 }
 
-// replace has a file made in a staging folder and renames it to path. The fault
+// replace has a file made in a staging directory and renames it to path. The fault
 // points are called after what.
 func (s *Store) replace(path, what string, create func(path string) error) error {
 	g, err := s.stage()

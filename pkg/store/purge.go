@@ -12,8 +12,8 @@ import (
 
 // Everything that is in a store when nothing has been put there from outside.
 var (
-	allFolders = append(slices.Clone(folders), systemName, execName)
-	ownFiles   = []string{bootName, registryName + ".gate", string(NoteStarts), string(NoteSeen)}
+	allDirectories = append(slices.Clone(directories), systemName, execName)
+	ownFiles       = []string{bootName, registryName + ".gate", string(NoteStarts), string(NoteSeen)}
 )
 
 // RemoveExecs removes all that `residentctl exec` keeps in the store. Trees of processes
@@ -53,11 +53,11 @@ func (s *Store) RemoveEmpty() (kept []string, err error) {
 			return nil, wrap("remove", s.in(name), err)
 		}
 	}
-	for _, name := range allFolders {
+	for _, name := range allDirectories {
 		if name == stagingName { // by which the store is locked
 			continue
 		}
-		if _, err := removeFolder(s.in(name)); err != nil {
+		if _, err := removeDirectory(s.in(name)); err != nil {
 			return nil, err
 		}
 	}
@@ -79,14 +79,14 @@ func RemoveUnfinished(dir string) (kept []string, err error) {
 	}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		if !slices.Contains(allFolders, e.Name()) || !e.IsDir() {
+		if !slices.Contains(allDirectories, e.Name()) || !e.IsDir() {
 			kept = append(kept, path)
 			continue
 		}
 		if e.Name() == stagingName {
 			removeStaged(path)
 		}
-		left, err := removeFolder(path)
+		left, err := removeDirectory(path)
 		if err != nil {
 			return nil, err
 		}
@@ -114,8 +114,8 @@ func removeStaged(staging string) {
 	}
 }
 
-// removeFolder removes a directory, or returns what is in it.
-func removeFolder(path string) (kept []string, err error) {
+// removeDirectory removes a directory, or returns what is in it.
+func removeDirectory(path string) (kept []string, err error) {
 	err = os.Remove(path)
 	switch {
 	case err == nil, errors.Is(err, fs.ErrNotExist):

@@ -73,7 +73,7 @@ func readShim(path string) (Shim, bool) {
 	return Shim{Name: filepath.Base(path), Program: program, Binary: binary}, true
 }
 
-// launcherLink is what a link in a folder of the store leads to.
+// launcherLink is what a link in a directory of the store leads to.
 func launcherLink(b linux.Inode, program string) string {
 	return filepath.Join("..", launcherName, b.String(), program)
 }
@@ -100,5 +100,5 @@ func ShimOf(path string) (program string, ok bool) {
 	return shim.Program, ok
 }
 
-// Shared tells whether others than the owner may look into the store.
+// Shared reports whether others than the owner may look into the store.
 func (s *Store) Shared() bool { return s.mode&0o055 != 0 }

@@ -11,7 +11,7 @@ import (
 	"syscall"
 )
 
-// Staging is a folder to make something in. Until it is published or discarded
+// Staging is a directory to make something in. Until it is published or discarded
 // it is locked, which tells gc that somebody is at work there.
 type Staging struct {
 	Dir   string
@@ -19,11 +19,11 @@ type Staging struct {
 	lock  *os.File
 }
 
-// Stage makes a new staging folder.
+// Stage makes a new staging directory.
 func (s *Store) Stage() (*Staging, error) {
 	g, err := s.stage()
 	if err != nil {
-		return nil, wrap("make a staging folder in", s.in(stagingName), err)
+		return nil, wrap("make a staging directory in", s.in(stagingName), err)
 	}
 	Fault("after-stage")
 	return g, nil
@@ -40,8 +40,8 @@ func (s *Store) stage() (*Staging, error) {
 	return &Staging{Dir: dir, store: s, lock: lock}, nil
 }
 
-// makeLocked makes a folder and locks it. It tries again when gc was quicker to
-// lock the new folder: that one is garbage then.
+// makeLocked makes a directory and locks it. It tries again when gc was quicker to
+// lock the new directory: that one is garbage then.
 func makeLocked(parent, prefix string) (dir string, lock *os.File, err error) {
 	const attempts = 100
 	for range attempts {
@@ -49,7 +49,7 @@ func makeLocked(parent, prefix string) (dir string, lock *os.File, err error) {
 		if err != nil {
 			return "", nil, err
 		}
-		lock, err := lockFolder(dir)
+		lock, err := lockDirectory(dir)
 		if err == nil {
 			return dir, lock, nil
 		}
@@ -61,9 +61,9 @@ func makeLocked(parent, prefix string) (dir string, lock *os.File, err error) {
 	return "", nil, syscall.EBUSY
 }
 
-// lockFolder locks a folder, which must still be there afterwards: whoever
+// lockDirectory locks a directory, which must still be there afterwards: whoever
 // removes one holds its lock. EWOULDBLOCK says that somebody else has it.
-func lockFolder(dir string) (*os.File, error) {
+func lockDirectory(dir string) (*os.File, error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
@@ -103,19 +103,19 @@ func (g *Staging) Expose(program fs.FileMode, gid int) error { return g.ExposePa
 
 // ExposePart is Expose for a directory in the staging directory.
 func (g *Staging) ExposePart(name string, program fs.FileMode, gid int) error {
-	file, folder := Exposed(program, gid)
+	file, directory := Exposed(program, gid)
 	path := filepath.Join(g.Dir, name)
-	return wrap("set the modes of", path, expose(path, folder, file))
+	return wrap("set the modes of", path, expose(path, directory, file))
 }
 
-// Exposed is the access that Expose gives to files and folders.
-func Exposed(program fs.FileMode, gid int) (file, folder Access) {
+// Exposed is the access that Expose gives to files and directories.
+func Exposed(program fs.FileMode, gid int) (file, directory Access) {
 	read := program & 0o044
 	return Access{0o600 | read, gid}, Access{0o700 | read | read>>2, gid}
 }
 
-// Publish brings everything in the folder to the disk and makes it the image
-// id. After an error nothing is published, and the folder is still there to be
+// Publish brings everything in the directory to the disk and makes it the image
+// id. After an error nothing is published, and the directory is still there to be
 // discarded; only when the very last step fails, bringing the image's name to
 // the disk, the image stands in its place. From here on it never changes.
 func (g *Staging) Publish(id string) error {
@@ -205,7 +205,7 @@ func atOnce(all []string, f func(string) error) error {
 	return errors.Join(errs...)
 }
 
-// Discard removes the folder, unless it was published; it can be deferred.
+// Discard removes the directory, unless it was published; it can be deferred.
 func (g *Staging) Discard() error {
 	defer g.lock.Close()
 	if sameFile(g.lock, g.Dir) != nil {
@@ -235,13 +235,13 @@ func (s *Store) Abandoned() ([]string, error) {
 	return left, nil
 }
 
-// inUse tells whether somebody works in a folder of staging/, or has just taken
-// it away. Nothing but folders is made there.
+// inUse reports whether somebody works in a directory of staging/, or has just taken
+// it away. Nothing but directories is made there.
 func inUse(path string, e fs.DirEntry) (bool, error) {
 	if !e.IsDir() {
 		return false, nil
 	}
-	lock, err := lockFolder(path)
+	lock, err := lockDirectory(path)
 	switch {
 	case errors.Is(err, syscall.EWOULDBLOCK), errors.Is(err, fs.ErrNotExist):
 		return true, nil
@@ -267,7 +267,7 @@ func removeAbandoned(path string) error {
 	}
 	if err == nil && info.IsDir() {
 		var lock *os.File
-		if lock, err = lockFolder(path); err == nil {
+		if lock, err = lockDirectory(path); err == nil {
 			defer lock.Close()
 		}
 	}

@@ -19,7 +19,7 @@ func TestTwoStagings(t *testing.T) {
 	b, err := s.Stage()
 	must(t, err)
 	if a.Dir == b.Dir {
-		t.Fatal("the same folder")
+		t.Fatal("the same directory")
 	}
 	if left, err := s.Abandoned(); len(left) > 0 || err != nil {
 		t.Errorf("abandoned: %v, %v", left, err)

@@ -19,7 +19,7 @@ import (
 // from any goroutine and beside those of other processes.
 type Store struct {
 	dir string
-	// mode of its folders: 0755, or 0700 where it is a user's own.
+	// mode of its directories: 0755, or 0700 where it is a user's own.
 	mode fs.FileMode
 	// Of the directory that was checked, as fstat(2) showed it on the descriptor by which
 	// that was done.
@@ -45,11 +45,11 @@ func (s *Store) same() error {
 	return nil
 }
 
-// Open checks an existing store: it and its folders belong to root or to the
+// Open checks an existing store: it and its directories belong to root or to the
 // caller, and nobody else may write to them, else ErrUnsafe. For root, no other user
 // may put another directory in its place either. One that is not
 // there, or whose making was not finished, is fs.ErrNotExist; one that was finished and
-// has lost a folder is opened, and what was in there is missing (Missing).
+// has lost a directory is opened, and what was in there is missing (Missing).
 func Open(dir string) (*Store, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -66,13 +66,13 @@ func Open(dir string) (*Store, error) {
 // open is Open of the store whose directory is open as top.
 func open(dir string, top int) (*Store, error) {
 	s := &Store{dir: dir}
-	st, err := checkFolder(top, "", dir)
+	st, err := checkDirectory(top, "", dir)
 	if err != nil {
 		return nil, openError(dir, err)
 	}
 	s.mode, s.inode = fs.FileMode(st.Mode&0o777), linux.InodeOf(st)
-	for _, name := range folders {
-		_, err := checkFolder(top, name, s.in(name))
+	for _, name := range directories {
+		_, err := checkDirectory(top, name, s.in(name))
 		if errors.Is(err, fs.ErrNotExist) && HasRegistry(dir) {
 			continue
 		}
@@ -112,13 +112,13 @@ func openOrMake(dir string) (fd int, err error) {
 	}
 	defer unix.Close(parent)
 	Fault("before-mkdir")
-	if err := makeFolderAt(parent, filepath.Base(dir), newStoreMode()); err != nil {
+	if err := makeDirectoryAt(parent, filepath.Base(dir), newStoreMode()); err != nil {
 		return -1, wrap("make store", dir, err)
 	}
-	fd, err = openFolder(parent, filepath.Base(dir), unix.O_PATH|unix.O_NOFOLLOW)
+	fd, err = openDirectory(parent, filepath.Base(dir), unix.O_PATH|unix.O_NOFOLLOW)
 	switch {
 	case errors.Is(err, syscall.ENOTDIR): // what a link is too (open(2), O_PATH)
-		return -1, openError(dir, errNotFolder)
+		return -1, openError(dir, errNotDirectory)
 	case err != nil:
 		return -1, openError(dir, err)
 	}
@@ -168,10 +168,10 @@ func leadError(path, why string) error {
 		WithHint("name a store that only root's directories lead to, or look who could have changed it; if it is to be trusted: chown root %[1]s and chmod go-w %[1]s", path)
 }
 
-// Missing are the folders that the store has lost.
+// Missing are the directories that the store has lost.
 func (s *Store) Missing() []string {
 	var missing []string
-	for _, name := range folders {
+	for _, name := range directories {
 		if _, err := os.Lstat(s.in(name)); errors.Is(err, fs.ErrNotExist) {
 			missing = append(missing, s.in(name))
 		}
@@ -224,12 +224,12 @@ func CreateOwn(dir string) (*Store, error) {
 		return nil, openError(dir, err)
 	}
 	defer unix.Close(above)
-	if err := makeFolderAt(above, filepath.Base(dir), 0o700); err != nil {
+	if err := makeDirectoryAt(above, filepath.Base(dir), 0o700); err != nil {
 		return nil, wrap("make store", dir, err)
 	}
-	top, err := openFolder(above, filepath.Base(dir), unix.O_PATH|unix.O_NOFOLLOW)
+	top, err := openDirectory(above, filepath.Base(dir), unix.O_PATH|unix.O_NOFOLLOW)
 	if errors.Is(err, syscall.ENOTDIR) { // what a link is too (open(2), O_PATH)
-		err = errNotFolder
+		err = errNotDirectory
 	}
 	if err != nil {
 		return nil, openError(dir, err)
@@ -247,15 +247,15 @@ func CreateOwn(dir string) (*Store, error) {
 
 // complete makes what is missing in the store whose directory is open as top.
 func complete(dir string, top int) (*Store, error) {
-	st, err := checkFolder(top, "", dir) // before anything is put into it
+	st, err := checkDirectory(top, "", dir) // before anything is put into it
 	if err != nil {
 		return nil, openError(dir, err)
 	}
 	if noExec(top) {
 		return nil, wrap("use store", dir, ErrNoExec)
 	}
-	for _, name := range folders {
-		if err := makeFolderAt(top, name, folderMode(name, fs.FileMode(st.Mode&0o777))); err != nil {
+	for _, name := range directories {
+		if err := makeDirectoryAt(top, name, directoryMode(name, fs.FileMode(st.Mode&0o777))); err != nil {
 			return nil, wrap("make store", dir, err)
 		}
 	}
@@ -266,8 +266,8 @@ func complete(dir string, top int) (*Store, error) {
 	return s, err
 }
 
-// folderMode is the mode of a folder in a store whose own mode is top.
-func folderMode(name string, top fs.FileMode) fs.FileMode {
+// directoryMode is the mode of a directory in a store whose own mode is top.
+func directoryMode(name string, top fs.FileMode) fs.FileMode {
 	switch name {
 	case stagingName:
 		return 0o700 // what is not published is nobody else's business
@@ -277,14 +277,14 @@ func folderMode(name string, top fs.FileMode) fs.FileMode {
 	return top
 }
 
-// inodeFolders are named by device and inode in what they hold.
-var inodeFolders = []string{indexName, launcherName}
+// inodeDirectories are named by device and inode in what they hold.
+var inodeDirectories = []string{indexName, launcherName}
 
 // HideNames takes from others the right to list index/ and launchers/, which stores of
 // older versions give them. It is for the store's owner; NamesShown tells where it failed.
 func (s *Store) HideNames() {
-	for _, name := range inodeFolders {
-		fd, err := openFolder(unix.AT_FDCWD, s.in(name), unix.O_RDONLY|unix.O_NOFOLLOW)
+	for _, name := range inodeDirectories {
+		fd, err := openDirectory(unix.AT_FDCWD, s.in(name), unix.O_RDONLY|unix.O_NOFOLLOW)
 		if err != nil {
 			continue
 		}
@@ -299,7 +299,7 @@ func (s *Store) HideNames() {
 // NamesShown are those of index/ and launchers/ that others than the owner can list, and
 // so see the device and inode of every program.
 func (s *Store) NamesShown() (paths []string) {
-	for _, name := range inodeFolders {
+	for _, name := range inodeDirectories {
 		if info, err := os.Lstat(s.in(name)); err == nil && s.Shared() && info.Mode()&0o044 != 0 {
 			paths = append(paths, s.in(name))
 		}
@@ -307,7 +307,7 @@ func (s *Store) NamesShown() (paths []string) {
 	return paths
 }
 
-// noExec tells whether the file system of an open directory is mounted so that nothing
+// noExec reports whether the file system of an open directory is mounted so that nothing
 // in it can be executed. One that does not tell is none.
 func noExec(fd int) bool {
 	const stNoExec = 8 // include/linux/statfs.h, ST_NOEXEC
@@ -325,18 +325,18 @@ func newStoreMode() fs.FileMode {
 	return 0o700
 }
 
-// Writable tells whether the caller may change the store.
+// Writable reports whether the caller may change the store.
 func (s *Store) Writable() bool { return unix.Access(s.in(stagingName), unix.W_OK|unix.X_OK) == nil }
 
-// Holds tells whether a path leads into the store.
+// Holds reports whether a path leads into the store.
 func (s *Store) Holds(path string) bool {
 	rest, err := filepath.Rel(s.dir, path)
 	return err == nil && filepath.IsLocal(rest)
 }
 
 var (
-	errNotFolder   = fmt.Errorf("%w: not a folder", ErrUnsafe)
-	errHiddenOwner = fmt.Errorf("%w: this user namespace does not show whose it is", ErrUnsafe)
+	errNotDirectory = fmt.Errorf("%w: not a directory", ErrUnsafe)
+	errHiddenOwner  = fmt.Errorf("%w: this user namespace does not show whose it is", ErrUnsafe)
 )
 
 func openError(path string, err error) error {
@@ -345,7 +345,7 @@ func openError(path string, err error) error {
 	}
 	p := Failed("open store", path, err)
 	switch {
-	case errors.Is(err, errNotFolder):
+	case errors.Is(err, errNotDirectory):
 		p.WithHint("move %s away, or name another store with --store", path)
 	case errors.Is(err, errHiddenOwner):
 		p.Hint = "in the user namespace that `residentctl exec` makes for an ordinary user root's files look like nobody's: do it outside"
@@ -357,9 +357,9 @@ func openError(path string, err error) error {
 	return p
 }
 
-// checkFolder looks at the owner and mode of a folder of a store: of the open directory
+// checkDirectory looks at the owner and mode of a directory of a store: of the open directory
 // top, or of what has that name in it, no link followed. Path is its path.
-func checkFolder(top int, name, path string) (*unix.Stat_t, error) {
+func checkDirectory(top int, name, path string) (*unix.Stat_t, error) {
 	var st unix.Stat_t
 	if err := eintr(func() error { return unix.Fstatat(top, name, &st, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW) }); err != nil {
 		return nil, err
@@ -376,7 +376,7 @@ func checkFolder(top int, name, path string) (*unix.Stat_t, error) {
 func distrust(st *unix.Stat_t, euid int) error {
 	switch {
 	case st.Mode&syscall.S_IFMT != syscall.S_IFDIR:
-		return errNotFolder
+		return errNotDirectory
 	case st.Uid != 0 && int(st.Uid) != euid:
 		if linux.HidesOwner(st.Uid) {
 			return errHiddenOwner // root or nobody, which the number does not tell

@@ -37,7 +37,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// publish makes an image of two files and a folder.
+// publish makes an image of two files and a directory.
 func publish(s *Store, id string) error {
 	g, err := s.Stage()
 	if err != nil {
@@ -151,16 +151,16 @@ func TestOpenRefuses(t *testing.T) {
 		{"writable index", func(s *Store) error { return os.Chmod(s.in(indexName), 0o775) }, ErrUnsafe},
 		{"a stranger's", func(s *Store) error { return os.Chown(s.Dir(), 12345, -1) }, ErrUnsafe},
 		{"a stranger's launchers", func(s *Store) error { return os.Chown(s.in(launcherName), 12345, -1) }, ErrUnsafe},
-		{"a file as folder", func(s *Store) error {
+		{"a file as directory", func(s *Store) error {
 			return errors.Join(os.Remove(s.in(indexName)), os.WriteFile(s.in(indexName), nil, 0o644))
 		}, ErrUnsafe},
-		{"a folder missing", func(s *Store) error { return os.Remove(s.in(indexName)) }, fs.ErrNotExist},
+		{"a directory missing", func(s *Store) error { return os.Remove(s.in(indexName)) }, fs.ErrNotExist},
 		{"gone", func(s *Store) error { return os.RemoveAll(s.Dir()) }, fs.ErrNotExist},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newStore(t)
 			if err := tc.spoil(s); errors.Is(err, fs.ErrPermission) {
-				t.Skip("giving a folder to another user needs root")
+				t.Skip("giving a directory to another user needs root")
 			} else if err != nil {
 				t.Fatal(err)
 			}
@@ -325,7 +325,7 @@ func TestExpose(t *testing.T) {
 		must(t, g.Expose(tc.program, os.Getgid()))
 		must(t, g.Publish(idA))
 		if f, d, top := mode(t, s.PlanPath(idA)).Perm(), mode(t, s.ImageDir(idA)+"/sub").Perm(), mode(t, s.ImageDir(idA)).Perm(); f != tc.file || d != tc.dir || top != tc.dir {
-			t.Errorf("program %o: file %o, folders %o, %o", tc.program, f, d, top)
+			t.Errorf("program %o: file %o, directories %o, %o", tc.program, f, d, top)
 		}
 	}
 }
@@ -346,7 +346,7 @@ func TestExposeGroup(t *testing.T) {
 	must(t, g.Discard())
 }
 
-// TestLauncherAccess: each folder and the file is for those for whom its model is.
+// TestLauncherAccess: each directory and the file is for those for whom its model is.
 func TestLauncherAccess(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("giving a file to another group needs root")

@@ -11,7 +11,7 @@ import (
 )
 
 // SystemLink is a link in system/: the program is enabled for the whole system, by
-// its launcher file. The folder is made when the first is.
+// its launcher file. The directory is made when the first is.
 //
 // The link's name says for which binfmt_misc that is, since a store may be used where the
 // kernel has another one (a container's): <dev>-<ino> for the machine's, as all links
@@ -36,7 +36,7 @@ func (s *Store) WriteSystemLink(l SystemLink) error {
 	path := s.SystemPath(l)
 	err := fs.ErrInvalid
 	if filepath.IsAbs(l.Program) && l.Program != "/" && filepath.Dir(path) == s.in(systemName) {
-		err = makeFolder(s.in(systemName), s.mode)
+		err = makeDirectory(s.in(systemName), s.mode)
 	}
 	if err == nil {
 		err = s.replace(path, "system-link", func(path string) error { return os.Symlink(launcherLink(l.Binary, l.Program), path) })

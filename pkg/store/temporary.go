@@ -9,10 +9,10 @@ import (
 	"syscall"
 )
 
-// temporaryPrefix begins the names of the folders of StageTemporary.
+// temporaryPrefix begins the names of the directories of StageTemporary.
 const temporaryPrefix = "residentctl-work-"
 
-// Temporary is a folder outside of every store for what is needed while
+// Temporary is a directory outside of every store for what is needed while
 // something is being made, such as a log. As a Staging it is locked for as long
 // as its maker works there; without its lock it is garbage.
 type Temporary struct {
@@ -20,16 +20,16 @@ type Temporary struct {
 	lock *os.File
 }
 
-// StageTemporary makes a folder in os.TempDir.
+// StageTemporary makes a directory in os.TempDir.
 func StageTemporary() (*Temporary, error) {
 	dir, lock, err := makeLocked(os.TempDir(), temporaryPrefix)
 	if err != nil {
-		return nil, Failed("make a folder in", os.TempDir(), err).WithHint("name another folder in TMPDIR")
+		return nil, Failed("make a directory in", os.TempDir(), err).WithHint("name another directory in TMPDIR")
 	}
 	return &Temporary{dir, lock}, nil
 }
 
-// Keep moves a file from the folder to a new one whose name begins with prefix
+// Keep moves a file from the directory to a new one whose name begins with prefix
 // and which stays, and gives the file's path there, or "" if that cannot be.
 func (t *Temporary) Keep(file, prefix string) string {
 	if filepath.Dir(file) != t.Dir {
@@ -47,13 +47,13 @@ func (t *Temporary) Keep(file, prefix string) string {
 	return kept
 }
 
-// Discard removes the folder.
+// Discard removes the directory.
 func (t *Temporary) Discard() error {
 	defer t.lock.Close()
 	return wrap("discard", t.Dir, os.RemoveAll(t.Dir))
 }
 
-// AbandonedTemporary are the folders of StageTemporary in which nobody works:
+// AbandonedTemporary are the directories of StageTemporary in which nobody works:
 // the caller's own only, for anybody may put something into os.TempDir. In one that
 // does not exist there are none.
 func AbandonedTemporary() ([]string, error) {
@@ -67,7 +67,7 @@ func AbandonedTemporary() ([]string, error) {
 	var left []string
 	for _, e := range entries {
 		path := filepath.Join(os.TempDir(), e.Name())
-		if !strings.HasPrefix(e.Name(), temporaryPrefix) || !ownFolder(path) {
+		if !strings.HasPrefix(e.Name(), temporaryPrefix) || !ownDirectory(path) {
 			continue
 		}
 		if busy, err := inUse(path, e); err == nil && !busy {
@@ -77,12 +77,12 @@ func AbandonedTemporary() ([]string, error) {
 	return left, nil
 }
 
-func ownFolder(path string) bool {
+func ownDirectory(path string) bool {
 	info, err := os.Lstat(path)
 	return err == nil && info.IsDir() && int(info.Sys().(*syscall.Stat_t).Uid) == os.Geteuid()
 }
 
-// RemoveTemporary removes a folder that AbandonedTemporary gave. Should it be
+// RemoveTemporary removes a directory that AbandonedTemporary gave. Should it be
 // somebody's by now, it stays, and the error is syscall.EWOULDBLOCK.
 func RemoveTemporary(path string) error {
 	if !strings.HasPrefix(filepath.Base(path), temporaryPrefix) {
@@ -91,7 +91,7 @@ func RemoveTemporary(path string) error {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if !ownFolder(path) {
+	if !ownDirectory(path) {
 		return wrap("remove", path, syscall.EWOULDBLOCK)
 	}
 	return removeAbandoned(path)

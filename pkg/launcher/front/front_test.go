@@ -220,7 +220,7 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// keptFree tells whether plans leave the page at addr to residentctl.
+// keptFree reports whether plans leave the page at addr to residentctl.
 func keptFree(addr uint64) bool {
 	addr &^= 4095
 	p := plan.Plan{

@@ -275,19 +275,19 @@ static const char *own_path(struct caller *c)
 }
 
 /*
- * $ORIGIN is the folder of what /proc/self/exe says, the path with all links
+ * $ORIGIN is the directory of what /proc/self/exe says, the path with all links
  * resolved (glibc sysdeps/unix/sysv/linux/dl-origin.c, _dl_get_origin; musl
  * ldso/dynlink.c, fixup_rpath). Where that is the one of the image, an exec would
  * find the libraries where the image has them. A path in another way of writing has
- * to be resolved, be it in the same folder or the one that was made resident: either
- * may by now be a link to a hard link in another folder.
+ * to be resolved, be it in the same directory or the one that was made resident: either
+ * may by now be a link to a hard link in another directory.
  */
 static struct reason ask_origin(struct caller *c, const struct image *im)
 {
 	const char *real = string(im, im->head->real);
 
 	if (!(im->head->flags & PLAN_FLAG_OWN_PATH) || (!opened(c) && equal(c->program, real)) ||
-	    same_folder(own_path(c), real))
+	    same_directory(own_path(c), real))
 		return YES;
 	NO_FOR("it finds its libraries relative to itself, and was made resident as", string(im, im->head->program));
 }
@@ -317,7 +317,7 @@ static struct reason ask_program(struct caller *c, const struct image *im, const
 static struct reason ask_files(const struct caller *c, const struct image *im)
 {
 	const struct plan_check *check = TABLE(im, checks, plan_check);
-	const struct plan_folder *folder = TABLE(im, folders, plan_folder);
+	const struct plan_directory *directory = TABLE(im, directories, plan_directory);
 	const u32 *miss = (const u32 *)(im->base + im->head->misses.off);
 	struct stat st;
 	u32 i, k;
@@ -332,13 +332,13 @@ static struct reason ask_files(const struct caller *c, const struct image *im)
 			NO_FOR("this has changed", path);
 		TRY(ask_cache(c, im, path));
 	}
-	for (i = 0; i < im->head->folders.count; i++, folder++) {
-		const char *path = string(im, folder->path);
+	for (i = 0; i < im->head->directories.count; i++, directory++) {
+		const char *path = string(im, directory->path);
 
-		if (!failed(sys3(SYS_stat, (u64)path, (u64)&st, 0)) && same_times(&st, &folder->id))
+		if (!failed(sys3(SYS_stat, (u64)path, (u64)&st, 0)) && same_times(&st, &directory->id))
 			continue;
-		for (k = 0; k < folder->misses; k++) {
-			const char *missing = string(im, miss[folder->first_miss + k]);
+		for (k = 0; k < directory->misses; k++) {
+			const char *missing = string(im, miss[directory->first_miss + k]);
 			long ret = sys3(SYS_stat, (u64)missing, (u64)&st, 0);
 
 			if (ret != -ENOENT && ret != -ENOTDIR)

@@ -19,7 +19,7 @@ static struct reason choose_layout(struct caller *c, struct image *im)
 	return YES;
 }
 
-/* Is there a way to set /proc/self/exe? The plan says whether a child may be tried. */
+/* Is there a way to set /proc/self/exe? The plan reports whether a child may be tried. */
 static int may_try(const struct caller *c, const struct image *im)
 {
 	return c->may_set_exe || im->head->flags & PLAN_FLAG_SET_EXE;
@@ -115,7 +115,7 @@ static struct reason jump(struct caller *c, const struct image *im, struct mm_ma
 /*
  * Put the program in this process's place. It comes back only with the reason
  * why it could not; then nothing but the address space has changed, which an
- * exec discards, and *touched tells whether even that is untouched. Where there is
+ * exec discards, and *touched reports whether even that is untouched. Where there is
  * no exec, nothing has changed at all.
  */
 static struct reason become(struct caller *c, const char *name, const struct plan_file_id *id, int *touched)

@@ -173,7 +173,7 @@ static const char *base_name(const char *path)
 	return base;
 }
 
-static int same_folder(const char *a, const char *b)
+static int same_directory(const char *a, const char *b)
 {
 	u64 n = base_name(a) - a;
 

@@ -23,7 +23,7 @@ _Noreturn void launcher_file(u64 *sp, const struct config *cfg)
 	no = ask_environment(&c);
 	if (!no.why)
 		no = ask_filter();
-	behind = folders_behind(&c);
+	behind = directories_behind(&c);
 	if (behind)
 		t = room_behind(&c, behind, &here);
 	if (t && t != (struct text *)&here)

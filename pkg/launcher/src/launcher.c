@@ -18,7 +18,7 @@
  *
  * become.c puts them together; normal.c has the way back, by execve. There are three ways
  * in, which start_amd64.S enters: launcher_file in file.c, the exec of a launcher file (also
- * by a link in a folder of PATH, shim.c, or as the kernel's interpreter of a program,
+ * by a link in a directory of PATH, shim.c, or as the kernel's interpreter of a program,
  * given.c), launcher_front in front.c and launcher_interp in interp.c. All are one
  * translation unit, of which nothing is left that is not needed.
  *

@@ -53,8 +53,8 @@ static _Noreturn void exec_program(const struct caller *c, struct reason no)
 	give_up(c, execute(c));
 }
 
-/* Where execvp(3) looks for a name: the folders, of which a path needs none. */
-static const char *folders(const struct caller *c, const char *name)
+/* Where execvp(3) looks for a name: the directories, of which a path needs none. */
+static const char *directories(const struct caller *c, const char *name)
 {
 	const char *p;
 
@@ -64,9 +64,9 @@ static const char *folders(const struct caller *c, const char *name)
 	return variable(c, "PATH=");
 }
 
-/* Put the name in the first of the folders in t. Gives what follows that folder:
+/* Put the name in the first of the directories in t. Gives what follows that directory:
  * a colon, or the end. */
-static const char *in_folder(const char *dirs, const char *name, struct text *t)
+static const char *in_directory(const char *dirs, const char *name, struct text *t)
 {
 	for (t->len = 0; *dirs && *dirs != ':'; dirs++)
 		if (t->len < PATH_LEN)
@@ -78,15 +78,15 @@ static const char *in_folder(const char *dirs, const char *name, struct text *t)
 }
 
 /* Is this one of the links that `residentctl enable` makes for PATH, to a launcher
- * file in the same store? Its folder and what it leads to tell. */
+ * file in the same store? Its directory and what it leads to tell. */
 static int is_shim(const char *path)
 {
-	const char *folder = base_name(path); /* up to and with one slash */
+	const char *directory = base_name(path); /* up to and with one slash */
 	char target[13];
 
-	while (folder - path > 1 && folder[-2] == '/')
-		folder--;
-	return folder - path >= 7 && same(folder - 7, "/shims/", 7) &&
+	while (directory - path > 1 && directory[-2] == '/')
+		directory--;
+	return directory - path >= 7 && same(directory - 7, "/shims/", 7) &&
 	       sys3(SYS_readlink, (u64)path, (u64)target, sizeof(target)) == sizeof(target) &&
 	       same(target, "../launchers/", sizeof(target));
 }
@@ -98,10 +98,10 @@ static int may_execute(const char *path, struct stat *st)
 }
 
 /* The program as execvp(3) would find it, in t. A shim stands for a program that
- * is found without it, but for one in no folder of PATH. */
+ * is found without it, but for one in no directory of PATH. */
 static int find_program(const struct caller *c, const char *name, struct text *t, struct stat *st)
 {
-	const char *all = folders(c, name), *dirs;
+	const char *all = directories(c, name), *dirs;
 	int shims;
 
 	if (!all)
@@ -109,7 +109,7 @@ static int find_program(const struct caller *c, const char *name, struct text *t
 	for (shims = 0; shims < 2; shims++) {
 		dirs = all;
 		do {
-			dirs = in_folder(dirs, name, t);
+			dirs = in_directory(dirs, name, t);
 			if (may_execute(t->buf, st) && (shims || !*all || !is_shim(t->buf)))
 				return 1;
 		} while (*dirs++);
@@ -120,7 +120,7 @@ static int find_program(const struct caller *c, const char *name, struct text *t
 /* As find_program and exec_program, with no system call but execve. */
 static _Noreturn void exec_by_name(struct caller *c, const char *name, struct text *t, struct reason no)
 {
-	const char *dirs = folders(c, name);
+	const char *dirs = directories(c, name);
 	long err, denied = 0;
 
 	c->program = name;
@@ -129,7 +129,7 @@ static _Noreturn void exec_by_name(struct caller *c, const char *name, struct te
 	if (!dirs)
 		dirs = "/bin:/usr/bin"; /* confstr(3), _CS_PATH */
 	do {
-		dirs = in_folder(dirs, name, t);
+		dirs = in_directory(dirs, name, t);
 		err = execute(c);
 		if (err == EACCES)
 			denied = err;

@@ -185,7 +185,7 @@ struct plan_header {
 	struct plan_table protects;
 	struct plan_table fixups;
 	struct plan_table checks;
-	struct plan_table folders;
+	struct plan_table directories;
 	struct plan_table misses;
 	struct plan_table answers;
 	struct plan_table entries;
@@ -215,7 +215,7 @@ _Static_assert(__builtin_offsetof(struct plan_header, maps) == 64, "Maps");
 _Static_assert(__builtin_offsetof(struct plan_header, protects) == 72, "Protects");
 _Static_assert(__builtin_offsetof(struct plan_header, fixups) == 80, "Fixups");
 _Static_assert(__builtin_offsetof(struct plan_header, checks) == 88, "Checks");
-_Static_assert(__builtin_offsetof(struct plan_header, folders) == 96, "Folders");
+_Static_assert(__builtin_offsetof(struct plan_header, directories) == 96, "Directories");
 _Static_assert(__builtin_offsetof(struct plan_header, misses) == 104, "Misses");
 _Static_assert(__builtin_offsetof(struct plan_header, answers) == 112, "Answers");
 _Static_assert(__builtin_offsetof(struct plan_header, entries) == 120, "Entries");
@@ -311,18 +311,18 @@ _Static_assert(__builtin_offsetof(struct plan_cache_entry, subdir) == 4, "Subdir
 _Static_assert(__builtin_offsetof(struct plan_cache_entry, os_version) == 8, "OSVersion");
 _Static_assert(__builtin_offsetof(struct plan_cache_entry, hw_cap) == 16, "HWCap");
 
-struct plan_folder {
+struct plan_directory {
 	u32 path;
 	u32 first_miss;
 	u32 misses;
 	u32 pad3;
 	struct plan_file_id id;
 };
-_Static_assert(sizeof(struct plan_folder) == 56, "size");
-_Static_assert(__builtin_offsetof(struct plan_folder, path) == 0, "Path");
-_Static_assert(__builtin_offsetof(struct plan_folder, first_miss) == 4, "FirstMiss");
-_Static_assert(__builtin_offsetof(struct plan_folder, misses) == 8, "Misses");
-_Static_assert(__builtin_offsetof(struct plan_folder, id) == 16, "ID");
+_Static_assert(sizeof(struct plan_directory) == 56, "size");
+_Static_assert(__builtin_offsetof(struct plan_directory, path) == 0, "Path");
+_Static_assert(__builtin_offsetof(struct plan_directory, first_miss) == 4, "FirstMiss");
+_Static_assert(__builtin_offsetof(struct plan_directory, misses) == 8, "Misses");
+_Static_assert(__builtin_offsetof(struct plan_directory, id) == 16, "ID");
 
 struct plan_cpuid {
 	u32 leaf;

@@ -1,6 +1,6 @@
-/* Part of launcher.c: as a link in a folder of PATH. */
+/* Part of launcher.c: as a link in a directory of PATH. */
 
-/* Is the first of the folders the one in which path was found? Shells put the two
+/* Is the first of the directories the one in which path was found? Shells put the two
  * together with or without a slash more. */
 static int found_in(const char *dirs, const char *path)
 {
@@ -16,10 +16,10 @@ static int found_in(const char *dirs, const char *path)
 }
 
 /*
- * Where path was found among the folders: what follows the first that it can have
+ * Where path was found among the directories: what follows the first that it can have
  * been, or NULL.
  */
-static const char *after_folder(const char *dirs, const char *path)
+static const char *after_directory(const char *dirs, const char *path)
 {
 	int found;
 
@@ -34,21 +34,21 @@ static const char *after_folder(const char *dirs, const char *path)
 }
 
 /*
- * Called through a folder of PATH, a launcher file is what the program was found
- * by, and the folders behind that one are where it would be found without. NULL
+ * Called through a directory of PATH, a launcher file is what the program was found
+ * by, and the directories behind that one are where it would be found without. NULL
  * if it was called by a path or as the interpreter of a script.
  */
-static const char *folders_behind(const struct caller *c)
+static const char *directories_behind(const struct caller *c)
 {
 	const char *called = (const char *)c->aux[AT_EXECFN], *dirs = variable(c, "PATH=");
 
 	if (!dirs || !equal(base_name(called), base_name(c->program)))
 		return 0;
-	return after_folder(dirs, called);
+	return after_directory(dirs, called);
 }
 
 /*
- * The next candidate behind, in t; 0 at the end. A folder that also stands at or
+ * The next candidate behind, in t; 0 at the end. A directory that also stands at or
  * in front of the one that this launcher file was found in has been looked in. So
  * from launcher file to launcher file it goes on in PATH only, and never round.
  */
@@ -57,8 +57,8 @@ static int next_behind(const struct caller *c, const char *behind, const char **
 	const char *all = variable(c, "PATH=");
 
 	while (*(*dirs)++) {
-		*dirs = in_folder(*dirs, base_name(c->program), t);
-		if (after_folder(all, t->buf) > behind)
+		*dirs = in_directory(*dirs, base_name(c->program), t);
+		if (after_directory(all, t->buf) > behind)
 			return 1;
 	}
 	return 0;
@@ -79,7 +79,7 @@ static struct text *room_behind(const struct caller *c, const char *behind, stru
 }
 
 /*
- * Is this path the program's, by a folder of another name perhaps? A link of its own to
+ * Is this path the program's, by a directory of another name perhaps? A link of its own to
  * the same file is another name, and may mean something else: python finds by it in
  * which virtual environment it is.
  */
@@ -93,7 +93,7 @@ static int is_program(const struct caller *c, const char *path)
 }
 
 /* Would the program be found without this launcher file, or is there another one
- * before it? One that is in no folder of PATH is what the link was made for. */
+ * before it? One that is in no directory of PATH is what the link was made for. */
 static struct reason ask_path(const struct caller *c, const char *behind, struct text *t)
 {
 	const char *dirs = behind;
@@ -118,9 +118,9 @@ static char *append(char *to, const char *from, u64 n)
 	return to + n;
 }
 
-/* Those of the folders up to end that are folders of shims, or the others, each with a
+/* Those of the directories up to end that are directories of shims, or the others, each with a
  * colon. */
-static char *append_folders(const struct caller *c, const char *dirs, const char *end, int shims, char *to)
+static char *append_directories(const struct caller *c, const char *dirs, const char *end, int shims, char *to)
 {
 	const char *name = base_name(c->program);
 
@@ -145,13 +145,13 @@ static char *append_folders(const struct caller *c, const char *dirs, const char
 
 /*
  * Another program that is executed may itself look for the next of its name in PATH:
- * version managers do, wrappers, ccache. In front of its folder that would be the shim
- * again, and so on without an end. So the folders of shims that stand before its
- * folder are put right behind it. For every name PATH leads to the same program as
+ * version managers do, wrappers, ccache. In front of its directory that would be the shim
+ * again, and so on without an end. So the directories of shims that stand before its
+ * directory are put right behind it. For every name PATH leads to the same program as
  * before, since a shim starts what is found behind it; what the other program is the
  * wrapper of is still found by its shim; and a shim's place only ever moves backwards.
  * Behind a filter, through which no start is one from an image, they are left out.
- * dirs is what follows the other program's folder.
+ * dirs is what follows the other program's directory.
  */
 static char *path_behind(const struct caller *c, const char *dirs)
 {
@@ -162,9 +162,9 @@ static char *path_behind(const struct caller *c, const char *dirs)
 
 	if (!path)
 		return 0;
-	to = append_folders(c, all, dirs, 0, append(path, "PATH=", 5));
+	to = append_directories(c, all, dirs, 0, append(path, "PATH=", 5));
 	if (!c->filtered)
-		to = append_folders(c, all, dirs, 1, to);
+		to = append_directories(c, all, dirs, 1, to);
 	if (*dirs)
 		append(to, dirs + 1, length(dirs + 1));
 	else
@@ -182,7 +182,7 @@ static int is_other(const struct caller *c, const char *path)
 	return may_execute(path, &st) && !is_shim(path) && !is_program(c, path);
 }
 
-/* Execute what is found in PATH; dirs is what follows its folder. */
+/* Execute what is found in PATH; dirs is what follows its directory. */
 static long execute_found(struct caller *c, const char *path, const char *dirs)
 {
 	const char *program = c->program;

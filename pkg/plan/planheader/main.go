@@ -44,7 +44,7 @@ func header() string {
 	}
 	fmt.Fprintf(&b, "#define PLAN_MAGIC 0x%016xULL\n", magic())
 	for _, v := range []any{plan.Table{}, plan.FileID{}, plan.Caller{}, plan.VDSO{}, plan.MM{}, plan.Kernel{}, plan.Entry{}, plan.Stop{},
-		plan.Header{}, plan.File{}, plan.Map{}, plan.Protect{}, plan.Fixup{}, plan.Check{}, plan.Answer{}, plan.CacheEntry{}, plan.Folder{}, plan.CPUID{}} {
+		plan.Header{}, plan.File{}, plan.Map{}, plan.Protect{}, plan.Fixup{}, plan.Check{}, plan.Answer{}, plan.CacheEntry{}, plan.Directory{}, plan.CPUID{}} {
 		structure(&b, reflect.TypeOf(v))
 	}
 	return b.String()
