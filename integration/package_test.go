@@ -74,6 +74,12 @@ func debPackage(t *testing.T, m *kit.Machine, name, version string, files ...deb
 // install beside it: a program with its library, and another library.
 func newDpkg(t *testing.T) *kit.Machine {
 	t.Helper()
+	if os.Getenv("RESIDENTCTL_TEST_PACKAGE_TOOLS") == "" {
+		t.Skip("scripts/package-test runs it: the packages take over a minute to make")
+	}
+	if !kit.OwnBinfmt(t, "") {
+		t.Skip("a binfmt_misc for these tests alone needs Linux 6.7")
+	}
 	deb, _ := packages(t)
 	m := kit.NewMachine(t, dpkgPrograms...)
 	kit.Remove(t, m.Path("/usr/bin/residentctl"))
@@ -133,13 +139,17 @@ i() { say "install $*"; for p; do set -- "$@" "/packages/$p.deb"; shift; done; d
 image() { readlink $store/index/* | sed 's,.*images/,,;s,/.*,,'; }
 last=
 # start: by the path, which binfmt_misc makes resident, and by run where it is installed.
+# After "gone" the image may be the same: it is, if the file has its old inode again.
 start() {
 	local how= now=
 	said=$(RESIDENTCTL_EXPLAIN=1 /usr/bin/life 2>/tmp/why) || said="status $?"
 	how=$(sed -n 's/^residentctl: .*\(resident start\|started normally\).*/, \1/p' /tmp/why)
 	now=$(image 2>/dev/null) || now=
 	if [ "$how" = ", resident start" ]; then
-		[ "$now" = "$last" ] && how="$how, same image" || how="$how, another image"
+		case ${1-} in
+		gone) ;;
+		*) [ "$now" = "$last" ] && how="$how, same image" || how="$how, another image" ;;
+		esac
 		last=$now
 	fi
 	echo "$said$how"
@@ -154,16 +164,36 @@ binfmt() { echo "kernel: $(ls /proc/sys/fs/binfmt_misc | grep -c residentctl || 
 // TestPackage installs the package with dpkg in a machine of its own, lives with it through
 // a week of upgrades, and removes it.
 func TestPackage(t *testing.T) {
-	if os.Getenv("RESIDENTCTL_TEST_PACKAGE_TOOLS") == "" {
-		t.Skip("scripts/package-test runs it: the packages take over a minute to make")
-	}
-	if !kit.OwnBinfmt(t, "") {
-		t.Skip("a binfmt_misc for these tests alone needs Linux 6.7")
-	}
+	wantInSpace(t, newDpkg(t), weekScript, weekWant)
+}
+
+// TestPackageUpgraded: images that an older residentctl has left start normally, and the
+// package of a newer one makes them again when it is installed.
+func TestPackageUpgraded(t *testing.T) {
 	m := newDpkg(t)
-	got := inSpace(t, m, weekScript)
+	const run = "residentctl run --explain /usr/bin/life 2>&1 | sed 's/.*\\(resident start\\|started normally\\).*/\\1/'\n"
+	wantInSpace(t, m, "i libc-bin_1 liblife_1 life_1 residentctl; residentctl add --even-if-slower life >/dev/null\n"+run, `
+== install libc-bin_1 liblife_1 life_1 residentctl
+resident start
+library: mine
+`)
+	(&living{T: t, Machine: m}).age(subject{program: "/usr/bin/life"})
+	wantInSpace(t, m, run+"i residentctl; list\n"+run, `
+started normally
+library: mine
+== install residentctl
+list: current
+resident start
+library: mine
+`)
+}
+
+// wantInSpace runs a script as inSpace does, and wants this output.
+func wantInSpace(t *testing.T, m *kit.Machine, script, want string) {
+	t.Helper()
+	got := inSpace(t, m, script)
 	t.Log(got.Stdout)
-	if diff := cmp.Diff(strings.TrimSpace(weekWant), strings.TrimSpace(got.Stdout)); diff != "" || got.Status != "exit status 0" {
+	if diff := cmp.Diff(strings.TrimSpace(want), strings.TrimSpace(got.Stdout)); diff != "" || got.Status != "exit status 0" {
 		t.Errorf("%s: want (-), got (+):\n%s", got.Status, diff)
 	}
 }
@@ -180,7 +210,7 @@ dpkg_ --triggers-only residentctl; start; dpkg_ --triggers-only libc-bin; start
 say it leaves the cache, the trigger after ldconfig; dpkg_ --no-triggers -r preceding; start
 ldconfig; dpkg_ --triggers-only libc-bin; start; dpkg_ --triggers-only residentctl; start
 i life_2; start; list
-say the program is removed; dpkg_ -r life; list; i life_1; start
+say the program is removed; dpkg_ -r life; list; i life_1; start gone
 say refresh is killed; RESIDENTCTL_FAULT=before-publish dpkg_ -i /packages/liblife_1.deb; start
 residentctl refresh >/dev/null; start
 say the disk is full; mount -t tmpfs -o size=16k none $store/staging; dd if=/dev/zero of=$store/staging/full bs=1k 2>/dev/null || :
@@ -234,7 +264,7 @@ list: current
 == the program is removed
 list: stale
 == install life_1
-library: other, resident start, another image
+library: other, resident start
 == refresh is killed
 library: mine
 library: mine, resident start, another image

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/residentctl/residentctl/integration/kit"
 )
 
@@ -86,15 +84,13 @@ func TestRPM(t *testing.T) {
 	if packageTools == "" || !kit.OwnBinfmt(t, "") {
 		t.Skip("rpm is missing (scripts/package-test downloads it), or Linux 6.7")
 	}
-	got := inSpace(t, newRPM(t), rpmScript)
-	t.Log(got.Stdout)
-	if diff := cmp.Diff(strings.TrimSpace(rpmWant), strings.TrimSpace(got.Stdout)); diff != "" || got.Status != "exit status 0" {
-		t.Errorf("%s: want (-), got (+):\n%s", got.Status, diff)
-	}
+	wantInSpace(t, newRPM(t), rpmScript, rpmWant)
 }
 
 const rpmScript = `
-rpm_() { say "rpm $*"; rpm "$@" >/tmp/rpm.log 2>&1 || echo "status $?"; grep -v '^warning: .*NOKEY' /tmp/rpm.log || :; }
+# No signature, and what Debian's rpm always says.
+passed='^warning: .*NOKEY|^rpm: (RPM should not be used directly|However assuming you know)'
+rpm_() { say "rpm $*"; rpm "$@" >/tmp/rpm.log 2>&1 || echo "status $?"; grep -Ev "$passed" /tmp/rpm.log || :; }
 cd /packages
 rpm_ -i liblife-1.rpm life-1.rpm; ldconfig; start
 rpm_ -i residentctl.rpm
@@ -102,7 +98,7 @@ residentctl enable --system --even-if-slower life >/dev/null; binfmt; start
 rpm_ -i unrelated-1.rpm; start
 rpm_ -U liblife-2.rpm; start; list
 rpm_ -e unrelated; start
-rpm_ -e life; rpm_ -i life-1.rpm; start
+rpm_ -e life; rpm_ -i life-1.rpm; start gone
 RESIDENTCTL_FAULT=before-publish rpm_ -U --oldpackage liblife-1.rpm; start
 residentctl refresh >/dev/null; start
 rpm_ -U --replacepkgs residentctl.rpm; start
@@ -111,4 +107,28 @@ find / -xdev -path '*residentctl*' -not -path '/packages/*'
 `
 
 const rpmWant = `
+== rpm -i liblife-1.rpm life-1.rpm
+library: mine
+== rpm -i residentctl.rpm
+kernel: 1, boot: 1
+library: mine, resident start, another image
+== rpm -i unrelated-1.rpm
+library: mine, resident start, same image
+== rpm -U liblife-2.rpm
+library: other, resident start, another image
+list: current
+== rpm -e unrelated
+library: other, resident start, same image
+== rpm -e life
+== rpm -i life-1.rpm
+library: other, resident start
+== rpm -U --oldpackage liblife-1.rpm
+residentctl: refresh has not served all programs; these start normally: run ` + "`residentctl refresh`" + ` to see why
+library: mine
+library: mine, resident start, another image
+== rpm -U --replacepkgs residentctl.rpm
+library: mine, resident start, same image
+== rpm -e residentctl
+kernel: 0, boot: 0
+library: mine
 `
