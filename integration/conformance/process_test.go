@@ -17,8 +17,7 @@ import (
 )
 
 // The differences between a plain and a resident start that these tests allow are
-// those that DESIGN.md lists, with their causes, under "What is compared with an
-// exec, and what differs".
+// those that docs/limits.md lists, with their causes.
 
 // TestVectors: arguments, environment, auxiliary vector, from none to the limit.
 func TestVectors(t *testing.T) {
