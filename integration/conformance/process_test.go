@@ -17,7 +17,7 @@ import (
 )
 
 // The differences between a plain and a resident start that these tests allow are
-// those that docs/limits.md lists, with their causes.
+// those that docs/differences.md lists, with their causes.
 
 // TestVectors: arguments, environment, auxiliary vector, from none to the limit.
 func TestVectors(t *testing.T) {

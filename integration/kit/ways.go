@@ -155,7 +155,7 @@ var ByExec = Way{Name: "exec", Argv: Plain.Argv, Takes: linkedByGlibc, OwnExe: t
 }
 
 // inMountNamespace is how every start under exec differs. This and the other
-// differences of a way below are those that docs/limits.md lists, with their causes.
+// differences of a way below are those that docs/differences.md lists, with their causes.
 var inMountNamespace = []Noise{
 	{regexp.MustCompile(`(?m)^mnt namespace: .*$`), "mnt namespace"},
 	{regexp.MustCompile(`(?m)^(r-xp) (ld-linux-x86-64\.so\.2|original) `), "$1 LINKER "},
