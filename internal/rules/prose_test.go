@@ -62,11 +62,7 @@ const (
 )
 
 // unwritten are those that do not hold to it yet.
-<<<<<<< HEAD
-var unwritten = map[string]bool{"DESIGN.md": true, "README.md": true,
-=======
-var unwritten = map[string]bool{"CONTRIBUTING.md": true, "README.md": true, "SECURITY.md": true,
->>>>>>> 50f4473 (DESIGN.md is cut into docs/design and docs/decisions; a test holds that links lead somewhere)
+var unwritten = map[string]bool{"README.md": true,
 	"docs/systemd.md": true, "docs/man/residentctl.1": true, "docs/man/resident.8": true}
 
 // TestSentences: what a person reads is short sentences in short paragraphs: the

@@ -3,7 +3,7 @@
 // The nouns. A Store is a directory with a fixed layout:
 //
 //	registry.db                        which programs should be resident (package registry)
-//	images/<id>/                       CRIU's files, the plan and about.json; never changed once it is there
+//	images/<id>/                       CRIU's files, which never change; the plan and about.json, which a renewal replaces
 //	index/<dev>-<ino>                  what a start looks up: a link to ../images/<id>/plan
 //	launchers/<dev>-<ino>/<path>       the launcher file of one program
 //	shims/                             directories of links for PATH
