@@ -9,7 +9,7 @@
 #   fuzz             every fuzz target for ten seconds
 #   bench            how long starts take
 #   install          DESTDIR, PREFIX=/usr/local
-#   dist             an archive of the source, with its checksum
+#   dist             an archive of the source, the packages, and their checksums
 
 PREFIX = /usr/local
 SHARE = $(DESTDIR)$(PREFIX)/share
