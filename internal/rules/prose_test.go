@@ -62,8 +62,7 @@ const (
 )
 
 // unwritten are those that do not hold to it yet.
-var unwritten = map[string]bool{"README.md": true,
-	"docs/systemd.md": true, "docs/man/residentctl.1": true, "docs/man/resident.8": true}
+var unwritten = map[string]bool{"README.md": true, "docs/man/residentctl.1": true, "docs/man/resident.8": true}
 
 // TestSentences: what a person reads is short sentences in short paragraphs: the
 // documents, and the help, of which the man pages are made.
@@ -78,7 +77,7 @@ func TestSentences(t *testing.T) {
 		}
 		for _, p := range paragraphs(string(content)) {
 			all := sentences(p)
-			if len(all) > mostSentences {
+			if len(all) > mostSentences && !strings.Contains(p, "|") { // a table's row is none
 				t.Errorf("%s: a paragraph of %d sentences: %.70s…", file, len(all), p)
 			}
 			for _, s := range all {
