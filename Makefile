@@ -8,13 +8,13 @@
 #   check-generated  is what is generated that of the sources?
 #   fuzz             every fuzz target for ten seconds
 #   bench            how long starts take
-#   install          DESTDIR, PREFIX=/usr/local
+#   install          DESTDIR, PREFIX=/usr/local; uninstall removes the same files
 #   dist             an archive of the source, the packages, and their checksums
 
 PREFIX = /usr/local
 SHARE = $(DESTDIR)$(PREFIX)/share
 
-.PHONY: build test test-short lint generate check-generated fuzz bench install dist
+.PHONY: build test test-short lint generate check-generated fuzz bench install uninstall dist
 
 build:
 	scripts/build
@@ -54,6 +54,11 @@ install: bin/residentctl
 	install -D -m 644 docs/completions/residentctl.bash $(SHARE)/bash-completion/completions/residentctl
 	install -D -m 644 -t $(SHARE)/zsh/site-functions docs/completions/_residentctl
 	install -D -m 644 -t $(SHARE)/fish/vendor_completions.d docs/completions/residentctl.fish
+
+uninstall:
+	cd $(DESTDIR)$(PREFIX) && rm -f bin/resident bin/residentctl share/man/man1/residentctl.1 share/man/man5/resident.conf.5 \
+		share/man/man8/resident.8 share/bash-completion/completions/residentctl share/zsh/site-functions/_residentctl \
+		share/fish/vendor_completions.d/residentctl.fish
 
 dist:
 	scripts/dist

@@ -61,7 +61,7 @@ func TestShimRefused(t *testing.T) {
 	enable := s.Command("enable", "--even-if-slower", gcc)
 	enable.Env = append(os.Environ(), "PATH=/usr/bin:/bin")
 	said, err := enable.CombinedOutput()
-	if err == nil || !strings.Contains(string(said), "it looks for its files where it finds itself in PATH") {
+	if err == nil || !strings.Contains(string(said), " looks for its files where it finds itself in PATH") {
 		t.Errorf("enable: %v\n%s", err, said)
 	}
 	if _, err := os.Lstat(filepath.Join(s.Shims(), "gcc")); err == nil {

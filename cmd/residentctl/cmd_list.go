@@ -95,7 +95,7 @@ func notServed(without, total int) error {
 		return nil
 	}
 	return problem.Errorf("%d of %s without a current image", without, count(total, "program")).
-		WithHint("run `residentctl refresh`, which makes images again")
+		WithHint("run `residentctl refresh`, which makes images again; `residentctl remove PROGRAM` forgets one that is gone")
 }
 
 // runList prints what there is, also when a registry is damaged in part, or images.

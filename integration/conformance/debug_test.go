@@ -241,3 +241,23 @@ func (w attached) rest(t *testing.T) string {
 	w.cmd.Wait()
 	return text.String() + w.cmd.ProcessState.String()
 }
+
+// TestDebuggerUnderExec: a program that gdb starts under exec stops at gdb's breakpoints,
+// wherever it is linked to: gdb switches address randomisation off, and the start is normal.
+func TestDebuggerUnderExec(t *testing.T) {
+	gdb := kit.Installed(t, "gdb")
+	for name, flags := range map[string][]string{"position-independent": nil, "not position-independent": {"-no-pie"}} {
+		t.Run(name, func(t *testing.T) {
+			s := kit.NewStore(t, kit.Dir(t))
+			program := filepath.Join(kit.Dir(t), "crash")
+			kit.Compile(t, program, kit.FixtureSource("crash"), append(flags, "-g")...)
+			s.Add(t, program)
+			s.RequireResident(t, kit.ByExec, kit.Root, program, kit.Command{Args: []string{"none"}})
+			cmd := s.Command(append(append([]string{"exec", "--", gdb}, gdbBatch...),
+				"-ex", "break main", "-ex", "run none", "-ex", "bt", "-ex", "kill", program)...)
+			if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("#0  main")) {
+				t.Errorf("%v: gdb has not stopped in main:\n%s", err, out)
+			}
+		})
+	}
+}

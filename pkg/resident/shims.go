@@ -169,7 +169,7 @@ func findsItsFiles(rec registry.Record) error {
 			case err != nil:
 				return err
 			case found:
-				return problem.Errorf("it looks for its files where it finds itself in PATH, and would find its shim there").
+				return problem.Errorf("%s looks for its files where it finds itself in PATH, and would find its shim there", rec.Program).
 					WithHint("start it with `residentctl run`, in a tree under `residentctl exec`, or enable it as root with --system")
 			}
 		}

@@ -88,9 +88,9 @@ static struct reason become_beside(struct caller *c, struct text *name, const st
 	c->in_place = !away;
 	if (im.head->flags & PLAN_FLAG_KEEP_BRK || c->program_at >= c->program_end)
 		NO("its program break belongs to its image");
-	/* A debugger switches randomisation off, and has seen where the program
-	 * is. */
-	if (!c->in_place && sys3(SYS_personality, 0xffffffff, 0, 0) & ADDR_NO_RANDOMIZE)
+	/* A debugger switches randomisation off. It has seen where the program is, and has
+	 * set breakpoints in it. */
+	if (sys3(SYS_personality, 0xffffffff, 0, 0) & ADDR_NO_RANDOMIZE)
 		NO("its addresses are not to be random");
 
 	TRY(move_vdso(v, vdso_start(c, v), v->addr));
