@@ -4,7 +4,7 @@
 //	report [-json] time LINES
 //	report [-json] memory LINES
 //	report [-json] against LINES               fails if the new build's starts are slower
-//	report [-check] table JSON DOCUMENT...     writes the tables in the documents
+//	report [-check] table JSON [DOCUMENT]      writes the tables in the documents
 package main
 
 import (
@@ -31,7 +31,7 @@ func report(w io.Writer, args []string, asJSON, check bool) error {
 		return writeTables(args[1], args[2:], check)
 	}
 	if len(args) != 2 {
-		return errors.New("usage: report [-json] time|memory|against LINES, or report [-check] table JSON DOCUMENT...")
+		return errors.New("usage: report [-json] time|memory|against LINES, or report [-check] table JSON [DOCUMENT]")
 	}
 	lines, err := readLines(args[1])
 	if err != nil {
