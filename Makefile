@@ -3,18 +3,20 @@
 #   build            bin/residentctl
 #   test             set-up, all checks, all tests (root)
 #   test-short       the tests that need neither root nor much time
-#   lint             gofmt, vet, staticcheck, shellcheck
+#   lint             gofmt, vet, staticcheck, shellcheck, actionlint, charts
 #   generate         what is generated: the launcher and its plan.h, man page and completions
 #   check-generated  is what is generated that of the sources?
 #   fuzz             every fuzz target for ten seconds
 #   bench            how long starts take
+#   measure          bench again for the documents: docs/bench.json, then chart
+#   chart            the charts and tables of docs/bench.json in the documents
 #   install          DESTDIR, PREFIX=/usr/local; uninstall removes the same files
 #   dist             an archive of the source, the packages, and their checksums
 
 PREFIX = /usr/local
 SHARE = $(DESTDIR)$(PREFIX)/share
 
-.PHONY: build test test-short lint generate check-generated fuzz bench install uninstall dist
+.PHONY: build test test-short lint generate check-generated fuzz bench measure chart install uninstall dist
 
 build:
 	scripts/build
@@ -40,6 +42,14 @@ fuzz:
 
 bench:
 	scripts/bench
+
+measure:
+	scripts/bench --json >docs/bench.json.new
+	mv docs/bench.json.new docs/bench.json
+	scripts/chart
+
+chart:
+	scripts/chart
 
 # Not built again: root installs what a user has built.
 bin/residentctl:
