@@ -19,10 +19,10 @@ residentctl add perl
 residentctl run perl -e 'print "hello\n"'`
 
 const description = `A resident program starts from an image that was taken right after it was
-linked, and so skips the search for its libraries, their loading and their
-relocation. It runs as if it had been executed: same process, arguments,
-environment, descriptors and limits. Whenever an image cannot be used, the
-program is executed normally instead.`
+linked. It skips the search for its libraries, their loading and their relocation,
+and runs as if it had been executed: same process, arguments, environment,
+descriptors and limits. Whenever an image cannot be used, the program is executed
+normally.`
 
 // newApp is the command table.
 func newApp(g *globals) *cli.App {
@@ -104,7 +104,7 @@ func (o *output) Write(p []byte) (n int, err error) {
 func newHelpCommand() *cli.Command {
 	return &cli.Command{
 		Name:               "help",
-		Usage:              "show what residentctl does, or one command",
+		Usage:              "show help for residentctl or for one command",
 		ArgsUsage:          "[COMMAND]",
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitUsage),
 		Action: func(c *cli.Context) error {

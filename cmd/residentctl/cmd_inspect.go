@@ -17,12 +17,12 @@ import (
 func newInspectCommand(g *globals) *cli.Command {
 	return &cli.Command{
 		Name:      "inspect",
-		Usage:     "show all about one resident program",
+		Usage:     "show everything about one resident program",
 		ArgsUsage: "ID|PROGRAM",
-		Description: `Shows what the dynamic linker loaded and where, what a start maps from which
-file, which words it corrects, what it tells the kernel, and what the image
-depends on; of an image with several layouts, for the first of them. Name a
-program by its id or the beginning of it, its path, or its file's name.`,
+		Description: `Shows what the dynamic linker loaded and where, what a start maps from which file,
+which words it corrects, what it registers with the kernel, and what the image
+depends on. Of an image with several layouts, it shows the first. Name a program by
+its id or the beginning of it, its path, or its file name.`,
 		Flags:              []cli.Flag{g.storeFlag(), g.formatFlag()},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitFailed, exitUsage, exitStore),
 		Action: func(c *cli.Context) error {

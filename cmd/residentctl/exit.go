@@ -35,14 +35,14 @@ var statuses = []struct {
 	text string
 }{
 	{exitDone, "done"},
-	{exitFailed, "some of it failed"},
+	{exitFailed, "something failed"},
 	{exitUsage, "usage: an unknown command, option or argument"},
 	{exitStore, "the store or its registry cannot be used"},
 	{exitSystem, "CRIU or the kernel lacks something"},
-	{exitRun, "residentctl itself failed; with --strict also: no resident start"},
+	{exitRun, "residentctl itself failed, or with --strict there was no resident start"},
 	{exitCannotRun, "the program was found but cannot be executed"},
 	{exitNotFound, "the program was not found"},
-	{exitInterrupted, "interrupted; what was begun has been taken back"},
+	{exitInterrupted, "interrupted; unfinished work was undone"},
 }
 
 // exitStatusPart is the part of a help text that tells the exit statuses.
