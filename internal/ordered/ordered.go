@@ -1,4 +1,4 @@
-// Package ordered does several things at once and tells of them in their order.
+// Package ordered does several things at once and reports them in their order.
 package ordered
 
 import "sync"

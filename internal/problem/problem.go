@@ -1,6 +1,6 @@
-// Package problem holds the one type of error that has more to say than its text: what
-// kind of trouble it is, and what can be done about it. A package makes one where it
-// knows either. Whoever has to branch on an error gives it a sentinel or a type besides.
+// Package problem holds the one type of error that says more than its text: what kind of
+// trouble it is, and what can be done about it. A package makes one where it knows either.
+// Callers that branch on an error use its sentinel or type instead.
 package problem
 
 import (
