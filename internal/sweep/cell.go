@@ -55,7 +55,7 @@ func cell() int {
 	if err := unix.CloseRange(resultFD, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return exitImpossible
 	}
-	// Programs signal their parent, or everybody. A signal that is caught is the
+	// Programs signal their parent, or all processes. A signal that is caught is the
 	// default again for what is executed.
 	signal.Notify(make(chan os.Signal, 1))
 	result := os.NewFile(resultFD, "result")
