@@ -88,7 +88,7 @@ func execute(args []string, out, err io.Writer) int {
 // arrangedLine is where an App's Metadata has the command line as arrange leaves it.
 const arrangedLine = "line"
 
-// output remembers what kept it from being written: not everybody who prints looks.
+// output remembers what kept it from being written: not every caller of printf checks the error.
 type output struct {
 	to  io.Writer
 	err error
@@ -130,7 +130,7 @@ func noCommand(c *cli.Context) error {
 
 func noSuchCommand(app *cli.App, name string) error {
 	return problem.Newf(problem.Usage, "there is no command %q", name).
-		WithHint("%s", didYouMean(name, commandNames(app), "`residentctl help` lists the commands"))
+		WithHint("%s", didYouMean(name, commandNames(app), "run `residentctl help` for a list of commands"))
 }
 
 // usageOf makes a usage error of what the flag parser of a command says; nil

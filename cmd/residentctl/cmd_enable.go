@@ -361,9 +361,9 @@ func runDisable(ctx context.Context, g *globals, which disabling, m *resident.Ma
 		g.printFailures(failures)
 	}
 	if errors.Is(fatal, resident.ErrNotEnabled) {
-		hint := "`residentctl status` shows what is enabled"
+		hint := "run `residentctl status` to see what is enabled"
 		if os.Geteuid() != 0 {
-			hint += "; what is so for the whole system, or in the system's store, only root can disable"
+			hint += "; only root can disable what is enabled for the whole system or in the system's store"
 		}
 		return &problem.Problem{Err: fatal, Hint: hint}
 	}

@@ -59,11 +59,11 @@ func shellOf(args []string) (string, error) {
 		return shell, nil
 	}
 	if len(args) > 1 {
-		return "", usagef("env", "one shell is enough")
+		return "", usagef("env", "env takes one shell")
 	}
 	shell, known := intercept.Shell(args[0])
 	if !known {
-		return "", usagef("env", "the shell must be one of %s, and not %q", strings.Join(shellNames(), ", "), args[0])
+		return "", usagef("env", "the shell must be one of %s, not %q", strings.Join(shellNames(), ", "), args[0])
 	}
 	return shell, nil
 }

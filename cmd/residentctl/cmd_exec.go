@@ -210,7 +210,7 @@ func notExecuted(program string, err error) error {
 	}
 	hint := problem.HintOf(err)
 	if !errors.Is(err, intercept.ErrWithin) {
-		hint = join(hint, "without --strict the command is executed normally")
+		hint = join(hint, "leave out --strict to execute the command normally")
 	}
 	return runError(err, hint)
 }

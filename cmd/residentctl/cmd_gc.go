@@ -78,7 +78,7 @@ func printPlan(g *globals, p *resident.GCPlan, dir string) error {
 	if err := printItems(g, p.Items, p.Kept); err != nil {
 		return err
 	}
-	g.printf("%s would go, %s would be freed in %s\n", count(len(p.Items), "item"), formatBytes(p.Bytes), printable(dir))
+	g.printf("%s would be removed, %s would be freed in %s\n", count(len(p.Items), "item"), formatBytes(p.Bytes), printable(dir))
 	return nil
 }
 

@@ -31,7 +31,7 @@ its id or the beginning of it, its path, or its file name.`,
 				return err
 			}
 			if len(queries) != 1 {
-				return usagef("inspect", "inspect takes one program, and %d are given", len(queries))
+				return usagef("inspect", "inspect takes one program, not %d", len(queries))
 			}
 			stores, err := g.entryStores()
 			if err != nil {
@@ -150,7 +150,7 @@ func printInspection(g *globals, i *resident.Inspection) error {
 		}
 		p.row(o.Address, size(o.Length), name, o.Path)
 	}
-	p.section("MAPPED", "ADDRESS", "LENGTH", "PROT", "FROM", "OFFSET", "IN THE PLACE OF")
+	p.section("MAPPED", "ADDRESS", "LENGTH", "PROT", "FROM", "OFFSET", "INSTEAD OF")
 	for _, m := range i.Maps {
 		switch m.Source {
 		case "fresh":
@@ -161,7 +161,7 @@ func printInspection(g *globals, i *resident.Inspection) error {
 			p.row(m.Address, size(m.Length), m.Prot, m.Path, fmt.Sprintf("%#x", m.Offset))
 		}
 	}
-	p.section("CORRECTED", "ADDRESS", "BYTES", "WHAT IT IS", "WHERE IT STANDS")
+	p.section("CORRECTED", "ADDRESS", "BYTES", "WHAT IT IS", "WHERE IT IS")
 	for _, f := range i.Fixups {
 		p.row(f.Address, f.Size, f.Kind, f.In)
 	}
@@ -220,7 +220,7 @@ func printSummary(t *table, i *resident.Inspection) {
 	field("layouts", max(i.Layouts, 1))
 	field("stopped", i.StopPoint)
 	if i.TrustOwner {
-		field("trusted", "root executes its files also where other users may change them")
+		field("trusted", "root executes its files even if other users can change them")
 	}
 	if i.MemoryLimit != 0 {
 		field("memory limit", size(i.MemoryLimit))

@@ -101,7 +101,7 @@ func notServed(without, total int) error {
 		return nil
 	}
 	return problem.Errorf("%d of %s without a current image", without, count(total, "program")).
-		WithHint("run `residentctl refresh`, which makes images again")
+		WithHint("run `residentctl refresh` to make images again")
 }
 
 // runList prints what there is, also when a registry is damaged in part, or images.

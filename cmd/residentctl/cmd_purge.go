@@ -43,7 +43,7 @@ interrupted, run it again.`,
 				return err
 			}
 			if !yes && !mayPurge(g, m.Dir()) {
-				return usagef("purge", "purge removes %s whole; nothing was removed without --yes", m.Dir())
+				return usagef("purge", "purge removes the whole store %s: nothing was removed without --yes", m.Dir())
 			}
 			ctx, stop := interruptible(c)
 			defer stop()
@@ -100,7 +100,7 @@ func runPurge(ctx context.Context, g *globals, m purger) error {
 		return printErr
 	}
 	for _, path := range p.Kept {
-		g.printf("kept: %s is none of residentctl's, or is in use\n", printable(path))
+		g.printf("kept: %s was not made by residentctl, or is in use\n", printable(path))
 	}
 	switch {
 	case err != nil:

@@ -107,7 +107,7 @@ func splitList(list string) (paths []string) {
 	return paths
 }
 
-// inBackground says what of it cannot be had, and goes on: only others may notice.
+// inBackground reports what it cannot set, and goes on: only other processes may notice.
 func inBackground(g *globals) {
 	if err := linux.Background(); err != nil {
 		fmt.Fprintf(g.err, "residentctl: not in the background: %v\n", err)
@@ -142,7 +142,7 @@ func runRefresh(ctx context.Context, g *globals, m *resident.Manager, opts resid
 	if g.format == formatTable && err == nil && total == 0 {
 		nothing := nothingResident(m.Dir())
 		if opts.Changed != nil {
-			nothing = "no program that is resident uses what has changed"
+			nothing = "no resident program uses a changed file"
 		}
 		g.printf("%s\n", nothing)
 	}
@@ -158,7 +158,7 @@ func printRefreshed(g *globals, r resident.Refreshed) {
 	switch {
 	case r.Err != nil: // told on standard error
 	case r.Gone:
-		g.printf("%s: %s; its wish stays\n", printable(r.Program), r.Reason)
+		g.printf("%s: %s; it stays registered\n", printable(r.Program), r.Reason)
 	case r.Current:
 		g.printf("%s: current\n", r.Program)
 	case r.Renewed:

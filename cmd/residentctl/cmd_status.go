@@ -138,7 +138,7 @@ func printStatus(g *globals, all []enabledIn) error {
 		}
 	}
 	if t.empty() {
-		g.printf("nothing is enabled; `residentctl enable PROGRAM` does it\n")
+		g.printf("nothing is enabled; enable a program with `residentctl enable PROGRAM`\n")
 	} else if err := t.print(); err != nil {
 		return err
 	}
@@ -153,7 +153,7 @@ func printStatus(g *globals, all []enabledIn) error {
 func describePath(s enabledIn) string {
 	switch s.PathPosition {
 	case 0:
-		return s.ShimsDir + " is not in PATH, so nothing goes through it: `residentctl env` prints the line for your shell"
+		return s.ShimsDir + " is not in PATH, so no call goes through it: `residentctl env` prints the line for your shell"
 	case 1:
 		return s.ShimsDir + " is the first directory of PATH"
 	}

@@ -152,7 +152,7 @@ func verifyOne(ctx context.Context, rec located, ref resident.Reference, several
 			where = " in " + rec.store.Dir()
 		}
 		r.Failure = &report{Error: fmt.Sprintf("%s: not verified%s: %s", rec.Program, where, strings.Join(v.Failures, "; ")),
-			Hint: fmt.Sprintf("`residentctl refresh` makes again what is stale; else `residentctl remove %s` and add it again", shortID(rec.ID)), Code: exitFailed}
+			Hint: fmt.Sprintf("run `residentctl refresh` if it is stale; otherwise run `residentctl remove %s` and add it again", shortID(rec.ID)), Code: exitFailed}
 	}
 	return r, err
 }

@@ -148,18 +148,18 @@ func (r *whichResult) best() (best resident.WayIn, ok bool) {
 func (w *which) notResident(name string, r whichResult) error {
 	if len(r.Ways) > 0 {
 		return problem.Newf(problem.Program, "%s: %s", r.Path, r.Ways[0].Reason).
-			WithHint("`residentctl refresh %s` makes it again", name)
+			WithHint("run `residentctl refresh %s` to make it again", name)
 	}
 	if manager := resident.VersionManager(r.Path); manager != "" {
 		return problem.Newf(problem.Program, "%s is not resident: it is %s's, which chooses a program by directory and environment", r.Path, manager).
-			WithHint("`residentctl which --follow %s` prints the launcher file of the one that it chooses here", name)
+			WithHint("run `residentctl which --follow %s` for the launcher file of the one that it chooses here", name)
 	}
 	add := "add "
 	if w.follow {
 		add = "add --follow "
 	}
 	return problem.Newf(problem.Program, "%s is not resident", r.Path).
-		WithHint("`residentctl %s%s` makes it resident", add, name)
+		WithHint("run `residentctl %s%s` to make it resident", add, name)
 }
 
 func (w *which) print(g *globals, r whichResult) {

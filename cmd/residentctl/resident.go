@@ -107,7 +107,7 @@ func (l *residentLine) check() error {
 	case !named && len(l.programs) > 0:
 		return residentUsagef("%s is in the wrong place: -l, -x and -R take no programs", l.programs[0])
 	case l.id != "" && strings.Trim(l.id, "0123456789abcdef") != "":
-		return residentUsagef("%q is no id", l.id)
+		return residentUsagef("%q is not an id", l.id)
 	}
 	return nil
 }

@@ -142,7 +142,7 @@ func setEngine(l *startLine, value string) error {
 func setAfter(l *startLine, value string) error {
 	n, err := strconv.Atoi(value)
 	if err != nil || n < 1 {
-		return fmt.Errorf("--after must be a number from 1 on, not %q", value)
+		return fmt.Errorf("--after must be a number of 1 or more, not %q", value)
 	}
 	l.after = n
 	return nil

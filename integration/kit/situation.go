@@ -224,5 +224,5 @@ var CannotSetExe = func() string {
 	if intercept.MayMakeUserNamespaces() {
 		return ""
 	}
-	return "ordinary users may not make user namespaces"
+	return "ordinary users cannot make user namespaces"
 }()

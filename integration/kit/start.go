@@ -68,7 +68,7 @@ func (u User) groups() []uint32 {
 }
 
 // A Store is a residentctl store and the command that fills it. XDG_DATA_HOME
-// makes it the user's own, for everybody whom a test starts.
+// makes it the user's own, for every user that a test starts programs as.
 type Store struct {
 	t           testing.TB
 	Residentctl string

@@ -40,7 +40,7 @@ const clockFloor = 1735689600e9
 
 // BootMark tells this boot from others as BootID does, but by one stat(2): the XXH64
 // (seed 0) of what it says of bootNode, the device, the inode, mtime and ctime in
-// nanoseconds, each as eight bytes, little-endian. It is 0 where that may not tell:
+// nanoseconds, each as eight bytes, little-endian. It is 0 where that is not reliable:
 // where /dev is kept over a boot, since it is no tmpfs (devtmpfs is one to statfs(2) too:
 // drivers/base/devtmpfs.c has shmem's super block), or where the clock may have stood at
 // the same time in two boots, since it was not right: earlier than clockFloor, or than

@@ -105,7 +105,7 @@ func TestParseAuxv(t *testing.T) {
 		t.Errorf("got %v, %v", auxv, err)
 	}
 	if _, ok := auxv.Get(77); ok {
-		t.Error("found an entry behind the end")
+		t.Error("found an entry beyond the end")
 	}
 	for _, bad := range [][]byte{nil, pair(ATPageSize, 4096), pair(ATNull)} {
 		if auxv, err := ParseAuxv(bad); err == nil {

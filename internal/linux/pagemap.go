@@ -14,7 +14,7 @@ type PageRange struct{ Start, End uint64 }
 func (r PageRange) Len() uint64 { return r.End - r.Start }
 
 // Bits of an entry of /proc/PID/pagemap (the kernel's
-// Documentation/admin-guide/mm/pagemap.rst). They are shown to everybody who
+// Documentation/admin-guide/mm/pagemap.rst). They are shown to every process that
 // may trace the process; only frame numbers are for root.
 const (
 	pagemapPresent = 1 << 63
@@ -86,7 +86,7 @@ func UnionRanges(a, b []PageRange) []PageRange {
 	return u
 }
 
-// appendRange adds r, which starts at or behind the last one's start, to
+// appendRange adds r, which starts at or after the last one's start, to
 // ranges and joins what touches.
 func appendRange(ranges []PageRange, r PageRange) []PageRange {
 	if n := len(ranges); n > 0 && r.Start <= ranges[n-1].End {

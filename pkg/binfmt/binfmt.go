@@ -1,10 +1,10 @@
-// Package binfmt has the kernel start programs through their launcher files: it
-// keeps the entries of binfmt_misc (the kernel's
-// Documentation/admin-guide/binfmt-misc.rst; fs/binfmt_misc.c), and the lines in
-// binfmt.d that systemd-binfmt(8) makes entries of at each boot.
+// Package binfmt has the kernel start programs through their launcher files. It keeps the
+// entries of binfmt_misc (the kernel's Documentation/admin-guide/binfmt-misc.rst;
+// fs/binfmt_misc.c), and the lines in binfmt.d from which systemd-binfmt(8) makes entries
+// at each boot.
 //
-// The kernel knows a program by its first bytes only. Which file it really is, and
-// that the others go on intact, is the launcher's business.
+// The kernel identifies a program by its first bytes only. The launcher finds out which
+// file it really is, and starts other programs with the same first bytes normally.
 package binfmt
 
 import (
@@ -51,7 +51,7 @@ const flags = "FPOC"
 // Errors of machines where programs cannot be enabled this way.
 var (
 	ErrNotMounted = errors.New("binfmt_misc is not mounted at " + Dir)
-	ErrTooOld     = errors.New("the kernel lets a program be written to that /proc/self/exe was set to, which Linux denies since 5.15")
+	ErrTooOld     = errors.New("before Linux 5.15, a program that /proc/self/exe was set to can be written to while it runs")
 )
 
 // magicOfFS is BINFMTFS_MAGIC (include/uapi/linux/magic.h).
@@ -79,7 +79,7 @@ func Supported() error {
 func supported(release string) error {
 	if olderThan(release, 5, 15) {
 		return problem.Errorf("use binfmt_misc of Linux %s: %w", release, ErrTooOld).
-			WithHint("enable it by a shim instead (without --system)")
+			WithHint("enable it with a shim instead (without --system)")
 	}
 	return nil
 }
@@ -91,7 +91,7 @@ func Mount() error {
 	}
 	if err := unix.Mount("binfmt_misc", Dir, "binfmt_misc", 0, ""); err != nil {
 		return problem.Errorf("mount binfmt_misc at "+Dir+": %w", err).
-			WithHint("a container may lack the right, a kernel the feature (CONFIG_BINFMT_MISC): enable it by a shim instead (without --system)")
+			WithHint("enable it with a shim instead (without --system): the container may lack the right, or the kernel the feature (CONFIG_BINFMT_MISC)")
 	}
 	return nil
 }
@@ -114,7 +114,7 @@ func Instance() (string, error) {
 	}
 	id, err := linux.StatID("/proc/self/ns/user")
 	if err != nil {
-		return "", problem.Errorf("find out whose binfmt_misc this is: %w", err).WithHint("is /proc mounted?")
+		return "", problem.Errorf("find out whose binfmt_misc this is: %w", err).WithHint("check that /proc is mounted")
 	}
 	if id.Ino == initialUserNamespace {
 		return "", nil
@@ -132,7 +132,7 @@ func Ended(instance string) bool {
 // reach gives it where it is mounted, and elsewhere a mount that nobody else sees:
 // entries count whether it is mounted or not. In another user namespace than the
 // machine's the first mount would make a new binfmt_misc, without the machine's
-// entries (since Linux 6.7), and hide those from everybody there: ErrNotMounted.
+// entries (since Linux 6.7), and hide those from all processes there: ErrNotMounted.
 func reach() (t tree, done func(), err error) {
 	if Mounted() {
 		return Dir, func() {}, nil
@@ -240,7 +240,7 @@ func Register(b linux.Inode, magic []byte, interpreter string) error {
 }
 
 var hints = problem.Hints{
-	{fs.ErrPermission, "only root may, of the machine and not of a container"},
+	{fs.ErrPermission, "run it as root of the machine, not of a container"},
 	{fs.ErrNotExist, "mount it: mount -t binfmt_misc binfmt_misc " + Dir},
 }
 

@@ -103,7 +103,7 @@ func try(candidate string, rule *owners.Rule) (path string, err error) {
 	var refused *owners.Refusal
 	if _, err := rule.Check(path); errors.As(err, &refused) {
 		return "", problem.Newf(problem.System, "%w", refused).
-			WithHint("name a CRIU that only root can change in %s; if %[2]s is to be trusted: chown root %[2]s and chmod go-w %[2]s", PathVariable, refused.At)
+			WithHint("name a CRIU in %s that only root can change; to trust %[2]s: chown root %[2]s and chmod go-w %[2]s", PathVariable, refused.At)
 	} else if err != nil {
 		return "", err
 	}

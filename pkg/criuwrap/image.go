@@ -65,7 +65,7 @@ type MM struct {
 	StartBrk, Brk      uint64
 	ArgStart, ArgEnd   uint64
 	EnvStart, EnvEnd   uint64
-	SavedAuxv          []uint64 // key, value, ...; AT_NULL and what is behind it may be left out
+	SavedAuxv          []uint64 // key, value, ...; AT_NULL and what follows it can be left out
 	ExeFile            string   // absolute path
 }
 
@@ -98,7 +98,7 @@ type PageRun struct {
 	FileOff uint64 // bytes
 }
 
-// End is the address behind the run.
+// End is the address after the run.
 func (r PageRun) End() uint64 { return r.Addr + r.Pages*PageSize }
 
 // Open reads the image in a directory, all but the pages. Its error wraps

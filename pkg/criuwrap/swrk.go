@@ -271,7 +271,7 @@ func (e *refused) Error() string {
 // (criu/kerndat.c, kerndat_breakpoints).
 const breakpointFault = "130"
 
-// faultVariable is where CRIU looks for it. Whoever tests CRIU sets it.
+// faultVariable is where CRIU looks for it. CRIU's own tests set it.
 const faultVariable = "CRIU_FAULT"
 
 // environment is all of the environment that CRIU is started with. CRIU executes what

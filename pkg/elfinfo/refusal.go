@@ -26,7 +26,7 @@ type Kind int
 // The classes, in the order in which they are looked for.
 const (
 	NotFound      Kind = iota + 1 // there is no such file
-	Unreadable                    // the caller may not read it
+	Unreadable                    // the caller cannot read it
 	NotRegular                    // a directory, a device, a pipe
 	Script                        // begins with #!
 	NotELF                        // neither a script nor ELF
@@ -36,7 +36,7 @@ const (
 	Setuid                        // runs as its owner
 	Setgid                        // runs as its group
 	FileCaps                      // file capabilities(7)
-	NotExecutable                 // the caller may not execute it
+	NotExecutable                 // the caller cannot execute it
 	Static                        // statically linked at fixed addresses
 	StaticPIE                     // statically linked, relocates itself
 	NoLinker                      // names no dynamic linker, or something that is none

@@ -17,7 +17,7 @@ import (
 // ErrChanged says that a file changed while it was being recorded. Trying
 // again may well succeed.
 var ErrChanged error = problem.Newf(problem.Program, "changed while it was being recorded").
-	WithHint("something was being installed or upgraded; try again")
+	WithHint("try again; something was being installed or upgraded")
 
 // hashed remembers the hashes of this process, FileID to hexadecimal string:
 // programs share most of their libraries.

@@ -247,7 +247,7 @@ func openSame(file store.File) (fd int, err error) {
 
 // Uncover moves the calling thread, which must be locked, into a mount namespace in
 // which the dynamic linker is not covered, as outside of the command tree that it
-// belongs to. Only root can: what came from the namespace of somebody with more
+// belongs to. Only root can: what came from the namespace of a user with more
 // rights cannot be unmounted (mount_namespaces(7), "Restrictions on mount
 // namespaces").
 func Uncover() error {

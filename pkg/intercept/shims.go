@@ -73,7 +73,7 @@ func quote(text, escaped string) string {
 	return "'" + strings.ReplaceAll(text, "'", escaped) + "'"
 }
 
-// PathPosition tells where a directory stands in PATH: 1 is the first place, 0 means
+// PathPosition returns the position of a directory in PATH: 1 is the first place, 0 means
 // that it is not there.
 func PathPosition(dir string) int {
 	return 1 + slices.IndexFunc(filepath.SplitList(os.Getenv("PATH")), func(d string) bool {

@@ -89,7 +89,7 @@ func (c *Covered) Options() CoverOptions { return c.options }
 // ShownForRoot reports whether a file at this path that stat(2) shows as uid's is root's:
 // one that it shows as root's is, and so may be one that it shows as the overflow uid's
 // in the user namespace of a command tree, which does not know root. The number alone
-// stands for everybody whom it does not know. But the copy of the linker, through which
+// stands for every user whom it does not know. But the copy of the linker, through which
 // every dynamic program here runs, takes what is so in the tree's stores for root's
 // (src/store.c, trusted), since their directories were found to be root's alone before the
 // namespace was made; who believes it of those stores believes no one else.

@@ -60,8 +60,8 @@ type Cache struct {
 }
 
 var (
-	errFormat  = errors.New("it is no cache of a format that is known here")
-	errBounds  = errors.New("it is damaged: something lies outside")
+	errFormat  = errors.New("it is not a cache of a known format")
+	errBounds  = errors.New("it is damaged: something lies outside it")
 	errSubdirs = errors.New("it is damaged: its glibc-hwcaps subdirectories are not in order")
 )
 

@@ -38,7 +38,7 @@ func limitMemory(pid int, memory uint64) (undo func() error, err error) {
 }
 
 // MemoryHint says what a person can do about a refusal for too much memory.
-const MemoryHint = "if it is to have so much, allow it: `residentctl add --memory-limit SIZE`"
+const MemoryHint = "raise the limit: `residentctl add --memory-limit SIZE`"
 
 // checkMemory refuses a process that has touched more than memory bytes of its own.
 func checkMemory(pid int, memory uint64) error {

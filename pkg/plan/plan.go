@@ -53,7 +53,7 @@ type CacheAnswer struct {
 	Entries []ldcache.Entry
 }
 
-// SearchedDirectory is a directory, and the paths that were looked for in it in vain.
+// SearchedDirectory is a directory, and the paths that were looked for in it and not found.
 type SearchedDirectory struct {
 	Path   string
 	ID     FileID

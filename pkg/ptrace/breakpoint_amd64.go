@@ -273,7 +273,7 @@ func (t *Tracer) atBreakpoint(b *Breakpoint, ws unix.WaitStatus) (bool, error) {
 	}
 	if sig == unix.SIGTRAP {
 		return false, problem.Refusef("a SIGTRAP of its own stops it at %#x, before the stop point", regs.Rip).
-			WithHint("without a debugger it ends there; if somebody sent it the signal, try again")
+			WithHint("try again if another process sent the signal; without a debugger the program ends there")
 	}
 	return false, nil
 }

@@ -182,7 +182,7 @@ func (w *Wish) validate() error {
 	}
 	for _, name := range w.Configured {
 		if !seen[name] {
-			return fmt.Errorf("path %q is configured, and is no name of the program", name)
+			return fmt.Errorf("path %q is configured, but is not a name of the program", name)
 		}
 	}
 	ways := slices.Clone(w.Shims)
@@ -191,7 +191,7 @@ func (w *Wish) validate() error {
 	}
 	for _, name := range ways {
 		if !seen[name] {
-			return fmt.Errorf("path %q is enabled, and is no name of the program", name)
+			return fmt.Errorf("path %q is enabled, but is not a name of the program", name)
 		}
 	}
 	return nil

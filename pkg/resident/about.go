@@ -79,7 +79,7 @@ func visible(s *store.Store) (records []registry.Record, err error) {
 		}
 		if err != nil {
 			damaged = append(damaged, &AboutError{problem.Errorf("read %s: %w", s.AboutPath(id), err).
-				WithHint("one program is not shown; `residentctl refresh`, by the store's owner, makes its image again")})
+				WithHint("run `residentctl refresh` as the store's owner to make its image again; until then one program is not shown")})
 			continue
 		}
 		if link, ok := s.LinkOf(rec.Binary.Inode()); !ok || link.ID != id {

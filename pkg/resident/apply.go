@@ -21,7 +21,7 @@ var rules = sync.OnceValues(conf.Rules)
 func (m *Manager) mayBeAdded(path string) error {
 	c, err := rules()
 	if err == nil && c.Never(path) {
-		return problem.Refusef("resident.conf says that %s is never to be resident", path).
+		return problem.Refusef("resident.conf excludes %s", path).
 			WithHint("add it by its name, or change the line with ! that names it")
 	}
 	return err

@@ -52,7 +52,7 @@ func (e *SlowerError) Error() string {
 
 // AsProblem adds what can be done about it.
 func (e *SlowerError) AsProblem() *problem.Problem {
-	return &problem.Problem{Hint: "it was left as it is; with --even-if-slower it is made resident all the same"}
+	return &problem.Problem{Hint: "use --even-if-slower to make it resident all the same"}
 }
 
 func milliseconds(ns int64) string { return fmt.Sprintf("%.2f ms", float64(ns)/1e6) }

@@ -194,7 +194,7 @@ func (m *Manager) RemoveAll(ctx context.Context) ([]registry.Record, error) {
 		}
 		_, err := m.forgetOne(ctx, func() (registry.Record, error) { return m.again(rec) }, false)
 		if errors.Is(err, registry.ErrNotFound) {
-			continue // somebody else was quicker
+			continue // another process was quicker
 		}
 		if err != nil {
 			return removed, fmt.Errorf("%s: %w", rec.Program, err)

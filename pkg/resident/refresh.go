@@ -30,7 +30,7 @@ type Refreshed struct {
 	Record  registry.Record `json:"record"`           // as it is now
 	Current bool            `json:"current"`          // it was current and was left as it is
 	Renewed bool            `json:"renewed"`          // only times of files differed: its image is the same
-	Gone    bool            `json:"gone"`             // its program is not there now; its wish stays
+	Gone    bool            `json:"gone"`             // its program is not there now; it stays registered
 	Err     error           `json:"-"`                // it could not be made again; the old one stays
 	Reason  string          `json:"reason,omitempty"` // Err, or how its program is gone, for people
 }

@@ -33,11 +33,11 @@ func MayEnableSystem() error {
 	if os.Geteuid() == 0 {
 		return nil
 	}
-	return problem.Errorf("only root may enable a program for the whole system").
+	return problem.Errorf("only root can enable a program for the whole system").
 		WithHint("run it as root, or enable a shim of your own (without --system)")
 }
 
-// EnableSystem has every exec of a program, whoever makes it and by whatever path,
+// EnableSystem has every exec of a program, by whatever user and path,
 // start from its image, which is made if there is none. It is for root: the entry
 // counts for all users and containers.
 func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions) (*Enabled, error) {
@@ -64,7 +64,7 @@ func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions
 	// Whether it can be read at all Add says better.
 	if reads, err := readsItself(path); err == nil && reads {
 		return nil, problem.Errorf("it reads its own file through /proc/self/exe, which not every start by binfmt_misc can set").
-			WithHint("enable it by a shim (without --system)")
+			WithHint("enable it with a shim (without --system)")
 	}
 	added, err := m.Add(ctx, path, opts)
 	if err != nil {
@@ -123,8 +123,8 @@ func maySetExe(rec registry.Record) error {
 	}
 	looks, err := looksAtItself(&deps)
 	if err == nil && looks {
-		err = problem.Errorf("it looks at itself through /proc/self/exe, which a start by binfmt_misc can set for ordinary users only where they may make user namespaces").
-			WithHint("enable it by a shim (without --system), or allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)")
+		err = problem.Errorf("it looks at itself through /proc/self/exe, which a start by binfmt_misc can set for ordinary users only where they can make user namespaces").
+			WithHint("enable it with a shim (without --system), or allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)")
 	}
 	return err
 }
@@ -137,8 +137,8 @@ func (m *Manager) mayBeEnabled(path string) error {
 	case err != nil:
 		return err
 	case secret:
-		return problem.Errorf("not everybody may read %s, and binfmt_misc would show its path and first bytes to all", path).
-			WithHint("enable it by a shim (without --system) in a store that only you may read")
+		return problem.Errorf("not every user may read %s, and binfmt_misc would show its path and first bytes to all", path).
+			WithHint("enable it with a shim (without --system) in a store that only you may read")
 	}
 	others, err := binfmt.Interpreters()
 	if err != nil {
@@ -146,8 +146,8 @@ func (m *Manager) mayBeEnabled(path string) error {
 	}
 	for _, other := range others {
 		if linux.SameFile(other, path) {
-			return problem.Errorf("binfmt_misc has it as the interpreter of another format, and an interpreter cannot have one itself").
-				WithHint("enable it by a shim (without --system)")
+			return problem.Errorf("it is the interpreter of another format in binfmt_misc, and an interpreter cannot have one itself").
+				WithHint("enable it with a shim (without --system)")
 		}
 	}
 	return nil
@@ -176,7 +176,7 @@ func (m *Manager) register(rec registry.Record, program string) (atBoot bool, er
 	}
 	if len(theirs) > 0 {
 		return false, problem.Errorf("another store has enabled it, with %s", theirs[0].Interpreter).
-			WithHint("`residentctl --store DIR disable` with that store's directory ends that")
+			WithHint("run `residentctl --store DIR disable` with that store's directory first")
 	}
 	if err := m.store.WriteSystemLink(store.SystemLink{Program: program, Binary: binary, Instance: instance}); err != nil {
 		return false, err
@@ -565,15 +565,15 @@ func (m *Manager) systemState(l store.SystemLink, instance string, kernels []bin
 		return SystemOff, "another store has enabled it: " + kernels[i].Interpreter
 	}
 	if id, err := linux.StatID(l.Program); err != nil || id.Inode() != l.Binary {
-		return SystemNormal, "another file stands there, or none"
+		return SystemNormal, "another file, or none, is at its path"
 	}
 	if magic, err := binfmt.Magic(l.Program); err == nil && !bytes.HasPrefix(magic, kernels[i].Magic) {
-		return SystemOff, "its first bytes are others"
+		return SystemOff, "its first bytes have changed"
 	}
 	i = slices.IndexFunc(records, func(r registry.Record) bool { return r.Binary.Inode() == l.Binary })
 	switch {
 	case i < 0 && m.foreign:
-		return SystemNormal, "its image is not for you to read"
+		return SystemNormal, "you cannot read its image"
 	case i < 0:
 		return SystemNormal, "it is not resident any more"
 	}

@@ -175,7 +175,7 @@ func TestComparePages(t *testing.T) {
 		{"right", "", func() {}},
 		{"what the kernel writes", "", func() { memory[rseq+4] = 1 }},
 		{"another byte", "the byte at ", func() { memory[5] = 56 }},
-		{"behind the kernel's", "the byte at ", func() { memory[rseq+32] = 1 }},
+		{"after the kernel's", "the byte at ", func() { memory[rseq+32] = 1 }},
 		{"a canary that was not corrected", "the byte at ", func() { copy(memory[canary:], "dumped's") }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -88,7 +88,7 @@ func (m *Manager) Entries(queries ...string) ([]registry.Record, error) {
 // hashes the files that the image depends on, checks that the plan is what the
 // record and CRIU's files make it, starts the program by its launcher file up to
 // the jump, and compares that process with the reference. What is not as it should
-// be stands in the result; the error says why it could not be found out: problem.Untrusted
+// be is in the result; the error says why it could not be found out: problem.Untrusted
 // where the record does not say that the owner is trusted, and others.
 func (m *Manager) Verify(ctx context.Context, rec registry.Record, ref Reference) (*Verified, error) {
 	if err := hasImage(rec); err != nil {
@@ -447,7 +447,7 @@ var notCompared = []string{
 	"the stack, which is the kernel's own at each start",
 	"the vDSO's data pages, which the kernel gives every process",
 	"the program break, which is random at each start",
-	"registers that nobody reads behind the stop point",
+	"registers that nothing reads after the stop point",
 	"the boot in which the plan was made, until whose end the CPU is not compared again",
 }
 

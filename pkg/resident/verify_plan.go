@@ -67,7 +67,7 @@ func (v *verifying) compileAgain() (*plan.Plan, error) {
 
 // dumpedTemplate is what CRIU's image tells of the template. CRIU keeps 22 entries
 // of the auxiliary vector (criu/arch/x86/include/asm/types.h, AT_VECTOR_SIZE); one
-// that is behind those describes the machine, so this process has it too. So it is
+// that follows those describes the machine, so this process has it too. So it is
 // with the vDSO's parts, which CRIU dumps as one.
 func dumpedTemplate(im *criuwrap.Image) (*linkstop.Template, error) {
 	t := &linkstop.Template{
@@ -92,7 +92,7 @@ func dumpedTemplate(im *criuwrap.Image) (*linkstop.Template, error) {
 			t.Auxv = append(t.Auxv, linux.AuxEntry{Type: pair[0], Value: pair[1]})
 		}
 	}
-	t.Auxv = append(t.Auxv, own...) // whoever asks is given the first
+	t.Auxv = append(t.Auxv, own...) // a reader gets the first
 	// musl's stop point is the program's entry, where glibc never stands: it has
 	// called nothing of the program's yet.
 	if t.Stop.Addr == t.Auxv.Value(linux.ATEntry) {

@@ -16,8 +16,8 @@ import (
 func eintr(f func() error) error { return linux.EINTR(f) }
 
 // makeDirectory makes a directory of exactly this mode, whatever the umask, if it is
-// not there, and brings its name to the disk. It has its mode from the start, for
-// nobody would give it to a directory that is there: somebody may have meant another.
+// not there, and brings its name to the disk. It has its mode from the start, for the
+// mode of an existing directory is never changed: a user may have chosen it.
 func makeDirectory(path string, mode fs.FileMode) error {
 	parent, err := openDirectory(unix.AT_FDCWD, filepath.Dir(path), unix.O_PATH)
 	if err != nil {

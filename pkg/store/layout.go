@@ -63,7 +63,7 @@ func (s *Store) RegistryPath() string { return s.in(registryName) }
 // ShimsDir is the directory for links that PATH can lead to.
 func (s *Store) ShimsDir() string { return ShimsDirOf(s.dir) }
 
-// ShimsDirOf is the same of a store in dir that may not be there yet.
+// ShimsDirOf is the same of a store in dir that may not exist yet.
 func ShimsDirOf(dir string) string { return filepath.Join(dir, shimsName) }
 
 // FitsPath says why a directory cannot stand in PATH: a colon would end it there, and a

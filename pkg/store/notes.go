@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// A Note is a file of the store that its owner alone reads and that may be lost: whoever
+// A Note is a file of the store that its owner alone reads and that may be lost: a process that
 // reads it does without. So it is replaced by rename, as all files of a store, but not
 // brought to the disk.
 type Note string

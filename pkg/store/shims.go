@@ -100,5 +100,5 @@ func ShimOf(path string) (program string, ok bool) {
 	return shim.Program, ok
 }
 
-// Shared reports whether others than the owner may look into the store.
+// Shared reports whether users other than the owner may look into the store.
 func (s *Store) Shared() bool { return s.mode&0o055 != 0 }

@@ -12,7 +12,7 @@ import (
 )
 
 // Staging is a directory to make something in. Until it is published or discarded
-// it is locked, which tells gc that somebody is at work there.
+// it is locked, which tells gc that a process is at work there.
 type Staging struct {
 	Dir   string
 	store *Store
@@ -61,8 +61,8 @@ func makeLocked(parent, prefix string) (dir string, lock *os.File, err error) {
 	return "", nil, syscall.EBUSY
 }
 
-// lockDirectory locks a directory, which must still be there afterwards: whoever
-// removes one holds its lock. EWOULDBLOCK says that somebody else has it.
+// lockDirectory locks a directory, which must still be there afterwards: a process that
+// removes one holds its lock. EWOULDBLOCK says that another process has it.
 func lockDirectory(dir string) (*os.File, error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
@@ -117,7 +117,7 @@ func Exposed(program fs.FileMode, gid int) (file, directory Access) {
 // Publish brings everything in the directory to the disk and makes it the image
 // id. After an error nothing is published, and the directory is still there to be
 // discarded; only when the very last step fails, bringing the image's name to
-// the disk, the image stands in its place. From here on it never changes.
+// the disk, the image is in its place. From here on it never changes.
 func (g *Staging) Publish(id string) error {
 	return wrap("publish image", g.store.ImageDir(id), g.publish(id))
 }
@@ -235,8 +235,8 @@ func (s *Store) Abandoned() ([]string, error) {
 	return left, nil
 }
 
-// inUse reports whether somebody works in a directory of staging/, or has just taken
-// it away. Nothing but directories is made there.
+// inUse reports whether a process works in a directory of staging/, or has just
+// removed it. Only directories are made there.
 func inUse(path string, e fs.DirEntry) (bool, error) {
 	if !e.IsDir() {
 		return false, nil
@@ -251,8 +251,8 @@ func inUse(path string, e fs.DirEntry) (bool, error) {
 	return false, lock.Close()
 }
 
-// RemoveAbandoned removes a path that Abandoned gave. Should somebody have
-// begun to work there it stays, and the error is syscall.EWOULDBLOCK.
+// RemoveAbandoned removes a path that Abandoned returned. If another process has
+// begun to work there, it stays, and the error is syscall.EWOULDBLOCK.
 func (s *Store) RemoveAbandoned(path string) error {
 	if filepath.Dir(path) != s.in(stagingName) {
 		return wrap("remove", path, fs.ErrInvalid)

@@ -82,8 +82,8 @@ func ownDirectory(path string) bool {
 	return err == nil && info.IsDir() && int(info.Sys().(*syscall.Stat_t).Uid) == os.Geteuid()
 }
 
-// RemoveTemporary removes a directory that AbandonedTemporary gave. Should it be
-// somebody's by now, it stays, and the error is syscall.EWOULDBLOCK.
+// RemoveTemporary removes a directory that AbandonedTemporary returned. If it is
+// in use by now, it stays, and the error is syscall.EWOULDBLOCK.
 func RemoveTemporary(path string) error {
 	if !strings.HasPrefix(filepath.Base(path), temporaryPrefix) {
 		return wrap("remove", path, fs.ErrInvalid)
