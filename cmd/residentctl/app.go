@@ -68,7 +68,7 @@ func newApp(g *globals) *cli.App {
 	}
 }
 
-// execute runs a command line and gives the exit status.
+// execute runs a command line and returns the exit status.
 func execute(args []string, out, err io.Writer) int {
 	if isResident(args) {
 		return executeResident(args, out, err)

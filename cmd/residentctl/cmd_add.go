@@ -202,7 +202,7 @@ func addOne(ctx context.Context, m adder, name string, opts resident.AddOptions)
 	return r, nil
 }
 
-// printAdded tells of one program, as soon as it is known.
+// printAdded reports on one program as soon as its outcome is known.
 func printAdded(g *globals, r addResult) {
 	if g.format == formatJSON {
 		return
@@ -237,7 +237,7 @@ func formatTiming(t *registry.Timing) string {
 	return fmt.Sprintf(", starts in %.2f instead of %.2f ms", float64(t.ResidentNS)/1e6, float64(t.ExecNS)/1e6)
 }
 
-// summarizeAdded tells the outcome of all: as JSON, or one line for several.
+// summarizeAdded prints the outcome of all: as JSON, or in one line for several.
 func summarizeAdded(g *globals, results []addResult, total int) error {
 	if g.format == formatJSON {
 		return g.printJSON(results)

@@ -131,7 +131,7 @@ func (r *applyResult) apply(ctx context.Context, g *globals, m *resident.Manager
 		}, hopeless)
 }
 
-// note tells of a failure.
+// note reports a failure.
 func (r *applyResult) note(g *globals, item resident.ApplyItem) {
 	if item.Err == nil {
 		return
@@ -164,7 +164,7 @@ func (r *applyResult) printPlan(g *globals) error {
 	return t.print()
 }
 
-// summarize tells the outcome: as JSON, or in one line.
+// summarize prints the outcome: as JSON, or in one line.
 func (r *applyResult) summarize(g *globals, fatal error) error {
 	if g.format == formatJSON {
 		return g.printJSON(r)

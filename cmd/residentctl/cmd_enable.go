@@ -197,7 +197,7 @@ func printEnabled(g *globals, r enableResult) {
 	}
 }
 
-// enabledAll tells what is left to do for shims: to put their directory into PATH.
+// enabledAll says what is left to do for shims: to put their directory into PATH.
 func enabledAll(g *globals, results []enableResult) error {
 	if g.format == formatJSON {
 		return g.printJSON(results)

@@ -79,7 +79,7 @@ type located struct {
 }
 
 // locate finds the entry of each query in the first store that has one, or
-// without queries all entries; and tells what it could not look at.
+// without queries all entries. It also returns what it could not look at.
 func locate(g *globals, stores []entryStore, queries []string) (all []located, missed unread, err error) {
 	if len(queries) == 0 {
 		for _, s := range stores {

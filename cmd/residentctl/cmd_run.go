@@ -204,7 +204,7 @@ func findProgram(name string) (string, error) {
 }
 
 // cannotRun is the error of an exec, or of what was asked before it, with the
-// status that env(1) gives.
+// status that env(1) ends with.
 func cannotRun(program string, err error) error {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {

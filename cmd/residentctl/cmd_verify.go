@@ -157,7 +157,7 @@ func verifyOne(ctx context.Context, rec located, ref resident.Reference, several
 	return r, err
 }
 
-// printVerified tells of one entry, as soon as it is known.
+// printVerified reports on one entry as soon as its outcome is known.
 func printVerified(g *globals, r verifyResult) {
 	if g.format == formatJSON {
 		return

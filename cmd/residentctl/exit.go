@@ -45,7 +45,7 @@ var statuses = []struct {
 	{exitInterrupted, "interrupted; unfinished work was undone"},
 }
 
-// exitStatusPart is the part of a help text that tells the exit statuses.
+// exitStatusPart returns the part of a help text that lists the exit statuses.
 func exitStatusPart(codes ...int) string {
 	var b strings.Builder
 	b.WriteString("\nEXIT STATUS:\n")
@@ -203,7 +203,7 @@ func (r *report) print(w io.Writer, f format) {
 	}
 }
 
-// fail reports an error that ends residentctl and gives the exit status.
+// fail reports an error that ends residentctl and returns the exit status.
 func (g *globals) fail(err error) int {
 	if err == nil {
 		return exitDone
@@ -242,7 +242,7 @@ func ended(fatal error, failures []*report, total int) error {
 	return fatal
 }
 
-// printFailures tells people of failures; JSON has them in the end.
+// printFailures prints failures for people; JSON has them at the end.
 func (g *globals) printFailures(failures []*report) {
 	if g.format == formatJSON {
 		return

@@ -24,7 +24,7 @@ const (
 
 var engines = []string{engineAuto, engineDirect, engineCRIU, engineExec}
 
-// runCRIU is run with CRIU's restore. It ends as the program does, or gives an
+// runCRIU is run with CRIU's restore. It ends as the program does, or returns an
 // error, and then the program has not been started: falling back would hide
 // what was asked for.
 func runCRIU(ctx context.Context, o startLine, stores []string, errOut io.Writer) error {

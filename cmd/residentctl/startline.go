@@ -49,7 +49,7 @@ type startOption struct {
 	name  string
 	alias string // of one letter, "" for none
 	needs string // what kind of value it takes, "" for none
-	usage string // its line in the help, in cli.Flag's form; "" for what exec tells itself
+	usage string // its line in the help, in cli.Flag's form; "" for those by which exec calls itself
 	value string // its value if it is not given, as the help has it
 	early bool   // the front door, which parses before there is a Go runtime, knows it (front.c)
 	set   func(l *startLine, value string) error

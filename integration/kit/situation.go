@@ -191,7 +191,7 @@ func kind(normal string) string {
 
 var explained = regexp.MustCompile(`(?m)^residentctl: (?:error: )?(\S+): (resident start|started normally|no resident start): (.*)$`)
 
-// Explanation is what --explain says: how the program was started, and why.
+// Explanation returns what --explain says: how the program was started, and why.
 func Explanation(stderr string) (how, why string) {
 	match := explained.FindStringSubmatch(stderr)
 	if match == nil {

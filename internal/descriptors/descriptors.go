@@ -32,7 +32,7 @@ func init() {
 	}
 }
 
-// free tells how many descriptors can be opened, up to limit.
+// free returns how many descriptors can be opened, up to limit.
 func free(limit int) int {
 	var open []int
 	defer func() {

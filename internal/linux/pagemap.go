@@ -10,7 +10,7 @@ import (
 // PageRange is the addresses from Start up to, not including, End.
 type PageRange struct{ Start, End uint64 }
 
-// Len is the number of bytes in r.
+// Len returns the number of bytes in r.
 func (r PageRange) Len() uint64 { return r.End - r.Start }
 
 // Bits of an entry of /proc/PID/pagemap (the kernel's
@@ -73,7 +73,7 @@ func spans(maps []Mapping) []PageRange {
 	return s
 }
 
-// UnionRanges is every address that is in a or in b, both in order.
+// UnionRanges returns every address that is in a or in b, both in order.
 func UnionRanges(a, b []PageRange) []PageRange {
 	var u []PageRange
 	for len(a) > 0 || len(b) > 0 {

@@ -49,7 +49,7 @@ func Errorf(format string, args ...any) *Problem { return Newf(Other, format, ar
 // Refusef is Newf for a program that runs well, and cannot have an image.
 func Refusef(format string, args ...any) *Problem { return Newf(Refused, format, args...) }
 
-// WithHint gives a new Problem its hint.
+// WithHint sets the hint of a new Problem.
 func (p *Problem) WithHint(format string, args ...any) *Problem {
 	p.Hint = fmt.Sprintf(format, args...)
 	return p

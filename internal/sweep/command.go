@@ -48,7 +48,7 @@ type options struct {
 	Dir         string // the mount point of the world's tmpfs
 }
 
-// Main is the command with these arguments, in whichever of the three processes, and
+// Main runs the command with these arguments, in whichever of the three processes, and
 // returns its exit status.
 func Main(args []string) int {
 	if len(args) == 1 && args[0] == worldArgument {
@@ -170,7 +170,7 @@ func slicing(files []file, slice string) ([]file, error) {
 	return kept, nil
 }
 
-// outer starts the world and gives its exit status.
+// outer starts the world and returns its exit status.
 func outer(o *options) int {
 	if err := possible(o); err != nil {
 		fmt.Fprintf(os.Stderr, "sweep: error: %v\n", err)

@@ -97,7 +97,7 @@ func copyFile(from, to string, mode os.FileMode) error {
 	return os.WriteFile(to, content, mode)
 }
 
-// take waits for a slot. The function that it gives returns the slot; it may be
+// take waits for a slot. The function that it returns gives the slot back; it may be
 // called twice.
 func (s *sweeper) take() (release func()) {
 	s.slots <- struct{}{}

@@ -64,7 +64,7 @@ func Mounted() bool {
 	return err == nil && st.Type == magicOfFS
 }
 
-// Supported is why the kernel cannot do what the launcher needs, or nil: it tells an
+// Supported returns why the kernel cannot do what the launcher needs, or nil: it tells an
 // interpreter whether argv[0] was passed on (AT_FLAGS, since Linux 5.12), and denies
 // writes to the file that prctl(PR_SET_MM_EXE_FILE) has set as the process's own
 // (kernel/fork.c, replace_mm_exe_file, since 5.15).
@@ -129,7 +129,7 @@ func Ended(instance string) bool {
 	return err == nil && instance != "" && !strings.HasSuffix(instance, "-"+boot)
 }
 
-// reach gives it where it is mounted, and elsewhere a mount that nobody else sees:
+// reach returns it where it is mounted, and elsewhere a mount that no other process sees:
 // entries count whether it is mounted or not. In another user namespace than the
 // machine's the first mount would make a new binfmt_misc, without the machine's
 // entries (since Linux 6.7), and hide those from all processes there: ErrNotMounted.
@@ -166,7 +166,7 @@ func olderThan(release string, major, minor int) bool {
 	return err1 == nil && err2 == nil && (a < major || a == major && b < minor)
 }
 
-// Magic are the bytes by which the kernel will know a program.
+// Magic returns the bytes by which the kernel will know a program.
 func Magic(program string) ([]byte, error) {
 	f, err := os.Open(program)
 	if err != nil {
@@ -273,7 +273,7 @@ func Remove(b linux.Inode) error {
 	return failed("remove "+name(b)+" from binfmt_misc", err)
 }
 
-// Entries are residentctl's in the kernel. Where the file system is not mounted the
+// Entries returns residentctl's in the kernel. Where the file system is not mounted the
 // error is ErrNotMounted: there may be some.
 func Entries() ([]Entry, error) {
 	if !Mounted() {
@@ -302,7 +302,7 @@ func (t tree) entries() ([]Entry, error) {
 	return all, err
 }
 
-// Interpreters are those of other entries than residentctl's.
+// Interpreters returns those of other entries than residentctl's.
 func Interpreters() ([]string, error) {
 	var all []string
 	err := tree(Dir).each(false, func(_ string, text []byte) error {
@@ -316,7 +316,7 @@ func Interpreters() ([]string, error) {
 	return all, err
 }
 
-// each gives the entries' files to take, residentctl's or all others.
+// each passes the entries' files to take, residentctl's or all others.
 func (t tree) each(ours bool, take func(path string, text []byte) error) error {
 	files, err := os.ReadDir(string(t))
 	if err != nil {

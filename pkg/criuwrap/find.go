@@ -77,7 +77,7 @@ func Find() (string, error) {
 		if err == nil {
 			return path, nil
 		}
-		// A program that is there and won't do tells more than one that
+		// A program that exists but cannot be used says more than one that
 		// is not there.
 		if first == nil || errors.Is(first, ErrNoCRIU) {
 			first = err

@@ -98,7 +98,7 @@ type PageRun struct {
 	FileOff uint64 // bytes
 }
 
-// End is the address after the run.
+// End returns the address after the run.
 func (r PageRun) End() uint64 { return r.Addr + r.Pages*PageSize }
 
 // Open reads the image in a directory, all but the pages. Its error wraps

@@ -126,7 +126,7 @@ func enoughFiles() error {
 	return fmt.Errorf("criu restore: CRIU needs %d descriptors, and %d are allowed (RLIMIT_NOFILE): %w", restoreFiles, limit.Cur, syscall.EMFILE)
 }
 
-// restore makes the request; got is the pid that CRIU tells.
+// restore makes the request; got is the pid that CRIU reports.
 func restore(ctx context.Context, r *request, got *int, o RestoreOptions) error {
 	if err := enoughFiles(); err != nil {
 		return err

@@ -118,7 +118,7 @@ func (r *request) run(ctx context.Context) error {
 	return newError(r.op, log, err)
 }
 
-// killedBy reports whether a command's end, as Wait tells it, was this signal.
+// killedBy reports whether a command's end, as Wait returns it, was this signal.
 func killedBy(ended error, sig syscall.Signal) bool {
 	var exit *exec.ExitError
 	if !errors.As(ended, &exit) {

@@ -19,7 +19,7 @@ const (
 	capSysAdmin          = uint64(1) << 21
 )
 
-// Setcap is what an administrator does once to let ordinary users dump with the
+// Setcap returns what an administrator does once to let ordinary users dump with the
 // criu at path. Nothing else is needed: CRIU sees what the user himself may trace.
 // CAP_SYS_PTRACE in particular would let him dump, and so read, every process of
 // the machine.

@@ -19,7 +19,7 @@ const defaultPath = "/bin:/usr/bin"
 func LookPath(name string) (string, error) { return LookPathPast(name, nil) }
 
 // LookPathPast is LookPath for a PATH in which some files stand for others that
-// are found without them: past tells which. One of them is only taken if there is
+// are found without them: past reports which. One of them is only taken if there is
 // nothing else.
 func LookPathPast(name string, past func(path string) bool) (string, error) {
 	if name == "" {

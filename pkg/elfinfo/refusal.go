@@ -15,7 +15,7 @@ type Refusal struct {
 
 func (r *Refusal) Error() string { return r.Path + " " + r.Reason }
 
-// AsProblem is the Refusal for those who do not ask which one it is.
+// AsProblem returns the Refusal as a problem.
 func (r *Refusal) AsProblem() *problem.Problem {
 	return &problem.Problem{Kind: problem.Refused, Hint: r.Hint}
 }
@@ -73,7 +73,7 @@ var kindNames = [kinds]string{
 	Uncheckable:   "uncheckable",
 }
 
-// String is the kind's name in tables and JSON.
+// String returns the kind's name in tables and JSON.
 func (k Kind) String() string {
 	if k <= 0 || k >= kinds {
 		return "unknown"

@@ -15,7 +15,7 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// CanBeResident is nil if nothing in the file speaks against making it
+// CanBeResident returns nil if nothing in the file speaks against making it
 // resident for the calling process, else a *Refusal. Whether the program's
 // libraries allow it shows only when it has been started.
 func (f *File) CanBeResident() error {
@@ -149,7 +149,7 @@ func notRegular(path string, mode uint32) error {
 	return &Refusal{Path: path, Kind: NotRegular, Reason: "is " + what, Hint: "name a program"}
 }
 
-// notELF tells a script from other files.
+// notELF distinguishes a script from other files.
 func notELF(f *os.File, path string, size int64) error {
 	head := make([]byte, min(size, 256)) // include/uapi/linux/binfmts.h: BINPRM_BUF_SIZE
 	n, err := f.ReadAt(head, 0)

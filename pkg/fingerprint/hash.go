@@ -23,7 +23,7 @@ var ErrChanged error = problem.Newf(problem.Program, "changed while it was being
 // programs share most of their libraries.
 var hashed sync.Map
 
-// HashFile gives the identity and the SHA-256 of the regular file that path
+// HashFile returns the identity and the SHA-256 of the regular file that path
 // leads to. They belong together: a file that changes meanwhile is
 // ErrChanged. Within one process a file is read once per identity.
 func HashFile(path string) (File, error) {

@@ -27,7 +27,7 @@ type Within struct {
 	Auto   bool     // its starts are noted
 }
 
-// Around tells of the command tree around this process; nil is none.
+// Around returns the command tree around this process, or nil.
 func Around() *Within {
 	covered := launcher.Inside()
 	if covered == nil {
@@ -79,14 +79,14 @@ type Options struct {
 	InUserNamespace bool
 	// Session is a directory for what belongs to this command tree only: with it
 	// starts are noted in its file LogName, and the covered linker, which
-	// names that file, stands there too.
+	// names that file, is there too.
 	Session *store.Staging
 }
 
 // LogName is the name of the file in which starts are noted.
 const LogName = "log"
 
-// Outdated are the covered linkers in a store that no command would be started with
+// Outdated returns the covered linkers in a store that no command would be started with
 // any more: the dynamic linker, or residentctl, has been replaced.
 func Outdated(s *store.Store) ([]string, error) {
 	path := launcher.LinkerPath

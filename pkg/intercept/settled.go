@@ -11,7 +11,7 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// settled tells which programs exec --auto may execute beside the command. While a
+// settled decides which programs exec --auto may execute beside the command. While a
 // program is being made resident, a tenth of a second as a rule, its file is
 // executing, and a process that opens it for writing then gets ETXTBSY (open(2)): a `cp`
 // over it fails that would have gone well. No lease and no mark is told of that open
@@ -63,7 +63,7 @@ func (s settled) before(id linux.FileID) bool {
 }
 
 // isWorkedOn reports whether the path lies below the directory that the command was
-// started in. Below / is everything, which tells nothing.
+// started in. Everything is below /, so that says nothing.
 func (s settled) isWorkedOn(path string) bool {
 	return s.from != "/" && (s.from == "" || strings.HasPrefix(path, s.from+"/"))
 }

@@ -25,7 +25,7 @@ const Differs = `setuid programs (su, sudo) gain nothing, chgrp to a supplementa
 // with the caller's own ids only, in which he may mount.
 var namespaceOptions = []string{"--user", "--map-current-user", "--keep-caps", "--mount", "--propagation", "slave"}
 
-// NamespaceCommand is what runs a command line, which is to be appended to it, in a
+// NamespaceCommand returns what runs a command line, which is to be appended to it, in a
 // user and mount namespace of an ordinary user's. That is unshare(1)'s work, since a
 // process with threads, as each Go program is, cannot enter one (unshare(2),
 // EINVAL). Where it is not allowed the error says why: so the caller can
@@ -60,7 +60,7 @@ func Probe() (own, ordinary error) {
 	return own, ordinary
 }
 
-// tryNamespace makes a user namespace that ends at once. It gives the path of
+// tryNamespace makes a user namespace that ends at once. It returns the path of
 // unshare(1).
 func tryNamespace(as *syscall.Credential) (unshare string, err error) {
 	if unshare, err = tool("unshare"); err != nil {
@@ -101,7 +101,7 @@ func MayMakeUserNamespaces() bool {
 		sysctl("kernel.apparmor_restrict_unprivileged_userns") != "1"
 }
 
-// NoMountNamespace is what is said when root cannot make a mount namespace.
+// NoMountNamespace returns what is said when root cannot make a mount namespace.
 func NoMountNamespace(err error) error {
 	if errno := syscall.Errno(0); errors.As(err, &errno) {
 		err = errno // without the name of the program that was to be started in it

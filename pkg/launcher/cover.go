@@ -35,7 +35,7 @@ type CoverOptions struct {
 // ErrCovered says that a dynamic linker is covered already.
 var ErrCovered = errors.New("the dynamic linker is covered already")
 
-// Cover gives a copy of a dynamic linker with the launcher added to it: mapped
+// Cover returns a copy of a dynamic linker with the launcher added to it: mapped
 // over the linker's path, each exec of a dynamic program enters the launcher
 // first, which becomes the program if one of the stores has an
 // image of it, and else enters the linker as the kernel would have. Link

@@ -27,7 +27,7 @@ type Covered struct {
 	err     error
 }
 
-// Inside gives what is covered here; nil is nothing, which is so outside of such a
+// Inside returns what is covered here; nil is nothing, as outside such a
 // command tree. A mount namespace is left by an exec at the soonest (Go programs have
 // threads), so that this is looked at once.
 var Inside = sync.OnceValue(func() *Covered { return covered(LinkerPath) })
@@ -66,7 +66,7 @@ func covered(path string) *Covered {
 	return c
 }
 
-// Linker is the identity of the linker itself. It is an error, and none of the
+// Linker returns the identity of the linker itself. It is an error, and none of the
 // kernel's, where that is not to be seen: its mount has gone, or the copy is one of
 // another residentctl's.
 func (c *Covered) Linker() (linux.FileID, error) {
@@ -83,7 +83,7 @@ func (c *Covered) Linker() (linux.FileID, error) {
 	return now, nil
 }
 
-// Options are what Cover was given for the copy.
+// Options returns what Cover was given for the copy.
 func (c *Covered) Options() CoverOptions { return c.options }
 
 // ShownForRoot reports whether a file at this path that stat(2) shows as uid's is root's:

@@ -61,7 +61,7 @@ func (r *recorder) onMemory(result int64) error {
 		wanted = e.Arg(1)
 	case nr == unix.SYS_MREMAP && failed && e.Arg(2) > e.Arg(1):
 		wanted = e.Arg(2) - e.Arg(1)
-	case nr == unix.SYS_BRK && e.Arg(0) > uint64(result): // brk(2) gives what it has left as it is
+	case nr == unix.SYS_BRK && e.Arg(0) > uint64(result): // brk(2) returns what it has left unchanged
 		wanted = e.Arg(0) - uint64(result)
 	default:
 		return nil

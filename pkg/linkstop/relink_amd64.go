@@ -239,7 +239,7 @@ func (p *placer) move(t *ptrace.Tracer) error {
 	return p.look()
 }
 
-// distances tells for each mapping at the exec stop how far it has to be moved.
+// distances returns for each mapping at the exec stop how far it has to be moved.
 // Memory after a file's mappings is the end of its data.
 func (p *placer) distances(maps []linux.Mapping) ([]uint64, error) {
 	away := make([]uint64, len(maps))

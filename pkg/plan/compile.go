@@ -400,7 +400,7 @@ func findGadgets(e *Entry, areas []Area) error {
 	return nil
 }
 
-// isLibC tells by its name whether a library is the C library.
+// isLibC reports whether a library is the C library, by its name.
 func isLibC(path string) bool {
 	name := filepath.Base(path)
 	return strings.HasPrefix(name, "libc.") || strings.HasPrefix(name, "ld-musl")

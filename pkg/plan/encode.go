@@ -57,7 +57,7 @@ func pad(b *bytes.Buffer) {
 	}
 }
 
-// Encode gives the bytes that the launcher maps. Its errors name what makes
+// Encode returns the bytes that the launcher maps. Its errors name what makes
 // the plan impossible to carry out.
 func (p *Plan) Encode() ([]byte, error) { return p.encode(p.Entry) }
 

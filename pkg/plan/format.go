@@ -169,7 +169,7 @@ type Entry struct {
 	Phdr, Phent, Phnum, Base, ProgramEntry uint64 // AT_PHDR, AT_PHENT, AT_PHNUM, AT_BASE, AT_ENTRY
 }
 
-// FileID is stat(2)'s tuple, as linux.StatID gives it.
+// FileID is stat(2)'s tuple, as linux.StatID returns it.
 type FileID = linux.FileID
 
 // File is a file that the image maps: the program, a library, the dynamic

@@ -54,7 +54,7 @@ func SetBreakpoint(pid int, addr uint64, soft bool) (*Breakpoint, error) {
 	return b, linux.WriteMem(pid, addr, []byte{0xcc})
 }
 
-// FaultAt is the breakpoint at an address where nothing is mapped: the process
+// FaultAt returns the breakpoint at an address where nothing is mapped: the process
 // stops by the fault.
 func FaultAt(pid int, addr uint64) *Breakpoint {
 	return &Breakpoint{pid: pid, addr: addr, kind: byFault}

@@ -24,7 +24,7 @@ type FollowOptions struct {
 	Timeout time.Duration // FollowTimeout if 0
 }
 
-// Follow executes the wrapper or script at path, an absolute path, and gives
+// Follow executes the wrapper or script at path, an absolute path, and returns
 // the path of the program that it is for. It runs as if it were called here,
 // without arguments, with /dev/null for its standard descriptors and in a
 // session of its own. What it starts is stopped before its first instruction
@@ -80,7 +80,7 @@ type chain struct {
 }
 
 // pollPause is how long to wait for something to happen. It is polled, so that
-// only one thread ever waits for these processes, kills them and gives their
+// only one thread ever waits for these processes, kills them and collects their
 // pids free.
 const pollPause = time.Millisecond
 

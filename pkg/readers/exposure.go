@@ -60,7 +60,7 @@ func Changeable(path string, info fs.FileInfo) string {
 	return ""
 }
 
-// TooOpen is what is said of a file that others may read than those who may read the
+// TooOpen returns what is said of a file that others may read than those who may read the
 // program.
 func TooOpen(path string, info fs.FileInfo) string {
 	return fmt.Sprintf("%s is open to users who may not read or execute the program (mode %04o)", path, info.Mode().Perm())

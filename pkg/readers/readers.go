@@ -168,7 +168,7 @@ func permissions(path string) (*syscall.Stat_t, error) {
 	return &st, err
 }
 
-// way gives the directories in which a path is looked up, those of the links in it
+// way returns the directories in which a path is looked up, those of the links in it
 // too, and the file that it leads to (path_resolution(7)).
 func way(path string) (directories []string, file string, err error) {
 	const maxLinks = 40 // linux/namei.h, MAXSYMLINKS

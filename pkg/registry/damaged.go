@@ -90,7 +90,7 @@ func allFaults(faults []error) error {
 	return faulty(faults)
 }
 
-// Damaged are the damaged records that an error of this package is about.
+// Damaged returns the damaged records that an error of this package is about.
 func Damaged(err error) (all []*DamagedError) {
 	var several faulty
 	if !errors.As(err, &several) {

@@ -28,7 +28,7 @@ var (
 	errNotARegistry = fmt.Errorf("%w: not a registry", ErrCorrupt)
 )
 
-// Failed is what a method of this package fails with: what was being done ("read
+// Failed returns the error of a method of this package: what was being done ("read
 // registry") to which registry, and why it did not work.
 func Failed(doing, path string, err error) error {
 	return &problem.Problem{

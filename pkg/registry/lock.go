@@ -36,7 +36,7 @@ func openLocked(path string, flag int, timeout time.Duration) (*os.File, error) 
 	return file, nil
 }
 
-// distrust says why the user euid cannot trust a registry of which st tells: who
+// distrust says why the user euid cannot trust a registry that st describes: who
 // can write to it decides which images there are, and which gc removes. The rule
 // is that of the store's directories.
 func distrust(st *syscall.Stat_t, euid int) error {
@@ -71,7 +71,7 @@ func lockInTurn(file *os.File, exclusive bool, timeout time.Duration) error {
 	return err
 }
 
-// GatePath is the path of the gate of the registry at path.
+// GatePath returns the path of the gate of the registry at path.
 func GatePath(path string) string { return path + ".gate" }
 
 // openGate opens the gate of the registry at path, and for a writer makes it.

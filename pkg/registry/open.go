@@ -97,7 +97,7 @@ func (r *Registry) orFail(err error) (*Registry, error) {
 	return r, nil
 }
 
-// Path is where the registry is.
+// Path returns where the registry is.
 func (r *Registry) Path() string { return r.path }
 
 // view does one transaction that changes nothing. Where a missing registry is an
@@ -144,7 +144,7 @@ func (r *Registry) wrap(doing string, err error) error {
 	return Failed(doing, r.path, err)
 }
 
-// session opens the file, locks it, checks its pages, and gives it to bbolt for
+// session opens the file, locks it, checks its pages, and passes it to bbolt for
 // as long as fn runs.
 func (r *Registry) session(flag int, fn func(*bolt.DB) error) error {
 	file, err := openLocked(r.path, flag, r.opts.Timeout)
@@ -176,7 +176,7 @@ func (r *Registry) scan(file *os.File) error {
 	return nil
 }
 
-// withBolt gives an open and locked file to bbolt. What goes wrong in a
+// withBolt passes an open and locked file to bbolt. What goes wrong in a
 // memory-mapped file (a page that the disk cannot read, a file that was cut
 // short) comes as SIGBUS, and what bbolt does not expect it answers with a
 // panic: both become ErrCorrupt. The database is not closed then, for its locks

@@ -98,12 +98,12 @@ type Timing struct {
 	Starts     int   `json:"starts"`
 }
 
-// Names are all the paths of the program, Program first.
+// Names returns all the paths of the program, Program first.
 func (w *Wish) Names() []string {
 	return append([]string{w.Program}, w.Paths...)
 }
 
-// SystemFor are the names that are enabled for the whole system of a kernel instance.
+// SystemFor returns the names that are enabled for the whole system of a kernel instance.
 func (w *Wish) SystemFor(instance string) []string {
 	if instance == "" {
 		return w.System
@@ -129,7 +129,7 @@ func (w *Wish) SetSystemFor(instance string, names []string) {
 	w.SystemIn[instance] = names
 }
 
-// Without is the wish without the names that are meant, and without their ways in; false
+// Without returns the wish without the names that are meant, and without their ways in; false
 // if it has no other names.
 func (w Wish) Without(meant func(name string) bool) (rest Wish, ok bool) {
 	less := func(names []string) []string { return slices.DeleteFunc(slices.Clone(names), meant) }

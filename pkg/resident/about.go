@@ -22,7 +22,7 @@ import (
 // each image holds a copy of its record, which is for those who may read the
 // image: what an ordinary user can see of the system's store is the sum of those.
 
-// expose gives what is staged to those who may read the program and what it depends on.
+// expose opens what is staged to those who may read the program and what it depends on.
 func (a *adding) expose(deps *fingerprint.Dependencies) error {
 	return expose(a.staging, a.program.Path, deps)
 }

@@ -36,7 +36,7 @@ func canBePassed(kind ApplyKind, err error) bool {
 		kind == ApplyEnable && is == problem.Other
 }
 
-// Apply carries out a plan, one item after the other, and gives each to done. It goes on after
+// Apply carries out a plan, one item after the other, and passes each to done. It goes on after
 // a failure unless stop reports that the next one is bound to fail as well.
 func (m *Manager) Apply(ctx context.Context, plan *ApplyPlan, step func(program, what string), done func(ApplyItem), stop func(error) bool) error {
 	failed := map[string]bool{}

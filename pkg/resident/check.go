@@ -90,7 +90,7 @@ func CheckStore(ctx context.Context, dir string, found func(Finding)) error {
 }
 
 // openStore opens the store and the registry as they are. Unlike Open it makes
-// nothing, and tells a store that is not there from one that is damaged.
+// nothing, and distinguishes a store that does not exist from one that is damaged.
 func (c *checker) openStore() *Manager {
 	if _, err := os.Lstat(c.dir); errors.Is(err, fs.ErrNotExist) {
 		c.note(AreaStore, c.dir, "there is none yet", "run `residentctl add PROGRAM` to make it")

@@ -98,7 +98,7 @@ type ImageFixup struct {
 	In      string  `json:"in"` // as ImageMap.Of
 }
 
-// Registrations are what a start tells the kernel; 0 is not told.
+// Registrations are what a start registers with the kernel; 0 is not registered.
 type Registrations struct {
 	FSBase     Address `json:"fs_base"`
 	TIDAddress Address `json:"tid_address"`
@@ -136,7 +136,7 @@ var fixupNames = [plan.FixKinds]string{
 	plan.FixStackSize: "thread stack size",
 }
 
-// FixupName says what a word is that a start corrects.
+// FixupName returns what a word is that a start corrects.
 func FixupName(kind uint32) string {
 	if int(kind) < len(fixupNames) {
 		return fixupNames[kind]
@@ -144,7 +144,7 @@ func FixupName(kind uint32) string {
 	return "unknown"
 }
 
-// Inspect tells all about an entry. Its error is that of reading the image's
+// Inspect returns all there is to know about an entry. Its error is that of reading the image's
 // files; why an image is stale is in the Inspection.
 func (m *Manager) Inspect(rec registry.Record) (*Inspection, error) {
 	if err := hasImage(rec); err != nil {

@@ -18,7 +18,7 @@ import (
 // and one image; each has a launcher file. /proc/self/exe of a resident start is
 // the name that the image was made by.
 
-// current gives the entry of the binary at path, if a start would use its image and
+// current returns the entry of the binary at path, if a start would use its image and
 // nothing else is wrong with that. Its names must not have path among them.
 func (m *Manager) current(path string) (rec registry.Record, ok bool, err error) {
 	id, err := linux.StatID(path)

@@ -38,7 +38,7 @@ type Refreshed struct {
 // Refresh makes an image for each wish that has none, makes stale images again, or with
 // All every image, at other addresses, and enables again what the wishes have. Programs
 // that are running go on; starts use the old image, or are normal ones, until the new
-// one has taken its place. It gives done one result for each entry, and goes on after a
+// one has taken its place. It passes done one result for each entry, and goes on after a
 // failure; the error is of entries that could not be read. What was wished stays. The results
 // come in the order of the entries, one at a time.
 func (m *Manager) Refresh(ctx context.Context, opts RefreshOptions, done func(Refreshed)) error {

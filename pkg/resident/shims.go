@@ -284,7 +284,7 @@ type ShimStatus struct {
 	Reason  string    `json:"reason,omitempty"` // of any state but resident, and then of how
 }
 
-// ShimsDir is the directory of the shims, "" of a store that is not there yet.
+// ShimsDir returns the directory of the shims, "" of a store that is not there yet.
 func (m *Manager) ShimsDir() string {
 	if m.store == nil {
 		return ""
@@ -292,7 +292,7 @@ func (m *Manager) ShimsDir() string {
 	return m.store.ShimsDir()
 }
 
-// Shims gives every shim, sorted by name, and then those that wait for an image. What PATH
+// Shims returns every shim, sorted by name, and then those that wait for an image. What PATH
 // leads to is looked up in the caller's. Beside an error is what could be found out all the
 // same.
 func (m *Manager) Shims(ctx context.Context) ([]ShimStatus, error) {

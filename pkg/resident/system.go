@@ -28,7 +28,7 @@ import (
 // for one binfmt_misc, the machine's or a user namespace's own (binfmt.Instance): what
 // is enabled for another is left alone here, but goes with the program's entry.
 
-// MayEnableSystem is nil for root only.
+// MayEnableSystem returns nil for root, and an error for any other user.
 func MayEnableSystem() error {
 	if os.Geteuid() == 0 {
 		return nil
@@ -247,7 +247,7 @@ func (m *Manager) others(binary linux.Inode) ([]binfmt.Entry, error) {
 	}), err
 }
 
-// kernelEntries gives residentctl's, as far as binfmt_misc is mounted.
+// kernelEntries returns residentctl's, as far as binfmt_misc is mounted.
 func kernelEntries() ([]binfmt.Entry, error) {
 	entries, err := binfmt.Entries()
 	if errors.Is(err, binfmt.ErrNotMounted) {
@@ -256,7 +256,7 @@ func kernelEntries() ([]binfmt.Entry, error) {
 	return entries, err
 }
 
-// everyEntry gives the kernel's and those for the boot.
+// everyEntry returns the kernel's and those for the boot.
 func everyEntry() ([]binfmt.Entry, error) {
 	entries, err := kernelEntries()
 	if err != nil {
@@ -421,7 +421,7 @@ func waitingSystem(records []registry.Record, links []store.SystemLink) (waiting
 	return waiting
 }
 
-// LostSystem gives what is enabled for the whole system by a store that is gone, by
+// LostSystem returns what is enabled for the whole system by a store that is gone, by
 // the kernel's entries and the lines for the boot. Those programs start normally, by
 // the launcher files that the kernel holds open.
 func LostSystem() ([]SystemStatus, error) {
@@ -464,7 +464,7 @@ func splitLauncher(e binfmt.Entry) (dir, program string) {
 	return dir, "/" + rest
 }
 
-// DisableLost is DisableSystem for what LostSystem gives.
+// DisableLost is DisableSystem for what LostSystem returns.
 func DisableLost(query string) (program string, err error) {
 	lost, err := lostEntries()
 	if err != nil {
@@ -501,7 +501,7 @@ type SystemStatus struct {
 	AtBoot   bool        `json:"at_boot"`          // systemd-binfmt registers it at boot
 }
 
-// System gives every program that is enabled for the whole system, and then those that
+// System returns every program that is enabled for the whole system, and then those that
 // wait for an image.
 func (m *Manager) System(ctx context.Context) ([]SystemStatus, error) {
 	all := []SystemStatus{}
@@ -542,7 +542,7 @@ func (m *Manager) System(ctx context.Context) ([]SystemStatus, error) {
 	return all, unread
 }
 
-// systemState tells it of one of them, given this kernel instance and its entries.
+// systemState returns that of one of them, given this kernel instance and its entries.
 func (m *Manager) systemState(l store.SystemLink, instance string, kernels []binfmt.Entry, records []registry.Record) (SystemState, string) {
 	switch {
 	case l.Instance == instance:

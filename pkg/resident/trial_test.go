@@ -57,7 +57,7 @@ func TestTrialAdvice(t *testing.T) {
 		err  error
 		want string
 	}{
-		{wrong("rsp is 0"), "please report it"},
+		{wrong("rsp is 0"), "report it"},
 		{wrong("odd: %w", problem.Refusef("slow").WithHint("try later")), "try later"},
 		{otherFormat(criuwrap.Release{}, "criu", criuwrap.ErrUnsupported), "another version"},
 		{&criuwrap.Error{Op: "dump"}, "CRIU's log"},

@@ -60,7 +60,7 @@ func (v *Verified) failf(format string, args ...any) {
 	v.Failures = append(v.Failures, fmt.Sprintf(format, args...))
 }
 
-// Entries are the entries that the queries name, each once and in their order,
+// Entries returns the entries that the queries name, each once and in their order,
 // or without queries all of them that have an image, by program. A query that names none, or more
 // than one, is registry.ErrNotFound or ErrAmbiguous, and then nothing else is
 // returned. Beside another error is what could be read all the same.
@@ -142,7 +142,7 @@ type verifying struct {
 
 // files checks everything that does not need a process.
 func (v *verifying) files(ctx context.Context) error {
-	// In what an older plan differs planAgrees tells.
+	// planAgrees reports in what an older plan differs.
 	v.result.Failures = slices.DeleteFunc(v.stale(v.rec), func(why string) bool { return strings.HasSuffix(why, olderPlan) })
 	if err := json.Unmarshal(v.rec.Deps, &v.deps); err != nil {
 		return nil // v.stale has said so

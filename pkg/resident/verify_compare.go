@@ -331,7 +331,7 @@ func (c *comparison) fixup(addr, trial, ref uint64, fixups []plan.Fixup) {
 	}
 }
 
-// classify names the class of a word that differs, or gives "".
+// classify returns the class of a word that differs, or "".
 func (c *comparison) classify(addr, trial, ref uint64) string {
 	k := c.plan.Kernel
 	if addr+8 > k.RseqAddr && addr < k.RseqAddr+uint64(k.RseqLen) {

@@ -32,7 +32,7 @@ var hints = problem.Hints{
 	{fs.ErrPermission, "set HOME to your own home directory, name a store of your own with --store, or be root: this store is another user's"},
 }
 
-// Failed is what a method of this package fails with: what was being done ("publish
+// Failed returns the error of a method of this package: what was being done ("publish
 // image") to what, and why it did not work. The kernel's reason (syscall.ENOSPC, EROFS,
 // EACCES) is recognisable with errors.Is.
 func Failed(doing, path string, err error) *problem.Problem {

@@ -28,7 +28,7 @@ const maxNote = 4 << 20
 
 var errLongNote = errors.New("it is longer than such a file may be")
 
-// NotePath is the file of a note.
+// NotePath returns the file of a note.
 func (s *Store) NotePath(n Note) string { return s.in(string(n)) }
 
 // ReadNote returns what WriteNote wrote last, nothing if there is none.

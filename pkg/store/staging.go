@@ -96,7 +96,7 @@ func sameFile(f *os.File, path string) error {
 }
 
 // Expose lets those read the staged files who may read a program of this mode
-// and group, and nobody else. Without it an image is for the store's owner only.
+// and group, and no one else. Without it an image is for the store's owner only.
 // Nobody may write to what is exposed but its owner, and nobody may execute it.
 // What has its mode already keeps its times.
 func (g *Staging) Expose(program fs.FileMode, gid int) error { return g.ExposePart("", program, gid) }
@@ -108,7 +108,7 @@ func (g *Staging) ExposePart(name string, program fs.FileMode, gid int) error {
 	return wrap("set the modes of", path, expose(path, directory, file))
 }
 
-// Exposed is the access that Expose gives to files and directories.
+// Exposed returns the access that Expose gives to files and directories.
 func Exposed(program fs.FileMode, gid int) (file, directory Access) {
 	read := program & 0o044
 	return Access{0o600 | read, gid}, Access{0o700 | read | read>>2, gid}
@@ -214,7 +214,7 @@ func (g *Staging) Discard() error {
 	return wrap("discard", g.Dir, os.RemoveAll(g.Dir))
 }
 
-// Abandoned are the paths in staging/ that nobody works in: what processes left
+// Abandoned returns the paths in staging/ that no process works in: what processes left
 // that were killed.
 func (s *Store) Abandoned() ([]string, error) {
 	entries, err := os.ReadDir(s.in(stagingName))

@@ -26,7 +26,7 @@ type Store struct {
 	inode linux.Inode
 }
 
-// ForLaunchers is the store as launchers look in it.
+// ForLaunchers returns the store as launchers look in it.
 func (s *Store) ForLaunchers() launcher.Store { return launcher.Store{Dir: s.dir, Inode: s.inode} }
 
 // ErrReplaced is a store, or a file of it, whose path leads to another one than when it
@@ -168,7 +168,7 @@ func leadError(path, why string) error {
 		WithHint("name a store that only root's directories lead to, or find out who could have changed it; to trust it: chown root %[1]s and chmod go-w %[1]s", path)
 }
 
-// Missing are the directories that the store has lost.
+// Missing returns the directories that the store has lost.
 func (s *Store) Missing() []string {
 	var missing []string
 	for _, name := range directories {
@@ -196,7 +196,7 @@ func Create(dir string) (*Store, error) {
 	return complete(dir, top)
 }
 
-// MayMake is an error where a store that a user has named would be made in a directory that
+// MayMake returns an error where a store that a user has named would be made in a directory that
 // is not there, which is a mistyped path more often than not.
 func MayMake(dir string) error {
 	dir, err := filepath.Abs(dir)
@@ -296,7 +296,7 @@ func (s *Store) HideNames() {
 	}
 }
 
-// NamesShown are those of index/ and launchers/ that users other than the owner can list, and
+// NamesShown returns those of index/ and launchers/ that users other than the owner can list, and
 // so see the device and inode of every program.
 func (s *Store) NamesShown() (paths []string) {
 	for _, name := range inodeDirectories {
