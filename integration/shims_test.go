@@ -644,7 +644,7 @@ func TestShimsOfAnotherVersion(t *testing.T) {
 	wantClean(t, w.Store)
 }
 
-// changeFile puts a changed copy in the place of a file, with its mode.
+// changeFile puts a changed copy in place of a file, with its mode.
 func changeFile(t *testing.T, path string, change func([]byte)) {
 	t.Helper()
 	info, err := os.Stat(path)

@@ -105,7 +105,7 @@ func (m *Machine) CopyIn(t testing.TB, from, to string) {
 	}
 }
 
-// Replace puts a copy of a program or library in the place of a file, as a package manager
+// Replace puts a copy of a program or library in place of a file, as a package manager
 // does: a new file, renamed over the old one.
 func Replace(t testing.TB, from, to string) {
 	t.Helper()

@@ -16,7 +16,7 @@ type Situation struct {
 	Options []string // of fixtures/situation.c
 	Script  string   // what root does before in a mount namespace of its own
 	Shell   string   // what a shell does before that
-	Argv0   string   // in the place of the program's path; launcher file only
+	Argv0   string   // in place of the program's path; launcher file only
 	Args    []string
 	Env     []string
 	Stdin   string

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pages maps n pages for a test, outside of what the garbage collector knows.
+// pages maps n pages for a test, outside what the garbage collector knows.
 func pages(t *testing.T, n int) ([]byte, uint64) {
 	t.Helper()
 	mem, err := unix.Mmap(-1, 0, n*PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)

@@ -44,7 +44,7 @@ type options struct {
 	JSON        bool          // print JSON at the end, and nothing else
 	Keep        string        // a directory for the outputs of what differs, or ""
 	SelfTest    bool
-	Control     bool   // plain starts in the place of resident ones
+	Control     bool   // plain starts in place of resident ones
 	Dir         string // the mount point of the world's tmpfs
 }
 

@@ -33,14 +33,14 @@ type Image struct {
 	VMAs []VMA // ascending, without overlap
 
 	// Pages are the runs of pages whose content is in PagesPath, ascending,
-	// without overlap, each inside of VMAs. What no run covers reads as the
+	// without overlap, each inside VMAs. What no run covers reads as the
 	// VMA's file, or as zeros. Together they are exactly the file.
 	Pages     []PageRun
 	PagesPath string
 }
 
 // Regs are the general registers: images/core-x86.proto, user_x86_regs_entry.
-// For a process that was inside of a system call OrigAX is the call's number,
+// For a process that was inside a system call OrigAX is the call's number,
 // else -1.
 type Regs struct {
 	R15, R14, R13, R12, BP, BX, R11, R10, R9, R8 uint64

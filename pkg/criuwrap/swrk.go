@@ -50,7 +50,7 @@ type request struct {
 	restored func(pid int)
 
 	// undo, unless nil, ends what a CRIU that is being killed leaves behind
-	// outside of its own children.
+	// outside its own children.
 	undo func()
 }
 

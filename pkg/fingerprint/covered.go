@@ -7,7 +7,7 @@ import (
 
 // StatID is linux.StatID, but of the copy with which `residentctl exec` has covered
 // the dynamic linker it returns the linker itself: that is what starts map in such a
-// command tree, and what an image made outside of it depends on.
+// command tree, and what an image made outside it depends on.
 func StatID(path string) (linux.FileID, error) {
 	_, id, err := look(path)
 	return id, err

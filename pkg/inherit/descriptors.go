@@ -144,7 +144,7 @@ func descriptors() (fds []int, err error) {
 }
 
 // Forget gives up what Give has given, as far as this process has it too: its descriptors,
-// with /dev/null in the place of the first three, and its working directory. What fails is left.
+// with /dev/null in place of the first three, and its working directory. What fails is left.
 func Forget() {
 	_ = unix.Chdir("/")
 	fds, _ := descriptors()

@@ -58,7 +58,7 @@ type Cover struct {
 	Mounts []Mount
 }
 
-// Mount is a file that is to be seen in the place of another one. Which files those are
+// Mount is a file that is to be seen in place of another one. Which files those are
 // was fixed when they were read or written: what has taken their place by the time of the
 // mount is not mounted.
 type Mount struct {
@@ -246,7 +246,7 @@ func openSame(file store.File) (fd int, err error) {
 }
 
 // Uncover moves the calling thread, which must be locked, into a mount namespace in
-// which the dynamic linker is not covered, as outside of the command tree that it
+// which the dynamic linker is not covered, as outside the command tree that it
 // belongs to. Only root can: what came from the namespace of a user with more
 // rights cannot be unmounted (mount_namespaces(7), "Restrictions on mount
 // namespaces").

@@ -68,7 +68,7 @@ func pathPart(shell, dir string) (string, error) {
 	return "", fmt.Errorf("no line is known for %s", shell)
 }
 
-// quote puts text in single quotes, and in the place of each in it escaped.
+// quote puts text in single quotes, and in place of each in it escaped.
 func quote(text, escaped string) string {
 	return "'" + strings.ReplaceAll(text, "'", escaped) + "'"
 }

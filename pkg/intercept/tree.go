@@ -102,7 +102,7 @@ func (t *Tree) uncovered(auto bool) (known bool, why error) {
 	return true, t.within(around, auto)
 }
 
-// within says why the tree does not come true inside of another one; nil if it does. The
+// within says why the tree does not come true inside another one; nil if it does. The
 // cover stays the outer tree's: another would be made of that one and not of the dynamic
 // linker.
 func (t *Tree) within(around *Within, auto bool) error {

@@ -17,7 +17,7 @@ import (
 const LinkerPath = "/lib64/ld-linux-x86-64.so.2"
 
 // A Covered is a dynamic linker that this process cannot see by its path, since
-// the process is inside of a command tree in which Cover's copy stands there.
+// the process is inside a command tree in which Cover's copy stands there.
 type Covered struct {
 	ID       linux.FileID // of the copy
 	Original string       // where the linker itself is to be found

@@ -175,7 +175,7 @@ func (c *Cache) string(off uint64) (string, bool) {
 	return s, true
 }
 
-// key is the name of entry i, or false if it lies outside of the file.
+// key is the name of entry i, or false if it lies outside the file.
 func (c *Cache) key(i int) (string, bool) {
 	return c.stringOf(c.libs[i*newEntry+4:])
 }

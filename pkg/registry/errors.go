@@ -11,7 +11,7 @@ import (
 	"github.com/residentctl/residentctl/internal/problem"
 )
 
-// What a caller may want to tell apart. A registry that is not there is
+// What a caller may want to tell apart. A registry that does not exist is
 // fs.ErrNotExist, one that the caller may not open is fs.ErrPermission, and the kernel's
 // own reasons (syscall.ENOSPC, syscall.EROFS) stay recognisable too.
 var (

@@ -16,7 +16,7 @@ import (
 
 // Record is what the registry knows about one program: what its user asked for, and
 // the image that serves this, unless there is none just now. Its fields are those of
-// both, and as JSON they are in one object, in which those of an image that is not there
+// both, and as JSON they are in one object, in which those of an image that does not exist
 // are left out. Fields are only ever added, each to the part that it belongs to; anything
 // else needs a new schema version.
 type Record struct {

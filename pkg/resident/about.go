@@ -52,7 +52,7 @@ func (a *adding) describe(rec *registry.Record) error {
 // libraries, has 100 KiB.
 const maxAbout = 16 << 20
 
-// AboutError is an image's copy of its record that is not there or cannot be read, so
+// AboutError is an image's copy of its record that does not exist or cannot be read, so
 // that who may only read the store does not know of the image.
 type AboutError struct{ *problem.Problem }
 

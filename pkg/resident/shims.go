@@ -19,7 +19,7 @@ import (
 )
 
 // A shim belongs to a name of an entry, and goes with its image. When an upgrade has put
-// another file in the place of the name, the shim moves to the new entry. That a name is
+// another file in place of the name, the shim moves to the new entry. That a name is
 // to have one is part of the wish (ways.go).
 
 // LookPath is elfinfo.LookPath, but of the shims in PATH it finds the programs
@@ -146,7 +146,7 @@ func calledInPath(wrapper, program string) error {
 // By a shim that is the launcher file, beside which there are none.
 var relocatable = []struct {
 	text     string
-	anywhere bool // else only outside of the usual directories: there it knows its files
+	anywhere bool // else only outside the usual directories: there it knows its files
 }{
 	{"GCC_EXEC_PREFIX", true}, // GCC's drivers (gcc/gcc.cc, process_command; libiberty/make-relative-prefix.c)
 	{"PYTHONHOME", false},     // Python (Modules/getpath.py, real_executable_dir)
@@ -284,7 +284,7 @@ type ShimStatus struct {
 	Reason  string    `json:"reason,omitempty"` // of any state but resident, and then of how
 }
 
-// ShimsDir returns the directory of the shims, "" of a store that is not there yet.
+// ShimsDir returns the directory of the shims, "" of a store that does not exist yet.
 func (m *Manager) ShimsDir() string {
 	if m.store == nil {
 		return ""

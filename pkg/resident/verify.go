@@ -224,7 +224,7 @@ func (v *verifying) memory(ctx context.Context, ref Reference) error {
 // takes any of several at random, so for those there is one with a plan that has no
 // others, which are the caller's, as the launcher wants it: in the store if the caller may
 // write to it, for nothing may be executed in some temporary directories (noexec). One
-// outside of the store has a copy of CRIU's pages beside it, since a plan reaches no
+// outside the store has a copy of CRIU's pages beside it, since a plan reaches no
 // further than its store.
 func (v *verifying) starter() (path string, p *plan.Plan, remove func(), err error) {
 	v.pagesPath = v.image.PagesPath

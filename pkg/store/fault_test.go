@@ -79,7 +79,7 @@ func life(dir string) error {
 	return nil
 }
 
-// replacePlan puts another plan in the place of an image's, as a renewal does.
+// replacePlan puts another plan in place of an image's, as a renewal does.
 func replacePlan(s *Store, id string) error {
 	g, err := s.Stage()
 	if err != nil {

@@ -121,7 +121,7 @@ func syncTree(root string) error {
 	return syncPath(root)
 }
 
-// writeFile writes a file that is not there yet, of exactly this mode, and
+// writeFile writes a file that does not exist yet, of exactly this mode, and
 // brings it to the disk.
 func writeFile(path string, data []byte, mode fs.FileMode) error {
 	_, err := writeFileOf(path, data, mode)

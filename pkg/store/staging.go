@@ -140,7 +140,7 @@ func (g *Staging) publish(id string) error {
 }
 
 // Replace brings everything in the staging directory to the disk, calls commit, and puts
-// the staged files in the place of those of images: of each image id the files with these
+// the staged files in place of those of images: of each image id the files with these
 // names, in this order, which are staged at id/name. Names are slash-separated. Commit may
 // take images out; after an error of its own nothing is replaced. A process that has an old
 // file open or mapped keeps it.
