@@ -19,7 +19,7 @@ import (
 )
 
 // A badWorld is a store with one resident program, whose first word of output is
-// "one", and somebody who starts it.
+// "one", and a user who starts it.
 type badWorld struct {
 	owner, user       kit.Account
 	residentctl       string // the command under test; a state may put another in its place
@@ -59,7 +59,7 @@ func (w *badWorld) build(t *testing.T, path, word string) {
 	rename(t, path+".new", path)
 }
 
-// as is a command line as somebody executes it, in the wrapper.
+// as is a command line as a user executes it, in the wrapper.
 func (w *badWorld) as(t *testing.T, a kit.Account, env []string, argv ...string) *exec.Cmd {
 	t.Helper()
 	all := append([]string{}, w.wrapper...)
@@ -337,7 +337,7 @@ func TestBadStatesByWay(t *testing.T) {
 	states := []struct {
 		name    string
 		users   []kit.Account
-		others  bool                            // the store is root's, whoever starts
+		others  bool                            // the store is root's, also when another user starts
 		before  func(*testing.T, *badWorld)     // before the program is made resident
 		spoil   func(*testing.T, *badWorld)     // afterwards
 		want    map[string]string               // by way
@@ -368,7 +368,7 @@ func TestBadStatesByWay(t *testing.T) {
 			after: func(t *testing.T, w *badWorld) {
 				// What is staged cannot be renamed to its place.
 				r := kit.Finish(t, w.as(t, w.owner, nil, w.residentctl, "--store", w.dir, "add", "--even-if-slower", kit.Installed(t, "true")))
-				if r.Code != statusStore || !strings.Contains(r.Stderr, "error: ") || !strings.Contains(r.Stderr, "hint: all of a store must be on one file system") {
+				if r.Code != statusStore || !strings.Contains(r.Stderr, "error: ") || !strings.Contains(r.Stderr, "hint: use another store with --store: all of a store must be on one file system") {
 					t.Errorf("add: want status %d: %v", statusStore, r)
 				}
 				wantClear(t, "add", r.Code, r.Stdout, r.Stderr)
@@ -444,7 +444,7 @@ func TestBadStatesByWay(t *testing.T) {
 	}
 }
 
-// noUserNamespaces starts in a user namespace in which everybody is himself, and whose
+// noUserNamespaces starts in a user namespace that maps every user to itself, and whose
 // limit of others is 0.
 func noUserNamespaces(_ *testing.T, w *badWorld) {
 	w.namespaces = syscall.CLONE_NEWUSER
@@ -492,7 +492,7 @@ func TestAutoWithRootsStore(t *testing.T) {
 	r := kit.Finish(t, w.as(t, alice, []string{"RESIDENTCTL_EXPLAIN=1"}, append(auto, "--", w.program, "a")...))
 	if r.Code != 0 || !strings.HasPrefix(r.Stdout, "one ") ||
 		!strings.Contains(r.Stderr, "residentctl: "+w.program+": resident start") ||
-		strings.Count(r.Stderr, "residentctl: what the command executes cannot be made resident: ") != 1 ||
+		strings.Count(r.Stderr, "residentctl: cannot make resident what the command executes: ") != 1 ||
 		!strings.Contains(r.Stderr, "residentctl: 1 of 1 starts were resident") {
 		t.Errorf("%v", r)
 	}

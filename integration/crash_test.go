@@ -231,7 +231,7 @@ func (c change) wantSound(t *testing.T, s *kit.Store, program string) {
 	wantSound(t, s, program)
 }
 
-// wantSound fails unless a store that somebody was killed in does no harm, and
+// wantSound fails unless a store in which a process was killed does no harm, and
 // gc makes it clean.
 func wantSound(t *testing.T, s *kit.Store, program string) {
 	t.Helper()

@@ -29,13 +29,13 @@ func TestDamagedStore(t *testing.T) {
 		{"half a plan", func(t *testing.T, s *kit.Store) { truncate(t, s.Plan(t, program), 1, 2) }},
 		{"most of a plan", func(t *testing.T, s *kit.Store) { truncate(t, s.Plan(t, program), 99, 100) }},
 		{"a plan that others may write", func(t *testing.T, s *kit.Store) { kit.Chmod(t, s.Plan(t, program), 0o666) }},
-		{"a plan that is somebody's", func(t *testing.T, s *kit.Store) { kit.Chown(t, s.Plan(t, program), 12345) }},
+		{"another user's plan", func(t *testing.T, s *kit.Store) { kit.Chown(t, s.Plan(t, program), 12345) }},
 		{"no index", func(t *testing.T, s *kit.Store) { kit.Remove(t, filepath.Join(s.Dir, "index")) }},
 		{"no pages", func(t *testing.T, s *kit.Store) { kit.Remove(t, s.Pages(t, program)) }},
 		{"no pages in their file", func(t *testing.T, s *kit.Store) { truncate(t, s.Pages(t, program), 0, 1) }},
 		{"half of the pages", func(t *testing.T, s *kit.Store) { truncate(t, s.Pages(t, program), 1, 2) }},
 		{"pages that others may write", func(t *testing.T, s *kit.Store) { kit.Chmod(t, s.Pages(t, program), 0o666) }},
-		{"pages that are somebody's", func(t *testing.T, s *kit.Store) { kit.Chown(t, s.Pages(t, program), 12345) }},
+		{"another user's pages", func(t *testing.T, s *kit.Store) { kit.Chown(t, s.Pages(t, program), 12345) }},
 		{"no image", func(t *testing.T, s *kit.Store) { kit.Remove(t, filepath.Dir(s.Plan(t, program))) }},
 		{"no images", func(t *testing.T, s *kit.Store) { kit.Remove(t, filepath.Join(s.Dir, "images")) }},
 	}
@@ -186,7 +186,7 @@ func TestChangedFiles(t *testing.T) {
 	}
 }
 
-// TestChangesWhileAdded: a program that is written to behind its dump is added once
+// TestChangesWhileAdded: a program that is written to after its dump is added once
 // more, and one that always is, is refused for that.
 func TestChangesWhileAdded(t *testing.T) {
 	t.Setenv("TMPDIR", kit.Dir(t))

@@ -50,13 +50,13 @@ func TestExecInside(t *testing.T) {
 				// The command goes out of the tree for itself only.
 				inside(0, fmt.Sprintf("%sadd true; grep -c ' %s/exec/original ' /proc/self/mountinfo", rctl, e.dir), "already resident\n1\n")
 			} else {
-				const refused = "the dynamic linker is covered here: this is inside of a `residentctl exec`"
+				const refused = "the dynamic linker is covered here: this is inside `residentctl exec`"
 				for _, command := range []string{"add true", "refresh --all", "verify perl"} {
 					code := 4
 					if command[0] == 'r' {
 						code = 1 // one of some
 					}
-					inside(code, rctl+command, refused, "hint: do it outside")
+					inside(code, rctl+command, refused, "hint: run it outside")
 				}
 				inside(0, rctl+"check", refused)
 			}
@@ -81,7 +81,7 @@ func TestExecInsideRootsStore(t *testing.T) {
 	for _, s := range []*kit.Store{roots, other} {
 		s.Do(t, "enable", "--even-if-slower", kit.Installed(t, "true"))
 	}
-	const hidden, hint = "not safe to run programs from: this user namespace does not show whose it is", "hint: in the user namespace that `residentctl exec` makes"
+	const hidden, hint = "not safe to run programs from: this user namespace does not show its owner", "hint: run it outside: in the user namespace that `residentctl exec` makes"
 	inside := func(code int, words []string, args ...string) {
 		t.Helper()
 		r := kit.Finish(t, alice.Command(t, append([]string{"--store", roots.Dir, "exec", "-q", "--strict", "--", kit.Residentctl(t)}, args...)...))
@@ -98,7 +98,7 @@ func TestExecInsideRootsStore(t *testing.T) {
 	inside(0, []string{"shim  resident"}, "--store", roots.Dir, "status")
 	inside(0, []string{roots.Shims()}, "--store", roots.Dir, "env", "sh")
 	inside(0, []string{"state:     current"}, "--store", roots.Dir, "inspect", "true")
-	inside(3, []string{"only the owner of the store may do this"}, "--store", roots.Dir, "add", "true")
+	inside(3, []string{"run it as the owner of the store"}, "--store", roots.Dir, "add", "true")
 	inside(3, []string{hidden, hint}, "--store", other.Dir, "list")
 	inside(3, []string{hidden, hint}, "--store", other.Dir, "env", "sh")
 	inside(3, []string{hidden, hint[len("hint: "):]}, "--store", other.Dir, "check")
@@ -132,7 +132,7 @@ func TestExecInsideWithoutLinker(t *testing.T) {
 	}
 }
 
-// ownTemporary is a TMPDIR for everybody in which nothing is: what others leave in the
+// ownTemporary is an empty TMPDIR for all users: what others leave in the
 // usual one is garbage to gc.
 func ownTemporary(t *testing.T) string {
 	t.Helper()
@@ -144,7 +144,7 @@ func ownTemporary(t *testing.T) string {
 }
 
 // TestExecInsideLaunchers: launcher files, and run, map the linker itself, and are not
-// started a second time through the covered one. A long path stands in other memory.
+// started a second time through the covered one. A long path is in other memory.
 func TestExecInsideLaunchers(t *testing.T) {
 	criu := kit.CapableCRIU(t)
 	for _, e := range newExecers(t) {

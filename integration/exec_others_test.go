@@ -64,7 +64,7 @@ func TestExecPrivileges(t *testing.T) {
 					t.Errorf("%v", r)
 				}
 			}
-			// su(1) changes the user where it may, and says that it may not (after two
+			// su(1) changes the user where it is allowed to, and says that it is not (after two
 			// seconds, PAM's).
 			if e.UID != 0 && e.auto {
 				return
@@ -196,7 +196,7 @@ func TestExecTellsOnce(t *testing.T) {
 	c := exec.Command("setpriv", "--reuid", fmt.Sprint(kit.AliceID), "--regid", fmt.Sprint(kit.AliceID), "--clear-groups",
 		"--inh-caps=+net_raw", "--ambient-caps=+net_raw", kit.Residentctl(t), "exec", "--", "grep", "CapAmb", "/proc/self/status")
 	c.Env = []string{"HOME=" + alice.Home, "PATH=/usr/bin:/bin"}
-	if r := kit.Finish(t, c); r.Stdout != "CapAmb:\t0000000000002000\n" || !strings.Contains(r.Stderr, "no resident starts in grep: a user namespace would take your capabilities away") {
+	if r := kit.Finish(t, c); r.Stdout != "CapAmb:\t0000000000002000\n" || !strings.Contains(r.Stderr, "no resident starts in grep: a user namespace would drop your capabilities") {
 		t.Errorf("with an ambient capability: %v", r)
 	}
 }
@@ -282,7 +282,7 @@ func TestExecPackages(t *testing.T) {
 		mkdir "$work"/upper "$work"/below "$work"/db "$work"/db/updates "$work"/db/info
 		mount -t overlay overlay -o "lowerdir=$libs,upperdir=$work/upper,workdir=$work/below" "$libs"
 		: >"$work/db/status"; : >"$work/db/available"
-		package() { # NAME VERSION FILE...: with the linker, and a file that comes before and one that comes behind it
+		package() { # NAME VERSION FILE...: with the linker, and a file that comes before and one that comes after it
 			mkdir -p "$work/pkg/DEBIAN" "$work/pkg$libs"
 			printf 'Package: %s\nVersion: %s\nArchitecture: amd64\nMaintainer: nobody <nobody@localhost>\nDescription: test\n' "$1" "$2" >"$work/pkg/DEBIAN/control"
 			for f in "${@:3}"; do
@@ -331,7 +331,7 @@ func TestExecPackages(t *testing.T) {
 	c.Env = append(s.Environment(dir), "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8")
 	c.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	r := kit.Finish(t, c)
-	const refused = "residentctl: no resident starts in dpkg: a package manager has to be able to replace the C library, which is busy where it is covered\n"
+	const refused = "residentctl: no resident starts in dpkg: a package manager must be able to replace the C library, which is busy while it is covered\n"
 	want := strings.ReplaceAll(`other: done
 unable to make backup link of './LINKER' before installing new version: Invalid cross-device link
 other 2 installed

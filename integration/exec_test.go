@@ -20,7 +20,7 @@ import (
 	"github.com/residentctl/residentctl/integration/kit"
 )
 
-// An execer is one of the ways in which somebody runs a command tree: by exec or
+// An execer is one of the ways in which a user runs a command tree: by exec or
 // by exec --auto, as root or as an ordinary user.
 type execer struct {
 	kit.Account
@@ -167,7 +167,7 @@ func TestExecStatus(t *testing.T) {
 	}
 }
 
-// TestExecSignals: signals reach the command, whoever they are sent to.
+// TestExecSignals: signals reach the command, whichever process they are sent to.
 func TestExecSignals(t *testing.T) {
 	program := kit.Fixture(t, "sigwait")
 	for _, e := range newExecers(t) {
@@ -202,7 +202,7 @@ func TestExecSignals(t *testing.T) {
 	}
 }
 
-// fifo is a named pipe for everybody, from which nothing comes.
+// fifo is a named pipe for all users, to which nothing is written.
 func fifo(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(kit.Dir(t), "fifo")
@@ -262,7 +262,7 @@ func (l linesOf) drain() {
 	}
 }
 
-// TestExecStops: a command that stops itself has stopped for whoever waits, by the same
+// TestExecStops: a command that stops itself has stopped for any process that waits, by the same
 // signal, and goes on when that continues it, once.
 func TestExecStops(t *testing.T) {
 	for _, e := range newExecers(t) {

@@ -71,7 +71,7 @@ func TestExecUsesOnlyItsOwnDirectoryInTMPDIR(t *testing.T) {
 }
 
 // TestExecMountsOnlyWhatItHasWritten: in a TMPDIR in which others may rename, a file is
-// put in the place of another one between the writing and the mounts.
+// put in place of another one between the writing and the mounts.
 func TestExecMountsOnlyWhatItHasWritten(t *testing.T) {
 	alice, _ := kit.NewAccounts(t)
 	linker := launcher.LinkerPath

@@ -49,7 +49,7 @@ var cacheSteps = []cacheStep{
 	{name: "empty", normal: "this has changed /etc/ld.so.cache", fails: true, script: ">/etc/ld.so.cache"},
 	{name: "garbage", normal: "this has changed /etc/ld.so.cache", fails: true, script: "head -c 50000 /dev/urandom >/etc/ld.so.cache"},
 	{name: "gone", normal: "this has changed /etc/ld.so.cache", fails: true, script: "rm /etc/ld.so.cache"},
-	// Opened for writing, or each plain start would wait for somebody who does it.
+	// Opened for writing, or each plain start would wait for a process that does it.
 	{name: "a FIFO", normal: "this has changed /etc/ld.so.cache", fails: true, script: "mkfifo /etc/ld.so.cache; exec 9<>/etc/ld.so.cache"},
 	{name: "as it was in the end", script: "rm /etc/ld.so.cache; exec 9>&-; $ldconfig"},
 }

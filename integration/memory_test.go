@@ -25,7 +25,7 @@ func TestAddBoundsMemory(t *testing.T) {
 		cmd, stderr := wrapped(s, nil, nil, append(append([]string{s.Residentctl, "--store", s.Dir, "add", "--even-if-slower"}, options...), program)...)
 		stdout, _ := cmd.Output()
 		if status := cmd.ProcessState.ExitCode(); status != statusFailed || !strings.Contains(stderr.String(), want) ||
-			!strings.Contains(stderr.String(), "hint: if it is to have so much, allow it: `residentctl add --memory-limit SIZE`") {
+			!strings.Contains(stderr.String(), "hint: raise the limit: `residentctl add --memory-limit SIZE`") {
 			t.Errorf("status %d\n%s%s", status, stdout, stderr)
 		}
 	}

@@ -155,7 +155,7 @@ func disowned(t *testing.T, dir string, uid int) {
 
 // TestCopiedLinkerTrustsNobody: a covered dynamic linker that was made for a user
 // namespace, in which root's files are shown as the overflow uid's, and that is used
-// outside of one, takes nobody's files for nobody's.
+// outside one, takes nobody's files for nobody's.
 func TestCopiedLinkerTrustsNobody(t *testing.T) {
 	kit.RequireCRIU(t)
 	const nobody = 65534

@@ -51,8 +51,8 @@ func TestOlderRegistry(t *testing.T) {
 				t.Errorf("alice sees %q", got)
 			}
 			check := kit.Finish(t, s.Command("check", "--no-trial"))
-			if check.Code != 0 || !strings.Contains(check.Stdout, "an older residentctl has written it") ||
-				!strings.Contains(check.Stdout, "-> `residentctl list`, by its owner, brings it up to date") {
+			if check.Code != 0 || !strings.Contains(check.Stdout, "an older residentctl wrote it") ||
+				!strings.Contains(check.Stdout, "-> run `residentctl list` as its owner to bring it up to date") {
 				t.Errorf("check: %v", check)
 			}
 			if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, older) {

@@ -75,7 +75,7 @@ func TestSecrets(t *testing.T) {
 				}
 			}
 
-			// Without randomisation the break stands right behind the program's data.
+			// Without randomisation the break is right after the program's data.
 			fixed := kit.Command{Shell: `exec setarch --addr-no-randomize "$@"`}
 			plainly = collect(t, program.path, 4, fixed, kit.Plain)
 			resident = collect(t, program.path, 8, fixed, kit.ResidentWays...)
@@ -130,11 +130,11 @@ func TestOldSecrets(t *testing.T) {
 					// pointer guard in the thread's block and in the dynamic linker, and
 					// the handler that the dynamic linker registered for exit, mangled.
 					if m.count(canary) < 1 || m.count(guard) < 2 || m.mangled(guard) < 1 {
-						t.Errorf("%s as %s: the new canary stands in %d places, the new guard in %d, mangled pointers in %d",
+						t.Errorf("%s as %s: the new canary is in %d places, the new guard in %d, mangled pointers in %d",
 							w.Name, u.Name, m.count(canary), m.count(guard), m.mangled(guard))
 					}
 					if c, g, p := m.count(oldCanary), m.count(oldGuard), m.mangled(oldGuard); c+g+p != 0 {
-						t.Errorf("%s as %s: the old canary stands in %d places, the old guard in %d, pointers mangled with it in %d",
+						t.Errorf("%s as %s: the old canary is in %d places, the old guard in %d, pointers mangled with it in %d",
 							w.Name, u.Name, c, g, p)
 					}
 					process.end(t)

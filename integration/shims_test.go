@@ -73,7 +73,7 @@ func TestShimRefused(t *testing.T) {
 // A world for one shim: directories of PATH with programs that say their name.
 type shimWorld struct {
 	*kit.Store
-	first, second string // directories of PATH behind the shims
+	first, second string // directories of PATH after the shims
 	source        string
 	env           []string // added
 }
@@ -138,7 +138,7 @@ func (w *shimWorld) calls(t *testing.T, want, how string) {
 			}
 			through := start(w.path())
 			without := start(strings.Replace(w.path(), w.Shims()+":", "", 1))
-			through.Stderr, without.Stderr = "", "" // "not found" is everybody's own words
+			through.Stderr, without.Stderr = "", "" // each shell has its own words for "not found"
 			if diff := cmp.Diff(without, through); diff != "" || strings.TrimSuffix(through.Stdout, "\n") != want {
 				t.Errorf("%s, %s: want %q: without (-) and through the shims (+):\n%s", u.Name, call[0], want, diff)
 			}
@@ -225,7 +225,7 @@ func TestShimsFollowTheSystem(t *testing.T) {
 	if err := os.Chmod(speak, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	w.calls(t, "three speak a b c", resident) // what may not be executed is passed over
+	w.calls(t, "three speak a b c", resident) // a file that cannot be executed is passed over
 	kit.Remove(t, speak)
 	w.calls(t, "three speak a b c", resident)
 
@@ -468,7 +468,7 @@ int main(int argc, char **argv)
 }
 
 // TestShimsAndWrappersByPath: a wrapper that is called by its path finds the shim as the
-// next of its name. If its directory stands behind the shims, the shim executes it once
+// next of its name. If its directory comes after the shims, the shim executes it once
 // more; in front of them, or in no directory of PATH, it runs as without shims.
 func TestShimsAndWrappersByPath(t *testing.T) {
 	w := newShimWorld(t)
@@ -644,7 +644,7 @@ func TestShimsOfAnotherVersion(t *testing.T) {
 	wantClean(t, w.Store)
 }
 
-// changeFile puts a changed copy in the place of a file, with its mode.
+// changeFile puts a changed copy in place of a file, with its mode.
 func changeFile(t *testing.T, path string, change func([]byte)) {
 	t.Helper()
 	info, err := os.Stat(path)

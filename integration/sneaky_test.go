@@ -17,7 +17,7 @@ func TestAddLetsNoResolverWrite(t *testing.T) {
 	kit.RequireCRIU(t)
 	for _, tc := range []struct{ name, where, want string }{
 		{"in a timed start", "", "time a start of "},
-		{"in the twin", "-DSNEAK_IN_TWIN", "of the second one: "},
+		{"in the twin", "-DSNEAK_IN_TWIN", "in the second one: "},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Setenv("TMPDIR", kit.Dir(t))

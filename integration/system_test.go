@@ -94,7 +94,7 @@ func wantLines(t *testing.T, got, want string) {
 }
 
 // TestSystemLife: enabled, off after a boot, registered again, moved with an upgrade
-// and taken away; status tells, and nothing stays behind.
+// and removed; status shows it, and nothing is left behind.
 func TestSystemLife(t *testing.T) {
 	s := newSpace(t)
 	s.copyOf(t, "args", "one")
@@ -162,7 +162,7 @@ resident start: image
 == verify
 the same as a fresh link
 == upgraded, the same first bytes
-one DIR/one system normal another file stands there, or none
+one DIR/one system normal another file, or none, is at its path
 started normally: it is not resident
 == refresh
 made again
@@ -170,7 +170,7 @@ one DIR/one system resident
 resident start: image
 1 in binfmt.d, 1 in the store
 == removed
-one DIR/one system normal another file stands there, or none
+one DIR/one system normal another file, or none, is at its path
 127
 == gc
 one DIR/one system waiting no image: DIR/one is gone
@@ -182,18 +182,18 @@ resident start: image
 1 in binfmt.d, 1 in the store
 == disable
 one: disabled for the whole system (DIR/one)
-nothing is enabled; ` + "`residentctl enable PROGRAM`" + ` does it
+nothing is enabled; enable a program with ` + "`residentctl enable PROGRAM`" + `
 == not enabled
 residentctl: error: one: it is not enabled in DIR/residentctl
-residentctl: hint: ` + "`residentctl status`" + ` shows what is enabled
+residentctl: hint: run ` + "`residentctl status`" + ` to see what is enabled
 1
 == both ways
 DIR/one: enabled for the whole system
 one: disabled (DIR/one)
 one: disabled for the whole system (DIR/one)
-nothing is enabled; ` + "`residentctl enable PROGRAM`" + ` does it
+nothing is enabled; enable a program with ` + "`residentctl enable PROGRAM`" + `
 == remove
-nothing is enabled; ` + "`residentctl enable PROGRAM`" + ` does it
+nothing is enabled; enable a program with ` + "`residentctl enable PROGRAM`" + `
 0 in binfmt.d, 0 in the store
 register
 status
@@ -259,7 +259,7 @@ func TestSystemCollides(t *testing.T) {
 	}
 }
 
-// TestSystemSegments: what differs from an enabled program only behind its first
+// TestSystemSegments: what differs from an enabled program only after its first
 // bytes is mapped as the kernel maps it, whatever its program headers ask for.
 func TestSystemSegments(t *testing.T) {
 	s := newSpace(t)
@@ -269,15 +269,15 @@ func TestSystemSegments(t *testing.T) {
 		return elf.Prog64{Type: uint32(elf.PT_LOAD), Flags: uint32(flags), Off: off, Vaddr: addr, Paddr: addr, Filesz: inFile, Memsz: inMemory, Align: align}
 	}
 	variants := map[string]elf.Prog64{
-		"zeroes-not-writable":        more(elf.PF_R, 0, beyond, 0, 0x3000, 0x1000),
-		"zeroes-behind-not-writable": more(elf.PF_R, 0, beyond, 0x10, 0x3000, 0x1000),
-		"zeroes-behind-code":         more(elf.PF_R|elf.PF_X, 0, beyond, 0x10, 0x3000, 0x1000),
-		"zeroes-behind-data":         more(elf.PF_R|elf.PF_W, 0, beyond, 0x10, 0x3000, 0x1000),
-		"zeroes-of-no-offset":        more(elf.PF_R|elf.PF_W, 0, beyond+0x10, 0, 0x3000, 0x1000),
-		"nothing-where-data-is":      more(elf.PF_R|elf.PF_W, 0x10, s.dataOf(t, "base"), 0, 0, 0x1000),
-		"the-same-page-twice":        more(elf.PF_R, 0x1000, beyond, 0x1000, 0x1000, 0x1000),
-		"aligned-to-2-MiB":           more(elf.PF_R|elf.PF_W, 0, beyond, 0x10, 0x3000, 0x200000),
-		"executable-stack":           {Type: uint32(elf.PT_GNU_STACK), Flags: uint32(elf.PF_R | elf.PF_W | elf.PF_X), Align: 16},
+		"zeroes-not-writable":       more(elf.PF_R, 0, beyond, 0, 0x3000, 0x1000),
+		"zeroes-after-not-writable": more(elf.PF_R, 0, beyond, 0x10, 0x3000, 0x1000),
+		"zeroes-after-code":         more(elf.PF_R|elf.PF_X, 0, beyond, 0x10, 0x3000, 0x1000),
+		"zeroes-after-data":         more(elf.PF_R|elf.PF_W, 0, beyond, 0x10, 0x3000, 0x1000),
+		"zeroes-of-no-offset":       more(elf.PF_R|elf.PF_W, 0, beyond+0x10, 0, 0x3000, 0x1000),
+		"nothing-where-data-is":     more(elf.PF_R|elf.PF_W, 0x10, s.dataOf(t, "base"), 0, 0, 0x1000),
+		"the-same-page-twice":       more(elf.PF_R, 0x1000, beyond, 0x1000, 0x1000, 0x1000),
+		"aligned-to-2-MiB":          more(elf.PF_R|elf.PF_W, 0, beyond, 0x10, 0x3000, 0x200000),
+		"executable-stack":          {Type: uint32(elf.PT_GNU_STACK), Flags: uint32(elf.PF_R | elf.PF_W | elf.PF_X), Align: 16},
 	}
 	for name, header := range variants {
 		s.withHeader(t, "base", name, header)
@@ -327,8 +327,8 @@ func (s *space) withHeader(t *testing.T, name, as string, header elf.Prog64) {
 func TestSystemElsewhere(t *testing.T) {
 	s := newSpace(t)
 	s.copyOf(t, "identity", "identity")
-	// Who may not say which file he executes, nor make a user namespace in which he
-	// may, is the launcher file in /proc/self/exe.
+	// A user who can neither set /proc/self/exe nor make a user namespace in which he
+	// can finds the launcher file there.
 	script := `
 	but_exe() { sed 's/^exe [^,]*/exe/'; }
 	cd $DIR
@@ -367,7 +367,7 @@ func TestSystemBadStates(t *testing.T) {
 		{"pages gone", `rm $STORE/images/*/pages-1.img`},
 		{"launcher file gone", `rm $STORE/launchers/*/$DIR/identity`},
 		{"launcher file of another version", `l=$(echo $STORE/launchers/*/$DIR/identity); cp $l $l.new; mv $l.new $l`},
-		{"store of somebody else", `chown -R 12345 $STORE`},
+		{"store of another user", `chown -R 12345 $STORE`},
 		{"store writable for all", `chmod -R a+w $STORE`},
 		{"store on another file system", `mkdir $DIR/else; mount -t tmpfs none $DIR/else; cp -a $STORE/. $DIR/else; mount --bind $DIR/else $STORE`},
 		{"ld.so.preload", `touch $DIR/preload; mount --bind $DIR/preload /etc/ld.so.preload 2>/dev/null || true`},
@@ -394,7 +394,7 @@ func TestSystemRefused(t *testing.T) {
 	for _, test := range []struct{ name, script, want string }{
 		{"another's by its name", `printf ':mine:E::odd::/usr/bin/true:P' >/proc/sys/fs/binfmt_misc/register; $R add $DIR/one.odd`,
 			"the kernel executes another program in its place (binfmt_misc)"},
-		{"not root", `as 65534 $R enable --system $DIR/one`, "only root may enable a program for the whole system"},
+		{"not root", `as 65534 $R enable --system $DIR/one`, "only root can enable a program for the whole system"},
 		{"not there", `$R enable --system $DIR/none`, "does not exist"},
 		{"not for all to read", `chmod 700 $DIR/one; $R enable --system $DIR/one`, "would show its path"},
 		{"no user namespaces", `chmod 755 $DIR/one; echo 0 >/proc/sys/user/max_user_namespaces; $R enable --system --even-if-slower $DIR/one`, "it looks at itself"},
@@ -412,7 +412,7 @@ func TestSystemRefused(t *testing.T) {
 }
 
 // TestSystemStores: of two stores one has a program enabled. The other says so, and
-// leaves it alone; what no store has any more gc takes away.
+// leaves it alone; gc removes what no store has any more.
 func TestSystemStores(t *testing.T) {
 	s := newSpace(t)
 	s.copyOf(t, "identity", "one")
@@ -438,7 +438,7 @@ func TestSystemStores(t *testing.T) {
 	[ ! -d /etc/binfmt.d ] || [ $(ls /etc/binfmt.d | wc -l) = 0 ]
 	`)
 	wantLines(t, got, `residentctl: error: another store has enabled it, with DIR/residentctl/launchers/D-I/DIR/one
-residentctl: hint: `+"`residentctl --store DIR disable` with that store's directory ends that"+`
+residentctl: hint: `+"run `residentctl --store DIR disable` with that store's directory first"+`
 one DIR/one system resident
 resident start: image
 already enabled for the whole system
@@ -456,7 +456,7 @@ resident start: image
 current
 one DIR/one system normal its store is gone
 one: disabled for the whole system
-nothing is enabled; `+"`residentctl enable PROGRAM`"+` does it
+nothing is enabled; enable a program with `+"`residentctl enable PROGRAM`"+`
 register
 status
 `)
@@ -503,7 +503,7 @@ func TestSystemFollow(t *testing.T) {
 	wantLines(t, got, "speak -> 1/speak: enabled for the whole system, and made resident\n1/speak: resident start\ntwo:\n1\n")
 }
 
-// TestSystemLock: whoever holds a program's entries aside keeps others waiting who can
+// TestSystemLock: a process that holds a program's entries aside keeps others waiting that can
 // be interrupted; who is not root cannot.
 func TestSystemLock(t *testing.T) {
 	s := newSpace(t)
@@ -586,7 +586,7 @@ func TestSystemKilled(t *testing.T) {
 			}
 			wantLines(t, strings.ReplaceAll(got, "killed\n", ""), `resident start: image
 resident start: image
-nothing is enabled; `+"`residentctl enable PROGRAM`"+` does it
+nothing is enabled; enable a program with `+"`residentctl enable PROGRAM`"+`
 0 items would go, 0 B would be freed in `+s.Dir+`
 `)
 		})
@@ -699,7 +699,7 @@ current
 0
 one DIR/one system elsewhere for another kernel instance, a user namespace's own
 note   entry: DIR/one (system-wide): for another kernel instance, a user namespace's own
-       -> ` + "`residentctl enable --system DIR/one`" + ` enables it here too
+       -> run ` + "`residentctl enable --system DIR/one`" + ` to enable it here too
 == gc leaves it
 @an instance
 == upgraded
@@ -721,7 +721,7 @@ one DIR/one system elsewhere for another kernel instance, a user namespace's own
 0
 == disabled
 one: disabled for the whole system (DIR/one)
-nothing is enabled; ` + "`residentctl enable PROGRAM`" + ` does it
+nothing is enabled; enable a program with ` + "`residentctl enable PROGRAM`" + `
 == of an older version
 one DIR/one system elsewhere for another kernel instance, the machine's own
 current
@@ -731,7 +731,7 @@ one DIR/one system elsewhere for another kernel instance, which ended with an ea
 current
 0
 the kernel instance that it was enabled for ended with an earlier boot
-nothing is enabled; ` + "`residentctl enable PROGRAM`" + ` does it
+nothing is enabled; enable a program with ` + "`residentctl enable PROGRAM`" + `
 == removed
 0
 `

@@ -55,7 +55,7 @@ func TestReaders(t *testing.T) {
 	staffsShut := program(t, filepath.Join(under("staffs-directory", 0o750, kit.StaffID), "deep-program"), 0o755, 0)
 	all := []string{public, private, staffs, execOnly, shut, staffsShut}
 	s.Do(t, append([]string{"add"}, all...)...)
-	// A further name, in a directory for root alone, of a program for everybody.
+	// A further name, in a directory for root alone, of a program for all users.
 	link := filepath.Join(dir, "shut-directory", "linked-program")
 	if err := os.Link(public, link); err != nil {
 		t.Fatal(err)
@@ -153,7 +153,7 @@ func canStart(c *exec.Cmd) bool {
 	return c.Wait() == nil
 }
 
-// TestVerifyAnothersStore: whoever may read an image may verify it, in a directory of
+// TestVerifyAnothersStore: a user who may read an image may verify it, in a directory of
 // his own where that takes one.
 func TestVerifyAnothersStore(t *testing.T) {
 	alice, _ := kit.NewAccounts(t)
@@ -179,7 +179,7 @@ func TestAnothersStore(t *testing.T) {
 	for _, args := range [][]string{
 		{"remove", program}, {"remove", "--all"}, {"add", "/bin/true"},
 	} {
-		alice.Fails(t, 3, []string{"permission denied", "hint: only the owner of the store"}, append([]string{"--store", s.Dir}, args...)...)
+		alice.Fails(t, 3, []string{"permission denied", "hint: run it as the owner of the store"}, append([]string{"--store", s.Dir}, args...)...)
 	}
 	if got := alice.Lists(t, "--store", s.Dir, "list", program); len(got) != 1 {
 		t.Errorf("after that: %q", got)
@@ -267,7 +267,7 @@ func TestSystemStore(t *testing.T) {
 	for _, said := range []string{
 		"error: nothing: no such entry in " + alice.Store(),
 		"error: remove /usr/bin/true from the system's store (/var/lib/residentctl): permission denied",
-		"hint: this store is somebody else's",
+		"hint: set HOME to your own home directory",
 	} {
 		if !strings.Contains(r.Stderr, said) {
 			t.Errorf("want %q: %v", said, r)
@@ -275,7 +275,7 @@ func TestSystemStore(t *testing.T) {
 	}
 }
 
-// TestUnsafeStore: a store that somebody else can write to is refused by every
+// TestUnsafeStore: a store that another user can write to is refused by every
 // command, and a start from it is a normal one.
 func TestUnsafeStore(t *testing.T) {
 	alice, bob := kit.NewAccounts(t)
@@ -286,15 +286,15 @@ func TestUnsafeStore(t *testing.T) {
 		words  []string
 	}{
 		{"writable by all", func(t *testing.T, dir string) { kit.Chmod(t, dir, 0o777) },
-			[]string{"not safe to run programs from: others than its owner may write to it", "hint: look who could have changed it"}},
+			[]string{"not safe to run programs from: users other than its owner may write to it", "hint: find out who could have changed it"}},
 		{"writable by the group", func(t *testing.T, dir string) { kit.Chmod(t, dir, 0o775) },
-			[]string{"others than its owner may write to it (mode 0775)"}},
+			[]string{"users other than its owner may write to it (mode 0775)"}},
 		{"images writable by the group", func(t *testing.T, dir string) { kit.Chmod(t, filepath.Join(dir, "images"), 0o775) },
-			[]string{"images", "others than its owner may write to it"}},
+			[]string{"images", "users other than its owner may write to it"}},
 		{"registry writable by all", func(t *testing.T, dir string) { kit.Chmod(t, filepath.Join(dir, "registry.db"), 0o666) },
-			[]string{"registry.db: not safe to be relied on: others than its owner may write to it (mode 0666)", "hint: look who could have changed it"}},
-		{"registry somebody's", func(t *testing.T, dir string) { kit.Chown(t, filepath.Join(dir, "registry.db"), kit.BobID) }, nil},
-		{"somebody's", func(t *testing.T, dir string) { kit.Chown(t, dir, kit.BobID) },
+			[]string{"registry.db: not safe to rely on: users other than its owner may write to it (mode 0666)", "hint: find out who could have changed it"}},
+		{"another user's registry", func(t *testing.T, dir string) { kit.Chown(t, filepath.Join(dir, "registry.db"), kit.BobID) }, nil},
+		{"another user's", func(t *testing.T, dir string) { kit.Chown(t, dir, kit.BobID) },
 			[]string{fmt.Sprintf("belongs to user %d", kit.BobID)}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -347,7 +347,7 @@ func TestDamagedAbout(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			about := filepath.Join(filepath.Dir(s.Plan(t, bad)), "about.json")
 			test.damage(t, about)
-			words := []string{"error: read " + about + ": ", "hint: one program is not shown; `residentctl refresh`"}
+			words := []string{"error: read " + about + ": ", "hint: run `residentctl refresh` as the store's owner"}
 			for _, args := range [][]string{{"list"}, {"list", good}, {"list", "-q"}} {
 				r := kit.Finish(t, alice.Command(t, append([]string{"--store", s.Dir}, args...)...))
 				if r.Code != 1 || r.Stdout == "" {
@@ -382,7 +382,7 @@ func TestOwnStore(t *testing.T) {
 	s.Do(t, "add", "perl")
 
 	alice.Env = []string{"RESIDENTCTL_CRIU=" + kit.PlainCRIU(t)}
-	alice.Fails(t, 4, []string{"has not the capability (CAP_CHECKPOINT_RESTORE)", "scripts/setup --users", "setcap cap_checkpoint_restore+ep"}, "add", "perl", "bash")
+	alice.Fails(t, 4, []string{"lacks the capability (CAP_CHECKPOINT_RESTORE)", "scripts/setup --users", "setcap cap_checkpoint_restore+ep"}, "add", "perl", "bash")
 
 	alice.Env = []string{"RESIDENTCTL_CRIU=" + kit.CapableCRIU(t)}
 	perl := kit.Installed(t, "perl")
@@ -410,8 +410,8 @@ func TestOwnStore(t *testing.T) {
 
 	// Programs that are not for him to make resident.
 	dir := kit.Dir(t)
-	alice.Fails(t, 1, []string{"may not be read by you"}, "add", program(t, filepath.Join(dir, "execute-only"), 0o711, 0))
-	alice.Fails(t, 1, []string{"may not be read by you"}, "add", program(t, filepath.Join(dir, "private"), 0o700, 0))
+	alice.Fails(t, 1, []string{"cannot be read by you"}, "add", program(t, filepath.Join(dir, "execute-only"), 0o711, 0))
+	alice.Fails(t, 1, []string{"cannot be read by you"}, "add", program(t, filepath.Join(dir, "private"), 0o700, 0))
 	staffs := program(t, filepath.Join(dir, "staffs"), 0o750, kit.StaffID)
 	alice.Does(t, "add", "--even-if-slower", staffs)
 	alice.Does(t, "run", "--strict", staffs)

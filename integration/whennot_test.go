@@ -89,7 +89,7 @@ func TestWhenNot(t *testing.T) {
 	}
 }
 
-// TestWhenNotPrivileged: whoever gains privileges by an exec gets the program as
+// TestWhenNotPrivileged: a caller who gains privileges by an exec gets the program as
 // the kernel gives it to him. A launcher file that is setuid or has capabilities
 // (an administrator copied the program's mode) must give its program none.
 func TestWhenNotPrivileged(t *testing.T) {
@@ -145,7 +145,7 @@ func TestWhenNotPrivileged(t *testing.T) {
 		})
 	}
 
-	t.Run("program that may not be read", func(t *testing.T) {
+	t.Run("program that cannot be read", func(t *testing.T) {
 		hidden := filepath.Join(kit.Dir(t), "state")
 		kit.CopyFile(t, program, hidden)
 		kit.Chmod(t, hidden, 0o711)

@@ -19,10 +19,10 @@ residentctl add perl
 residentctl run perl -e 'print "hello\n"'`
 
 const description = `A resident program starts from an image that was taken right after it was
-linked, and so skips the search for its libraries, their loading and their
-relocation. It runs as if it had been executed: same process, arguments,
-environment, descriptors and limits. Whenever an image cannot be used, the
-program is executed normally instead.`
+linked. It skips the search for its libraries, their loading and their relocation,
+and runs as if it had been executed: same process, arguments, environment,
+descriptors and limits. Whenever an image cannot be used, the program is executed
+normally.`
 
 // newApp is the command table.
 func newApp(g *globals) *cli.App {
@@ -68,7 +68,7 @@ func newApp(g *globals) *cli.App {
 	}
 }
 
-// execute runs a command line and gives the exit status.
+// execute runs a command line and returns the exit status.
 func execute(args []string, out, err io.Writer) int {
 	if isResident(args) {
 		return executeResident(args, out, err)
@@ -88,7 +88,7 @@ func execute(args []string, out, err io.Writer) int {
 // arrangedLine is where an App's Metadata has the command line as arrange leaves it.
 const arrangedLine = "line"
 
-// output remembers what kept it from being written: not everybody who prints looks.
+// output remembers what kept it from being written: not every caller of printf checks the error.
 type output struct {
 	to  io.Writer
 	err error
@@ -104,7 +104,7 @@ func (o *output) Write(p []byte) (n int, err error) {
 func newHelpCommand() *cli.Command {
 	return &cli.Command{
 		Name:               "help",
-		Usage:              "show what residentctl does, or one command",
+		Usage:              "show help for residentctl or for one command",
 		ArgsUsage:          "[COMMAND]",
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitUsage),
 		Action: func(c *cli.Context) error {
@@ -130,7 +130,7 @@ func noCommand(c *cli.Context) error {
 
 func noSuchCommand(app *cli.App, name string) error {
 	return problem.Newf(problem.Usage, "there is no command %q", name).
-		WithHint("%s", didYouMean(name, commandNames(app), "`residentctl help` lists the commands"))
+		WithHint("%s", didYouMean(name, commandNames(app), "run `residentctl help` for a list of commands"))
 }
 
 // usageOf makes a usage error of what the flag parser of a command says; nil

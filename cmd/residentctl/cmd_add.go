@@ -22,43 +22,43 @@ func newAddCommand(g *globals) *cli.Command {
 		Before:    outside,
 		Usage:     "make programs resident",
 		ArgsUsage: "PROGRAM…",
-		Description: `Starts each program up to where it is linked, has CRIU write its image, and
-tries the image out. A PROGRAM is a path, or a name that is looked up in PATH.
-After a failure the other programs are still made resident.
+		Description: `Starts each program up to the point where its libraries are linked, has CRIU write
+an image of it, and tries the image out. A PROGRAM is a path, or a name to look up
+in PATH. If one program fails, the others are still made resident.
 
-A program that is resident already is left alone. Another name of it, a link of
-either kind, becomes one more name of the same entry. An image that something
-has made stale is replaced; processes that run go on. Options that were given at an
-earlier add, and what is enabled, stay; remove ends them.
+A program that is already resident is left alone. Another name for it, a symbolic or
+a hard link, is added to the same entry. A stale image is replaced, and running
+processes go on. The options of an earlier add, and what is enabled, stay in effect
+until remove.
 
-This executes the dynamic linker and the resolvers (IFUNC) of the program and its
-libraries, as the user who adds. So root adds only what root alone can change: the
-files, and the directories that lead to them, must belong to root and be writable
-by no other user, unless --trust-owner is given, which the entry remembers.
+add executes code of the program and its libraries, as the calling user: the dynamic
+linker and the resolvers (IFUNC). Root can therefore add only what root alone can
+change. The files, and the directories that lead to them, must belong to root and be
+writable by no other user. --trust-owner lifts this rule, and the entry remembers it.
 
-Starts are timed both ways, from the exec to the program's first instruction.
-A program that would not start at least 5% faster is not made resident. With --jobs
-what else is done at the same time pauses meanwhile, for all jobs of this command.
+Each program is timed both ways, from the exec to its first instruction. It is not
+made resident unless it starts at least 5% faster. With --jobs, the other jobs of
+this command pause while a program is timed.
 
-With --follow a PROGRAM that is a wrapper or a script is executed, without
-arguments, with /dev/null as its input and output and for at most 10 seconds, to
-see what it becomes: the first dynamically linked program that it executes in
-its own place, or else the only one that it starts, or else the interpreter of
-the script. That one is made resident.
+--follow is for wrappers and scripts. It executes PROGRAM without arguments, with
+/dev/null as input and output and for at most 10 seconds, to see what it becomes.
+That is the first dynamically linked program that it executes in its own place, or
+else the only program that it starts, or else the interpreter of the script. add
+makes that program resident.
 
 The scripts of pyenv, rbenv and asdf choose a program by directory and environment.
-Made resident is the one that they choose here and now. The script itself costs
-more than linking does: see which --follow for how to start without it.`,
+--follow makes resident the one that they choose here and now. The script itself
+takes longer than linking does; "residentctl help which" says how to start without it.`,
 		Flags: []cli.Flag{
-			followFlag(&opts.Follow, "make resident what a wrapper or script executes"),
+			followFlag(&opts.Follow, "make resident the program that a wrapper or script executes"),
 			&cli.BoolFlag{
-				Name: "even-if-slower", Usage: "make it resident also if it does not start faster",
+				Name: "even-if-slower", Usage: "make it resident even if it does not start faster",
 				Destination: &opts.EvenIfSlower, DisableDefaultText: true,
 			},
 			trustOwnerFlag(&opts.TrustOwner),
 			&cli.IntFlag{
 				Name: "layouts", Value: 1, Destination: &opts.Layouts,
-				Usage: fmt.Sprintf("make `N` images at different addresses, of which a start takes one at random (at most %d)", resident.MaxLayouts),
+				Usage: fmt.Sprintf("make `N` images at different addresses, of which each start picks one at random (at most %d)", resident.MaxLayouts),
 			},
 			memoryLimitFlag(&opts.MemoryLimit), jobsFlag(&jobs),
 			g.storeFlag(), g.formatFlag(),
@@ -93,7 +93,7 @@ more than linking does: see which --follow for how to start without it.`,
 // trustOwnerFlag is for all commands that execute parts of a program.
 func trustOwnerFlag(trust *bool) cli.Flag {
 	return &cli.BoolFlag{
-		Name: "trust-owner", Usage: "as root, also execute files that other users own or may change",
+		Name: "trust-owner", Usage: "as root, also execute files that other users own or can change",
 		Destination: trust, DisableDefaultText: true,
 	}
 }
@@ -104,7 +104,7 @@ func memoryLimitFlag(limit *uint64) cli.Flag {
 	byDefault := memorySize(resident.DefaultMemoryLimit)
 	return &cli.GenericFlag{
 		Name: "memory-limit", Value: (*memorySize)(limit), DefaultText: byDefault.String(),
-		Usage: "refuse a program that needs more than `SIZE` (512M, 2G) of memory of its own to be linked, or whose image takes more",
+		Usage: "refuse a program if linking it takes more than `SIZE` (512M, 2G) of its own memory, or if its image is larger",
 	}
 }
 
@@ -202,7 +202,7 @@ func addOne(ctx context.Context, m adder, name string, opts resident.AddOptions)
 	return r, nil
 }
 
-// printAdded tells of one program, as soon as it is known.
+// printAdded reports on one program as soon as its outcome is known.
 func printAdded(g *globals, r addResult) {
 	if g.format == formatJSON {
 		return
@@ -237,7 +237,7 @@ func formatTiming(t *registry.Timing) string {
 	return fmt.Sprintf(", starts in %.2f instead of %.2f ms", float64(t.ResidentNS)/1e6, float64(t.ExecNS)/1e6)
 }
 
-// summarizeAdded tells the outcome of all: as JSON, or one line for several.
+// summarizeAdded prints the outcome of all: as JSON, or in one line for several.
 func summarizeAdded(g *globals, results []addResult, total int) error {
 	if g.format == formatJSON {
 		return g.printJSON(results)

@@ -63,7 +63,7 @@ func TestRunAdd(t *testing.T) {
 		{"one that is not faster", []string{"slower", "perl"},
 			perl + "2 programs: 1 made resident, 1 not faster\n",
 			"residentctl: error: /slower would not start faster: 0.60 ms instead of 0.50 ms (medians of 21 starts each)\n" +
-				"residentctl: hint: it was left as it is; with --even-if-slower it is made resident all the same\n", exitFailed},
+				"residentctl: hint: use --even-if-slower to make it resident all the same\n", exitFailed},
 		{"one refused", []string{"script"}, "",
 			"residentctl: error: /script is a script\nresidentctl: hint: add sh\n", exitFailed},
 		{"goes on after a failure", []string{"script", "perl", "old"},

@@ -18,13 +18,14 @@ func newApplyCommand(g *globals) *cli.Command {
 		Before:    outside,
 		Usage:     "make resident what resident.conf names",
 		ArgsUsage: "[FILE…]",
-		Description: `Shows in what the programs that are resident, or wished to be, differ from what
-resident.conf says, and then makes them so. A second apply has nothing to do.
+		Description: `Compares the resident programs with resident.conf, shows the differences, and then
+makes the changes. A second apply has nothing to do.
 
-For root the files are /etc/residentctl/resident.conf and *.conf in
-/etc/residentctl/resident.conf.d; only root may be able to change them. For others they
-are the same in $XDG_CONFIG_HOME/residentctl (~/.config/residentctl). With FILEs only
-these count. A line names programs by an absolute path, and may go on with options:
+Root's files are /etc/residentctl/resident.conf and *.conf in
+/etc/residentctl/resident.conf.d; only root may be able to change them. Other users'
+files have the same names in $XDG_CONFIG_HOME/residentctl (~/.config/residentctl).
+With FILE arguments, apply reads only these. A line names programs by an absolute
+path, and options can follow:
 
    # a comment
    /usr/bin/perl layouts 4 enable
@@ -32,20 +33,20 @@ these count. A line names programs by an absolute path, and may go on with optio
    /usr/lib/git-core
    !/usr/bin/git-shell
 
-A path is that of a program, a wildcard (glob(7)), or a directory for all programs in
-it. A backslash makes the next character an ordinary one. The options are those of add
-and enable: "layouts N", "memory-limit SIZE", "even-if-slower", "trust-owner", "enable"
-(by a shim), "system" (for the whole system). The options of all lines that name a program
-count together. A line with ! takes programs out, whatever other lines say, also for
-exec --auto.
+A path names a program, or a directory for all programs in it, or is a wildcard
+(glob(7)). A backslash makes the next character an ordinary one. A line that begins
+with ! excludes programs whatever other lines say, also from exec --auto.
 
-A program that a line names alone and that is not there yet becomes a wish, which refresh
-or apply serves when it is there. One that cannot be resident is a failure then, and
-is passed over if only a wildcard or directory names it.
+The options are those of add and enable: "layouts N", "memory-limit SIZE",
+"even-if-slower", "trust-owner", "enable" (with a shim) and "system" (for the whole
+system). If several lines name a program, the options of all of them count.
 
-What an earlier apply has added ends when the files no longer name it, and loses options
-that they no longer name. What you have added by add stays, and apply takes nothing away
-from it.`,
+A line can name a single program that does not exist yet: refresh or apply makes it
+resident once it exists. If such a program cannot be resident, that is a failure. A
+program that only a wildcard or a directory names is passed over instead.
+
+When the files no longer name a program or an option, apply ends what an earlier
+apply has added for it. It never removes what you have added with add.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "only show what would be done", Destination: &dryRun, DisableDefaultText: true},
 			g.storeFlag(), g.formatFlag(),
@@ -130,7 +131,7 @@ func (r *applyResult) apply(ctx context.Context, g *globals, m *resident.Manager
 		}, hopeless)
 }
 
-// note tells of a failure.
+// note reports a failure.
 func (r *applyResult) note(g *globals, item resident.ApplyItem) {
 	if item.Err == nil {
 		return
@@ -163,7 +164,7 @@ func (r *applyResult) printPlan(g *globals) error {
 	return t.print()
 }
 
-// summarize tells the outcome: as JSON, or in one line.
+// summarize prints the outcome: as JSON, or in one line.
 func (r *applyResult) summarize(g *globals, fatal error) error {
 	if g.format == formatJSON {
 		return g.printJSON(r)

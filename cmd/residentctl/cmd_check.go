@@ -18,13 +18,13 @@ func newCheckCommand(g *globals) *cli.Command {
 		Name:   "check",
 		Before: outside,
 		Usage:  "examine the machine and the store, and say what to do",
-		Description: `Tries out what residentctl needs of the kernel and of CRIU, makes a small program
-resident in a temporary store, and compares registry, index, images and launcher
-files of the store with each other. Nothing in the store is changed. A "note" is
-good to know; a "fault" needs somebody to do what stands below it. With --no-trial
-only the store is looked at, which takes a tenth of the time.`,
+		Description: `Tries out what residentctl needs from the kernel and from CRIU, and makes a small
+program resident in a temporary store. Then it compares the registry, index, images
+and launcher files of the store with each other. It changes nothing in the store. A "note" is good
+to know; for a "fault", do what the line below it says. With --no-trial, check looks
+at the store only, which takes a tenth of the time.`,
 		Flags: []cli.Flag{g.storeFlag(), g.formatFlag(), &cli.BoolFlag{
-			Name: "no-trial", Usage: "look at the store, and try out nothing of the machine", Destination: &noTrial, DisableDefaultText: true,
+			Name: "no-trial", Usage: "look at the store only, and do not try out the machine", Destination: &noTrial, DisableDefaultText: true,
 		}},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitUsage, exitStore, exitSystem, exitInterrupted),
 		Action: func(c *cli.Context) error {

@@ -24,52 +24,60 @@ func newEnableCommand(g *globals) *cli.Command {
 		Before:    outside,
 		Usage:     "make programs start from their images when they are called",
 		ArgsUsage: "PROGRAM…",
-		Description: `Puts a shim for each program into a directory that is to stand first in PATH:
-"residentctl env" prints the line for your shell. A program that is not resident
-is made so first, as by add.
+		Description: `Puts a shim for each program into a directory that should come first in PATH:
+"residentctl env" prints the line for your shell. A program that is not resident yet
+is made resident first, as by add.
 
-A shim is a link to the program's launcher file: no shell script, no process more.
-It starts what would be found in PATH without it, under the name that it was
-called by: when a program of the same name comes to stand before, when it is
-upgraded, moved or removed, the shim executes what your shell would. disable and
-remove end it. gc takes the shim of a program that is gone away with its image, and
-refresh brings both back with the program.
+A shim is a link to the program's launcher file: no shell script, no extra process.
+It starts what PATH would lead to without it, under the name that it was called by.
+So if another program of that name comes first in PATH, or the program is upgraded,
+moved or removed, the shim executes what your shell would.
 
-A program that looks for itself in PATH finds its shim. So python3 shows the shim in
-sys.executable, and a virtual environment that it makes links to the shim and works
-only as long as that is there. Make it by the full path, /usr/bin/python3 -m venv DIR;
-"ln -sf /usr/bin/python3 DIR/bin/python3" mends one that is made already. gcc, and
-others that would look for their files beside the shim, are refused.
+disable and remove delete the shim. If the program is gone, gc removes its shim with
+its image, and refresh brings both back with the program.
 
-A wrapper of your own that calls the next program of its name in PATH is best put
-into a directory in front of the shims. Behind them it works too, but runs twice when it
-is called by its full path.
+A program that looks for itself in PATH finds its shim. python3, for example, shows
+the shim in sys.executable, and a virtual environment made that way links to the shim
+and works only as long as the shim exists. Make one by the full path instead:
+/usr/bin/python3 -m venv DIR. To repair an existing one, run
+"ln -sf /usr/bin/python3 DIR/bin/python3". enable refuses gcc and other programs that
+would look for their files beside the shim.
 
-With --follow a PROGRAM that is a wrapper or a script is executed as by add --follow,
-and what it becomes is enabled, by its own name: if the wrapper finds that in PATH,
-it finds the shim. The wrapper itself still runs. What pyenv, rbenv or asdf put into
-PATH is refused: they choose a program by directory and environment at each call,
-and a shim would freeze the choice. "enable --system --follow" makes resident what
-they choose here, and leaves them the choice. To start without their script, put
-the directory of one version in front of theirs in PATH.
+Put a wrapper of your own that calls the next program of its name in PATH into a
+directory before the shims. After them it works too, but runs twice when it is called
+by its full path.
 
-With --system every exec of the program, by whatever path, user or container, is a
-resident start: root registers its launcher file with the kernel (binfmt_misc), and
-where there is /etc/binfmt.d for each boot. The kernel knows a program by its first
-256 bytes only. Others that share them go on as always, through the launcher file,
-which does the kernel's work for them (some 15% of a small program's start); so does
-the program itself when its image does not fit. A debugger that starts the program
-sees the launcher first: attach to it, or disable it meanwhile. An exec by a
-descriptor that is close-on-exec (fexecve) fails, as that of a script does, for the
-program and for others of its first bytes. A program that reads its own file through
-/proc/self/exe is refused, and where ordinary users may not make user namespaces one
-that looks there for its path. Linux 5.15 or newer is needed.`,
+With --follow, a PROGRAM that is a wrapper or a script is executed as by add --follow,
+and the program that it becomes is enabled under its own name. If the wrapper looks
+for that program in PATH, it finds the shim. The wrapper itself still runs.
+
+enable refuses the scripts that pyenv, rbenv or asdf put into PATH. They choose a
+program by directory and environment at each call, and a shim would freeze the choice.
+"enable --system --follow" makes resident what they choose here, and leaves the choice
+to them. To start without their script, put the directory of one version before theirs
+in PATH.
+
+With --system, every exec of the program is a resident start, by any path, user or
+container. Root registers the launcher file with the kernel (binfmt_misc) and, if
+/etc/binfmt.d exists, for each boot. This needs Linux 5.15 or newer.
+
+The kernel identifies the program by its first 256 bytes only. Other programs with the
+same first bytes run as always, but through the launcher file, which then does the
+kernel's work for them (some 15% of a small program's start). So does the program
+itself when its image does not fit. There are some limits:
+ - a debugger that starts the program sees the launcher first: attach to the program,
+   or disable it meanwhile
+ - an exec by a close-on-exec descriptor (fexecve) fails, as it does for a script: for
+   the program and for others with the same first bytes
+ - a program that reads its own file through /proc/self/exe is refused
+ - where ordinary users cannot make user namespaces, a program that looks there for
+   its path is refused too`,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "shim", Usage: "by a link in a directory of PATH; this is the default", DisableDefaultText: true},
-			&cli.BoolFlag{Name: "system", Usage: "for the whole system, by binfmt_misc; for root", Destination: &system, DisableDefaultText: true},
-			followFlag(&opts.Follow, "enable what a wrapper or script executes"),
+			&cli.BoolFlag{Name: "shim", Usage: "use a link in a directory of PATH (the default)", DisableDefaultText: true},
+			&cli.BoolFlag{Name: "system", Usage: "for the whole system, with binfmt_misc (root only)", Destination: &system, DisableDefaultText: true},
+			followFlag(&opts.Follow, "enable the program that a wrapper or script executes"),
 			&cli.BoolFlag{
-				Name: "even-if-slower", Usage: "make it resident also if it does not start faster",
+				Name: "even-if-slower", Usage: "make it resident even if it does not start faster",
 				Destination: &opts.EvenIfSlower, DisableDefaultText: true,
 			},
 			trustOwnerFlag(&opts.TrustOwner),
@@ -87,7 +95,7 @@ that looks there for its path. Linux 5.15 or newer is needed.`,
 			case len(programs) == 0:
 				return usagef("enable", "no program given")
 			case system && c.Bool("shim"):
-				return usagef("enable", "--shim and --system exclude each other; enable it twice")
+				return usagef("enable", "--shim and --system exclude each other; run enable once with each")
 			}
 			if system {
 				if err := resident.MayEnableSystem(); err != nil {
@@ -189,7 +197,7 @@ func printEnabled(g *globals, r enableResult) {
 	}
 }
 
-// enabledAll tells what is left to do for shims: to put their directory into PATH.
+// enabledAll says what is left to do for shims: to put their directory into PATH.
 func enabledAll(g *globals, results []enableResult) error {
 	if g.format == formatJSON {
 		return g.printJSON(results)
@@ -213,13 +221,13 @@ func newDisableCommand(g *globals) *cli.Command {
 		Name:      "disable",
 		Usage:     "undo enable",
 		ArgsUsage: "PROGRAM…",
-		Description: `Name a program by its name or its path. Without --shim and --system both go, as far
-as they are there or wait for an image. It stays resident; running processes go on.
-A shell that has remembered where the shim was may want "hash -r".`,
+		Description: `Name a program by its name or its path. Without --shim or --system, removes both, also
+those that wait for an image. The program stays resident, and running processes go on.
+If your shell has remembered where the shim was, run "hash -r".`,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "shim", Usage: "only the link in the directory for PATH", Destination: &which.shim, DisableDefaultText: true},
-			&cli.BoolFlag{Name: "system", Usage: "only what counts for the whole system", Destination: &which.system, DisableDefaultText: true},
-			&cli.BoolFlag{Name: "all", Usage: "all of the store", Destination: &all, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "shim", Usage: "remove only the link in the directory for PATH", Destination: &which.shim, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "system", Usage: "remove only the registration for the whole system", Destination: &which.system, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "all", Usage: "disable every program in the store", Destination: &all, DisableDefaultText: true},
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitFailed, exitUsage, exitStore),
@@ -353,9 +361,9 @@ func runDisable(ctx context.Context, g *globals, which disabling, m *resident.Ma
 		g.printFailures(failures)
 	}
 	if errors.Is(fatal, resident.ErrNotEnabled) {
-		hint := "`residentctl status` shows what is enabled"
+		hint := "run `residentctl status` to see what is enabled"
 		if os.Geteuid() != 0 {
-			hint += "; what is so for the whole system, or in the system's store, only root can disable"
+			hint += "; only root can disable what is enabled for the whole system or in the system's store"
 		}
 		return &problem.Problem{Err: fatal, Hint: hint}
 	}

@@ -17,16 +17,16 @@ func newEnvCommand(g *globals) *cli.Command {
 		Name:      "env",
 		Usage:     "print the line that puts the shims first in PATH",
 		ArgsUsage: "[SHELL]",
-		Description: `Prints a line for the shell that is named (` + strings.Join(shellNames(), ", ") + `),
-by name or path, or for that in $SHELL. Put it at the end of the file that your
-shell reads when it starts, or try it out:
+		Description: `Prints a line for the given shell, by its name or path, or for the shell in $SHELL.
+It knows ` + strings.Join(shellNames(), ", ") + `.
+Put the line at the end of the file that your shell reads when it starts, or try it out:
 
    eval "$(residentctl env bash)"      in bash, and likewise in zsh and sh
    residentctl env fish | source       in fish
 
-The directories are those of your own store and of the system's, if they are there. One
-that is in PATH already stays where it is, so the line may be read for every script
-too (.zshenv, BASH_ENV, config.fish).`,
+The line adds the directories of your own store and of the system's, if these stores
+exist. A directory that is already in PATH stays where it is, so scripts can read the
+line too (.zshenv, BASH_ENV, config.fish).`,
 		Flags:              []cli.Flag{g.storeFlag()},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitUsage, exitStore),
 		Action: func(c *cli.Context) error {
@@ -59,11 +59,11 @@ func shellOf(args []string) (string, error) {
 		return shell, nil
 	}
 	if len(args) > 1 {
-		return "", usagef("env", "one shell is enough")
+		return "", usagef("env", "env takes one shell")
 	}
 	shell, known := intercept.Shell(args[0])
 	if !known {
-		return "", usagef("env", "the shell must be one of %s, and not %q", strings.Join(shellNames(), ", "), args[0])
+		return "", usagef("env", "the shell must be one of %s, not %q", strings.Join(shellNames(), ", "), args[0])
 	}
 	return shell, nil
 }

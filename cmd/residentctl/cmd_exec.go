@@ -21,75 +21,86 @@ func newExecCommand(g *globals) *cli.Command {
 		Name:      "exec",
 		Usage:     "run a command; whatever it executes starts from its image if it is resident",
 		ArgsUsage: "[--] COMMAND [ARG…]",
-		Description: `Becomes the command, in a mount namespace in which the dynamic linker is
-covered by a copy of itself that looks for images first. Everything else runs
-as always, and no file of the system changes. Options end at the command.
+		Description: `Becomes the command, in a mount namespace in which the dynamic linker is covered by
+a copy of itself that looks for images first. Nothing else changes, and no file of
+the system is modified. Options end at the command.
 
-For root that is all: capabilities and groups stay, setuid programs work. An
-ordinary user gets a user namespace with just the own user and group ids, which
-is said once, the first time. In it
- - programs that are setuid, setgid or have file capabilities gain nothing outside
-   of it: su, sudo, passwd, ping, mount, newuidmap;
- - supplementary groups still open files, but id(1) calls them "nogroup", chgrp,
-   newgrp and install -g to one fail (Invalid argument), and cp -p, tar and rsync
-   leave the own group where they would have kept such a one;
- - files of all others, root's too, are shown as those of "nobody".
-A COMMAND that is such a program is executed normally, with one line that says so.
-Whoever has ambient capabilities (a service) would lose them there, so the
-command is executed normally then.
+For root that is all: capabilities and groups stay, and setuid programs work. For an
+ordinary user, exec creates a user namespace with only the user's own user and group
+id, and prints a line about it the first time. In it
+ - programs that are setuid, setgid or have file capabilities gain no privileges
+   outside of it: su, sudo, passwd, ping, mount, newuidmap
+ - supplementary groups still open files, but id(1) shows them as "nogroup"
+ - chgrp, newgrp and install -g to such a group fail (Invalid argument), and cp -p,
+   tar and rsync leave the user's own group where they would have kept it
+ - files of all other users, root included, are shown as owned by "nobody"
+A COMMAND that is itself such a program is executed normally, and one line says so.
+A caller with ambient capabilities (a service) would lose them in the namespace, so
+its command is executed normally too.
 
-A package manager cannot replace the C library inside: the covered file is busy.
-So one that is the COMMAND itself is executed normally, if it is root's; one that
-the command executes works, but for packages that bring a dynamic linker. dpkg
-says "unable to make backup link of '…/ld-linux-x86-64.so.2' … Invalid cross-device
-link" then, and leaves that package as it was: install it outside. What is
-installed outside meanwhile, the C library too, is seen inside at once.
+A package manager cannot replace the C library inside, because the covered file is
+busy. Run by root, a COMMAND that is itself a package manager is executed normally.
+One that the command executes works, except for packages that contain a dynamic linker. dpkg then reports "unable to make backup link of
+'…/ld-linux-x86-64.so.2' … Invalid cross-device link" and leaves that package as it
+was.
 
-What copies the dynamic linker inside (an initramfs, an AppDir, a chroot that is
-being filled) copies the covering one. That works as a linker anywhere, but is not
-the file that the C library's package has: make such copies outside.
+Install such a package outside. Everything that is installed outside meanwhile, the
+C library included, is visible inside at once.
 
-Programs that are linked with another dynamic linker than glibc's for x86-64
-(musl, 32-bit), and static ones, start as always.
+Programs that copy the dynamic linker inside (into an initramfs, an AppDir or a
+chroot) copy the covering one. The copy works as a linker anywhere, but it is not the
+file of the C library's package: make such copies outside.
 
-residentctl can be called inside. What has to link programs (add, enable, refresh,
-verify, part of check) is refused to an ordinary user there: do it outside.
+Programs that use another dynamic linker than glibc's for x86-64 (musl, 32-bit), and
+static programs, start as always.
 
-With --auto programs that the tree has executed normally for the third time (see
---after) are made resident meanwhile, in the store that add would use; one that has
-a stale image is made again, with the options that it was added with. Then
-residentctl stays beside the command as its parent. At the end it says in one
-line on standard error how many starts were resident and why others were not, and in
-one before it why nothing can be made resident, if so (without CRIU, for example; with
---strict that fails with 125 before the command); -q silences both.
-It counts what comes to the covered linker: starts of programs that are linked with
-glibc, also those that could not be resident (LD_PRELOAD), but not those that a shim, a
-launcher file, run or enable --system makes from an image before.
+residentctl can be called inside. There it refuses to link programs for an ordinary
+user (add, enable, refresh, verify, part of check): run these commands outside.
 
-The store keeps the counts. So what short commands (a hook, a prompt, a single test)
-have executed normally for the third time in all becomes resident too: by another
-residentctl, which goes on for at most a minute after the command has ended. It uses
-idle CPU and disk only, is alone in its store, has none of the command's files open, and
-may be killed at any time. --no-background does without it. A program of which that has
-failed is tried again after twice as many normal starts.
+With --auto, a program that the command and its children have executed normally for
+the third time (see --after) is made resident while the command runs, in the store
+that add would use. A stale image is made again, with the options that the program
+was added with. residentctl stays as the parent process of the command.
 
-While a program is made resident its file cannot be written to
-("Text file busy"). So those are left out that the command might write to: which the
-caller may write, if they were changed, or anything was in their directory, since the
-command began, or if they lie below the current directory. Run by root, --auto makes resident only
-what root alone can change (see add), and the line counts what it refused. In a store
-that is another's, such as root's, nothing is made resident, which it says; starts are
-made from the images there.
+At the end it prints one line on standard error: how many starts were resident, and
+why others were not. If nothing can be made resident (without CRIU, for example), a
+line before that says why; with --strict, exec fails with 125 before it runs the
+command instead. -q silences both lines.
 
-Where ld.so.cache, the dynamic linker or the C library have other times than when exec
-last looked, it first renews what needs nothing but new times, as refresh does: for at
-most 20 ms, the programs that are used most first. The next call takes up the rest.
+The line counts every start that reaches the covered linker: those of programs that
+are linked with glibc, also if they could not be resident (LD_PRELOAD). It does not
+count starts that a shim, a launcher file, run or enable --system makes from an image
+before that.
 
-Inside of another exec the images stay those of the outer one. One line says so if
-other stores, or --auto, are asked for; with --strict that fails with 125.
+The store keeps the counts. So a program that several short commands (a hook, a
+prompt, a single test) have executed normally for the third time in all becomes
+resident too. Another residentctl makes it so, for at most a minute after the command
+has ended. --no-background turns this off.
 
-Where the kernel does not allow it, the command is executed normally, with one
-line on standard error that says why and what can be done.`,
+That process uses idle CPU and disk time only, is the only one of its kind in the
+store, has none of the command's files open, and can be killed at any time. If a
+program could not be made resident, it is tried again after twice as many normal
+starts.
+
+While a program is made resident, its file cannot be written to ("Text file busy").
+So --auto leaves out programs that the command might write to. Of the programs that
+the caller can write, these are the ones below the current directory, and those that
+changed, or whose directory changed, since the command began.
+
+Run by root, --auto makes resident only what root alone can change (see add), and the
+line at the end counts what it refused. In another user's store, such as root's, it
+makes nothing resident and says so; starts still use the images in that store.
+
+If ld.so.cache, the dynamic linker or the C library have changed their times since the
+last exec, exec first renews the images that need nothing but new times, as refresh
+does. It spends at most 20 ms on this and begins with the most used programs. The
+next exec continues.
+
+Inside another exec, the images stay those of the outer one. If other stores or
+--auto are asked for, one line says so; with --strict, exec fails with 125.
+
+Where the kernel does not allow any of this, the command is executed normally. One
+line on standard error then says why and what can be done.`,
 		SkipFlagParsing: true, // parseExec does it: the command's options are not ours
 		Flags:           startFlags(cmdExec),
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitRun, exitCannotRun, exitNotFound) +
@@ -199,7 +210,7 @@ func notExecuted(program string, err error) error {
 	}
 	hint := problem.HintOf(err)
 	if !errors.Is(err, intercept.ErrWithin) {
-		hint = join(hint, "without --strict the command is executed normally")
+		hint = join(hint, "leave out --strict to execute the command normally")
 	}
 	return runError(err, hint)
 }

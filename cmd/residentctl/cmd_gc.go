@@ -14,18 +14,18 @@ func newGCCommand(g *globals) *cli.Command {
 	var dryRun bool
 	return &cli.Command{
 		Name:  "gc",
-		Usage: "remove what no start uses any more",
-		Description: `Removes images that no start uses, because they are stale, and what processes that
-were killed have left in the store: images, index links and launcher files without
-an entry, and half-made ones; also the dynamic linkers that exec has covered before libc was
-upgraded. It may run beside everything else, another gc included. If the registry
+		Usage: "remove images and leftovers that no start uses",
+		Description: `Removes images that no start uses because they are stale, and what killed processes
+have left in the store: images, index links and launcher files without an entry, and
+unfinished ones. It also removes dynamic linkers that exec covered before libc was
+upgraded. gc can run beside everything else, another gc included. If the registry
 cannot be read whole, or is missing beside images, nothing is removed.
 
-With an image go the links that lead to it. What was added and enabled stays wished:
-list shows such a program with "no image", refresh makes it resident and enables it
-again, and only remove ends the wish.`,
+The links that lead to an image are removed with it. What was added and enabled stays
+registered: list shows such a program with "no image", refresh makes it resident and
+enables it again, and only remove ends that.`,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "dry-run", Usage: "show what would go, and remove nothing", Destination: &dryRun, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "dry-run", Usage: "show what would be removed, and remove nothing", Destination: &dryRun, DisableDefaultText: true},
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitUsage, exitStore, exitInterrupted),
@@ -78,7 +78,7 @@ func printPlan(g *globals, p *resident.GCPlan, dir string) error {
 	if err := printItems(g, p.Items, p.Kept); err != nil {
 		return err
 	}
-	g.printf("%s would go, %s would be freed in %s\n", count(len(p.Items), "item"), formatBytes(p.Bytes), printable(dir))
+	g.printf("%s would be removed, %s would be freed in %s\n", count(len(p.Items), "item"), formatBytes(p.Bytes), printable(dir))
 	return nil
 }
 

@@ -17,12 +17,12 @@ import (
 func newInspectCommand(g *globals) *cli.Command {
 	return &cli.Command{
 		Name:      "inspect",
-		Usage:     "show all about one resident program",
+		Usage:     "show everything about one resident program",
 		ArgsUsage: "ID|PROGRAM",
-		Description: `Shows what the dynamic linker loaded and where, what a start maps from which
-file, which words it corrects, what it tells the kernel, and what the image
-depends on; of an image with several layouts, for the first of them. Name a
-program by its id or the beginning of it, its path, or its file's name.`,
+		Description: `Shows what the dynamic linker loaded and where, what a start maps from which file,
+which words it corrects, what it registers with the kernel, and what the image
+depends on. Of an image with several layouts, it shows the first. Name a program by
+its id or the beginning of it, its path, or its file name.`,
 		Flags:              []cli.Flag{g.storeFlag(), g.formatFlag()},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitFailed, exitUsage, exitStore),
 		Action: func(c *cli.Context) error {
@@ -31,7 +31,7 @@ program by its id or the beginning of it, its path, or its file's name.`,
 				return err
 			}
 			if len(queries) != 1 {
-				return usagef("inspect", "inspect takes one program, and %d are given", len(queries))
+				return usagef("inspect", "inspect takes one program, not %d", len(queries))
 			}
 			stores, err := g.entryStores()
 			if err != nil {
@@ -79,7 +79,7 @@ type located struct {
 }
 
 // locate finds the entry of each query in the first store that has one, or
-// without queries all entries; and tells what it could not look at.
+// without queries all entries. It also returns what it could not look at.
 func locate(g *globals, stores []entryStore, queries []string) (all []located, missed unread, err error) {
 	if len(queries) == 0 {
 		for _, s := range stores {
@@ -150,7 +150,7 @@ func printInspection(g *globals, i *resident.Inspection) error {
 		}
 		p.row(o.Address, size(o.Length), name, o.Path)
 	}
-	p.section("MAPPED", "ADDRESS", "LENGTH", "PROT", "FROM", "OFFSET", "IN THE PLACE OF")
+	p.section("MAPPED", "ADDRESS", "LENGTH", "PROT", "FROM", "OFFSET", "INSTEAD OF")
 	for _, m := range i.Maps {
 		switch m.Source {
 		case "fresh":
@@ -161,7 +161,7 @@ func printInspection(g *globals, i *resident.Inspection) error {
 			p.row(m.Address, size(m.Length), m.Prot, m.Path, fmt.Sprintf("%#x", m.Offset))
 		}
 	}
-	p.section("CORRECTED", "ADDRESS", "BYTES", "WHAT IT IS", "WHERE IT STANDS")
+	p.section("CORRECTED", "ADDRESS", "BYTES", "WHAT IT IS", "WHERE IT IS")
 	for _, f := range i.Fixups {
 		p.row(f.Address, f.Size, f.Kind, f.In)
 	}
@@ -220,7 +220,7 @@ func printSummary(t *table, i *resident.Inspection) {
 	field("layouts", max(i.Layouts, 1))
 	field("stopped", i.StopPoint)
 	if i.TrustOwner {
-		field("trusted", "root executes its files also where other users may change them")
+		field("trusted", "root executes its files even if other users can change them")
 	}
 	if i.MemoryLimit != 0 {
 		field("memory limit", size(i.MemoryLimit))

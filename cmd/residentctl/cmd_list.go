@@ -20,26 +20,32 @@ func newListCommand(g *globals) *cli.Command {
 		Name:      "list",
 		Usage:     "show the resident programs",
 		ArgsUsage: "[ID|PROGRAM…]",
-		Description: `Shows every program that run would find: those of your own store, then those
-of the system's. Of another's store it shows the programs that you can read.
-With names, by id, path or file's name, it shows only those. One whose state is
-"stale" is executed normally, because something that its image depends on has
-changed or the image itself is damaged; refresh makes it again. After an upgrade of
-residentctl it may be that only "run" and "exec" start it normally, and shims and
-launcher files of the older version still from its image; list says so then. One with the state
-"no image" was added, and its image has been removed since: refresh makes one as
-soon as the program is there, and remove ends the wish. START GAIN is how many
-times as long as a resident start a plain one takes, from the exec to the
-program's own first instruction, as it was measured when it was added. What the
-program does after that takes as long as always.
+		Description: `Shows every program that run would find: first those of your own store, then those
+of the system's. Of another user's store it shows the programs that you can read.
+With arguments, it shows only the programs with these ids, paths or file names.
 
-With --check the exit status is 1 if any of the programs shown has no current
-image, for monitoring. With --format json the states are the words current, stale
-and none, and fields that say something of an image are left out where there is none.`,
+The state of a program is one of these:
+ - "current": it starts from its image
+ - "stale": it starts normally, because something that its image depends on has
+   changed, or the image is damaged; refresh makes the image again
+ - "no image": it was added, but its image has been removed since; refresh makes one
+   as soon as the program exists, and remove forgets the program
+
+After an upgrade of residentctl, a program may start normally by "run" and "exec"
+only, while shims and launcher files of the older version still start it from its
+image. list then says so.
+
+START GAIN is how many times longer a normal start takes than a resident one. Both
+are timed from the exec to the program's own first instruction, when the program is
+added. After that instruction the program takes as long as always.
+
+With --check, the exit status is 1 if any of the programs shown has no current image,
+for monitoring. With --format json, the states are current, stale and none, and
+fields about an image are left out where there is none.`,
 		Flags: []cli.Flag{
-			&cli.GenericFlag{Name: "library", Value: &library, Usage: "show only programs that use the library `PATH`; a name without a slash is that of its file"},
-			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print ids of images only", Destination: &quiet, DisableDefaultText: true},
-			&cli.BoolFlag{Name: "check", Usage: "end with status 1 if a program has no current image", Destination: &check, DisableDefaultText: true},
+			&cli.GenericFlag{Name: "library", Value: &library, Usage: "show only programs that use the library `PATH`; a name without a slash is a file name"},
+			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print only the ids of images", Destination: &quiet, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "check", Usage: "exit with status 1 if a program has no current image", Destination: &check, DisableDefaultText: true},
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitFailed, exitUsage, exitStore),
@@ -95,7 +101,7 @@ func notServed(without, total int) error {
 		return nil
 	}
 	return problem.Errorf("%d of %s without a current image", without, count(total, "program")).
-		WithHint("run `residentctl refresh`, which makes images again; `residentctl remove PROGRAM` forgets one that is gone")
+		WithHint("run `residentctl refresh` to make images again; `residentctl remove PROGRAM` forgets a program that is gone")
 }
 
 // runList prints what there is, also when a registry is damaged in part, or images.

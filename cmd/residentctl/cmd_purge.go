@@ -19,16 +19,16 @@ func newPurgeCommand(g *globals) *cli.Command {
 	var yes bool
 	return &cli.Command{
 		Name:  "purge",
-		Usage: "remove a store whole",
-		Description: `Removes everything of the store: what was added and enabled, images, launcher files,
-shims, what is registered with the kernel and for its boots, the registry, and the
-directory itself. Files in it that residentctl has not made stay, and are named.
-Programs start as before they were added; processes that were started from an image
-run on. Of several stores only the one that you work on goes: your own, or as root
-the system's, or the one that --store names.
+		Usage: "remove a whole store",
+		Description: `Removes everything in the store: what was added and enabled, images, launcher files,
+shims, registrations with the kernel and for its boots, the registry, and the
+directory itself. Files in it that residentctl did not make stay, and are listed.
+Programs start as before they were added, and processes that were started from an
+image go on.
 
-It asks first, on a terminal; elsewhere --yes has to be given. A purge that was
-interrupted is finished by another one.`,
+purge removes one store only: your own, or as root the system's, or the one that
+--store names. On a terminal it asks first; elsewhere it needs --yes. If purge was
+interrupted, run it again.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "yes", Usage: "do not ask", Destination: &yes, DisableDefaultText: true},
 			g.storeFlag(), g.formatFlag(),
@@ -43,7 +43,7 @@ interrupted is finished by another one.`,
 				return err
 			}
 			if !yes && !mayPurge(g, m.Dir()) {
-				return usagef("purge", "purge removes %s whole; nothing was removed without --yes", m.Dir())
+				return usagef("purge", "purge removes the whole store %s: nothing was removed without --yes", m.Dir())
 			}
 			ctx, stop := interruptible(c)
 			defer stop()
@@ -100,7 +100,7 @@ func runPurge(ctx context.Context, g *globals, m purger) error {
 		return printErr
 	}
 	for _, path := range p.Kept {
-		g.printf("kept: %s is none of residentctl's, or is in use\n", printable(path))
+		g.printf("kept: %s was not made by residentctl, or is in use\n", printable(path))
 	}
 	switch {
 	case err != nil:

@@ -22,24 +22,28 @@ func newRefreshCommand(g *globals) *cli.Command {
 		Before:    outside,
 		Usage:     "make stale and missing images again",
 		ArgsUsage: "[ID|PROGRAM…|--changed PATH…]",
-		Description: `Makes the images again that something has made stale or that gc has removed, of all
-programs or of those that are named, and enables again what was enabled. With --all
-those that are current too: each gets new addresses, which is worth doing now and
-then (cron, a boot), since an image's addresses stay the same until then. Programs
-that run go on. Names, options and ways in (see add and enable) stay as they were.
+		Description: `Makes images again that are stale or that gc has removed, and enables again what was
+enabled. It works on all programs, or on those that are named. Names, options and
+ways in (see add and enable) stay as they were, and running processes go on.
 
-A program that is gone keeps its wish: when it is back, a refresh serves it again.
+A program that is gone stays registered: once it is back, refresh makes it resident
+again.
 
-With --changed the arguments are files that were changed, added or removed, as a package
-or build system names them, or "-" for a list of them on standard input, which newlines
-or NULs separate. Only programs are served that use one of them: the program, its dynamic
-linker, its libraries, or what was looked for where there was nothing. Other paths are
-no error. If /etc/ld.so.cache is one of them all are served. With --background
-it does so in idle time only, of the processors and the disks.`,
+--all also makes current images again, at new addresses. Until then an image keeps its
+addresses, so this is worth doing now and then (with cron, or at boot).
+
+--changed takes the paths of files that were changed, added or removed, as a package
+or build system names them. "-" reads a list of them from standard input, separated by
+newlines or NULs. refresh then works only on programs that use one of these files: as
+the program, its dynamic linker or a library, or because a file was looked for there
+and not found. It ignores other paths. If /etc/ld.so.cache is one of them, it works on
+all programs.
+
+--background uses only idle time of the processors and disks.`,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "all", Usage: "also what is current", Destination: &opts.All, DisableDefaultText: true},
-			&cli.BoolFlag{Name: "changed", Usage: "only programs that use the files `PATH…`, which the arguments are", Destination: &changed, DisableDefaultText: true},
-			&cli.BoolFlag{Name: "background", Usage: "in idle time only (SCHED_IDLE, and the idle class of ionice)", Destination: &background, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "all", Usage: "also make current images again", Destination: &opts.All, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "changed", Usage: "only programs that use the files `PATH…`, given as arguments", Destination: &changed, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "background", Usage: "use idle time only (SCHED_IDLE, and the idle class of ionice)", Destination: &background, DisableDefaultText: true},
 			trustOwnerFlag(&opts.TrustOwner), jobsFlag(&opts.Jobs),
 			g.storeFlag(), g.formatFlag(),
 		},
@@ -103,7 +107,7 @@ func splitList(list string) (paths []string) {
 	return paths
 }
 
-// inBackground says what of it cannot be had, and goes on: only others may notice.
+// inBackground reports what it cannot set, and goes on: only other processes may notice.
 func inBackground(g *globals) {
 	if err := linux.Background(); err != nil {
 		fmt.Fprintf(g.err, "residentctl: not in the background: %v\n", err)
@@ -138,7 +142,7 @@ func runRefresh(ctx context.Context, g *globals, m *resident.Manager, opts resid
 	if g.format == formatTable && err == nil && total == 0 {
 		nothing := nothingResident(m.Dir())
 		if opts.Changed != nil {
-			nothing = "no program that is resident uses what has changed"
+			nothing = "no resident program uses a changed file"
 		}
 		g.printf("%s\n", nothing)
 	}
@@ -154,7 +158,7 @@ func printRefreshed(g *globals, r resident.Refreshed) {
 	switch {
 	case r.Err != nil: // told on standard error
 	case r.Gone:
-		g.printf("%s: %s; its wish stays\n", printable(r.Program), r.Reason)
+		g.printf("%s: %s; it stays registered\n", printable(r.Program), r.Reason)
 	case r.Current:
 		g.printf("%s: current\n", r.Program)
 	case r.Renewed:

@@ -15,14 +15,15 @@ func newRemoveCommand(g *globals) *cli.Command {
 		Name:      "remove",
 		Usage:     "make programs no longer resident",
 		ArgsUsage: "ID|PROGRAM…",
-		Description: `Ends the wish that programs are resident, deletes their images, and disables
-them. Nothing else ends a wish, not gc, nor an upgrade or a program that is gone, but
-apply ends what it has added.
-Name a program by its id or the beginning of it, its path, or its file's name, and
-a damaged record of the registry also by its key, which check shows. Processes
-that were started from an image run on. purge removes a store whole.`,
+		Description: `Deletes the images of programs, disables the programs, and forgets them. Nothing else
+makes residentctl forget a program: not gc, nor an upgrade, nor the loss of its file.
+The exception is apply, which removes what it has added itself.
+
+Name a program by its id or the beginning of it, its path, or its file name. A damaged
+record of the registry can also be named by its key, which check shows. Processes that
+were started from an image go on. purge removes a whole store.`,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "all", Usage: "remove every program of the store", Destination: &all, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "all", Usage: "remove every program in the store", Destination: &all, DisableDefaultText: true},
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitFailed, exitUsage, exitStore),

@@ -30,29 +30,31 @@ func newRunCommand(g *globals) *cli.Command {
 		Name:      "run",
 		Usage:     "run a program, from its image if it is resident",
 		ArgsUsage: "PROGRAM [ARG…]",
-		Description: `Becomes the program: nothing of residentctl stays. A program that is not
+		Description: `Becomes the program: no process of residentctl remains. A program that is not
 resident, or whose image is stale, is executed normally. Options end at the
-program's name. Without --store, the caller's own store and then the system's
-are searched; root's own is the system's.
+program's name. Without --store, run searches your own store and then the system's;
+for root both are the same.
 
---engine says by what means: "auto" as said; "direct" from its image or not at
-all, which is --strict; "exec" normally, without looking for an image; "criu" by
-CRIU's own restore, of the first layout, or not at all.
+--engine chooses how the program is started:
+ - "auto": from its image if possible, otherwise normally
+ - "direct": from its image or not at all, as with --strict
+ - "exec": normally, without looking for an image
+ - "criu": with CRIU's own restore of the first layout, or not at all
 
-What pyenv, rbenv or asdf put into PATH is a script, which starts normally, since only
-it chooses the program, by directory and environment. --explain names the program
-that it chooses here: "add --follow" makes that resident, "exec" starts it from its
-image when the script executes it.
+The programs that pyenv, rbenv or asdf put into PATH are scripts. They choose a program
+by directory and environment, so run executes the script normally. --explain names the
+program that the script chooses here. "add --follow" makes that program resident, and
+"exec" starts it from its image when the script executes it.
 
-CRIU's restore needs root or the capabilities that CRIU needs. The program gets
-what an exec gives it, except that it is a child of residentctl, which waits for
-it and ends as it does:
-  - its process id is the one that was dumped, which must be free
-  - it leads no process group, and the caller's children are not its own
-  - it ends when residentctl is killed (PR_SET_PDEATHSIG)
-  - /proc/self/exe is the name by which it was made resident
-  - it holds no record locks (fcntl(2)) of the caller's
-  - a signal to residentctl's whole process group reaches it twice`,
+CRIU's restore needs root or the capabilities that CRIU requires. The program gets
+what an exec gives it, except that it is a child of residentctl, which waits for it
+and ends as it does:
+ - its process id is the one that was dumped, which must be free
+ - it leads no process group, and the caller's children are not its own
+ - it ends when residentctl is killed (PR_SET_PDEATHSIG)
+ - /proc/self/exe is the name under which it was made resident
+ - it holds none of the caller's record locks (fcntl(2))
+ - a signal to residentctl's whole process group reaches it twice`,
 		SkipFlagParsing: true, // parseRun does it: the program's options are not ours
 		Flags:           startFlags(cmdRun),
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitRun, exitCannotRun, exitNotFound) +
@@ -202,7 +204,7 @@ func findProgram(name string) (string, error) {
 }
 
 // cannotRun is the error of an exec, or of what was asked before it, with the
-// status that env(1) gives.
+// status that env(1) ends with.
 func cannotRun(program string, err error) error {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {

@@ -18,22 +18,26 @@ func newStatusCommand(g *globals) *cli.Command {
 		Name:  "status",
 		Usage: "show which programs are enabled, and what a call of each does",
 		Description: `Shows the shims of your own store and of the system's, whether their directories are
-in PATH, and what a call by name does just now: "resident" is a start from the
-image, "normal" an ordinary one, "other" an ordinary one of another program, which
-PATH leads to first, "hidden" is a shim that PATH does not come to, and "dangling"
-one without a launcher file, which shells pass over and gc removes. "waiting" is
-enabled and has no image: refresh makes one, and the link again, as soon as the
-program is there.
+in PATH, and what a call by name does now:
+ - "resident": the program starts from its image
+ - "normal": the program starts normally
+ - "other": another program starts normally, which PATH leads to first
+ - "hidden": PATH does not lead to the shim
+ - "dangling": the shim has no launcher file; shells pass it over, and gc removes it
+ - "waiting": the program has no image; refresh makes the image and the link again as
+   soon as the program exists
 
-And it shows what is enabled for the whole system: "resident" and "normal" as above,
-and "off" where the kernel does not know it, after a boot for instance; refresh
-registers that again. What is "elsewhere" is enabled where the kernel has another
-binfmt_misc, as in a container, and left alone here.
+It also shows what is enabled for the whole system, "resident", "normal" or "waiting"
+as above, or
+ - "off": the kernel does not start it that way, for instance after a boot; refresh
+   registers it again
+ - "elsewhere": it is enabled where the kernel has another binfmt_misc, as in a
+   container, and left alone here
 
-With --check the exit status is 1 if anything that is enabled is "normal",
-"waiting", "dangling" or "off", for monitoring.`,
+With --check, the exit status is 1 if anything that is enabled is "normal", "waiting",
+"dangling" or "off", for monitoring.`,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "check", Usage: "end with status 1 if what is enabled does not start from a current image", Destination: &check, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "check", Usage: "exit with status 1 if an enabled program does not start from a current image", Destination: &check, DisableDefaultText: true},
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitFailed, exitUsage, exitStore),
@@ -134,7 +138,7 @@ func printStatus(g *globals, all []enabledIn) error {
 		}
 	}
 	if t.empty() {
-		g.printf("nothing is enabled; `residentctl enable PROGRAM` does it\n")
+		g.printf("nothing is enabled; enable a program with `residentctl enable PROGRAM`\n")
 	} else if err := t.print(); err != nil {
 		return err
 	}
@@ -149,7 +153,7 @@ func printStatus(g *globals, all []enabledIn) error {
 func describePath(s enabledIn) string {
 	switch s.PathPosition {
 	case 0:
-		return s.ShimsDir + " is not in PATH, so nothing goes through it: `residentctl env` prints the line for your shell"
+		return s.ShimsDir + " is not in PATH, so no call goes through it: `residentctl env` prints the line for your shell"
 	case 1:
 		return s.ShimsDir + " is the first directory of PATH"
 	}

@@ -18,22 +18,24 @@ func newVerifyCommand(g *globals) *cli.Command {
 	return &cli.Command{
 		Name:      "verify",
 		Before:    outside,
-		Usage:     "check that images are what starts need",
+		Usage:     "compare images with freshly linked programs",
 		ArgsUsage: "[ID|PROGRAM…]",
-		Description: `Hashes every file that an image depends on, checks that its plan asks for and
-does what one made now of the record, CRIU's files and this machine would,
-starts the program from its image up to its first instruction and compares its
-memory, word by word, with that of the same program linked again. Every word
-that differs must be of a known kind. Without arguments every program of the
-store is verified. As add does, it executes parts of the program, for root by the
+		Description: `Checks each image in three steps:
+ - it hashes every file that the image depends on
+ - it makes the plan again, from the record, CRIU's files and this machine, and checks
+   that the stored plan asks for and does the same
+ - it starts the program from its image up to its first instruction, and compares its
+   memory, word by word, with that of the same program linked again
+Every word that differs must be of a known kind. Without arguments, every program in
+the store is verified. Like add, verify executes parts of the program, for root by the
 same rule.
 
-With --engine criu the image is restored by CRIU too, and the two are compared:
+With --engine criu, CRIU restores the image too, and the two processes are compared:
 registers, mappings and memory. This needs root or the capabilities that CRIU
-needs, and the process id of the dumped process must be free.`,
+requires, and the process id of the dumped process must be free.`,
 		Flags: []cli.Flag{
 			&cli.GenericFlag{Name: "engine", Value: &reference, DefaultText: string(resident.ReferenceLink),
-				Usage: "compare with the program `link|criu`: linked again, or restored by CRIU"},
+				Usage: "compare with `link|criu`: the program linked again, or restored by CRIU"},
 			trustOwnerFlag(&trust), jobsFlag(&jobs),
 			g.storeFlag(), g.formatFlag(),
 		},
@@ -150,12 +152,12 @@ func verifyOne(ctx context.Context, rec located, ref resident.Reference, several
 			where = " in " + rec.store.Dir()
 		}
 		r.Failure = &report{Error: fmt.Sprintf("%s: not verified%s: %s", rec.Program, where, strings.Join(v.Failures, "; ")),
-			Hint: fmt.Sprintf("`residentctl refresh` makes again what is stale; else `residentctl remove %s` and add it again", shortID(rec.ID)), Code: exitFailed}
+			Hint: fmt.Sprintf("run `residentctl refresh` if it is stale; otherwise run `residentctl remove %s` and add it again", shortID(rec.ID)), Code: exitFailed}
 	}
 	return r, err
 }
 
-// printVerified tells of one entry, as soon as it is known.
+// printVerified reports on one entry as soon as its outcome is known.
 func printVerified(g *globals, r verifyResult) {
 	if g.format == formatJSON {
 		return

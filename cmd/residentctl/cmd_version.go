@@ -15,9 +15,9 @@ func newVersionCommand(g *globals) *cli.Command {
 	return &cli.Command{
 		Name:  "version",
 		Usage: "show the versions of residentctl, CRIU and the kernel",
-		Description: `With --format json, "output" is the version of what commands print with that option,
-of which docs/output.schema.json is the schema. It is raised when a field changes its
-meaning or goes, not when there is one more.`,
+		Description: `With --format json, "output" is the version of the JSON that all commands print; its
+schema is docs/output.schema.json. The version is raised when a field is removed or
+changes its meaning, not when a field is added.`,
 		Flags:              []cli.Flag{g.formatFlag()},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitUsage),
 		Action: func(c *cli.Context) error {

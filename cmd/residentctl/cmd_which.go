@@ -18,25 +18,26 @@ func newWhichCommand(g *globals) *cli.Command {
 		Name:      "which",
 		Usage:     "print the launcher file of a program, the fastest way to start it",
 		ArgsUsage: "PROGRAM…",
-		Description: `Prints the path of the launcher file that can be executed in the program's place:
+		Description: `Prints the path of the launcher file, which can be executed in the program's place:
 
    perl=$(residentctl which perl); "$perl" -e 'print "hello\n"'
 
-On standard error it says for each store that has the program, in the order in which
-run looks, what a call does now: "resident" is a start from the image, "normal" an
-ordinary one, with the reason. The launcher file is that of the first store from
-which a start is resident, else of the first. Its path changes when the program is
-upgraded and made resident again.
+For each store that has the program, it prints on standard error what a call does
+now: "resident" for a start from the image, or "normal" and the reason. The stores
+are listed in the order in which run searches them. The launcher file is that of the
+first store from which a start is resident, or else of the first store. Its path
+changes when the program is upgraded and made resident again.
 
-With --follow a PROGRAM that is a wrapper or a script is executed as by add --follow,
-and the launcher file is that of the program which it becomes. Called by it, that
-program starts without the wrapper: what a version manager (pyenv, rbenv, asdf)
-would choose elsewhere, or later, no longer counts. A program that finds itself by the
-path that it was called by, as python3 does for sys.executable, finds the launcher file.`,
+With --follow, a PROGRAM that is a wrapper or a script is executed as by add --follow,
+and which prints the launcher file of the program that it becomes. Called by that
+path, the program starts without the wrapper, so what a version manager (pyenv, rbenv,
+asdf) would choose elsewhere, or later, no longer counts. A program that finds itself
+by the path it was called by, as python3 does for sys.executable, finds the launcher
+file.`,
 		Flags: []cli.Flag{
-			followFlag(&w.follow, "print that of the program which a wrapper or script executes"),
+			followFlag(&w.follow, "print the launcher file of the program that a wrapper or script executes"),
 			trustOwnerFlag(&w.trustOwner),
-			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "do not say what a call does", Destination: &w.quiet, DisableDefaultText: true},
+			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "do not print what a call does", Destination: &w.quiet, DisableDefaultText: true},
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate + exitStatusPart(exitDone, exitFailed, exitUsage, exitStore),
@@ -147,18 +148,18 @@ func (r *whichResult) best() (best resident.WayIn, ok bool) {
 func (w *which) notResident(name string, r whichResult) error {
 	if len(r.Ways) > 0 {
 		return problem.Newf(problem.Program, "%s: %s", r.Path, r.Ways[0].Reason).
-			WithHint("`residentctl refresh %s` makes it again", name)
+			WithHint("run `residentctl refresh %s` to make it again", name)
 	}
 	if manager := resident.VersionManager(r.Path); manager != "" {
 		return problem.Newf(problem.Program, "%s is not resident: it is %s's, which chooses a program by directory and environment", r.Path, manager).
-			WithHint("`residentctl which --follow %s` prints the launcher file of the one that it chooses here", name)
+			WithHint("run `residentctl which --follow %s` for the launcher file of the one that it chooses here", name)
 	}
 	add := "add "
 	if w.follow {
 		add = "add --follow "
 	}
 	return problem.Newf(problem.Program, "%s is not resident", r.Path).
-		WithHint("`residentctl %s%s` makes it resident", add, name)
+		WithHint("run `residentctl %s%s` to make it resident", add, name)
 }
 
 func (w *which) print(g *globals, r whichResult) {

@@ -35,17 +35,17 @@ var statuses = []struct {
 	text string
 }{
 	{exitDone, "done"},
-	{exitFailed, "some of it failed"},
+	{exitFailed, "something failed"},
 	{exitUsage, "usage: an unknown command, option or argument"},
 	{exitStore, "the store or its registry cannot be used"},
 	{exitSystem, "CRIU or the kernel lacks something"},
-	{exitRun, "residentctl itself failed; with --strict also: no resident start"},
+	{exitRun, "residentctl itself failed, or with --strict there was no resident start"},
 	{exitCannotRun, "the program was found but cannot be executed"},
 	{exitNotFound, "the program was not found"},
-	{exitInterrupted, "interrupted; what was begun has been taken back"},
+	{exitInterrupted, "interrupted; unfinished work was undone"},
 }
 
-// exitStatusPart is the part of a help text that tells the exit statuses.
+// exitStatusPart returns the part of a help text that lists the exit statuses.
 func exitStatusPart(codes ...int) string {
 	var b strings.Builder
 	b.WriteString("\nEXIT STATUS:\n")
@@ -92,24 +92,24 @@ var causes = []cause{
 
 	// Of limits, whatever they have ended.
 	{upTo: problem.CRIU, is: is(syscall.EMFILE, syscall.ENFILE), means: problem.System,
-		hint: "the limit of open files is too low: raise it (ulimit -n 1024)"},
+		hint: "raise the limit of open files (ulimit -n 1024)"},
 	{upTo: problem.CRIU, is: is(syscall.EFBIG), means: problem.System, hint: criuwrap.TooLarge},
 	{upTo: problem.CRIU, is: is(syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS), means: problem.Store,
-		otherwise: "there has to be room for an image: free some space, or use another store with --store"},
+		otherwise: "free some space for the image, or use another store with --store"},
 
 	// Of files. They are opened with O_NONBLOCK, so as not to wait (open(2), EWOULDBLOCK).
 	{is: calling("open", syscall.EAGAIN),
-		hint: "another process holds a lease on the file (fcntl(2), F_SETLEASE) and has been told to give it up: try again"},
+		hint: "try again: another process held a lease on the file (fcntl(2), F_SETLEASE) and has been told to release it"},
 	{is: calling("fork/exec", syscall.EAGAIN), means: problem.System, hint: noProcess},
-	{is: noProc, otherwise: "is /proc mounted?"},
+	{is: noProc, otherwise: "check that /proc is mounted"},
 	{is: ofFile},
 
 	// Of the kernel.
 	{is: is(syscall.EAGAIN), means: problem.System, hint: noProcess},
-	{is: is(syscall.ENOMEM), means: problem.System, hint: "the memory, or the address space that the limits allow (ulimit -v), is used up"},
-	{is: is(syscall.ETXTBSY), hint: "something has the program open for writing: try again when that is done"},
+	{is: is(syscall.ENOMEM), means: problem.System, hint: "free some memory, or raise the limit of the address space (ulimit -v)"},
+	{is: is(syscall.ETXTBSY), hint: "try again later: another process has the program open for writing"},
 	{is: is(syscall.EPERM, syscall.ENOSYS), means: problem.System,
-		hint: "the kernel, a container or a sandbox forbids it: ptrace must be allowed (kernel.yama.ptrace_scope, seccomp)"},
+		hint: "allow ptrace (kernel.yama.ptrace_scope, seccomp): the kernel, a container or a sandbox forbids it"},
 }
 
 // diagnose returns what an error means: the exit status, and what a person can do about
@@ -125,7 +125,7 @@ func diagnose(err error) (code int, hint string) {
 		}
 	}
 	if kind == problem.CRIU {
-		hint = cmp.Or(hint, "`residentctl check` shows whether CRIU works here")
+		hint = cmp.Or(hint, "run `residentctl check` to see whether CRIU works here")
 	}
 	return statusOf[kind], notInPath(err, hint)
 }
@@ -203,7 +203,7 @@ func (r *report) print(w io.Writer, f format) {
 	}
 }
 
-// fail reports an error that ends residentctl and gives the exit status.
+// fail reports an error that ends residentctl and returns the exit status.
 func (g *globals) fail(err error) int {
 	if err == nil {
 		return exitDone
@@ -242,7 +242,7 @@ func ended(fatal error, failures []*report, total int) error {
 	return fatal
 }
 
-// printFailures tells people of failures; JSON has them in the end.
+// printFailures prints failures for people; JSON has them at the end.
 func (g *globals) printFailures(failures []*report) {
 	if g.format == formatJSON {
 		return

@@ -106,7 +106,7 @@ func (m *maker) summary(outcome *intercept.Outcome) string {
 	said := ""
 	if m.failed != nil {
 		_, hint := diagnose(m.failed)
-		said = fmt.Sprintf("residentctl: what the command executes cannot be made resident: %s\n", printable(join(m.failed.Error(), hint)))
+		said = fmt.Sprintf("residentctl: cannot make resident what the command executes: %s\n", printable(join(m.failed.Error(), hint)))
 	}
 	said += fmt.Sprintf("residentctl: %d of %d starts were resident", residents, total)
 	if reasons := mostFrequent(outcome.Reasons); len(reasons) > 0 {

@@ -53,7 +53,7 @@ func TestAutoSummaryNamesReasons(t *testing.T) {
 		})
 	}
 	failed := maker{failed: errors.New("no")}
-	if got := failed.summary(&intercept.Outcome{}); !strings.HasPrefix(got, "residentctl: what the command executes cannot be made resident: no\n") {
+	if got := failed.summary(&intercept.Outcome{}); !strings.HasPrefix(got, "residentctl: cannot make resident what the command executes: no\n") {
 		t.Errorf("%q", got)
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/residentctl/residentctl/pkg/launcher"
 )
 
-// outside begins a command again as it would run outside of the command tree in
+// outside begins a command again as it would run outside the command tree in
 // which it was called, if that is one of exec's: what links programs has to see the
 // dynamic linker itself. Where that cannot be, package resident refuses what it has
 // to, and does the rest.

@@ -19,7 +19,7 @@ func nothingResident(dirs ...string) string {
 	if len(dirs) > 0 {
 		where = " in " + printable(strings.Join(dirs, " or "))
 	}
-	return "nothing is resident" + where + "; `residentctl add PROGRAM` does it"
+	return "nothing is resident" + where + "; add one with `residentctl add PROGRAM`"
 }
 
 func shortID(id string) string { return id[:min(len(id), shortIDLen)] }

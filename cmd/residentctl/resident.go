@@ -17,16 +17,16 @@ const residentName = "resident"
 
 const residentUsage = `usage: resident [-l] [-f] [-x id] [-d] [-R] program ...
 
-Makes dynamically linked programs resident, as resident(8) of DragonFly BSD does.
+Makes dynamically linked programs resident, like resident(8) of DragonFly BSD.
 
-   -l     list the programs that are resident
-   -f     force it: also if the program does not start faster, and of a wrapper or a
-          script what it executes first
-   -x id  delete the one with this id
-   -d     delete the programs that are named
-   -R     delete all
+   -l     list the resident programs
+   -f     force: make a program resident even if it does not start faster; for a
+          wrapper or script, make resident the program that it executes
+   -x id  remove the program with this id
+   -d     remove the given programs
+   -R     remove all programs
 
-It works on the store on which residentctl works. "residentctl help" has more.
+It works on the same store as residentctl. See "residentctl help" for more.
 `
 
 // residentLine is a command line of resident(8).
@@ -107,7 +107,7 @@ func (l *residentLine) check() error {
 	case !named && len(l.programs) > 0:
 		return residentUsagef("%s is in the wrong place: -l, -x and -R take no programs", l.programs[0])
 	case l.id != "" && strings.Trim(l.id, "0123456789abcdef") != "":
-		return residentUsagef("%q is no id", l.id)
+		return residentUsagef("%q is not an id", l.id)
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ const (
 
 var engines = []string{engineAuto, engineDirect, engineCRIU, engineExec}
 
-// runCRIU is run with CRIU's restore. It ends as the program does, or gives an
+// runCRIU is run with CRIU's restore. It ends as the program does, or returns an
 // error, and then the program has not been started: falling back would hide
 // what was asked for.
 func runCRIU(ctx context.Context, o startLine, stores []string, errOut io.Writer) error {
@@ -36,7 +36,7 @@ func runCRIU(ctx context.Context, o startLine, stores []string, errOut io.Writer
 	restored, err := restoreFrom(ctx, stores, inherit.Exec{Path: program, Argv: o.argv, Env: intercept.Environment()})
 	if errors.Is(err, resident.ErrNotResident) {
 		return problem.Newf(problem.Run, "%s: no start by CRIU: %w", program, err).
-			WithHint("`residentctl add %s` makes it resident", o.argv[0])
+			WithHint("run `residentctl add %s` to make it resident", o.argv[0])
 	}
 	if err != nil {
 		_, hint := diagnose(err)

@@ -49,7 +49,7 @@ type startOption struct {
 	name  string
 	alias string // of one letter, "" for none
 	needs string // what kind of value it takes, "" for none
-	usage string // its line in the help, in cli.Flag's form; "" for what exec tells itself
+	usage string // its line in the help, in cli.Flag's form; "" for those by which exec calls itself
 	value string // its value if it is not given, as the help has it
 	early bool   // the front door, which parses before there is a Go runtime, knows it (front.c)
 	set   func(l *startLine, value string) error
@@ -60,35 +60,35 @@ type startOption struct {
 var startOptions = []startOption{
 	{
 		of: cmdRun, name: "strict", early: true, set: flagOf(func(l *startLine) *bool { return &l.strict }),
-		usage: "fail with 125 and the reason instead of executing the program normally",
+		usage: "fail with status 125 and the reason instead of executing the program normally",
 	},
 	{
 		of: cmdRun, name: "explain", early: true, set: flagOf(func(l *startLine) *bool { return &l.explain }),
-		usage: "say on standard error which way the program was started and why; so does RESIDENTCTL_EXPLAIN=1",
+		usage: "print on standard error how the program was started and why, as RESIDENTCTL_EXPLAIN=1 does",
 	},
 	{
 		of: cmdRun, name: "engine", needs: "name", set: setEngine,
-		usage: "start it by `auto|direct|criu|exec`", value: engineAuto,
+		usage: "choose how to start it: `auto|direct|criu|exec`", value: engineAuto,
 	},
 	{
 		of: cmdExec, name: "strict", early: true, set: flagOf(func(l *startLine) *bool { return &l.strict }),
-		usage: "fail with 125 and the reason where the command would be executed normally",
+		usage: "fail with status 125 and the reason instead of executing the command normally",
 	},
 	{
 		of: cmdExec, name: "auto", early: true, set: flagOf(func(l *startLine) *bool { return &l.auto }),
-		usage: "make resident what is executed often",
+		usage: "make resident what the command executes often",
 	},
 	{
 		of: cmdExec, name: "after", needs: "number", early: true, set: setAfter,
-		usage: "with --auto: make it resident after `N` normal starts", value: strconv.Itoa(defaultAfter),
+		usage: "with --auto: make a program resident after `N` normal starts", value: strconv.Itoa(defaultAfter),
 	},
 	{
 		of: cmdExec, name: "quiet", alias: "q", early: true, set: flagOf(func(l *startLine) *bool { return &l.quiet }),
-		usage: "do not say what differs in a user namespace; with --auto: nothing at the end either",
+		usage: "do not print what differs in a user namespace, nor the lines of --auto at the end",
 	},
 	{
 		of: cmdExec, name: "no-background", early: true, set: flagOf(func(l *startLine) *bool { return &l.noBackground }),
-		usage: "with --auto: make nothing resident any more when the command has ended",
+		usage: "with --auto: make nothing resident after the command has ended",
 	},
 	{of: cmdExec, name: backgroundOption, set: flagOf(func(l *startLine) *bool { return &l.background })},
 	{of: cmdExec, name: insideOption, needs: "file", set: addInside},
@@ -142,7 +142,7 @@ func setEngine(l *startLine, value string) error {
 func setAfter(l *startLine, value string) error {
 	n, err := strconv.Atoi(value)
 	if err != nil || n < 1 {
-		return fmt.Errorf("--after must be a number from 1 on, not %q", value)
+		return fmt.Errorf("--after must be a number of 1 or more, not %q", value)
 	}
 	l.after = n
 	return nil

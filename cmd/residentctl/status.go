@@ -33,7 +33,7 @@ func (s *statusLine) set(text string) {
 	fmt.Fprintf(s.w, "\r\x1b[K%s", string(line[:min(len(line), s.width-1)]))
 }
 
-// clear gives the line back.
+// clear clears the line.
 func (s *statusLine) clear() {
 	if s.width > 1 {
 		fmt.Fprint(s.w, "\r\x1b[K")

@@ -56,7 +56,7 @@ func (u *unread) add(err error) {
 	}
 }
 
-// warn tells of it where what was asked for could be read.
+// warn reports it where what was asked for could be read.
 func (u *unread) warn(g *globals) {
 	for _, r := range u.images {
 		r.print(g.err, g.format)

@@ -143,7 +143,7 @@ func TestExecOfUsers(t *testing.T) {
 }
 
 // TestExecAndStores: which stores an ordinary user starts programs from under exec,
-// where the kernel shows root's files and everybody else's alike.
+// where the kernel shows root's files and all other users' alike.
 func TestExecAndStores(t *testing.T) {
 	s := kit.NewStore(t, kit.Dir(t))
 	alice := kit.User{Name: "alice", ID: kit.AliceID}
@@ -170,8 +170,8 @@ func TestExecAndStores(t *testing.T) {
 	// Not of another user's, although its owner is shown as root is, and not of one
 	// that others may write to.
 	for name, damage := range map[string]func(dir string) error{
-		"belongs to user":                    func(dir string) error { return exec.Command("chown", "-R", fmt.Sprint(kit.BobID), dir).Run() },
-		"others than its owner may write to": func(dir string) error { return os.Chmod(dir, 0o777) },
+		"belongs to user":                         func(dir string) error { return exec.Command("chown", "-R", fmt.Sprint(kit.BobID), dir).Run() },
+		"users other than its owner may write to": func(dir string) error { return os.Chmod(dir, 0o777) },
 	} {
 		bad := kit.NewStore(t, kit.Dir(t))
 		bad.Add(t, program)

@@ -222,7 +222,7 @@ func TestLinkage(t *testing.T) {
 	})
 }
 
-// TestNotLinked: what no dynamic linker starts, and what stands in the launcher's
+// TestNotLinked: what no dynamic linker starts, and what is in the launcher's
 // way, is refused with a reason and starts as before.
 func TestNotLinked(t *testing.T) {
 	tests := []struct {

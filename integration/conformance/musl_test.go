@@ -69,7 +69,7 @@ func TestMuslFixtures(t *testing.T) {
 			{Name: "umask, limits, directory", Shell: "umask 027; ulimit -n 77 -c 0 -t 50 -v 4000000; cd /usr"},
 			{Name: "descriptors", Shell: "exec 5</dev/null 7>&1 20<>file; exec 2>&-", Normal: kit.Either},
 		}},
-		// Not position-independent: the heap lies low, behind the program.
+		// Not position-independent: the heap lies low, after the program.
 		{"musl-malloc", []string{"-no-pie"}, once},
 		{"musl-constructors", []string{"-no-pie"}, once},
 	}
@@ -82,7 +82,7 @@ func TestMuslFixtures(t *testing.T) {
 }
 
 // TestMuslSecrets: each start has its own canary. The allocator's secret is the
-// image's: it stands in what was allocated while the program was linked.
+// image's: it is in what was allocated while the program was linked.
 func TestMuslSecrets(t *testing.T) {
 	kit.RequireMusl(t)
 	const starts = 50

@@ -17,7 +17,7 @@ import (
 )
 
 // TestSelfExe: programs that look for their files relative to their own path, or
-// execute themselves again by it, do the same for everybody.
+// execute themselves again by it, do the same for every user.
 func TestSelfExe(t *testing.T) {
 	s := kit.SharedStore(t)
 	const class = `public class Main { public static void main(String[] a) throws Exception {

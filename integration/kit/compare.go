@@ -125,7 +125,7 @@ func (s *Store) wantAlsoNormal(t testing.TB, why string, u User, program string,
 	}
 }
 
-// Installed is the distribution's program of that name, whatever PATH may name
+// Installed returns the distribution's program of that name, whatever PATH may name
 // first. It skips a test whose program is not on this machine.
 func Installed(t testing.TB, name string) string {
 	t.Helper()

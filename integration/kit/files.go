@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// LinkTo is a link to the file by another name, in a directory of its own.
+// LinkTo returns a link to the file by another name, in a directory of its own.
 func LinkTo(t testing.TB, target, name string) string {
 	t.Helper()
 	link := filepath.Join(Dir(t), name)
@@ -23,7 +23,7 @@ func Symlink(t testing.TB, target, link string) {
 	}
 }
 
-// Dir is a new directory that every user may enter; T.TempDir's is the owner's.
+// Dir returns a new directory that every user may enter; T.TempDir's is the owner's.
 func Dir(t testing.TB) string {
 	t.Helper()
 	path, err := os.MkdirTemp(Temporary, "test-")

@@ -14,7 +14,7 @@ import (
 // BuiltFiles remembers what Compile and MuslCompile have made.
 var BuiltFiles = map[string]bool{}
 
-// Fixture is the path of fixtures/NAME.c or .cc, compiled, with fixtures/libNAME
+// Fixture returns the path of fixtures/NAME.c or .cc, compiled, with fixtures/libNAME
 // beside it if there is one.
 func Fixture(t testing.TB, name string) string {
 	t.Helper()
@@ -36,7 +36,7 @@ func Fixture(t testing.TB, name string) string {
 	return program
 }
 
-// FixtureSource is the path of fixtures/NAME.c or .cc, or "".
+// FixtureSource returns the path of fixtures/NAME.c or .cc, or "".
 func FixtureSource(name string) string {
 	for _, extension := range []string{".c", ".cc"} {
 		source := filepath.Join("fixtures", name+extension)
@@ -93,7 +93,7 @@ func Build(t testing.TB, name string, parts ...Part) string {
 	return output
 }
 
-// BuildLazy is a program that is bound lazily; nowhere says that a function which it
+// BuildLazy returns a program that is bound lazily; nowhere says that a function which it
 // may call is nowhere.
 func BuildLazy(t testing.TB, nowhere bool) string {
 	name, library := "lazy", []string{"-Wl,-z,lazy"}

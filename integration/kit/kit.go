@@ -95,7 +95,7 @@ func criu() string {
 	return ""
 }
 
-// Residentctl is the path of the command under test, in a directory that every
+// Residentctl returns the path of the command under test, in a directory that every
 // user may enter.
 func Residentctl(t testing.TB) string {
 	t.Helper()

@@ -75,7 +75,7 @@ func machineConfiguration(t testing.TB) []string {
 	return files
 }
 
-// Copy is another machine with the same files, of other inodes.
+// Copy returns another machine with the same files, of other inodes.
 func (m *Machine) Copy(t testing.TB) *Machine {
 	t.Helper()
 	c := &Machine{Root: Dir(t)}
@@ -86,7 +86,7 @@ func (m *Machine) Copy(t testing.TB) *Machine {
 	return c
 }
 
-// Path is a path of the machine's, as seen from here. A link that leads to an absolute
+// Path returns a path of the machine's, as seen from here. A link that leads to an absolute
 // path leads out of the machine: name what it leads to.
 func (m *Machine) Path(path string) string { return filepath.Join(m.Root, path) }
 
@@ -105,7 +105,7 @@ func (m *Machine) CopyIn(t testing.TB, from, to string) {
 	}
 }
 
-// Replace puts a copy of a program or library in the place of a file, as a package manager
+// Replace puts a copy of a program or library in place of a file, as a package manager
 // does: a new file, renamed over the old one.
 func Replace(t testing.TB, from, to string) {
 	t.Helper()
@@ -150,7 +150,7 @@ func (m *Machine) Install(t testing.TB, from, to string) {
 // listed matches a library's path in what a dynamic linker lists.
 var listed = regexp.MustCompile(`(?m)^\t(?:.* => )?(/\S+) \(0x`)
 
-// Command is a command of the machine's; RunIn executes it. It has this machine's
+// Command returns a command of the machine's; RunIn executes it. It has this machine's
 // environment, with PATH, HOME and TMPDIR of an ordinary login of root's.
 func (m *Machine) Command(program string, args ...string) *exec.Cmd {
 	c := exec.Command(program, args...)

@@ -16,7 +16,7 @@ type Situation struct {
 	Options []string // of fixtures/situation.c
 	Script  string   // what root does before in a mount namespace of its own
 	Shell   string   // what a shell does before that
-	Argv0   string   // in the place of the program's path; launcher file only
+	Argv0   string   // in place of the program's path; launcher file only
 	Args    []string
 	Env     []string
 	Stdin   string
@@ -191,7 +191,7 @@ func kind(normal string) string {
 
 var explained = regexp.MustCompile(`(?m)^residentctl: (?:error: )?(\S+): (resident start|started normally|no resident start): (.*)$`)
 
-// Explanation is what --explain says: how the program was started, and why.
+// Explanation returns what --explain says: how the program was started, and why.
 func Explanation(stderr string) (how, why string) {
 	match := explained.FindStringSubmatch(stderr)
 	if match == nil {
@@ -224,5 +224,5 @@ var CannotSetExe = func() string {
 	if intercept.MayMakeUserNamespaces() {
 		return ""
 	}
-	return "ordinary users may not make user namespaces"
+	return "ordinary users cannot make user namespaces"
 }()

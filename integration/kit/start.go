@@ -68,7 +68,7 @@ func (u User) groups() []uint32 {
 }
 
 // A Store is a residentctl store and the command that fills it. XDG_DATA_HOME
-// makes it the user's own, for everybody whom a test starts.
+// makes it the user's own, for every user that a test starts programs as.
 type Store struct {
 	t           testing.TB
 	Residentctl string
@@ -76,7 +76,7 @@ type Store struct {
 	Dir         string
 }
 
-// NewStore is an empty store in a directory below dataHome.
+// NewStore returns an empty store in a directory below dataHome.
 func NewStore(t testing.TB, dataHome string) *Store {
 	t.Helper()
 	RequireCRIU(t)
@@ -91,13 +91,13 @@ func NewStore(t testing.TB, dataHome string) *Store {
 	}
 }
 
-// SharedStore is the one of the whole test process.
+// SharedStore returns the one of the whole test process.
 func SharedStore(t testing.TB) *Store {
 	t.Helper()
 	return NewStore(t, filepath.Join(Temporary, "shared"))
 }
 
-// Command is `residentctl --store DIR ARG…`.
+// Command returns `residentctl --store DIR ARG…`.
 func (s *Store) Command(args ...string) *exec.Cmd {
 	return exec.Command(s.Residentctl, append([]string{"--store", s.Dir}, args...)...)
 }
@@ -116,7 +116,7 @@ func (s *Store) Do(t testing.TB, args ...string) string {
 	return string(stdout)
 }
 
-// Launcher is the launcher file of a program, by a name that it was made resident by.
+// Launcher returns the launcher file of a program, by a name that it was made resident by.
 func (s *Store) Launcher(program string) string {
 	s.t.Helper()
 	path := filepath.Join(s.Launchers(program), program)
@@ -126,7 +126,7 @@ func (s *Store) Launcher(program string) string {
 	return path
 }
 
-// Launchers is the directory of all launcher files of a program.
+// Launchers returns the directory of all launcher files of a program.
 func (s *Store) Launchers(program string) string {
 	s.t.Helper()
 	var st syscall.Stat_t
@@ -136,7 +136,7 @@ func (s *Store) Launchers(program string) string {
 	return filepath.Join(s.Dir, "launchers", fmt.Sprintf("%d-%d", st.Dev, st.Ino))
 }
 
-// Environment is the same for every start; nothing of the tester's own is in it.
+// Environment returns the same for every start; nothing of the tester's own is in it.
 func (s *Store) Environment(home string) []string {
 	return []string{
 		"PATH=/usr/local/bin:/usr/bin:/bin",
@@ -267,7 +267,7 @@ func (s *Store) RequireResident(t testing.TB, w Way, u User, program string, c C
 	}
 }
 
-// Image is what CRIU wrote for a resident program.
+// Image returns what CRIU wrote for a resident program.
 func (s *Store) Image(t testing.TB, program string) *criuwrap.Image {
 	t.Helper()
 	dirs, err := filepath.Glob(filepath.Join(s.Dir, "images", "*"))
@@ -287,7 +287,7 @@ func (s *Store) Image(t testing.TB, program string) *criuwrap.Image {
 	return nil
 }
 
-// Plan is the file that a start of the program finds through the index.
+// Plan returns the file that a start of the program finds through the index.
 func (s *Store) Plan(t testing.TB, program string) string {
 	t.Helper()
 	var st syscall.Stat_t
@@ -301,7 +301,7 @@ func (s *Store) Plan(t testing.TB, program string) string {
 	return plan
 }
 
-// Pages is CRIU's file with the image's memory.
+// Pages returns CRIU's file with the image's memory.
 func (s *Store) Pages(t testing.TB, program string) string {
 	t.Helper()
 	pages, err := filepath.Glob(filepath.Join(filepath.Dir(s.Plan(t, program)), "pages-*.img"))
@@ -311,5 +311,5 @@ func (s *Store) Pages(t testing.TB, program string) string {
 	return pages[0]
 }
 
-// Shims is the directory that is to stand first in PATH.
+// Shims returns the directory that is to stand first in PATH.
 func (s *Store) Shims() string { return filepath.Join(s.Dir, "shims") }

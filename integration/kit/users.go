@@ -35,7 +35,7 @@ const (
 	StaffID = 61_100 // alice's group
 )
 
-// NewAccounts are alice, who is in the group staff, and bob, who is not.
+// NewAccounts returns alice, who is in the group staff, and bob, who is not.
 func NewAccounts(t testing.TB) (alice, bob Account) {
 	t.Helper()
 	RequireCRIU(t)
@@ -49,10 +49,10 @@ func NewAccounts(t testing.TB) (alice, bob Account) {
 	return alice, bob
 }
 
-// Store is the path of the user's own store.
+// Store returns the path of the user's own store.
 func (a Account) Store() string { return filepath.Join(a.Home, ".local", "share", "residentctl") }
 
-// Command is residentctl ARG… as the user runs it.
+// Command returns residentctl ARG… as the user runs it.
 func (a Account) Command(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	return a.Exec(t, Residentctl(t), args...)
@@ -77,7 +77,7 @@ type Result struct {
 	Code           int
 }
 
-// String is the result as a failure reports it.
+// String returns the result as a failure reports it.
 func (r Result) String() string {
 	return fmt.Sprintf("exit status %d\nstdout: %sstderr: %s", r.Code, r.Stdout, r.Stderr)
 }
@@ -128,7 +128,7 @@ type entry struct {
 	Store   string `json:"store"`
 }
 
-// Lists gives the programs that the user is shown, sorted, each with its store.
+// Lists returns the programs that the user is shown, sorted, each with its store.
 func (a Account) Lists(t testing.TB, args ...string) []string {
 	t.Helper()
 	var entries []entry
@@ -147,7 +147,7 @@ func (a Account) Lists(t testing.TB, args ...string) []string {
 	return programs
 }
 
-// CapableCRIU gives a CRIU which ordinary users can dump with, as scripts/setup
+// CapableCRIU returns a CRIU that ordinary users can dump with, as scripts/setup
 // --users makes one: a copy, so that the machine's own stays as it is.
 func CapableCRIU(t testing.TB) string {
 	t.Helper()
@@ -164,7 +164,7 @@ func CapableCRIU(t testing.TB) string {
 	})
 }
 
-// PlainCRIU is a copy of the machine's CRIU without any capability.
+// PlainCRIU returns a copy of the machine's CRIU without any capability.
 func PlainCRIU(t testing.TB) string {
 	t.Helper()
 	return machinesCRIU(t, func(string) {})

@@ -116,7 +116,7 @@ func (w Way) refused(o Outcome) (why string, ok bool) {
 // pidTaken is a part of the hint of a start by CRIU that has to wait for a process id.
 const pidTaken = "another process has the image's pid"
 
-// By are those of the users who can start something by this way.
+// By returns those of the users who can start something by this way.
 func (w Way) By(users []User) []User {
 	if w.Users == nil {
 		return users
@@ -343,7 +343,7 @@ var EveryWay = []Way{ByLauncher, ByRun, ByCRIU, ByExec, ByShim, BySystem, BySyst
 // Launched are those in which the launcher is what starts the program.
 var Launched = []Way{ByLauncher, ByRun, ByExec, ByShim, BySystem, BySystemNormally}
 
-// WaysTo are those of the ways by which the program can be started.
+// WaysTo returns those of the ways by which the program can be started.
 func WaysTo(t testing.TB, program string, ways []Way) []Way {
 	t.Helper()
 	return slices.DeleteFunc(slices.Clone(ways), func(w Way) bool {
@@ -379,7 +379,7 @@ func linkedByGlibc(t testing.TB, program string) bool {
 	return !bytes.Contains(interp, []byte("musl"))
 }
 
-// Reference is the way of the start to compare with.
+// Reference returns the way of the start to compare with.
 func (w Way) Reference() Way {
 	if w.Plain != nil {
 		return *w.Plain
@@ -407,7 +407,7 @@ func (w Way) Diff(u User, c Command, plainly, got Outcome) string {
 	return cmp.Diff(plainly, got)
 }
 
-// Command is the command line of a start, which Start begins.
+// Command returns the command line of a start, which Start begins.
 func (w Way) Command(s *Store, u User, program string, more ...string) (path, argv0 string, args []string) {
 	path, argv0, args = w.Argv(s, program)
 	return w.surround(s, u, path, argv0, slices.Concat(args, more))
@@ -436,7 +436,7 @@ func (w Way) run(s *Store, u User, c *exec.Cmd) error {
 	return c.Wait()
 }
 
-// OwnDataHome is where the user's own store is, which nothing is added to.
+// OwnDataHome returns where the user's own store is, which nothing is added to.
 func (s *Store) OwnDataHome(u User) string {
 	s.t.Helper()
 	path := filepath.Join(Temporary, "own-of-"+u.Name)
@@ -502,7 +502,7 @@ func enterSystem(dir string) error {
 	return nil
 }
 
-// ExplanationOf is what --explain says of one program, where others that are
+// ExplanationOf returns what --explain says of one program, where others that are
 // executed on the way to it say something too.
 func ExplanationOf(stderr, program string) (how, why string) {
 	for _, match := range explained.FindAllStringSubmatch(stderr, -1) {

@@ -1,12 +1,12 @@
 // Package descriptors ends the process with a clear message if it has next to no
-// file descriptors. Importing it is all that is needed.
+// file descriptors. Importing it is enough.
 //
-// The Go runtime needs three as soon as a file is opened or a timer is set, and
-// where it does not get them it prints the stacks of all goroutines
-// (runtime/netpoll_epoll.go). That is before main already, because protobuf opens
-// a file while it is initialised (internal/detrand). Of the packages whose imports
-// are initialised the first by import path comes next (Go specification, "Program
-// initialization"), so this one, which must import no more than os, precedes it.
+// The Go runtime needs three as soon as a file is opened or a timer is set. If it does
+// not get them, it prints the stacks of all goroutines (runtime/netpoll_epoll.go). That
+// happens even before main, because protobuf opens a file while it is initialised
+// (internal/detrand). Packages whose imports are initialised are initialised in the order
+// of their import paths (Go specification, "Program initialization"). So this one, which
+// must import no more than os, comes first.
 package descriptors
 
 import (
@@ -27,12 +27,12 @@ const (
 func init() {
 	if free(Enough) < Enough {
 		_, _ = os.Stderr.WriteString("residentctl: error: too few file descriptors are left\n" +
-			"residentctl: hint: the limit of open files is too low: raise it (ulimit -n 1024)\n")
+			"residentctl: hint: raise the limit of open files (ulimit -n 1024)\n")
 		os.Exit(status(os.Args[1:]))
 	}
 }
 
-// free tells how many descriptors can be opened, up to limit.
+// free returns how many descriptors can be opened, up to limit.
 func free(limit int) int {
 	var open []int
 	defer func() {

@@ -40,7 +40,7 @@ type AuxEntry struct{ Type, Value uint64 }
 // Auxv is an auxiliary vector in the kernel's order, without its AT_NULL.
 type Auxv []AuxEntry
 
-// Get is the value of the first entry of the type, and whether there is one.
+// Get returns the value of the first entry of the type, and whether there is one.
 func (a Auxv) Get(typ uint64) (uint64, bool) {
 	for _, e := range a {
 		if e.Type == typ {
@@ -50,7 +50,7 @@ func (a Auxv) Get(typ uint64) (uint64, bool) {
 	return 0, false
 }
 
-// Value is the value of the first entry of the type, or 0.
+// Value returns the value of the first entry of the type, or 0.
 func (a Auxv) Value(typ uint64) uint64 {
 	v, _ := a.Get(typ)
 	return v

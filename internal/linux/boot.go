@@ -16,7 +16,7 @@ import (
 // bootIDLen is the length of a UUID in text, RFC 9562 section 4.
 const bootIDLen = 36
 
-// BootID is the kernel's name for the time since the machine was started, 36
+// BootID returns the kernel's name for the time since the machine was started, 36
 // characters (random(4), "boot_id").
 func BootID() (string, error) {
 	const path = "/proc/sys/kernel/random/boot_id"
@@ -38,9 +38,9 @@ const bootNode = "/dev/null"
 // a power failure, or that no battery keeps, begins earlier.
 const clockFloor = 1735689600e9
 
-// BootMark tells this boot from others as BootID does, but by one stat(2): the XXH64
+// BootMark distinguishes this boot from others as BootID does, but by one stat(2): the XXH64
 // (seed 0) of what it says of bootNode, the device, the inode, mtime and ctime in
-// nanoseconds, each as eight bytes, little-endian. It is 0 where that may not tell:
+// nanoseconds, each as eight bytes, little-endian. It is 0 where that is not reliable:
 // where /dev is kept over a boot, since it is no tmpfs (devtmpfs is one to statfs(2) too:
 // drivers/base/devtmpfs.c has shmem's super block), or where the clock may have stood at
 // the same time in two boots, since it was not right: earlier than clockFloor, or than

@@ -1,3 +1,3 @@
-// Package linux holds what the rest needs of the kernel: calls that are safe
-// against EINTR, readers of /proc, and instructions that tell about the CPU.
+// Package linux holds what the other packages need from the kernel: system calls
+// that restart after EINTR, readers of /proc, and instructions that describe the CPU.
 package linux

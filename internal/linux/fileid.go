@@ -18,7 +18,7 @@ type FileID struct {
 	Ctime int64  `json:"ctime_ns"`
 }
 
-// Inode tells apart the files that exist at one time, by device and inode as stat(2)
+// Inode identifies a file among those that exist at one time, by device and inode as stat(2)
 // shows them. What is made later may have the inode of what is gone: FileID.
 type Inode struct {
 	Dev, Ino uint64
@@ -34,7 +34,7 @@ func ParseInode(s string) (i Inode, ok bool) {
 	return i, err == nil && n == 2 && i.String() == s
 }
 
-// Inode is which file it is, whatever its content.
+// Inode returns which file it is, whatever its content.
 func (id FileID) Inode() Inode { return Inode{id.Dev, id.Ino} }
 
 // InodeOf takes the device and inode out of what stat(2) returned.
@@ -61,7 +61,7 @@ func IDOf(st *syscall.Stat_t) FileID {
 	}
 }
 
-// StatID is the identity of the file that path leads to, links followed. Its
+// StatID returns the identity of the file that path leads to, links followed. Its
 // error is a syscall.Errno wrapped with the path.
 func StatID(path string) (FileID, error) {
 	var st syscall.Stat_t
@@ -71,7 +71,7 @@ func StatID(path string) (FileID, error) {
 	return IDOf(&st), nil
 }
 
-// FstatID is the identity of an open file. Its error is a syscall.Errno.
+// FstatID returns the identity of an open file. Its error is a syscall.Errno.
 func FstatID(fd int) (FileID, error) {
 	var st syscall.Stat_t
 	err := EINTR(func() error { return syscall.Fstat(fd, &st) })

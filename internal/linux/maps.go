@@ -24,7 +24,7 @@ type Mapping struct {
 	Deleted bool   // the file has no name any more; Path is its last one
 }
 
-// Len is the number of bytes that m covers.
+// Len returns the number of bytes that m covers.
 func (m Mapping) Len() uint64 { return m.End - m.Start }
 
 // Contains reports whether addr lies in m.
@@ -44,7 +44,7 @@ func (m Mapping) Kernel() bool {
 		m.Path == "[vvar]" || strings.HasPrefix(m.Path, "[vvar_")
 }
 
-// String is m as a person wants to read it in a message.
+// String returns m as a person wants to read it in a message.
 func (m Mapping) String() string {
 	name := m.Path
 	if name == "" {
@@ -53,7 +53,7 @@ func (m Mapping) String() string {
 	return fmt.Sprintf("%x-%x %s", m.Start, m.End, name)
 }
 
-// FindMapping is the mapping of maps, which are in order, that holds addr.
+// FindMapping returns the mapping of maps, which are in order, that holds addr.
 func FindMapping(maps []Mapping, addr uint64) (Mapping, bool) {
 	for _, m := range maps {
 		if m.Contains(addr) {

@@ -21,7 +21,7 @@ func ReadMem(pid int, addr uint64, buf []byte) error {
 	return ReadRanges(pid, []PageRange{{addr, addr + uint64(len(buf))}}, buf)
 }
 
-// ReadRanges reads several ranges of a process's memory one behind the other
+// ReadRanges reads several ranges of a process's memory one after the other
 // into buf, which is as long as all of them together.
 func ReadRanges(pid int, ranges []PageRange, buf []byte) error {
 	for len(ranges) > 0 {
@@ -67,7 +67,7 @@ func readProcMem(pid int, ranges []PageRange, buf []byte) error {
 }
 
 // WriteMem writes to the memory of a traced process, also where the process
-// itself may not write (a private page is copied, as a debugger wants it).
+// itself cannot write (a private page is copied, as a debugger wants it).
 func WriteMem(pid int, addr uint64, data []byte) error {
 	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", pid), os.O_RDWR, 0)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pages maps n pages for a test, outside of what the garbage collector knows.
+// pages maps n pages for a test, outside what the garbage collector knows.
 func pages(t *testing.T, n int) ([]byte, uint64) {
 	t.Helper()
 	mem, err := unix.Mmap(-1, 0, n*PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
@@ -105,7 +105,7 @@ func TestParseAuxv(t *testing.T) {
 		t.Errorf("got %v, %v", auxv, err)
 	}
 	if _, ok := auxv.Get(77); ok {
-		t.Error("found an entry behind the end")
+		t.Error("found an entry beyond the end")
 	}
 	for _, bad := range [][]byte{nil, pair(ATPageSize, 4096), pair(ATNull)} {
 		if auxv, err := ParseAuxv(bad); err == nil {

@@ -22,7 +22,7 @@ type MMMap struct {
 // NoFD is MMMap's -1.
 const NoFD = ^uint32(0)
 
-// Bytes are the struct as the kernel reads it.
+// Bytes returns the struct as the kernel reads it.
 func (m MMMap) Bytes() []byte {
 	var b bytes.Buffer
 	_ = binary.Write(&b, binary.LittleEndian, m)
@@ -32,7 +32,7 @@ func (m MMMap) Bytes() []byte {
 // statFields is one more than the number of fields in /proc/PID/stat.
 const statFields = 53
 
-// StatFields are the fields of /proc/PID/stat by their numbers in proc_pid_stat(5), from
+// StatFields returns the fields of /proc/PID/stat by their numbers in proc_pid_stat(5), from
 // 4 on. A negative one is 0.
 func StatFields(pid int) (fields [statFields]uint64, err error) {
 	name := fmt.Sprintf("/proc/%d/stat", pid)

@@ -10,11 +10,11 @@ import (
 // PageRange is the addresses from Start up to, not including, End.
 type PageRange struct{ Start, End uint64 }
 
-// Len is the number of bytes in r.
+// Len returns the number of bytes in r.
 func (r PageRange) Len() uint64 { return r.End - r.Start }
 
 // Bits of an entry of /proc/PID/pagemap (the kernel's
-// Documentation/admin-guide/mm/pagemap.rst). They are shown to everybody who
+// Documentation/admin-guide/mm/pagemap.rst). They are shown to every process that
 // may trace the process; only frame numbers are for root.
 const (
 	pagemapPresent = 1 << 63
@@ -73,7 +73,7 @@ func spans(maps []Mapping) []PageRange {
 	return s
 }
 
-// UnionRanges is every address that is in a or in b, both in order.
+// UnionRanges returns every address that is in a or in b, both in order.
 func UnionRanges(a, b []PageRange) []PageRange {
 	var u []PageRange
 	for len(a) > 0 || len(b) > 0 {
@@ -86,7 +86,7 @@ func UnionRanges(a, b []PageRange) []PageRange {
 	return u
 }
 
-// appendRange adds r, which starts at or behind the last one's start, to
+// appendRange adds r, which starts at or after the last one's start, to
 // ranges and joins what touches.
 func appendRange(ranges []PageRange, r PageRange) []PageRange {
 	if n := len(ranges); n > 0 && r.Start <= ranges[n-1].End {

@@ -15,7 +15,7 @@ const (
 	ioprioIdle       = 3 << 13 // IOPRIO_CLASS_IDLE, level 0
 )
 
-// Background gives this process, and the processes that it starts from now on, the processors
+// Background lets this process, and the processes that it starts from now on, have the processors
 // and disks only when nothing else wants them: SCHED_IDLE (sched(7)) and the idle class of
 // ioprio_set(2). Both belong to each thread, and a thread inherits them from its creator.
 func Background() error {

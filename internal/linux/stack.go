@@ -15,7 +15,7 @@ type InitialStack struct {
 	Argv     uint64 // &argv[0]
 	Envp     uint64 // &envp[0]
 	Auxv     uint64
-	AuxvEnd  uint64 // behind AT_NULL
+	AuxvEnd  uint64 // after AT_NULL
 	Platform uint64 // the string of AT_PLATFORM
 	Random   uint64 // the 16 bytes of AT_RANDOM
 	Execfn   uint64 // the string of AT_EXECFN

@@ -39,7 +39,7 @@ func CanExecute(path string) error {
 	return nil
 }
 
-// Kernel is the running kernel's release and version as uname(2) has them, for
+// Kernel returns the running kernel's release and version as uname(2) has them, for
 // instance "6.12.9 #1 SMP PREEMPT_DYNAMIC Debian 6.12.9-1": two builds of one
 // release differ in it.
 func Kernel() (string, error) {
@@ -50,7 +50,7 @@ func Kernel() (string, error) {
 	return unix.ByteSliceToString(u.Release[:]) + " " + unix.ByteSliceToString(u.Version[:]), nil
 }
 
-// CoarseNow is the clock that the kernel stamps files from, in nanoseconds
+// CoarseNow returns the clock that the kernel stamps files from, in nanoseconds
 // since the epoch: it moves at each timer tick, 1 to 10 ms apart
 // (clock_gettime(2), CLOCK_REALTIME_COARSE; fs/inode.c, current_time).
 func CoarseNow() (int64, error) {

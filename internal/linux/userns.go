@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// OverflowUID is whom stat(2) shows for users that a user namespace does not know:
+// OverflowUID returns the user that stat(2) shows for those that a user namespace does not know:
 // user_namespaces(7), "Unmapped user and group IDs".
 func OverflowUID() (uint32, error) {
 	text, err := os.ReadFile("/proc/sys/kernel/overflowuid")

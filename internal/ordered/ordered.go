@@ -1,4 +1,4 @@
-// Package ordered does several things at once and tells of them in their order.
+// Package ordered does several things at once and reports them in their order.
 package ordered
 
 import "sync"
@@ -51,7 +51,7 @@ func (r *run) begin() (i int, ok bool) {
 	return r.next - 1, true
 }
 
-// end tells of what has ended, unless another worker is at it and will.
+// end reports what has ended, unless another worker is doing so and will.
 func (r *run) end(i int, goOn bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -1,7 +1,7 @@
 // Package owners is the rule about what root executes: only what no other user can
-// change. So each such file, and every directory in which its path is looked up, must
-// belong to root and be writable by root alone. The same holds for a path that was looked
-// for and not found: a library that is put there is used by the next process.
+// change. Each such file, and every directory in which its path is looked up, must belong
+// to root and be writable by root alone. The same holds for a path that was looked for and
+// not found, because the next process would use a library that is put there.
 package owners
 
 import (
@@ -84,7 +84,7 @@ func (o *Rule) Check(path string) (id linux.FileID, err error) {
 }
 
 // visit returns a *Refusal for an entry to which a user other than root can make the
-// path lead, or which is theirs. A link is root's, whoever owns it, if only root can put
+// path lead, or which is theirs. A link counts as root's, whatever its owner, if only root can put
 // another one in its place.
 func (o *Rule) visit(path string, s linux.Step) error {
 	others, err := o.alone(path, s.Dir, s.FD, s.In)

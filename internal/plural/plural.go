@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Count is a number of things in words: "1 library", "5 libraries".
+// Count returns a number of things in words: "1 library", "5 libraries".
 func Count[N ~int | ~int64 | ~uint16 | ~uint32 | ~uint64](n N, thing string) string {
 	if n == 1 {
 		return "1 " + thing

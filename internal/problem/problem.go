@@ -1,6 +1,6 @@
-// Package problem holds the one type of error that has more to say than its text: what
-// kind of trouble it is, and what can be done about it. A package makes one where it
-// knows either. Whoever has to branch on an error gives it a sentinel or a type besides.
+// Package problem holds the one type of error that says more than its text: what kind of
+// trouble it is, and what can be done about it. A package makes one where it knows either.
+// Callers that branch on an error use its sentinel or type instead.
 package problem
 
 import (
@@ -49,7 +49,7 @@ func Errorf(format string, args ...any) *Problem { return Newf(Other, format, ar
 // Refusef is Newf for a program that runs well, and cannot have an image.
 func Refusef(format string, args ...any) *Problem { return Newf(Refused, format, args...) }
 
-// WithHint gives a new Problem its hint.
+// WithHint sets the hint of a new Problem.
 func (p *Problem) WithHint(format string, args ...any) *Problem {
 	p.Hint = fmt.Sprintf(format, args...)
 	return p

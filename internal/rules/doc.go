@@ -1,3 +1,3 @@
-// Package rules holds the tests of what is true of the whole tree: which
+// Package rules holds the tests of what is true of the whole tree, such as which
 // package may import which.
 package rules

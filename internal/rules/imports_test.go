@@ -56,7 +56,7 @@ func TestImports(t *testing.T) {
 			}
 		}
 		if layer(pkg) < 0 && pkg != "internal/rules" && !strings.HasPrefix(pkg, "integration") && !strings.HasPrefix(pkg, "scripts/") {
-			t.Errorf("%s stands in no layer", pkg)
+			t.Errorf("%s is in no layer", pkg)
 		}
 	}
 	if seen < len(layers) {

@@ -1,4 +1,4 @@
-// Package seeded gives tests random numbers that can be had a second time.
+// Package seeded gives tests random numbers that can be repeated.
 package seeded
 
 import (

@@ -23,14 +23,14 @@ type start struct {
 	Dir  string // the world's directory: where the cell's root is made, and the store
 }
 
-// An ending is what a cell tells of its start.
+// An ending is what a cell reports about its start.
 type ending struct {
 	Status  syscall.WaitStatus
 	Again   bool   // by chance the program was another process than programPID
 	Failure string // why there was no start, or ""
 }
 
-// resultFD is where a cell tells it.
+// resultFD is where a cell writes it.
 const resultFD = 3
 
 // Process ids are given out in turn, and how many the threads of a cell take is
@@ -55,7 +55,7 @@ func cell() int {
 	if err := unix.CloseRange(resultFD, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return exitImpossible
 	}
-	// Programs signal their parent, or everybody. A signal that is caught is the
+	// Programs signal their parent, or all processes. A signal that is caught is the
 	// default again for what is executed.
 	signal.Notify(make(chan os.Signal, 1))
 	result := os.NewFile(resultFD, "result")
@@ -142,8 +142,8 @@ func reap(pid int) (status syscall.WaitStatus) {
 	return status
 }
 
-// enclose makes the root directory that doc.go tells of, and everything else that
-// must be done with all capabilities. The file that it gives takes the last process
+// enclose makes the root directory that doc.go describes, and everything else that
+// must be done with all capabilities. The file that it returns takes the last process
 // id that is not to be used: pid_namespaces(7), ns_last_pid.
 func (s *start) enclose() (lastPID *os.File, err error) {
 	base := filepath.Join(s.Dir, "cell")

@@ -44,11 +44,11 @@ type options struct {
 	JSON        bool          // print JSON at the end, and nothing else
 	Keep        string        // a directory for the outputs of what differs, or ""
 	SelfTest    bool
-	Control     bool   // plain starts in the place of resident ones
+	Control     bool   // plain starts in place of resident ones
 	Dir         string // the mount point of the world's tmpfs
 }
 
-// Main is the command with these arguments, in whichever of the three processes, and
+// Main runs the command with these arguments, in whichever of the three processes, and
 // returns its exit status.
 func Main(args []string) int {
 	if len(args) == 1 && args[0] == worldArgument {
@@ -72,24 +72,24 @@ func Main(args []string) int {
 const usage = `usage: scripts/sweep [OPTION...]
 
 Makes the dynamic programs in /usr/bin, /usr/sbin and /usr/libexec resident, each
-under all its names, starts them plainly and resident with --version, with --help
-and with no argument and no input, and compares standard output, standard error
-and exit status. Needs root and CRIU; nothing of it reaches the machine's own files.
+under all its names. Starts them plainly and resident: with --version, with --help,
+and with no argument and no input. Compares standard output, standard error and exit
+status. Needs root and CRIU, and does not change the machine's own files.
 
-  --jobs N            make so many starts at once (2)
+  --jobs N            make N starts at once (2)
   --timeout TIME      end a start after this time (10s), or up to four times
-                      that where the time may be all that differs
-  --programs LIST     only these programs: paths or names, with commas between them
-  --match REGEX       only programs whose path matches
-  --slice K/N         only every Nth program, from the Kth on
+                      that if only the time may differ
+  --programs LIST     use only these programs: paths or names, separated by commas
+  --match REGEX       use only programs whose path matches
+  --slice K/N         use only every Nth program, starting with the Kth
   --user N            start the programs as the user with this number (0)
   --json              print one JSON object
-  --keep DIR          write the outputs of whatever is not equal into this directory
+  --keep DIR          write the outputs that differ into this directory
   --control           compare plain starts with plain starts: nothing may differ
   --self-test         plant differences, each of which the sweep must find
-  --residentctl PATH  instead of bin/residentctl
+  --residentctl PATH  use this residentctl instead of bin/residentctl
 
-Exit status: 0 nothing differs, 1 something does, 2 usage, 4 it cannot be done here.
+Exit status: 0 nothing differs, 1 something does, 2 usage, 4 it cannot run here.
 `
 
 // parse reads the command line and finds the programs.
@@ -112,10 +112,10 @@ func parse(args []string) (*options, error) {
 		return nil, err
 	}
 	if f.NArg() > 0 {
-		return nil, fmt.Errorf("an argument is left over: %s", f.Arg(0))
+		return nil, fmt.Errorf("unexpected argument %s", f.Arg(0))
 	}
 	if o.Jobs < 1 || o.Timeout <= 0 || *user > 1<<31 {
-		return nil, errors.New("--jobs and --timeout must be positive, --user the number of a user")
+		return nil, errors.New("--jobs and --timeout must be positive, and --user must be the number of a user")
 	}
 	o.User = uint32(*user)
 	for _, path := range []*string{&o.Residentctl, &o.Keep} {
@@ -149,7 +149,7 @@ func parse(args []string) (*options, error) {
 		}
 	}
 	if len(files) == 0 {
-		return nil, errors.New("no program is left to sweep")
+		return nil, errors.New("no program to sweep")
 	}
 	o.Files = files
 	return &o, nil
@@ -170,7 +170,7 @@ func slicing(files []file, slice string) ([]file, error) {
 	return kept, nil
 }
 
-// outer starts the world and gives its exit status.
+// outer starts the world and returns its exit status.
 func outer(o *options) int {
 	if err := possible(o); err != nil {
 		fmt.Fprintf(os.Stderr, "sweep: error: %v\n", err)
@@ -191,7 +191,7 @@ func outer(o *options) int {
 
 func possible(o *options) error {
 	if os.Geteuid() != 0 {
-		return errors.New("only root can make the namespaces and programs resident for all")
+		return errors.New("only root can make the namespaces, and programs resident for all users")
 	}
 	if _, err := os.Stat(o.Residentctl); err != nil {
 		return fmt.Errorf("the command under test: %w (scripts/build makes it)", err)

@@ -74,7 +74,7 @@ func (r result) kind() kind {
 	return worst
 }
 
-// add takes one result and tells at once what differs.
+// add takes one result and reports at once what differs.
 func (r *report) add(res result) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,7 +130,7 @@ func (r *report) progress(text string) {
 	}
 }
 
-// finish prints what is told once, and gives the exit status.
+// finish prints what is reported once, and returns the exit status.
 func (r *report) finish() int {
 	r.sum.Seconds = time.Since(r.began).Round(100 * time.Millisecond).Seconds()
 	slices.SortFunc(r.results, func(a, b result) int { return strings.Compare(a.Program, b.Program) })
@@ -168,7 +168,7 @@ func (r *report) finish() int {
 	return status
 }
 
-// String is the summary's line.
+// String returns the summary's line.
 func (s summary) String() string {
 	refused := 0
 	var reasons []string

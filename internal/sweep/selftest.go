@@ -28,7 +28,7 @@ type check struct {
 	want     kind
 }
 
-// selfTest plants differences and gives the exit status: are all of them found,
+// selfTest plants differences and returns the exit status: are all of them found,
 // and nothing where there is nothing?
 func (s *sweeper) selfTest() int {
 	checks, err := s.checks()
@@ -123,7 +123,7 @@ func (s *sweeper) checks() ([]check, error) {
 	return checks, nil
 }
 
-// makeResident makes a program resident and gives its launcher file.
+// makeResident makes a program resident and returns its launcher file.
 func (s *sweeper) makeResident(program string) (launcher string, err error) {
 	id, err := linux.StatID(program)
 	if err != nil {

@@ -24,7 +24,7 @@ type name struct {
 	left *atomic.Int32 // names of the file that are not done
 }
 
-// sweep sweeps all programs and gives the exit status.
+// sweep sweeps all programs and returns the exit status.
 func (s *sweeper) sweep() int {
 	r := newReport(s)
 	work := make(chan name)

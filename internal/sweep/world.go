@@ -79,7 +79,7 @@ func (s *sweeper) prepare() error {
 	s.store = filepath.Join(s.Dir, storeName)
 	s.residentctl = filepath.Join(s.Dir, "residentctl")
 	m.do("copy the command under test", func() error { return copyFile(s.Residentctl, s.residentctl, 0o755) })
-	// Whoever installs something meanwhile writes a new cache, and every image is stale.
+	// A package that is installed meanwhile writes a new cache, and every image is stale.
 	cache := filepath.Join(s.Dir, "ld.so.cache")
 	if _, err := os.Stat(linkerCache); err == nil {
 		m.do("copy "+linkerCache, func() error { return copyFile(linkerCache, cache, 0o644) })
@@ -97,7 +97,7 @@ func copyFile(from, to string, mode os.FileMode) error {
 	return os.WriteFile(to, content, mode)
 }
 
-// take waits for a slot. The function that it gives returns the slot; it may be
+// take waits for a slot. The function that it returns gives the slot back; it may be
 // called twice.
 func (s *sweeper) take() (release func()) {
 	s.slots <- struct{}{}

@@ -27,7 +27,7 @@ var programs = strings.Fields(`
 	as bash cat cp curl env false ffmpeg g++ gcc gdb git inkscape java javac ld ls node
 	openssl perl python3 ruby sed sh sleep sqlite3 strace true unshare vim`)
 
-// Files are the files of this machine that the tests depend on: linking, every
+// Files returns the files of this machine that the tests depend on: linking, every
 // library that ld.so.cache names, and programs. A file of it need not exist.
 func Files() []string {
 	files := slices.Clone(linking)

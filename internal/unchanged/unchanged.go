@@ -1,11 +1,12 @@
-// Package unchanged stops a package's tests, in one line, when the machine changes
-// under them. An image is of the libraries that the machine has, and a package
-// manager that replaces one of them, or runs ldconfig(8), makes it stale: each test
-// would fail for a reason that is none of its own.
+// Package unchanged stops a package's tests, with one line, when the machine changes
+// under them. An image is made of the libraries that the machine has. A package manager
+// that replaces one of them, or runs ldconfig(8), makes the image stale, and each test
+// would fail for no reason of its own.
 //
-// The tests cannot be shielded instead: a file mounted over ld.so.cache in a mount
-// namespace goes when it is renamed over outside (Linux 3.18, detach_mounts), and an
-// overlay gives files other device numbers than those which the tests are about.
+// The tests cannot be shielded instead. A file mounted over ld.so.cache in a mount
+// namespace is unmounted when it is replaced outside by rename (Linux 3.18,
+// detach_mounts), and an overlay gives files other device numbers than those that the
+// tests are about.
 package unchanged
 
 import (

@@ -1,10 +1,10 @@
-// Package binfmt has the kernel start programs through their launcher files: it
-// keeps the entries of binfmt_misc (the kernel's
-// Documentation/admin-guide/binfmt-misc.rst; fs/binfmt_misc.c), and the lines in
-// binfmt.d that systemd-binfmt(8) makes entries of at each boot.
+// Package binfmt has the kernel start programs through their launcher files. It keeps the
+// entries of binfmt_misc (the kernel's Documentation/admin-guide/binfmt-misc.rst;
+// fs/binfmt_misc.c), and the lines in binfmt.d from which systemd-binfmt(8) makes entries
+// at each boot.
 //
-// The kernel knows a program by its first bytes only. Which file it really is, and
-// that the others go on intact, is the launcher's business.
+// The kernel identifies a program by its first bytes only. The launcher finds out which
+// file it really is, and starts other programs with the same first bytes normally.
 package binfmt
 
 import (
@@ -51,7 +51,7 @@ const flags = "FPOC"
 // Errors of machines where programs cannot be enabled this way.
 var (
 	ErrNotMounted = errors.New("binfmt_misc is not mounted at " + Dir)
-	ErrTooOld     = errors.New("the kernel lets a program be written to that /proc/self/exe was set to, which Linux denies since 5.15")
+	ErrTooOld     = errors.New("before Linux 5.15, a program that /proc/self/exe was set to can be written to while it runs")
 )
 
 // magicOfFS is BINFMTFS_MAGIC (include/uapi/linux/magic.h).
@@ -64,7 +64,7 @@ func Mounted() bool {
 	return err == nil && st.Type == magicOfFS
 }
 
-// Supported is why the kernel cannot do what the launcher needs, or nil: it tells an
+// Supported returns why the kernel cannot do what the launcher needs, or nil: it tells an
 // interpreter whether argv[0] was passed on (AT_FLAGS, since Linux 5.12), and denies
 // writes to the file that prctl(PR_SET_MM_EXE_FILE) has set as the process's own
 // (kernel/fork.c, replace_mm_exe_file, since 5.15).
@@ -79,7 +79,7 @@ func Supported() error {
 func supported(release string) error {
 	if olderThan(release, 5, 15) {
 		return problem.Errorf("use binfmt_misc of Linux %s: %w", release, ErrTooOld).
-			WithHint("enable it by a shim instead (without --system)")
+			WithHint("enable it with a shim instead (without --system)")
 	}
 	return nil
 }
@@ -91,7 +91,7 @@ func Mount() error {
 	}
 	if err := unix.Mount("binfmt_misc", Dir, "binfmt_misc", 0, ""); err != nil {
 		return problem.Errorf("mount binfmt_misc at "+Dir+": %w", err).
-			WithHint("a container may lack the right, a kernel the feature (CONFIG_BINFMT_MISC): enable it by a shim instead (without --system)")
+			WithHint("enable it with a shim instead (without --system): the container may lack the right, or the kernel the feature (CONFIG_BINFMT_MISC)")
 	}
 	return nil
 }
@@ -114,7 +114,7 @@ func Instance() (string, error) {
 	}
 	id, err := linux.StatID("/proc/self/ns/user")
 	if err != nil {
-		return "", problem.Errorf("find out whose binfmt_misc this is: %w", err).WithHint("is /proc mounted?")
+		return "", problem.Errorf("find out whose binfmt_misc this is: %w", err).WithHint("check that /proc is mounted")
 	}
 	if id.Ino == initialUserNamespace {
 		return "", nil
@@ -129,10 +129,10 @@ func Ended(instance string) bool {
 	return err == nil && instance != "" && !strings.HasSuffix(instance, "-"+boot)
 }
 
-// reach gives it where it is mounted, and elsewhere a mount that nobody else sees:
+// reach returns it where it is mounted, and elsewhere a mount that no other process sees:
 // entries count whether it is mounted or not. In another user namespace than the
 // machine's the first mount would make a new binfmt_misc, without the machine's
-// entries (since Linux 6.7), and hide those from everybody there: ErrNotMounted.
+// entries (since Linux 6.7), and hide those from all processes there: ErrNotMounted.
 func reach() (t tree, done func(), err error) {
 	if Mounted() {
 		return Dir, func() {}, nil
@@ -166,7 +166,7 @@ func olderThan(release string, major, minor int) bool {
 	return err1 == nil && err2 == nil && (a < major || a == major && b < minor)
 }
 
-// Magic are the bytes by which the kernel will know a program.
+// Magic returns the bytes by which the kernel will know a program.
 func Magic(program string) ([]byte, error) {
 	f, err := os.Open(program)
 	if err != nil {
@@ -240,7 +240,7 @@ func Register(b linux.Inode, magic []byte, interpreter string) error {
 }
 
 var hints = problem.Hints{
-	{fs.ErrPermission, "only root may, of the machine and not of a container"},
+	{fs.ErrPermission, "run it as root of the machine, not of a container"},
 	{fs.ErrNotExist, "mount it: mount -t binfmt_misc binfmt_misc " + Dir},
 }
 
@@ -273,7 +273,7 @@ func Remove(b linux.Inode) error {
 	return failed("remove "+name(b)+" from binfmt_misc", err)
 }
 
-// Entries are residentctl's in the kernel. Where the file system is not mounted the
+// Entries returns residentctl's in the kernel. Where the file system is not mounted the
 // error is ErrNotMounted: there may be some.
 func Entries() ([]Entry, error) {
 	if !Mounted() {
@@ -302,7 +302,7 @@ func (t tree) entries() ([]Entry, error) {
 	return all, err
 }
 
-// Interpreters are those of other entries than residentctl's.
+// Interpreters returns those of other entries than residentctl's.
 func Interpreters() ([]string, error) {
 	var all []string
 	err := tree(Dir).each(false, func(_ string, text []byte) error {
@@ -316,7 +316,7 @@ func Interpreters() ([]string, error) {
 	return all, err
 }
 
-// each gives the entries' files to take, residentctl's or all others.
+// each passes the entries' files to take, residentctl's or all others.
 func (t tree) each(ours bool, take func(path string, text []byte) error) error {
 	files, err := os.ReadDir(string(t))
 	if err != nil {

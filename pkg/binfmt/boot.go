@@ -11,12 +11,12 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// BootPath is the file by which systemd-binfmt registers a program at boot.
+// BootPath returns the file by which systemd-binfmt registers a program at boot.
 func BootPath(b linux.Inode) string {
 	return filepath.Join(BootDir, name(b)+".conf")
 }
 
-// RegisterAtBoot has a program registered at every boot from now on, and tells
+// RegisterAtBoot has a program registered at every boot from now on, and reports
 // whether anything on this machine will do so: BootDir is there.
 func RegisterAtBoot(b linux.Inode, magic []byte, interpreter string) (bool, error) {
 	path := BootPath(b)
@@ -52,7 +52,7 @@ func RemoveAtBoot(b linux.Inode) error {
 	return fmt.Errorf("remove %s: %w", BootPath(b), err)
 }
 
-// AtBoot are residentctl's files in BootDir: the program and the launcher file of
+// AtBoot returns residentctl's files in BootDir: the program and the launcher file of
 // each.
 func AtBoot() ([]Entry, error) {
 	files, err := os.ReadDir(BootDir)
@@ -75,7 +75,7 @@ func AtBoot() ([]Entry, error) {
 	return all, err
 }
 
-// interpreterIn gives the interpreter of the last line that RegisterAtBoot wrote, ""
+// interpreterIn returns the interpreter of the last line that RegisterAtBoot wrote, ""
 // if there is none.
 func interpreterIn(text string) (interpreter string) {
 	for _, s := range strings.Split(text, "\n") {

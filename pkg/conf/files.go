@@ -115,7 +115,7 @@ func (c *Config) read(name string) error {
 	}
 	f, err := os.Open(abs)
 	if err != nil {
-		return problem.Newf(problem.Usage, "read configuration: %w", err).WithHint("name a file that is there and may be read")
+		return problem.Newf(problem.Usage, "read configuration: %w", err).WithHint("name a file that exists and that you can read")
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
@@ -139,5 +139,5 @@ func mistrusted(name string, err error) error {
 		return err
 	}
 	return problem.Newf(problem.Untrusted, "read %s as root: %s %s", name, refused.At, refused.Why).
-		WithHint("give the file and the directories that lead to it to root, and let no other user write there")
+		WithHint("make root the owner of the file and of the directories that lead to it, and let no other user write there")
 }

@@ -113,10 +113,10 @@ func splitWords(text string) (words []string) {
 
 func checkPattern(pattern string) error {
 	if !strings.HasPrefix(pattern, "/") {
-		return fmt.Errorf("%q is no absolute path", pattern)
+		return fmt.Errorf("%q is not an absolute path", pattern)
 	}
 	if _, err := filepath.Match(pattern, "/"); err != nil {
-		return fmt.Errorf("%q is no wildcard as in glob(7)", pattern)
+		return fmt.Errorf("%q is not a valid wildcard (glob(7))", pattern)
 	}
 	return nil
 }

@@ -64,7 +64,7 @@ func Dump(ctx context.Context, o DumpOptions) error {
 const maxStopping = time.Second
 
 // waitStopped waits until the process is stopped and not traced. CRIU itself
-// tells neither apart from a process that has gone, and when it comes in while
+// distinguishes neither from a process that has gone, and when it comes in while
 // the process is on the way to its stop it may wait 10 s for nothing (once in
 // some 1,000 dumps).
 func waitStopped(ctx context.Context, pid int) error {

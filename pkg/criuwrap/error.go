@@ -24,7 +24,7 @@ type Error struct {
 	err error // from the request or os/exec
 }
 
-// Error gives the error line that tells most, and the log's path.
+// Error returns the most informative error line, and the log's path.
 func (e *Error) Error() string {
 	line := e.cause()
 	if line == "" && e.err != nil {
@@ -51,7 +51,7 @@ func (e *Error) Format(w fmt.State, verb rune) {
 	}
 }
 
-// Unwrap gives the errno, so that errors.Is(err, syscall.ENOSPC) works, and
+// Unwrap returns the errno, so that errors.Is(err, syscall.ENOSPC) works, and
 // what the request or os/exec said.
 func (e *Error) Unwrap() []error {
 	var errs []error
@@ -64,7 +64,7 @@ func (e *Error) Unwrap() []error {
 	return errs
 }
 
-// lazily gives a pattern that is compiled when it is first asked for: most commands
+// lazily returns a pattern that is compiled when it is first asked for: most commands
 // need none, and to compile all of them cost each command a millisecond.
 func lazily(pattern string) func() *regexp.Regexp {
 	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(pattern) })
@@ -119,7 +119,7 @@ func errnoOf(err error) syscall.Errno {
 }
 
 // errnoIn finds an errno's text in a log line. CRIU sets cr_errno in few places
-// only: a full disk gives 0.
+// only: for a full disk it is 0.
 func errnoIn(line string) syscall.Errno {
 	line = strings.ToLower(line)
 	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EPERM, syscall.EACCES, syscall.ESRCH, syscall.EEXIST} {

@@ -77,7 +77,7 @@ func Find() (string, error) {
 		if err == nil {
 			return path, nil
 		}
-		// A program that is there and won't do tells more than one that
+		// A program that exists but cannot be used says more than one that
 		// is not there.
 		if first == nil || errors.Is(first, ErrNoCRIU) {
 			first = err
@@ -103,7 +103,7 @@ func try(candidate string, rule *owners.Rule) (path string, err error) {
 	var refused *owners.Refusal
 	if _, err := rule.Check(path); errors.As(err, &refused) {
 		return "", problem.Newf(problem.System, "%w", refused).
-			WithHint("name a CRIU that only root can change in %s; if %[2]s is to be trusted: chown root %[2]s and chmod go-w %[2]s", PathVariable, refused.At)
+			WithHint("name a CRIU in %s that only root can change; to trust %[2]s: chown root %[2]s and chmod go-w %[2]s", PathVariable, refused.At)
 	} else if err != nil {
 		return "", err
 	}

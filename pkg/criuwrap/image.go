@@ -33,14 +33,14 @@ type Image struct {
 	VMAs []VMA // ascending, without overlap
 
 	// Pages are the runs of pages whose content is in PagesPath, ascending,
-	// without overlap, each inside of VMAs. What no run covers reads as the
+	// without overlap, each inside VMAs. What no run covers reads as the
 	// VMA's file, or as zeros. Together they are exactly the file.
 	Pages     []PageRun
 	PagesPath string
 }
 
 // Regs are the general registers: images/core-x86.proto, user_x86_regs_entry.
-// For a process that was inside of a system call OrigAX is the call's number,
+// For a process that was inside a system call OrigAX is the call's number,
 // else -1.
 type Regs struct {
 	R15, R14, R13, R12, BP, BX, R11, R10, R9, R8 uint64
@@ -65,7 +65,7 @@ type MM struct {
 	StartBrk, Brk      uint64
 	ArgStart, ArgEnd   uint64
 	EnvStart, EnvEnd   uint64
-	SavedAuxv          []uint64 // key, value, ...; AT_NULL and what is behind it may be left out
+	SavedAuxv          []uint64 // key, value, ...; AT_NULL and what follows it can be left out
 	ExeFile            string   // absolute path
 }
 
@@ -98,7 +98,7 @@ type PageRun struct {
 	FileOff uint64 // bytes
 }
 
-// End is the address behind the run.
+// End returns the address after the run.
 func (r PageRun) End() uint64 { return r.Addr + r.Pages*PageSize }
 
 // Open reads the image in a directory, all but the pages. Its error wraps

@@ -42,7 +42,7 @@ type InheritedFile struct {
 
 // Restore makes a new process from an image of one process, with the pid that
 // was dumped, which must be free, and returns that pid. It does not enter a time
-// namespace: its clocks go on with everybody's.
+// namespace: its clocks go on with those of all.
 //
 // Its error is as Dump's; no process is left then.
 func Restore(ctx context.Context, o RestoreOptions) (int, error) {
@@ -126,7 +126,7 @@ func enoughFiles() error {
 	return fmt.Errorf("criu restore: CRIU needs %d descriptors, and %d are allowed (RLIMIT_NOFILE): %w", restoreFiles, limit.Cur, syscall.EMFILE)
 }
 
-// restore makes the request; got is the pid that CRIU tells.
+// restore makes the request; got is the pid that CRIU reports.
 func restore(ctx context.Context, r *request, got *int, o RestoreOptions) error {
 	if err := enoughFiles(); err != nil {
 		return err
@@ -142,7 +142,7 @@ func restore(ctx context.Context, r *request, got *int, o RestoreOptions) error 
 		return err
 	}
 	if *got <= 0 {
-		return errors.New("criu restore: CRIU did not tell the pid")
+		return errors.New("criu restore: CRIU did not report the pid")
 	}
 	if !o.Stopped {
 		if err := syscall.Kill(*got, syscall.SIGCONT); err != nil {

@@ -50,7 +50,7 @@ type request struct {
 	restored func(pid int)
 
 	// undo, unless nil, ends what a CRIU that is being killed leaves behind
-	// outside of its own children.
+	// outside its own children.
 	undo func()
 }
 
@@ -118,7 +118,7 @@ func (r *request) run(ctx context.Context) error {
 	return newError(r.op, log, err)
 }
 
-// killedBy reports whether a command's end, as Wait tells it, was this signal.
+// killedBy reports whether a command's end, as Wait returns it, was this signal.
 func killedBy(ended error, sig syscall.Signal) bool {
 	var exit *exec.ExitError
 	if !errors.As(ended, &exit) {
@@ -271,7 +271,7 @@ func (e *refused) Error() string {
 // (criu/kerndat.c, kerndat_breakpoints).
 const breakpointFault = "130"
 
-// faultVariable is where CRIU looks for it. Whoever tests CRIU sets it.
+// faultVariable is where CRIU looks for it. CRIU's own tests set it.
 const faultVariable = "CRIU_FAULT"
 
 // environment is all of the environment that CRIU is started with. CRIU executes what

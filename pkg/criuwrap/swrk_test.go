@@ -88,7 +88,7 @@ func TestCRIUExecutesNothingOfTheCallersEnvironment(t *testing.T) {
 	}
 }
 
-// doing is a program in the place of CRIU that executes a line of shell.
+// doing is a program in place of CRIU that executes a line of shell.
 func doing(t *testing.T, does string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "criu")

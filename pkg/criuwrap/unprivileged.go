@@ -19,7 +19,7 @@ const (
 	capSysAdmin          = uint64(1) << 21
 )
 
-// Setcap is what an administrator does once to let ordinary users dump with the
+// Setcap returns what an administrator does once to let ordinary users dump with the
 // criu at path. Nothing else is needed: CRIU sees what the user himself may trace.
 // CAP_SYS_PTRACE in particular would let him dump, and so read, every process of
 // the machine.
@@ -27,11 +27,11 @@ func Setcap(path string) string { return "setcap cap_checkpoint_restore+ep " + p
 
 // noCapability is the error of a criu that dumps for root only.
 func noCapability(path string) error {
-	return problem.Newf(problem.System, "%s has not the capability (CAP_CHECKPOINT_RESTORE) to dump a process for an ordinary user", path).
-		WithHint("an administrator can give it to CRIU, for all users: `scripts/setup --users`, or `%s`", Setcap(path))
+	return problem.Newf(problem.System, "%s lacks the capability (CAP_CHECKPOINT_RESTORE) to dump a process for an ordinary user", path).
+		WithHint("ask an administrator to give it to CRIU, for all users: `scripts/setup --users`, or `%s`", Setcap(path))
 }
 
-// MayDump reports as an error why the criu at path may not dump a process of the
+// MayDump reports as an error why the criu at path cannot dump a process of the
 // caller's. What can only be found out by trying, such as a mount where files give no
 // capabilities (nosuid), it does not know.
 func MayDump(path string) error {
@@ -47,7 +47,7 @@ func MayDump(path string) error {
 	return nil
 }
 
-// fileCapabilities are those that a program has when it begins, whoever executes
+// fileCapabilities are those that a program has when it begins, whichever user executes
 // it: linux/capability.h, struct vfs_cap_data, of any of its revisions.
 func fileCapabilities(path string) uint64 {
 	if resolved, err := filepath.EvalSymlinks(path); err == nil {

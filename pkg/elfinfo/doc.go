@@ -1,13 +1,11 @@
-// Package elfinfo says what an ELF file is and whether it can be made
-// resident.
+// Package elfinfo describes an ELF file and decides whether it can be made resident.
 //
-// The nouns. A File is what its headers and its inode tell: type, dynamic
-// linker, needed libraries, build-id, owner, mode. A Refusal is a reason, for
-// people, why a program cannot be made resident, with a Kind for programs.
+// The nouns. A File is what its headers and its inode say: type, dynamic linker, needed
+// libraries, build-id, owner, mode. A Refusal is why a program cannot be made resident:
+// a reason for people, and a Kind for programs.
 //
-// The flow. LookPath finds what the caller's shell would find, Open reads it,
-// (*File).CanBeResident decides. Only what the kernel and the dynamic linker
-// read is read here: program headers, the dynamic section and notes. Section
-// headers are not, since a program runs without them. Nothing that needs a
-// process belongs here.
+// The flow. LookPath finds what the caller's shell would find, Open reads it, and
+// (*File).CanBeResident decides. This package reads only what the kernel and the dynamic
+// linker read: program headers, the dynamic section and notes. It ignores section
+// headers, since a program runs without them. Nothing that needs a process belongs here.
 package elfinfo

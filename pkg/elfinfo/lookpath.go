@@ -19,7 +19,7 @@ const defaultPath = "/bin:/usr/bin"
 func LookPath(name string) (string, error) { return LookPathPast(name, nil) }
 
 // LookPathPast is LookPath for a PATH in which some files stand for others that
-// are found without them: past tells which. One of them is only taken if there is
+// are found without them: past reports which. One of them is only taken if there is
 // nothing else.
 func LookPathPast(name string, past func(path string) bool) (string, error) {
 	if name == "" {
@@ -54,8 +54,8 @@ func LookPathPast(name string, past func(path string) bool) (string, error) {
 		return absolute(passed)
 	}
 	if denied != "" {
-		return "", &Refusal{Path: denied, Kind: NotExecutable, Reason: "may not be executed by you",
-			Hint: "its mode can be set with chmod(1)"}
+		return "", &Refusal{Path: denied, Kind: NotExecutable, Reason: "cannot be executed by you",
+			Hint: "set its mode with chmod(1)"}
 	}
 	return "", &Refusal{Path: name, Kind: NotFound, Reason: "is in no directory of PATH",
 		Hint: fmt.Sprintf("give its path, or check PATH, which is %q", path)}
@@ -78,7 +78,7 @@ func executable(path string) error {
 }
 
 // absolute puts the current directory before a relative path and takes out "."
-// and doubled slashes. ".." stays: behind a link it is not the directory before.
+// and doubled slashes. ".." stays: after a link it is not the directory before.
 func absolute(path string) (string, error) {
 	if !strings.HasPrefix(path, "/") {
 		wd, err := os.Getwd()

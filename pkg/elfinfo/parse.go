@@ -125,7 +125,7 @@ func (im *image) load(p elf.Prog64) error {
 		return fmt.Errorf("read its program headers: a segment at %#x of %#x bytes: %w", p.Vaddr, p.Memsz, errFields)
 	}
 	if p.Filesz > 0 && !im.holds(p.Off, p.Filesz) {
-		return fmt.Errorf("read its program headers: a segment ends behind the file: %w", io.ErrUnexpectedEOF)
+		return fmt.Errorf("read its program headers: a segment ends beyond the file: %w", io.ErrUnexpectedEOF)
 	}
 	im.LoadEnd = max(im.LoadEnd, (end+pageSize-1)&^(pageSize-1))
 	return nil
@@ -171,7 +171,7 @@ func (im *image) dynamic() error {
 	if i := slices.IndexFunc(dyn, func(d elf.Dyn64) bool { return d.Tag == int64(elf.DT_NULL) }); i >= 0 {
 		dyn = dyn[:i]
 	}
-	// The strings' place may be told behind their first use.
+	// The strings' place may come after their first use.
 	for _, d := range dyn {
 		switch elf.DynTag(d.Tag) {
 		case elf.DT_STRTAB:

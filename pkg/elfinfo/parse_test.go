@@ -56,14 +56,14 @@ func TestParseRefusesWhatContradictsItself(t *testing.T) {
 		{"segment wraps around", withSegments(nil, load(elf.Prog64{Vaddr: 1 << 63, Memsz: 1<<63 + 4096})), errFields},
 		{"segment above user space", withSegments(nil, load(elf.Prog64{Vaddr: maxAddr, Memsz: 4096})), errFields},
 		{"segment larger in the file", withSegments(nil, load(elf.Prog64{Filesz: 16, Memsz: 8})), errFields},
-		{"segment behind the file", withSegments(nil, load(elf.Prog64{Off: 64, Filesz: 4096, Memsz: 4096})), io.ErrUnexpectedEOF},
+		{"segment beyond the file", withSegments(nil, load(elf.Prog64{Off: 64, Filesz: 4096, Memsz: 4096})), io.ErrUnexpectedEOF},
 		{"interpreter too long", withSegments(nil, elf.Prog64{Type: uint32(elf.PT_INTERP), Filesz: maxInterp + 1}), errFields},
 		{"interpreter without end", withSegments([]byte("/lib"), elf.Prog64{Type: uint32(elf.PT_INTERP), Off: 120, Filesz: 4}), errFields},
 		{"interpreter empty", withSegments([]byte{0, 0}, elf.Prog64{Type: uint32(elf.PT_INTERP), Off: 120, Filesz: 2}), errFields},
 		{"dynamic section too long", withSegments(nil, elf.Prog64{Type: uint32(elf.PT_DYNAMIC), Filesz: maxDynamic + 1}), errFields},
 		{"needed without strings", withSegments(pack(elf.Dyn64{Tag: int64(elf.DT_NEEDED), Val: 7}),
 			elf.Prog64{Type: uint32(elf.PT_DYNAMIC), Off: 120, Filesz: 16}), errFields},
-		{"notes behind the file", withSegments(nil, elf.Prog64{Type: uint32(elf.PT_NOTE), Off: 120, Filesz: 64}), io.ErrUnexpectedEOF},
+		{"notes beyond the file", withSegments(nil, elf.Prog64{Type: uint32(elf.PT_NOTE), Off: 120, Filesz: 64}), io.ErrUnexpectedEOF},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			f, err := parse(bytes.NewReader(tc.file), int64(len(tc.file)))
@@ -103,7 +103,7 @@ func TestBuildIDNote(t *testing.T) {
 		want  []byte
 	}{
 		{"alone", id, 16, []byte{0xca, 0xfe}},
-		{"behind another", append(bytes.Clone(other), id...), len(other) + 16, []byte{0xca, 0xfe}},
+		{"after another", append(bytes.Clone(other), id...), len(other) + 16, []byte{0xca, 0xfe}},
 		{"missing", other, 0, nil},
 		{"cut off", id[:17], 0, nil},
 		{"length too large", pack([3]uint32{4, 1<<32 - 1, 3}, []byte("GNU\x00")), 0, nil},

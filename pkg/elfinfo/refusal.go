@@ -15,7 +15,7 @@ type Refusal struct {
 
 func (r *Refusal) Error() string { return r.Path + " " + r.Reason }
 
-// AsProblem is the Refusal for those who do not ask which one it is.
+// AsProblem returns the Refusal as a problem.
 func (r *Refusal) AsProblem() *problem.Problem {
 	return &problem.Problem{Kind: problem.Refused, Hint: r.Hint}
 }
@@ -26,7 +26,7 @@ type Kind int
 // The classes, in the order in which they are looked for.
 const (
 	NotFound      Kind = iota + 1 // there is no such file
-	Unreadable                    // the caller may not read it
+	Unreadable                    // the caller cannot read it
 	NotRegular                    // a directory, a device, a pipe
 	Script                        // begins with #!
 	NotELF                        // neither a script nor ELF
@@ -36,7 +36,7 @@ const (
 	Setuid                        // runs as its owner
 	Setgid                        // runs as its group
 	FileCaps                      // file capabilities(7)
-	NotExecutable                 // the caller may not execute it
+	NotExecutable                 // the caller cannot execute it
 	Static                        // statically linked at fixed addresses
 	StaticPIE                     // statically linked, relocates itself
 	NoLinker                      // names no dynamic linker, or something that is none
@@ -73,7 +73,7 @@ var kindNames = [kinds]string{
 	Uncheckable:   "uncheckable",
 }
 
-// String is the kind's name in tables and JSON.
+// String returns the kind's name in tables and JSON.
 func (k Kind) String() string {
 	if k <= 0 || k >= kinds {
 		return "unknown"

@@ -15,7 +15,7 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// CanBeResident is nil if nothing in the file speaks against making it
+// CanBeResident returns nil if nothing in the file speaks against making it
 // resident for the calling process, else a *Refusal. Whether the program's
 // libraries allow it shows only when it has been started.
 func (f *File) CanBeResident() error {
@@ -23,13 +23,13 @@ func (f *File) CanBeResident() error {
 		return &Refusal{Path: f.Path, Kind: kind, Reason: reason, Hint: hint}
 	}
 	const (
-		staticHint = "a static program has no start-up work that could be saved"
-		privHint   = "the kernel gives such a program its privileges only when it is executed itself"
-		asBefore   = "it starts normally, as before; there is nothing to be done"
+		staticHint = "leave it as it is: a static program has no linking to save"
+		privHint   = "leave it as it is: the kernel gives such a program its privileges only when it executes the program itself"
+		asBefore   = "leave it as it is: it starts normally, as before"
 	)
 	switch {
 	case f.foreign():
-		return refuse(ForeignArch, fmt.Sprintf("is for another kind of machine (%s)", f.arch()), "residentctl knows the 64-bit programs of this machine only")
+		return refuse(ForeignArch, fmt.Sprintf("is for another kind of machine (%s)", f.arch()), "use a 64-bit program of this machine")
 	case f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN:
 		return refuse(NotProgram, fmt.Sprintf("is not a program (ELF type %s)", f.Type), "name the program that was made from it")
 	case f.Setuid():
@@ -39,7 +39,7 @@ func (f *File) CanBeResident() error {
 	case f.FileCaps:
 		return refuse(FileCaps, "has file capabilities", privHint)
 	case linux.CanExecute(f.Path) != nil:
-		return refuse(NotExecutable, "may not be executed by you, or lies on a file system mounted noexec", "try to execute it, and set its mode with chmod(1) or mount with exec")
+		return refuse(NotExecutable, "cannot be executed by you, or is on a file system mounted noexec", "try to execute it, and set its mode with chmod(1) or mount with exec")
 	case f.Interp == "" && f.Type == elf.ET_EXEC:
 		return refuse(Static, "is statically linked", staticHint)
 	case f.Interp == "" && (f.PIE || !f.Dynamic):
@@ -57,7 +57,7 @@ func (f *File) CanBeResident() error {
 		return refuse(SearchesHere, fmt.Sprintf("names its dynamic linker %s relative to the current directory", f.Interp), "link it with -Wl,--dynamic-linker and an absolute path")
 	}
 	if wrong := f.wrongLinker(); wrong != "" {
-		return refuse(NoLinker, fmt.Sprintf("needs the dynamic linker %s%s", f.Interp, wrong), "it does not start without residentctl either")
+		return refuse(NoLinker, fmt.Sprintf("needs the dynamic linker %s%s", f.Interp, wrong), "repair it: it does not start without residentctl either")
 	}
 	if odd := oddName(f.Path); odd != "" {
 		return refuse(OddName, odd, "give it an ordinary name")
@@ -79,13 +79,13 @@ func (f *File) wrongLinker() string {
 	case linker.Type != elf.ET_DYN:
 		return ", which is no dynamic linker but a program"
 	case linux.CanExecute(f.Interp) != nil:
-		return ", which may not be executed"
+		return ", which cannot be executed"
 	}
 	return ""
 }
 
 // oddName says what is wrong with a program's path, or nothing: the registry keeps
-// text, and /proc/PID/maps shows a line's end as \012, and behind the path of a file
+// text, and /proc/PID/maps shows a line's end as \012, and after the path of a file
 // that has no name any more " (deleted)" (fs/seq_file.c, seq_path; fs/d_path.c).
 func oddName(path string) string {
 	real, err := filepath.EvalSymlinks(path)
@@ -121,10 +121,10 @@ func cannotOpen(path string, err error) error {
 		}
 		return r
 	case errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ENAMETOOLONG):
-		return &Refusal{Path: path, Kind: NotFound, Reason: fmt.Sprintf("cannot be looked for: %v", errnoOf(err)), Hint: "check the path"}
+		return &Refusal{Path: path, Kind: NotFound, Reason: fmt.Sprintf("cannot be looked up: %v", errnoOf(err)), Hint: "check the path"}
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		return &Refusal{Path: path, Kind: Unreadable, Reason: "may not be read by you",
-			Hint: "a resident program is mapped, for which its file must be readable"}
+		return &Refusal{Path: path, Kind: Unreadable, Reason: "cannot be read by you",
+			Hint: "make its file readable: a resident program is mapped from it"}
 	}
 	return &fs.PathError{Op: "open", Path: path, Err: errnoOf(err)}
 }
@@ -149,7 +149,7 @@ func notRegular(path string, mode uint32) error {
 	return &Refusal{Path: path, Kind: NotRegular, Reason: "is " + what, Hint: "name a program"}
 }
 
-// notELF tells a script from other files.
+// notELF distinguishes a script from other files.
 func notELF(f *os.File, path string, size int64) error {
 	head := make([]byte, min(size, 256)) // include/uapi/linux/binfmts.h: BINPRM_BUF_SIZE
 	n, err := f.ReadAt(head, 0)
@@ -158,7 +158,7 @@ func notELF(f *os.File, path string, size int64) error {
 	}
 	if !bytes.HasPrefix(head, []byte("#!")) {
 		return &Refusal{Path: path, Kind: NotELF, Reason: "is not an ELF program",
-			Hint: "what runs such a file may be made resident, if it is one"}
+			Hint: "add the program that runs such a file, if there is one"}
 	}
 	interp := scriptInterpreter(head)
 	if interp == "" {
@@ -166,11 +166,11 @@ func notELF(f *os.File, path string, size int64) error {
 			Hint: "add the shell that runs it instead"}
 	}
 	return &Refusal{Path: path, Kind: Script, Reason: "is a script, run by " + interp,
-		Hint: "if it is a wrapper, use add --follow; else add its interpreter instead: residentctl add " + interp}
+		Hint: "use add --follow if it is a wrapper; otherwise add its interpreter: residentctl add " + interp}
 }
 
 // scriptInterpreter is the program that runs a script which begins with head:
-// the one behind "#!", or the one that env(1) is told to find.
+// the one after "#!", or the one that env(1) is told to find.
 func scriptInterpreter(head []byte) string {
 	line, _, _ := bytes.Cut(head[2:], []byte("\n"))
 	words := strings.Fields(string(line))
@@ -185,8 +185,8 @@ func scriptInterpreter(head []byte) string {
 	return words[0]
 }
 
-// commandOfEnv is the command among env's arguments: behind its options, of which
-// -S may have the first word with it and others one behind them, and variables.
+// commandOfEnv is the command among env's arguments: after its options, of which
+// -S may have the first word with it and others one after them, and variables.
 func commandOfEnv(words []string) string {
 	for i := 0; i < len(words); i++ {
 		word := words[i]

@@ -71,7 +71,7 @@ func TestRefusals(t *testing.T) {
 		hint   string // part of it
 	}{
 		{"missing", func(t *testing.T) string { return t.TempDir() + "/none" }, NotFound, "does not exist", "check the path"},
-		{"behind a file", func(*testing.T) string { return "/etc/passwd/none" }, NotFound, "does not exist", "check the path"},
+		{"below a file", func(*testing.T) string { return "/etc/passwd/none" }, NotFound, "does not exist", "check the path"},
 		{"dangling link", func(t *testing.T) string {
 			path := t.TempDir() + "/link"
 			if err := os.Symlink("nowhere", path); err != nil {
@@ -111,8 +111,8 @@ func TestRefusals(t *testing.T) {
 		{"script without interpreter", func(t *testing.T) string {
 			return write(t, []byte("#!\n"), 0o755)
 		}, Script, "without an interpreter", "shell"},
-		{"text", func(t *testing.T) string { return write(t, []byte("hello\n"), 0o755) }, NotELF, "not an ELF", "what runs"},
-		{"empty", func(t *testing.T) string { return write(t, nil, 0o755) }, NotELF, "not an ELF", "what runs"},
+		{"text", func(t *testing.T) string { return write(t, []byte("hello\n"), 0o755) }, NotELF, "not an ELF", "add the program that runs"},
+		{"empty", func(t *testing.T) string { return write(t, nil, 0o755) }, NotELF, "not an ELF", "add the program that runs"},
 		{"truncated header", func(t *testing.T) string { return cut(t, compile(t, emptyMain), 30) }, Corrupt, "cut off", "install"},
 		{"truncated segments", func(t *testing.T) string { return cut(t, compile(t, emptyMain), 4096) }, Corrupt, "cut off", "install"},
 		{"corrupt", func(t *testing.T) string {
@@ -137,15 +137,15 @@ func TestRefusals(t *testing.T) {
 		{"file capabilities", func(t *testing.T) string {
 			path := compile(t, emptyMain)
 			if err := syscall.Setxattr(path, "security.capability", capNetRaw(), 0); err != nil {
-				t.Skip("may not set file capabilities:", err)
+				t.Skip("cannot set file capabilities:", err)
 			}
 			return path
 		}, FileCaps, "file capabilities", "privileges"},
 		{"not executable", func(t *testing.T) string {
 			return chmod(t, compile(t, emptyMain), 0o644)
-		}, NotExecutable, "may not be executed", "chmod"},
-		{"static", func(t *testing.T) string { return compile(t, emptyMain, "-static", "-no-pie") }, Static, "statically linked", "no start-up work"},
-		{"static-pie", func(t *testing.T) string { return compile(t, emptyMain, "-static-pie") }, StaticPIE, "static-pie", "no start-up work"},
+		}, NotExecutable, "cannot be executed", "chmod"},
+		{"static", func(t *testing.T) string { return compile(t, emptyMain, "-static", "-no-pie") }, Static, "statically linked", "no linking to save"},
+		{"static-pie", func(t *testing.T) string { return compile(t, emptyMain, "-static-pie") }, StaticPIE, "static-pie", "no linking to save"},
 		{"library", func(t *testing.T) string {
 			return compile(t, "int f(void) { return 0; }\n", "-shared", "-fPIC")
 		}, NoLinker, "a library", "uses it"},
@@ -165,7 +165,7 @@ func TestRefusals(t *testing.T) {
 			linker := compile(t, "int f(void) { return 0; }\n", "-shared", "-fPIC")
 			chmod(t, linker, 0o644)
 			return compile(t, emptyMain, "-Wl,--dynamic-linker="+linker)
-		}, NoLinker, "which may not be executed", "does not start"},
+		}, NoLinker, "which cannot be executed", "does not start"},
 		{"a name like a deleted file's", func(t *testing.T) string { return renamed(t, "p (deleted)") }, OddName, "/proc does not show", "ordinary name"},
 		{"a name like a line's end", func(t *testing.T) string { return renamed(t, `p\012q`) }, OddName, "/proc does not show", "ordinary name"},
 		{"a name that is not UTF-8", func(t *testing.T) string { return renamed(t, "p\xff") }, OddName, "not UTF-8", "ordinary name"},
@@ -235,7 +235,7 @@ func TestKindNames(t *testing.T) {
 	}
 }
 
-// What root may read another user may not, so this runs in a child of the test.
+// Root may read what another user cannot, so this runs in a child of the test.
 func TestRefusalsForOtherUsers(t *testing.T) {
 	if dir := os.Getenv("ELFINFO_AS_NOBODY"); dir != "" {
 		for name, kind := range map[string]Kind{"mode0": Unreadable, "xonly": Unreadable, "closed/p": Unreadable, "group": NotExecutable} {

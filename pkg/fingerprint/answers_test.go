@@ -71,9 +71,9 @@ func TestStaleComparesAnswersOfTheCache(t *testing.T) {
 		},
 			"the answer of PATH for libz.so.1 is another: nothing instead of /v3/libz.so.1, /lib/libz.so.1"},
 		{"garbage", func(path string) { replace(t, path, []byte("garbage")) },
-			"the answers of PATH cannot be compared: it is no cache of a format that is known here"},
+			"the answers of PATH cannot be compared: it is not a cache of a known format"},
 		{"cut off", func(path string) { replace(t, path, cacheWith()[:100]) },
-			"the answers of PATH cannot be compared: it is damaged: something lies outside"},
+			"the answers of PATH cannot be compared: it is damaged: something lies outside it"},
 		{"a FIFO", func(path string) {
 			os.Remove(path)
 			if err := syscall.Mkfifo(path, 0o644); err != nil {

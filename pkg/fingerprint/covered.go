@@ -6,14 +6,14 @@ import (
 )
 
 // StatID is linux.StatID, but of the copy with which `residentctl exec` has covered
-// the dynamic linker it gives the linker itself: that is what starts map in such a
-// command tree, and what an image made outside of it depends on.
+// the dynamic linker it returns the linker itself: that is what starts map in such a
+// command tree, and what an image made outside it depends on.
 func StatID(path string) (linux.FileID, error) {
 	_, id, err := look(path)
 	return id, err
 }
 
-// look gives the path by which a file is to be opened, and its identity. If the
+// look returns the path by which a file is to be opened, and its identity. If the
 // dynamic linker is covered and cannot be seen, the error is none of the kernel's:
 // nobody may take the linker for missing.
 func look(path string) (string, linux.FileID, error) {

@@ -72,7 +72,7 @@ func mixed(has func(leaf uint32) bool) bool {
 		has(0x80000026) && cpuid(0x80000026, 0)[0]&(3<<30) != 0
 }
 
-// CPUTable is what CPUID answers about everything that the dynamic linker's
+// CPUTable returns what CPUID answers about everything that the dynamic linker's
 // choices depend on. It is the same on every CPU of a machine and at any time:
 // Mask leaves the rest out, and Value is masked. Where the CPUs are of several
 // kinds, sizes of caches are left out too: the image then has the thresholds of
@@ -112,7 +112,7 @@ func cpuid(number, sub uint32) [4]uint32 {
 	return [4]uint32{a, b, c, d}
 }
 
-// CPUSum is the XXH64 (seed 0) of the table's bytes as they stand in a plan:
+// CPUSum returns the XXH64 (seed 0) of the table's bytes as they stand in a plan:
 // little-endian, 40 bytes an entry.
 func CPUSum(table []plan.CPUID) uint64 {
 	var b bytes.Buffer

@@ -76,7 +76,7 @@ type Dependencies struct {
 	VDSOBuildID string `json:"vdso_build_id"`  // hexadecimal
 }
 
-// Record is what an image of program depends on: the template was seen to make
+// Record returns what an image of program depends on: the template was seen to make
 // the probes and, at its stop point, to map the files mapped (paths as
 // /proc/PID/maps shows them). Linker is the program's PT_INTERP. When it
 // returns, any later change will be noticed. A file that changes meanwhile is
@@ -107,7 +107,7 @@ func (d *Dependencies) files() []*File {
 	return files
 }
 
-// Lookups are the paths on which the image depends beside its program and libraries: what was
+// Lookups returns the paths on which the image depends beside its program and libraries: what was
 // looked at, the directories where something was not found, and each path whose coming into
 // being would be noticed: what was not found, and the directories on the way to it.
 func (d *Dependencies) Lookups() []string {
@@ -185,10 +185,10 @@ func (d *Dependencies) MachineSum() uint64 {
 	return xxhash.Sum64(append(binary.LittleEndian.AppendUint64(nil, d.CPUSum), d.VDSOBuildID...))
 }
 
-// Kernel is the running kernel's release and version.
+// Kernel returns the running kernel's release and version.
 func Kernel() (string, error) { return linux.Kernel() }
 
-// Digest is a name for the contents that were linked together: the SHA-256, in
+// Digest returns a name for the contents that were linked together: the SHA-256, in
 // hexadecimal, of the SHA-256 of the program, the dynamic linker and each
 // library in order, each in hexadecimal and ended by a newline. It is empty
 // while a hash is missing.

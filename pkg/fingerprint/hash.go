@@ -17,13 +17,13 @@ import (
 // ErrChanged says that a file changed while it was being recorded. Trying
 // again may well succeed.
 var ErrChanged error = problem.Newf(problem.Program, "changed while it was being recorded").
-	WithHint("something was being installed or upgraded; try again")
+	WithHint("try again; something was being installed or upgraded")
 
 // hashed remembers the hashes of this process, FileID to hexadecimal string:
 // programs share most of their libraries.
 var hashed sync.Map
 
-// HashFile gives the identity and the SHA-256 of the regular file that path
+// HashFile returns the identity and the SHA-256 of the regular file that path
 // leads to. They belong together: a file that changes meanwhile is
 // ErrChanged. Within one process a file is read once per identity.
 func HashFile(path string) (File, error) {

@@ -45,7 +45,7 @@ func FromProbes(program, linker string, probes []Probe, mapped []string) (*Depen
 	}
 	for _, path := range s.mapped {
 		return nil, &elfinfo.Refusal{Path: path, Kind: elfinfo.Uncheckable,
-			Reason: "is mapped, but was opened by no path that can be checked later (/proc, /sys and /dev are none)",
+			Reason: "is mapped, but was not opened by a path that can be checked later (outside /proc, /sys and /dev)",
 			Hint:   "put the library into an ordinary directory"}
 	}
 	if err := s.directories(); err != nil {
@@ -113,7 +113,7 @@ func (s *sorter) add(p Probe) error {
 	case p.Errno == 0 && strings.HasPrefix(p.Call, "readlink"):
 		return &elfinfo.Refusal{Path: p.Path, Kind: elfinfo.Uncheckable,
 			Reason: "is a link that the dynamic linker reads, which cannot be checked later",
-			Hint:   "the program starts normally, as before; there is nothing to be done"}
+			Hint:   "leave it as it is: the program starts normally, as before"}
 	case p.Errno == 0:
 		return s.hit(p)
 	case missing(p.Errno):
@@ -255,8 +255,8 @@ func waysInto(path string) []string {
 	return directories
 }
 
-// nearest splits an absolute path behind the last directory in it that exists:
-// that directory, the name in it that is not a directory, and what is behind it.
+// nearest splits an absolute path after the last directory in it that exists:
+// that directory, the name in it that is not a directory, and what follows it.
 func nearest(path string) (directory, name, rest string) {
 	parts := strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 	for n := len(parts) - 1; n > 0; n-- {

@@ -53,14 +53,14 @@ func TestFromProbes(t *testing.T) {
 		{name: "misses go to the nearest directory", set: func(tr tree) ([]Probe, []string) {
 			return tr.probes("empty/liba.so", "empty/v3/liba.so", "empty/v3/x/liba.so"), nil
 		}, directories: map[string][]string{"empty": {"empty/liba.so", "empty/v3/liba.so", "empty/v3/x/liba.so"}}},
-		{name: "misses behind a file", set: func(tr tree) ([]Probe, []string) {
+		{name: "misses beyond a file", set: func(tr tree) ([]Probe, []string) {
 			return tr.probes("lib/liba.so/x", "lib/liba.so/y"), nil
 		}, directories: map[string][]string{"lib": {"lib/liba.so/x", "lib/liba.so/y"}}},
-		{name: "misses behind a link to a directory", set: func(tr tree) ([]Probe, []string) {
+		{name: "misses beyond a link to a directory", set: func(tr tree) ([]Probe, []string) {
 			tr.link("empty", "current")
 			return tr.probes("current/x", "current/y"), nil
 		}, directories: map[string][]string{"current": {"current/x", "current/y"}}},
-		{name: "misses behind a dangling link", set: func(tr tree) ([]Probe, []string) {
+		{name: "misses beyond a dangling link", set: func(tr tree) ([]Probe, []string) {
 			tr.link("empty/none/v1", "current")
 			return tr.probes("current/x", "current/y"), nil
 		}, directories: map[string][]string{"": {"current/x", "current/y"}, "empty": {"current/x", "current/y"}}},
@@ -164,7 +164,7 @@ func isRefusal(err error) bool {
 
 func isChanged(err error) bool { return errors.Is(err, ErrChanged) }
 
-// What exists but may not be opened is a check: a new mode shows in its ctime.
+// What exists but cannot be opened is a check: a new mode shows in its ctime.
 func TestFromProbesOfUnreadableFile(t *testing.T) {
 	tr := newTree(t)
 	d, err := tr.sort([]Probe{{Call: "openat", Path: tr.path("lib/liba.so"), Errno: syscall.EACCES}})

@@ -64,7 +64,7 @@ func (d *Dependencies) Dated() bool {
 	}) || slices.ContainsFunc(d.Directories, func(f Directory) bool { return !f.unchanged() })
 }
 
-// renewFile gives f the identity that its file has now, if the content is the recorded
+// renewFile sets in f the identity that its file has now, if the content is the recorded
 // one.
 func renewFile(f *File, allow func(path string) error) error {
 	id, err := sameInode(f.Path, f.ID)
@@ -97,7 +97,7 @@ func sameInode(path string, was linux.FileID) (linux.FileID, error) {
 	return now, nil
 }
 
-// renewCheck gives c the identity that its file has now. A further name of a mapped file
+// renewCheck sets in c the identity that its file has now. A further name of a mapped file
 // has that one's; of others the content counts, where it could be read.
 func (d *Dependencies) renewCheck(c *Checked, allow func(path string) error) error {
 	if len(c.Answers) > 0 {
@@ -122,7 +122,7 @@ func (d *Dependencies) renewCheck(c *Checked, allow func(path string) error) err
 	return err
 }
 
-// renewCache gives c the identity of the dynamic linker's cache that is there now, if that
+// renewCache sets in c the identity of the dynamic linker's cache that is there now, if that
 // one's answers are the same.
 func renewCache(c *Checked) error {
 	id, err := StatID(c.Path)

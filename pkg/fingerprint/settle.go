@@ -18,7 +18,7 @@ const maxTick = 20 * time.Millisecond
 // (fs/inode.c, current_time; kernel/time/timekeeping.c,
 // ktime_get_coarse_real_ts64): two changes within one tick, up to 10 ms, leave
 // the same times. Since Linux 6.13 file systems with multigrain timestamps
-// (ext4, xfs, btrfs, tmpfs) give a change a finer stamp of its own if somebody
+// (ext4, xfs, btrfs, tmpfs) give a change a finer stamp of its own if a process
 // has looked since the last one (fs/inode.c, inode_set_ctime_current); others,
 // such as overlay and network ones, still do not.
 //

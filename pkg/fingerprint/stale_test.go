@@ -98,9 +98,9 @@ func TestStaleSaysWhatWasRebuilt(t *testing.T) {
 	}
 }
 
-// Behind a dangling link, the target's coming into being is noticed, although
+// Beyond a dangling link, the creation of the target is noticed, although
 // the link's own directory stays as it was.
-func TestStaleBehindDanglingLink(t *testing.T) {
+func TestStaleBeyondDanglingLink(t *testing.T) {
 	tr := newTree(t)
 	tr.link("../empty/v1", "opt/current")
 	d, err := tr.sort(tr.probes("opt/current/x", "opt/current/y"))
@@ -115,7 +115,7 @@ func TestStaleBehindDanglingLink(t *testing.T) {
 
 // A link that is pointed elsewhere is noticed, although no directory on the way
 // to the old target changed.
-func TestStaleBehindRepointedLink(t *testing.T) {
+func TestStaleBeyondRepointedLink(t *testing.T) {
 	tr := newTree(t)
 	tr.file("v2/lib/x", "")
 	tr.directory("v1/lib")

@@ -17,7 +17,7 @@ import (
 const maxVDSO = 1 << 20
 
 // VDSOBuildID finds the build-id in the bytes of a vDSO, the mapping [vdso]
-// from its first byte on: the offset at which the id itself stands (behind the
+// from its first byte on: the offset of the id itself (after the
 // note's header) and the id, 20 bytes on today's kernels. The kernel links
 // the vDSO at 0 with one segment, so the offset in the file is the one in
 // memory (arch/x86/entry/vdso/vdso-layout.lds.S).
@@ -33,7 +33,7 @@ func VDSOBuildID(vdso []byte) (off uint32, id []byte, err error) {
 		return 0, nil, fmt.Errorf("read the vDSO's header: %w", err)
 	}
 	if h.Phoff > uint64(len(vdso)) {
-		return 0, nil, errors.New("read the vDSO's program headers: they are behind its end")
+		return 0, nil, errors.New("read the vDSO's program headers: they lie beyond its end")
 	}
 	rest := vdso[h.Phoff:]
 	for range h.Phnum {

@@ -19,7 +19,7 @@ var credentials = []string{
 	"Seccomp", "Cpus_allowed", "Mems_allowed",
 }
 
-// giveCredentials gives the process this process's credentials, in the place of those
+// giveCredentials gives the process this process's credentials, in place of those
 // that it was dumped with, and refuses what is different then.
 func (g *giving) giveCredentials() error {
 	own, its, err := g.statuses()

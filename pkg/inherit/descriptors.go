@@ -23,7 +23,7 @@ func (g *giving) giveDescriptors() error {
 	if err := g.allowDescriptors(uint64(highest)); err != nil {
 		return err
 	}
-	// With kernel.yama.ptrace_scope=1 a child may not do that of its parent, unless the
+	// With kernel.yama.ptrace_scope=1 a child cannot do that to its parent, unless the
 	// parent allows it. Without Yama this is EINVAL.
 	_ = unix.Prctl(unix.PR_SET_PTRACER, uintptr(g.PID), 0, 0, 0)
 	defer func() { _ = unix.Prctl(unix.PR_SET_PTRACER, 0, 0, 0, 0) }()
@@ -144,7 +144,7 @@ func descriptors() (fds []int, err error) {
 }
 
 // Forget gives up what Give has given, as far as this process has it too: its descriptors,
-// with /dev/null in the place of the first three, and its working directory. What fails is left.
+// with /dev/null in place of the first three, and its working directory. What fails is left.
 func Forget() {
 	_ = unix.Chdir("/")
 	fds, _ := descriptors()

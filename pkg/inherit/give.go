@@ -28,7 +28,7 @@ type Caller struct {
 	limits limits
 }
 
-// NewCaller is this process before the exec. From then on it may have, and its children
+// NewCaller returns this process before the exec. From then on it may have, and its children
 // with it, as many descriptors as the hard limit allows: CRIU needs some of its own.
 //
 // The error is a problem for what keeps a program from being started from an image.

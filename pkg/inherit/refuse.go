@@ -40,7 +40,7 @@ func refused(env []string) error {
 		return refuse(normally, "the caller's system calls are filtered (seccomp)")
 	}
 	if noNewCode, err := unix.PrctlRetInt(unix.PR_GET_MDWE, 0, 0, 0, 0); err == nil && noNewCode != 0 {
-		return refuse(normally, "CRIU must make memory executable, which the caller may not (PR_SET_MDWE)")
+		return refuse(normally, "CRIU must make memory executable, which PR_SET_MDWE forbids the caller")
 	}
 	return nil
 }

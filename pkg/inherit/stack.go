@@ -22,7 +22,7 @@ type stack struct {
 	linux.InitialStack
 	block []byte // from SP up to End
 
-	// Where the strings are: each begins with the first and ends behind the last one.
+	// Where the strings are: each begins with the first and ends after the last one.
 	argStart, argEnd, envStart, envEnd uint64
 }
 

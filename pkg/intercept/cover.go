@@ -27,7 +27,7 @@ type Within struct {
 	Auto   bool     // its starts are noted
 }
 
-// Around tells of the command tree around this process; nil is none.
+// Around returns the command tree around this process, or nil.
 func Around() *Within {
 	covered := launcher.Inside()
 	if covered == nil {
@@ -58,7 +58,7 @@ type Cover struct {
 	Mounts []Mount
 }
 
-// Mount is a file that is to be seen in the place of another one. Which files those are
+// Mount is a file that is to be seen in place of another one. Which files those are
 // was fixed when they were read or written: what has taken their place by the time of the
 // mount is not mounted.
 type Mount struct {
@@ -79,14 +79,14 @@ type Options struct {
 	InUserNamespace bool
 	// Session is a directory for what belongs to this command tree only: with it
 	// starts are noted in its file LogName, and the covered linker, which
-	// names that file, stands there too.
+	// names that file, is there too.
 	Session *store.Staging
 }
 
 // LogName is the name of the file in which starts are noted.
 const LogName = "log"
 
-// Outdated are the covered linkers in a store that no command would be started with
+// Outdated returns the covered linkers in a store that no command would be started with
 // any more: the dynamic linker, or residentctl, has been replaced.
 func Outdated(s *store.Store) ([]string, error) {
 	path := launcher.LinkerPath
@@ -246,8 +246,8 @@ func openSame(file store.File) (fd int, err error) {
 }
 
 // Uncover moves the calling thread, which must be locked, into a mount namespace in
-// which the dynamic linker is not covered, as outside of the command tree that it
-// belongs to. Only root can: what came from the namespace of somebody with more
+// which the dynamic linker is not covered, as outside the command tree that it
+// belongs to. Only root can: what came from the namespace of a user with more
 // rights cannot be unmounted (mount_namespaces(7), "Restrictions on mount
 // namespaces").
 func Uncover() error {

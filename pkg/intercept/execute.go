@@ -18,7 +18,7 @@ func Execute(program string, argv []string) error {
 	return err
 }
 
-// Environment is this process's environment as it was handed over. os.Environ
+// Environment returns this process's environment as it was handed over. os.Environ
 // would leave out the second one of two variables with the same name.
 func Environment() []string {
 	data, err := os.ReadFile("/proc/self/environ")

@@ -78,7 +78,7 @@ func parsePast(line string) (b linux.Inode, p *Past, ok bool) {
 	return b, &Past{Path: path, Resident: n[0], Normal: n[1], Failed: n[2]}, ok && err == nil
 }
 
-// Encode is the history as text: a line for each program, the most used first.
+// Encode returns the history as text: a line for each program, the most used first.
 func (h History) Encode() []byte {
 	var out bytes.Buffer
 	out.WriteString(historyHead)
@@ -89,7 +89,7 @@ func (h History) Encode() []byte {
 	return out.Bytes()
 }
 
-// Uses is how often the program was started, as far as that is known.
+// Uses returns how often the program was started, as far as that is known.
 func (h History) Uses(b linux.Inode) int {
 	if p := h[b]; p != nil {
 		return p.Resident + p.Normal
@@ -161,7 +161,7 @@ func (h History) due(b linux.Inode, normal, after int) bool {
 	return normal >= after
 }
 
-// Due are the programs that are to be made resident, the most used first.
+// Due returns the programs that are to be made resident, the most used first.
 func (h History) Due(after int) (due []linux.Inode) {
 	for _, b := range h.byUse() {
 		if h.due(b, h[b].Normal, after) {
@@ -171,7 +171,7 @@ func (h History) Due(after int) (due []linux.Inode) {
 	return due
 }
 
-// ReadHistory is the history that a store keeps. One that cannot be read is empty.
+// ReadHistory returns the history that a store keeps. One that cannot be read is empty.
 func ReadHistory(s *store.Store) History {
 	data, err := s.ReadNote(store.NoteStarts)
 	if err != nil {

@@ -29,7 +29,7 @@ func parseCover(words []string) (*Cover, error) {
 	c := &Cover{}
 	for pair := range slices.Chunk(words, 2) {
 		if len(pair) != 2 {
-			return nil, errors.New("the files to mount are no pairs")
+			return nil, errors.New("the files to mount are not pairs")
 		}
 		from, err := parseFileWord(pair[0])
 		if err != nil {

@@ -52,7 +52,7 @@ func catch(c chan<- os.Signal, sigs ...os.Signal) {
 	}
 }
 
-// A job is the command beside which residentctl stays. To whoever started residentctl
+// A job is the command beside which residentctl stays. To the process that started residentctl
 // it stops and goes on as the command does.
 type job struct {
 	process *os.Process
@@ -90,7 +90,7 @@ func (j *job) wait() (syscall.WaitStatus, error) {
 			return 0, os.NewSyscallError("waitid", err)
 		}
 		if info.Code == cldStopped {
-			// What has been continued together with residentctl may not have come to it
+			// What has been continued together with residentctl may not have reached it yet
 			// yet: to stop for that would be to stop once more.
 			time.Sleep(10 * time.Millisecond)
 		}

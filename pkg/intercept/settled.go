@@ -11,12 +11,12 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// settled tells which programs exec --auto may execute beside the command. While a
+// settled decides which programs exec --auto may execute beside the command. While a
 // program is being made resident, a tenth of a second as a rule, its file is
-// executing, and whoever opens it for writing then gets ETXTBSY (open(2)): a `cp`
+// executing, and a process that opens it for writing then gets ETXTBSY (open(2)): a `cp`
 // over it fails that would have gone well. No lease and no mark is told of that open
 // in time, since the kernel asks for write access first (fs/open.c, do_dentry_open).
-// So it has to be known before that nobody will.
+// So it must be known in advance that no process will.
 type settled struct {
 	began time.Time // when the command was started
 	from  string    // in which directory, its links resolved; "" if that is not known
@@ -35,7 +35,7 @@ func newSettled() settled {
 }
 
 // is reports whether the program at path, which must be that binary, is one that the
-// command will not write to in place. What the caller may not write to, it may not
+// command will not write to in place. What the caller cannot write to, it cannot
 // either. Of the rest, all there is for root, those count which the command can have
 // no business with but to execute them: file and directory are as they were before it
 // began, so neither it nor a build of it nor an installation under way made them,
@@ -63,7 +63,7 @@ func (s settled) before(id linux.FileID) bool {
 }
 
 // isWorkedOn reports whether the path lies below the directory that the command was
-// started in. Below / is everything, which tells nothing.
+// started in. Everything is below /, so that says nothing.
 func (s settled) isWorkedOn(path string) bool {
 	return s.from != "/" && (s.from == "" || strings.HasPrefix(path, s.from+"/"))
 }

@@ -17,7 +17,7 @@ var Shells = []struct{ Name, Reads string }{
 	{"fish", "fish"}, {"csh", "csh"}, {"tcsh", "csh"}, {"bsd-csh", "csh"},
 }
 
-// Shell is the shell whose line the shell at path understands: sh, fish or csh. Of one that
+// Shell returns the shell whose line the shell at path understands: sh, fish or csh. Of one that
 // is unknown it is sh, as most read its language.
 func Shell(path string) (reads string, known bool) {
 	for _, s := range Shells {
@@ -28,7 +28,7 @@ func Shell(path string) (reads string, known bool) {
 	return "sh", false
 }
 
-// PathLine is what makes a shell, of those that Shell returns, look into directories before those in PATH. A directory that
+// PathLine returns what makes a shell, of those that Shell returns, look into directories before those in PATH. A directory that
 // is in PATH stays where it is: a shell that reads the line for each script would put
 // it in front of a wrapper again and again that calls the next of its name.
 func PathLine(shell string, dirs []string) (string, error) {
@@ -68,12 +68,12 @@ func pathPart(shell, dir string) (string, error) {
 	return "", fmt.Errorf("no line is known for %s", shell)
 }
 
-// quote puts text in single quotes, and in the place of each in it escaped.
+// quote puts text in single quotes, and in place of each in it escaped.
 func quote(text, escaped string) string {
 	return "'" + strings.ReplaceAll(text, "'", escaped) + "'"
 }
 
-// PathPosition tells where a directory stands in PATH: 1 is the first place, 0 means
+// PathPosition returns the position of a directory in PATH: 1 is the first place, 0 means
 // that it is not there.
 func PathPosition(dir string) int {
 	return 1 + slices.IndexFunc(filepath.SplitList(os.Getenv("PATH")), func(d string) bool {

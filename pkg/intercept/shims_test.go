@@ -49,7 +49,7 @@ func TestShellsReadTheLine(t *testing.T) {
 		}
 		for _, tc := range []struct{ before, after string }{
 			{"/usr/bin:/bin", own + ":" + system + ":/usr/bin:/bin"},
-			// Behind a directory of wrappers they stay there; the directory of another name is none.
+			// After a directory of wrappers they stay there; the directory of another name is none.
 			{"/w:" + own + ":/usr/bin:" + system + "/x", system + ":/w:" + own + ":/usr/bin:" + system + "/x"},
 			{"/w:" + system + ":/usr/bin:" + own, "/w:" + system + ":/usr/bin:" + own},
 			{system + ":/usr/bin:" + own + "s", own + ":" + system + ":/usr/bin:" + own + "s"},

@@ -12,7 +12,7 @@ import (
 	"github.com/residentctl/residentctl/pkg/launcher/front"
 )
 
-// RestoreSignals gives the calling thread the signal mask that this process was
+// RestoreSignals sets for the calling thread the signal mask that this process was
 // started with, and ignores the signals that it was started to ignore; an exec
 // passes both on. It is called just before one, and the goroutine stays on its
 // thread.
@@ -136,7 +136,7 @@ type disposition struct {
 	mask                     uint64
 }
 
-// dispose is signal(2) without the runtime's knowledge. It gives what was before.
+// dispose is signal(2) without the runtime's knowledge. It returns the previous disposition.
 func dispose(sig int, handler uintptr) disposition {
 	d := disposition{handler: handler}
 	return d.put(sig)

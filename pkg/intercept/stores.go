@@ -9,7 +9,7 @@ import (
 )
 
 // LookIn checks the stores in these directories, as a launcher is to look in them. One
-// that is not there is left out. The error is store.Open's of one that cannot be used,
+// that does not exist is left out. The error is store.Open's of one that cannot be used,
 // beside the others.
 func LookIn(dirs []string) ([]launcher.Store, error) {
 	var stores []launcher.Store

@@ -50,7 +50,7 @@ func (e *NormalError) Error() string { return e.Why.Error() }
 func (e *NormalError) Unwrap() error { return e.Why }
 
 // ErrWithin says that the command changes nothing for a command tree around it.
-var ErrWithin = errors.New("it is inside of another exec")
+var ErrWithin = errors.New("it is inside another exec")
 
 // Become executes the command in this process's place. It returns only with an error.
 func (t *Tree) Become() error {
@@ -102,7 +102,7 @@ func (t *Tree) uncovered(auto bool) (known bool, why error) {
 	return true, t.within(around, auto)
 }
 
-// within says why the tree does not come true inside of another one; nil if it does. The
+// within says why the tree does not come true inside another one; nil if it does. The
 // cover stays the outer tree's: another would be made of that one and not of the dynamic
 // linker.
 func (t *Tree) within(around *Within, auto bool) error {
@@ -114,7 +114,7 @@ func (t *Tree) within(around *Within, auto bool) error {
 		stores = strings.Join(around.Stores, " and ")
 	}
 	return problem.Errorf("exec changes nothing for %s: %w, which looks for images in %s", t.Argv[0], ErrWithin, stores).
-		WithHint("give --store and --auto to that one")
+		WithHint("give --store and --auto to the outer exec")
 }
 
 func exists(path string) bool {
@@ -141,7 +141,7 @@ func refuse(program string) error {
 	// installed. One that is executed further down is found by the kernel only (EBUSY,
 	// or EXDEV for a link), and leaves the C library as it was.
 	if slices.Contains(packageManagers, filepath.Base(program)) {
-		return errors.New("a package manager has to be able to replace the C library, which is busy where it is covered")
+		return errors.New("a package manager must be able to replace the C library, which is busy while it is covered")
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ const Differs = `setuid programs (su, sudo) gain nothing, chgrp to a supplementa
 // with the caller's own ids only, in which he may mount.
 var namespaceOptions = []string{"--user", "--map-current-user", "--keep-caps", "--mount", "--propagation", "slave"}
 
-// NamespaceCommand is what runs a command line, which is to be put behind it, in a
+// NamespaceCommand returns what runs a command line, which is to be appended to it, in a
 // user and mount namespace of an ordinary user's. That is unshare(1)'s work, since a
 // process with threads, as each Go program is, cannot enter one (unshare(2),
 // EINVAL). Where it is not allowed the error says why: so the caller can
@@ -33,7 +33,7 @@ var namespaceOptions = []string{"--user", "--map-current-user", "--keep-caps", "
 func NamespaceCommand() ([]string, error) {
 	if held := ambient(); held != "" {
 		// A service with AmbientCapabilities=, for example, needs them.
-		return nil, problem.Errorf("a user namespace would take your capabilities away (CapAmb %s)", held).
+		return nil, problem.Errorf("a user namespace would drop your capabilities (CapAmb %s)", held).
 			WithHint("give them up first (setpriv --ambient-caps=-all), or use `residentctl enable`, which needs no namespace")
 	}
 	unshare, err := tryNamespace(nil)
@@ -60,7 +60,7 @@ func Probe() (own, ordinary error) {
 	return own, ordinary
 }
 
-// tryNamespace makes a user namespace that ends at once. It gives the path of
+// tryNamespace makes a user namespace that ends at once. It returns the path of
 // unshare(1).
 func tryNamespace(as *syscall.Credential) (unshare string, err error) {
 	if unshare, err = tool("unshare"); err != nil {
@@ -101,17 +101,17 @@ func MayMakeUserNamespaces() bool {
 		sysctl("kernel.apparmor_restrict_unprivileged_userns") != "1"
 }
 
-// NoMountNamespace is what is said when root cannot make a mount namespace.
+// NoMountNamespace returns what is said when root cannot make a mount namespace.
 func NoMountNamespace(err error) error {
 	if errno := syscall.Errno(0); errors.As(err, &errno) {
 		err = errno // without the name of the program that was to be started in it
 	}
-	p := problem.Errorf("make a mount namespace: %v", err).WithHint("the kernel, a container or a sandbox forbids it")
+	p := problem.Errorf("make a mount namespace: %v", err).WithHint("find out what forbids it: the kernel, a container or a sandbox")
 	switch {
 	case errors.Is(err, unix.EPERM):
-		p.Hint = "it needs CAP_SYS_ADMIN, which a container or a service may have taken from root"
+		p.Hint = "give root CAP_SYS_ADMIN, which a container or a service may have dropped"
 	case errors.Is(err, unix.ENOSPC):
-		p.Hint = "there are too many: sysctl user.max_mnt_namespaces"
+		p.Hint = "raise sysctl user.max_mnt_namespaces: there are too many"
 	case errors.Is(err, unix.EINVAL):
 		// mount(2), MS_SLAVE and the like: what is to be shared or not has to be a mount,
 		// and the one that a chroot's directory lies in cannot be named inside.
@@ -134,11 +134,11 @@ func sysctl(name string) string {
 func whyNoNamespace(said string, sysctl func(string) string) error {
 	const without = "; or use `residentctl enable`, which needs no namespace"
 	for _, forbids := range []struct{ name, value, advice string }{
-		{"user.max_user_namespaces", "0", "root can allow some: sysctl user.max_user_namespaces=10000"},
-		{"user.max_mnt_namespaces", "0", "root can allow some: sysctl user.max_mnt_namespaces=10000"},
-		{"kernel.unprivileged_userns_clone", "0", "root can allow them: sysctl kernel.unprivileged_userns_clone=1"},
+		{"user.max_user_namespaces", "0", "allow some as root: sysctl user.max_user_namespaces=10000"},
+		{"user.max_mnt_namespaces", "0", "allow some as root: sysctl user.max_mnt_namespaces=10000"},
+		{"kernel.unprivileged_userns_clone", "0", "allow them as root: sysctl kernel.unprivileged_userns_clone=1"},
 		{"kernel.apparmor_restrict_unprivileged_userns", "1",
-			"root can allow them to unshare(1) by an AppArmor profile with `userns,`, or to all: sysctl kernel.apparmor_restrict_unprivileged_userns=0"},
+			"allow them as root, to unshare(1) by an AppArmor profile with `userns,`, or to all: sysctl kernel.apparmor_restrict_unprivileged_userns=0"},
 	} {
 		if sysctl(forbids.name) == forbids.value {
 			return problem.Errorf("ordinary users cannot make user namespaces here (%s is %s)", forbids.name, forbids.value).
@@ -146,14 +146,14 @@ func whyNoNamespace(said string, sysctl func(string) string) error {
 		}
 	}
 	if strings.Contains(said, "unrecognized option") {
-		return problem.Errorf("unshare(1) is too old").WithHint("util-linux 2.38 or newer is needed" + without)
+		return problem.Errorf("unshare(1) is too old").WithHint("install util-linux 2.38 or newer" + without)
 	}
 	if strings.Contains(said, unix.ENOSPC.Error()) || strings.Contains(said, "No space left on device") {
 		return problem.Errorf("no more user namespaces can be made here").
-			WithHint("root can raise the limit (sysctl user.max_user_namespaces), which also counts for the namespaces around this one" + without)
+			WithHint("raise the limit as root (sysctl user.max_user_namespaces), also in the namespaces around this one" + without)
 	}
 	return problem.Errorf("no user namespace can be made here (%s)", said).
-		WithHint("the kernel, a container or a sandbox forbids it" + without)
+		WithHint("find out what forbids it: the kernel, a container or a sandbox" + without)
 }
 
 // ambient are the capabilities that the caller hands on to every program that he

@@ -204,7 +204,7 @@ func shuffled(random *rand.Rand, c fixture.Cache) fixture.Cache {
 	return c
 }
 
-// large is a cache for which there is no room behind a plan.
+// large is a cache for which there is no room after a plan.
 func large(c fixture.Cache) []byte {
 	for i := range 3000 {
 		c.Libs = append(c.Libs, fixture.CacheLib{Name: "lib.so", Path: fmt.Sprintf("/lib/number/%d/lib.so", i)})

@@ -35,7 +35,7 @@ type CoverOptions struct {
 // ErrCovered says that a dynamic linker is covered already.
 var ErrCovered = errors.New("the dynamic linker is covered already")
 
-// Cover gives a copy of a dynamic linker with the launcher added to it: mapped
+// Cover returns a copy of a dynamic linker with the launcher added to it: mapped
 // over the linker's path, each exec of a dynamic program enters the launcher
 // first, which becomes the program if one of the stores has an
 // image of it, and else enters the linker as the kernel would have. Link
@@ -185,10 +185,10 @@ func readLinker(linker []byte) (head elf.Header64, progs []elf.Prog64, err error
 }
 
 // clearBSS makes the .bss of a segment zeroes of the file. Kernels before 6.6
-// clear the rest of a page only behind the segment that ends last
+// clear the rest of a page only after the segment that ends last
 // (fs/binfmt_elf.c, load_elf_interp), which is now the launcher's. The segment
 // stays where it is in the file, since debuggers find its sections by that; what
-// stands behind it, sections that are not loaded and their headers, goes to the
+// follows it, sections that are not loaded and their headers, goes to the
 // end.
 func clearBSS(raw []byte, head *elf.Header64, p *elf.Prog64) ([]byte, error) {
 	if elf.ProgType(p.Type) != elf.PT_LOAD || p.Memsz <= p.Filesz {

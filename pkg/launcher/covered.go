@@ -17,7 +17,7 @@ import (
 const LinkerPath = "/lib64/ld-linux-x86-64.so.2"
 
 // A Covered is a dynamic linker that this process cannot see by its path, since
-// the process is inside of a command tree in which Cover's copy stands there.
+// the process is inside a command tree in which Cover's copy stands there.
 type Covered struct {
 	ID       linux.FileID // of the copy
 	Original string       // where the linker itself is to be found
@@ -27,7 +27,7 @@ type Covered struct {
 	err     error
 }
 
-// Inside gives what is covered here; nil is nothing, which is so outside of such a
+// Inside returns what is covered here; nil is nothing, as outside such a
 // command tree. A mount namespace is left by an exec at the soonest (Go programs have
 // threads), so that this is looked at once.
 var Inside = sync.OnceValue(func() *Covered { return covered(LinkerPath) })
@@ -66,7 +66,7 @@ func covered(path string) *Covered {
 	return c
 }
 
-// Linker is the identity of the linker itself. It is an error, and none of the
+// Linker returns the identity of the linker itself. It is an error, and none of the
 // kernel's, where that is not to be seen: its mount has gone, or the copy is one of
 // another residentctl's.
 func (c *Covered) Linker() (linux.FileID, error) {
@@ -83,13 +83,13 @@ func (c *Covered) Linker() (linux.FileID, error) {
 	return now, nil
 }
 
-// Options are what Cover was given for the copy.
+// Options returns what Cover was given for the copy.
 func (c *Covered) Options() CoverOptions { return c.options }
 
 // ShownForRoot reports whether a file at this path that stat(2) shows as uid's is root's:
 // one that it shows as root's is, and so may be one that it shows as the overflow uid's
 // in the user namespace of a command tree, which does not know root. The number alone
-// stands for everybody whom it does not know. But the copy of the linker, through which
+// stands for every user whom it does not know. But the copy of the linker, through which
 // every dynamic program here runs, takes what is so in the tree's stores for root's
 // (src/store.c, trusted), since their directories were found to be root's alone before the
 // namespace was made; who believes it of those stores believes no one else.

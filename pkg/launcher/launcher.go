@@ -1,12 +1,12 @@
-// Package launcher holds the native program that becomes a resident program:
-// it has been exec'd in the caller's place, carries out the plan and leaves
-// nothing of itself behind. Its source is in src; what is committed and
-// embedded is one flat piece of position-independent code, a few KiB.
+// Package launcher holds the native program that becomes a resident program: it has been
+// executed in the caller's place, carries out the plan and leaves nothing of itself
+// behind. Its source is in src. What is committed and embedded is one flat piece of
+// position-independent code, a few KiB.
 //
-// The code has three wrappings here. File makes a launcher file, the executable
-// that stands for one program; Front makes one that reads residentctl's own
-// `run` command line; Cover adds it to a dynamic linker. In residentctl itself the same code is part of the text
-// (package front), where it runs before there is a Go runtime.
+// The code is wrapped in three ways. File makes a launcher file, the executable that
+// stands for one program. Front makes one that reads residentctl's own `run` command line.
+// Cover adds it to a dynamic linker. In residentctl itself the same code is part of the
+// text (package front), where it runs before there is a Go runtime.
 package launcher
 
 import (
@@ -103,7 +103,7 @@ func Front(stores []Store) ([]byte, error) {
 	return w.file()
 }
 
-// wrapper collects what stands behind the code.
+// wrapper collects what follows the code.
 type wrapper struct {
 	place   uint64
 	config  config

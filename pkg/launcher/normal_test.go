@@ -62,7 +62,7 @@ func TestUnusablePlans(t *testing.T) {
 			change: func(t *testing.T, index string, raw []byte) { writeFile(t, index, raw, 0o646) }},
 		{name: "writable for the group", want: "its plan is not safe",
 			change: func(t *testing.T, index string, raw []byte) { writeFile(t, index, raw, 0o664) }},
-		{name: "somebody else's", root: true, want: "its plan is not safe",
+		{name: "another user's", root: true, want: "its plan is not safe",
 			change: func(t *testing.T, index string, _ []byte) { os.Chown(index, 12345, 0) }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

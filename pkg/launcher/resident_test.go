@@ -122,7 +122,7 @@ func TestResidentStartSaysSo(t *testing.T) {
 // rest is as for root.
 func TestResidentStartUnprivileged(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can become somebody else")
+		t.Skip("only root can become another user")
 	}
 	dir := openDirectory(t)
 	bin := witness(t, dir)

@@ -31,7 +31,7 @@ func requireTool(t *testing.T, name string) {
 
 func TestCodeHasItsShape(t *testing.T) {
 	if len(Code)%16 != 0 || len(Code) >= 30<<10 {
-		t.Errorf("%d bytes: want a multiple of 16 (the configuration stands behind it) below 30 KiB", len(Code))
+		t.Errorf("%d bytes: want a multiple of 16 (the configuration follows it) below 30 KiB", len(Code))
 	}
 	// The front door's entry: xor %esi, %esi; jmp.
 	if front := Code[16:19]; front[0] != 0x31 || front[1] != 0xf6 || (front[2] != 0xe9 && front[2] != 0xeb) {

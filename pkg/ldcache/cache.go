@@ -60,8 +60,8 @@ type Cache struct {
 }
 
 var (
-	errFormat  = errors.New("it is no cache of a format that is known here")
-	errBounds  = errors.New("it is damaged: something lies outside")
+	errFormat  = errors.New("it is not a cache of a known format")
+	errBounds  = errors.New("it is damaged: something lies outside it")
 	errSubdirs = errors.New("it is damaged: its glibc-hwcaps subdirectories are not in order")
 )
 
@@ -175,7 +175,7 @@ func (c *Cache) string(off uint64) (string, bool) {
 	return s, true
 }
 
-// key is the name of entry i, or false if it lies outside of the file.
+// key is the name of entry i, or false if it lies outside the file.
 func (c *Cache) key(i int) (string, bool) {
 	return c.stringOf(c.libs[i*newEntry+4:])
 }

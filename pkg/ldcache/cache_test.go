@@ -162,13 +162,13 @@ func TestParseDamaged(t *testing.T) {
 		{"too many entries", put(good, 20, 0xff, 0xff, 0xff, 0xff)},
 		{"big-endian", put(good, 28, 3)},
 		{"invalid endianness", put(good, 28, 1)},
-		{"extensions behind the end", put(good, 32, 0xfc, 0xff, 0xff, 0xff)},
+		{"extensions beyond the end", put(good, 32, 0xfc, 0xff, 0xff, 0xff)},
 		{"extensions at no multiple of four", put(good, 32, 1)},
 		{"extensions of another magic", put(good, extensions, 1)},
 		{"too many extensions", put(good, extensions+4, 0xff, 0xff, 0xff, 0xff)},
-		{"an extension behind the end", put(good, extensions+8+8, 0xff, 0xff, 0xff, 0xff)},
+		{"an extension beyond the end", put(good, extensions+8+8, 0xff, 0xff, 0xff, 0xff)},
 		{"subdirectories of odd length", put(good, extensions+8+16+12, 5)},
-		{"a subdirectory's name behind the end", put(good, extensions+8+32, 0xff, 0xff, 0xff, 0xff)},
+		{"a subdirectory's name beyond the end", put(good, extensions+8+32, 0xff, 0xff, 0xff, 0xff)},
 		{"subdirectories out of order", subdirs("x86-64-v3", "x86-64-v2")},
 		{"the same subdirectory twice", subdirs("x86-64-v2", "x86-64-v2", "x86-64-v3")},
 		{"the old format alone", fixture.Cache{Libs: some().Libs, Old: true}.Bytes()},
@@ -194,8 +194,8 @@ func TestLookupDamaged(t *testing.T) {
 		name string
 		raw  []byte
 	}{
-		{"a name behind the end", one(0, 4, 1<<28)},
-		{"a path behind the end", one(0, 8, 1<<32-1)},
+		{"a name beyond the end", one(0, 4, 1<<28)},
+		{"a path beyond the end", one(0, 8, 1<<32-1)},
 		{"a subdirectory of no name", one(1<<62|7, 0, 0)},
 	} {
 		if entries, err := mustParse(t, tc.raw).Lookup("liba.so"); err == nil {
@@ -239,7 +239,7 @@ func FuzzLookup(f *testing.F) {
 		entries, err := c.Lookup(name)
 		for i, e := range entries {
 			if err == nil && e.unconditional() != (i == len(entries)-1) && e.unconditional() {
-				t.Errorf("%+v goes on behind an entry that is always taken", entries)
+				t.Errorf("%+v goes on after an entry that is always taken", entries)
 			}
 		}
 	})

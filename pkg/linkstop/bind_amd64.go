@@ -46,9 +46,9 @@ type Call struct {
 	Slot, Function uint64
 }
 
-// runBinder lets the binder of a process at its stop point run there too and tells
+// runBinder lets the binder of a process at its stop point run there too and returns
 // which calls can be bound ahead. One that does not get there, or has other mappings,
-// tells of none: with LD_BIND_NOW a function that is nowhere ends a program, though it
+// returns none: with LD_BIND_NOW a function that is nowhere ends a program, though it
 // may never be called. The recorder sees to it that a resolver of a library's, which
 // the program itself may never call, does nothing that lasts: at the first call of the
 // kernel that is not a dynamic linker's the binder is given up.

@@ -62,7 +62,7 @@ func (t *Template) arrived(regs *ptrace.Regs, sp uint64, status status, state ui
 }
 
 // linkerRange is what the dynamic linker that holds the address entry covers:
-// all mappings of its file, and the anonymous end of its data behind them.
+// all mappings of its file, and the anonymous end of its data after them.
 func linkerRange(maps []linux.Mapping, entry uint64) linux.PageRange {
 	self, _ := linux.FindMapping(maps, entry)
 	var r linux.PageRange
@@ -95,9 +95,9 @@ func checkFixups(fixups []plan.Fixup, point plan.StopPoint, tidAddr, robustHead 
 	case point == plan.StopEntry && len(tids) == 2:
 		return nil
 	case len(tids) != 1:
-		return problem.Refusef("its thread id stands in %d words instead of one", len(tids))
+		return problem.Refusef("its thread id is in %d words instead of one", len(tids))
 	case point == plan.StopLinked && robustHead != 0 && tids[0] != robustHead-16:
-		return problem.Refusef("its thread id stands at %#x, not 16 bytes before the robust list at %#x", tids[0], robustHead)
+		return problem.Refusef("its thread id is at %#x, not 16 bytes before the robust list at %#x", tids[0], robustHead)
 	}
 	return nil
 }
@@ -109,14 +109,14 @@ func checkMaps(maps []linux.Mapping) error {
 		case m.Kernel():
 		case m.Path == "[stack]" && executable(m):
 			return problem.Refusef("it wants an executable stack").
-				WithHint("a library without a GNU-stack note causes this: see `readelf -lW` and execstack(8)")
+				WithHint("look for a library without a GNU-stack note, which causes this: see `readelf -lW` and execstack(8)")
 		case executable(m) && writable(m):
 			return problem.Refusef("it has memory that is both writable and executable: %s", m)
 		case m.Shared:
 			return problem.Refusef("it has shared memory: %s", m)
 		case m.Deleted:
 			return problem.Refusef("it uses a file that was deleted: %s", m).
-				WithHint("a package was upgraded meanwhile: try again")
+				WithHint("try again; a package was upgraded meanwhile")
 		}
 	}
 	return nil

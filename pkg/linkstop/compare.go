@@ -29,7 +29,7 @@ func newSide(pid int, stack linux.InitialStack, random []byte, limit uint64) sid
 // that have returned.
 func (s *side) dead(addr uint64) bool { return addr >= s.stackLow && addr < s.stack.SP }
 
-// A comparison tells what the words are in which the twin differs.
+// A comparison finds out what the words are in which the twin differs.
 type comparison struct {
 	template, twin side
 	point          plan.StopPoint

@@ -25,7 +25,7 @@ func Enter(stop plan.Stop, rax uint64) (rip, r12 uint64) {
 	return stop.Addr + uint64(len(moveEntry)), rax
 }
 
-// decodeEntry tells by the first instructions of a dynamic linker which one it
+// decodeEntry finds out from the first instructions of a dynamic linker which one it
 // is, and for plan.StopLinked at which offset the stop point is.
 //
 //	glibc 2.31 to 2.43, RTLD_START     musl 1.2, arch/x86_64/crt_arch.h
@@ -52,7 +52,7 @@ func decodeEntry(code []byte) (offset uint64, point plan.StopPoint, err error) {
 	return 0, 0, problem.Refusef("its dynamic linker is neither glibc's nor musl's: it starts with % x", code)
 }
 
-// findStop tells where to stop a process that is about to execute the first
+// findStop returns where to stop a process that is about to execute the first
 // instruction, at entry, of its dynamic linker.
 func findStop(pid int, entry uint64, auxv linux.Auxv) (plan.Stop, error) {
 	code := make([]byte, entryLen)

@@ -37,7 +37,7 @@ func linkError(path string, message []byte, err error) error {
 	if !errors.As(err, &ended) || ended.Status.Signal() == unix.SIGKILL {
 		return err
 	}
-	const hint = "it does not start without residentctl either"
+	const hint = "repair it: it does not start without residentctl either"
 	status := linux.StatusText(ended.Status)
 	if said := strings.TrimSpace(string(message)); said != "" {
 		return problem.Newf(problem.Program, "the dynamic linker gave up on %s (%s): %s", path, status, said).WithHint(hint)
@@ -55,6 +55,6 @@ func twinError(err error) error {
 	case problem.KindOf(err) != problem.Refused && !errors.As(err, &ended):
 		return fmt.Errorf("the twin: %w", err)
 	}
-	return problem.Refusef("it is not linked alike in each process; of the second one: %s", what).
-		WithHint("try again; if that does not help there is nothing to be done: it starts normally, as before")
+	return problem.Refusef("it is not linked the same way in each process; in the second one: %s", what).
+		WithHint("try again; if that does not help, leave it as it is: it starts normally, as before")
 }

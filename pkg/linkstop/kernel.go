@@ -26,7 +26,7 @@ type KernelFeature struct {
 }
 
 // kernelTests are what ProbeKernel tries, each in a process of its own that
-// stands at its exec stop.
+// is at its exec stop.
 var kernelTests = []struct {
 	name     string
 	optional bool

@@ -38,7 +38,7 @@ func limitMemory(pid int, memory uint64) (undo func() error, err error) {
 }
 
 // MemoryHint says what a person can do about a refusal for too much memory.
-const MemoryHint = "if it is to have so much, allow it: `residentctl add --memory-limit SIZE`"
+const MemoryHint = "raise the limit: `residentctl add --memory-limit SIZE`"
 
 // checkMemory refuses a process that has touched more than memory bytes of its own.
 func checkMemory(pid int, memory uint64) error {
@@ -61,7 +61,7 @@ func (r *recorder) onMemory(result int64) error {
 		wanted = e.Arg(1)
 	case nr == unix.SYS_MREMAP && failed && e.Arg(2) > e.Arg(1):
 		wanted = e.Arg(2) - e.Arg(1)
-	case nr == unix.SYS_BRK && e.Arg(0) > uint64(result): // brk(2) gives what it has left as it is
+	case nr == unix.SYS_BRK && e.Arg(0) > uint64(result): // brk(2) returns what it has left unchanged
 		wanted = e.Arg(0) - uint64(result)
 	default:
 		return nil

@@ -17,7 +17,7 @@ const (
 // MaxTimes is how many words of a process can be NoiseTime.
 const MaxTimes = maxTimes
 
-// Noise tells by its value in the process that the word at addr is another one
+// Noise recognises by its value in the process that the word at addr is another one
 // in each process, although it is no fix-up and any value will do: it is one of
 // the kinds above, or else "".
 func (r *Relinked) Noise(addr, word uint64) string {

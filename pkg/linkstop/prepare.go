@@ -52,7 +52,7 @@ func startClean(t *ptrace.Tracer, path string) (f firstStop, err error) {
 	switch {
 	case auxv.Value(linux.ATFlags)&preservedArgv0 != 0:
 		return f, problem.Refusef("the kernel executes another program in its place (binfmt_misc)").
-			WithHint("`residentctl status` shows what is enabled for the whole system; for such programs, and others with the same first bytes, only root can do this")
+			WithHint("run it as root: only root can do this for programs that are enabled for the whole system (see `residentctl status`), and others with the same first bytes")
 	case stack.Argc != 1:
 		return f, problem.Refusef("it is a script: the kernel starts an interpreter for it").
 			WithHint("make the interpreter resident")
@@ -60,7 +60,7 @@ func startClean(t *ptrace.Tracer, path string) (f firstStop, err error) {
 		return f, problem.Refusef("it runs with other privileges than its caller's")
 	case auxv.Value(linux.ATBase) == 0:
 		return f, problem.Refusef("it is statically linked").
-			WithHint("there is no dynamic linking to save")
+			WithHint("leave it as it is: there is no dynamic linking to save")
 	}
 	f.stack = stack
 	if f.insn, err = ptrace.FindSyscall(f.pid, maps); err != nil {

@@ -220,7 +220,7 @@ func (r *recorder) onPath(name string, arg int) error {
 		return nil
 	case !filepath.IsAbs(path):
 		return problem.Refusef("its dynamic linker looks for the relative path %q, so what it finds depends on the current directory", path).
-			WithHint("its RPATH or RUNPATH should name absolute directories or $ORIGIN")
+			WithHint("give it an RPATH or RUNPATH of absolute directories or $ORIGIN")
 	case strings.HasPrefix(path, "/proc/self/"), strings.HasPrefix(path, "/proc/thread-self/"):
 		return problem.Refusef("its dynamic linker looks at %s, which is different in each process", path)
 	}

@@ -65,7 +65,7 @@ func TestStopRefusesCalls(t *testing.T) {
 		{"gives a page of the machine up", "kept = r(28, (long)page & -4096, 4096, 100, 0, 0);", "madvise with the advice 100"},
 		{"closes standard input", "r(3, 0, 0, 0, 0, 0);", "close of the descriptor 0"},
 		{"writable and executable", "r(10, (long)page & -4096, 4096, 7, 0, 0);", "both writable and executable"},
-		// The twin has another canary, so what is mapped by it stands in one of the two only.
+		// The twin has another canary, so what is mapped by it is in one of the two only.
 		{"maps by the canary", `unsigned long c; __asm__("mov %%fs:0x28,%0" : "=r"(c));
 			for (int i = 8; i < 64; i += 8) r(9, 0, ((c >> i & 63) + 1) << 12, 1, 0x22, -1);`, "its layout depends on the process: "},
 		{"maps a file that goes", `long fd = r(2, (long)"` + temporary + `", 0, 0, 0, 0);
@@ -96,12 +96,12 @@ func TestStopRefusesDifferences(t *testing.T) {
 		return "extern long *__libc_stack_end; if (*__libc_stack_end > 1) { " + body + " }"
 	}
 	for _, tc := range []struct{ name, body, want string }{
-		{"ends in the twin", twinOnly("r(231, 3, 0, 0, 0, 0);"), "of the second one: it ended (exit status 3)"},
-		{"crashes in the twin", twinOnly("__builtin_trap();"), "of the second one: it ended (killed by SIGILL)"},
-		{"executes in the twin", twinOnly(`r(59, (long)"/bin/true", (long)zeros, (long)zeros, 0, 0);`), "of the second one: its dynamic linker calls execve,"},
-		{"forks in the twin", twinOnly("r(57, 0, 0, 0, 0, 0);"), "of the second one: its dynamic linker calls fork,"},
-		{"leaves a file open in the twin", twinOnly(`r(2, (long)"/etc/passwd", 0, 0, 0, 0);`), "of the second one: its dynamic linker leaves descriptor 3 open"},
-		{"stops itself in the twin", twinOnly(`__asm__("int3");`), "of the second one: a SIGTRAP of its own"},
+		{"ends in the twin", twinOnly("r(231, 3, 0, 0, 0, 0);"), "in the second one: it ended (exit status 3)"},
+		{"crashes in the twin", twinOnly("__builtin_trap();"), "in the second one: it ended (killed by SIGILL)"},
+		{"executes in the twin", twinOnly(`r(59, (long)"/bin/true", (long)zeros, (long)zeros, 0, 0);`), "in the second one: its dynamic linker calls execve,"},
+		{"forks in the twin", twinOnly("r(57, 0, 0, 0, 0, 0);"), "in the second one: its dynamic linker calls fork,"},
+		{"leaves a file open in the twin", twinOnly(`r(2, (long)"/etc/passwd", 0, 0, 0, 0);`), "in the second one: its dynamic linker leaves descriptor 3 open"},
+		{"stops itself in the twin", twinOnly(`__asm__("int3");`), "in the second one: a SIGTRAP of its own"},
 		{"stops itself", `__asm__("int3");`, "a SIGTRAP of its own stops it at 0x"},
 	} {
 		for _, soft := range []bool{false, true} {
@@ -208,7 +208,7 @@ func TestCheckFixupsRefuses(t *testing.T) {
 		{"nowhere", at(), plan.StopLinked, tid, robust, "in 0 words instead of one"},
 		{"twice", at(tid, tid+0x100), plan.StopLinked, tid, robust, "in 2 words instead of one"},
 		{"thrice", at(tid, tid+0x100, tid+0x200), plan.StopEntry, tid, 0, "in 3 words instead of one"},
-		{"not in the thread", at(tid + 8), plan.StopLinked, tid, robust, "stands at 0x5008, not 16 bytes before the robust list at 0x5010"},
+		{"not in the thread", at(tid + 8), plan.StopLinked, tid, robust, "is at 0x5008, not 16 bytes before the robust list at 0x5010"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			err := checkFixups(tc.fixups, tc.point, tc.tidAddr, tc.robust)
@@ -253,7 +253,7 @@ func TestLinkError(t *testing.T) {
 		{fmt.Errorf("wait: %w", exited), "", "/p ended before it was linked (exit status 127)"},
 	} {
 		err := linkError("/p", []byte(tc.message), tc.err)
-		if err.Error() != tc.want || problem.KindOf(err) != problem.Program || problem.HintOf(err) != "it does not start without residentctl either" {
+		if err.Error() != tc.want || problem.KindOf(err) != problem.Program || problem.HintOf(err) != "repair it: it does not start without residentctl either" {
 			t.Errorf("got %q, kind %d, hint %q", err, problem.KindOf(err), problem.HintOf(err))
 		}
 	}

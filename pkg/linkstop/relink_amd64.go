@@ -49,7 +49,7 @@ type Relinked struct {
 // rule is applied: as high as it fits below where mappings begin (mm/vma.c,
 // unmapped_area_topdown), which in an image is its highest mapping's end. Where
 // that is not what the kernel did, because it aligned for huge pages, say, the
-// layouts differ, and whoever compares sees it. The parameter allow may refuse a file
+// layouts differ, and a comparison shows it. The parameter allow may refuse a file
 // before it is mapped; it may be nil.
 func Relink(ctx context.Context, path string, l Layout, allow Allow) (*Relinked, error) {
 	if l.Memory == 0 {
@@ -239,8 +239,8 @@ func (p *placer) move(t *ptrace.Tracer) error {
 	return p.look()
 }
 
-// distances tells for each mapping at the exec stop how far it has to be moved.
-// Memory behind a file's mappings is the end of its data.
+// distances returns for each mapping at the exec stop how far it has to be moved.
+// Memory after a file's mappings is the end of its data.
 func (p *placer) distances(maps []linux.Mapping) ([]uint64, error) {
 	away := make([]uint64, len(maps))
 	vdso := uint64(0)
@@ -299,7 +299,7 @@ func (p *placer) describe(t *ptrace.Tracer, stack linux.InitialStack) error {
 }
 
 // look reads what is mapped below the image's highest mapping. The stack, and
-// what stands behind it, lies above.
+// what follows it, lies above.
 func (p *placer) look() error {
 	stack := uint64(0)
 	maps, err := linux.ReadMaps(p.pid)

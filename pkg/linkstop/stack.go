@@ -110,7 +110,7 @@ func makeTwin(t *ptrace.Tracer, pid int, insn uint64, sp uint64, stack []byte, l
 // them as they are, and so rare that the default thread stack size, which is
 // made from them, is found by its value. They lie far above the usual 8 MiB
 // because the kernel keeps that much room below the stack free of mappings
-// (mmap_base, arch/x86/mm/mmap.c): whoever starts the image with less has room
+// (mmap_base, arch/x86/mm/mmap.c): a caller that starts the image with less has room
 // for certain. A hard limit below is respected.
 func stackLimits(hard uint64) (template, twin uint64, err error) {
 	template, twin = 0x407b000, 0x3f0d000

@@ -126,7 +126,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 		return err
 	}
 
-	// The twin has to see the same CPU: its number stands in the rseq area,
+	// The twin has to see the same CPU: its number is in the rseq area,
 	// its APIC id in the linker's CPU features.
 	if err := pinCPU(pid); err != nil {
 		return err
@@ -155,7 +155,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 	}
 
 	// Run both. The template's calls are recorded; the twin only has to get
-	// there, and may call nothing that the template may not.
+	// there, and must call nothing that the template must not.
 	r := &recorder{pid: pid, memory: opts.Memory, allow: opts.Allow}
 	soft := opts.SoftBreakpoint || first.soft
 	b, err := ptrace.SetBreakpoint(pid, t.Stop.Addr, soft)

@@ -13,7 +13,7 @@ import (
 	"github.com/residentctl/residentctl/pkg/ptrace"
 )
 
-// A Template is a process that stands at its stop point, with what was learnt
+// A Template is a process at its stop point, with what was learnt
 // from comparing it with its twin. It must be given up with Kill, or be waited
 // for with Reap.
 type Template struct {
@@ -51,7 +51,7 @@ func (t *Template) Detach() error {
 		return nil
 	}
 	err := t.tracer.Do(func() error {
-		// It stands in the delivery of the breakpoint's SIGTRAP, in the place
+		// It is in the delivery of the breakpoint's SIGTRAP, in the place
 		// of which SIGSTOP is delivered (ptrace(2), PTRACE_DETACH).
 		if err := t.tracer.Detach(t.PID, unix.SIGSTOP); err != nil {
 			return err

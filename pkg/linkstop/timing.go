@@ -21,13 +21,13 @@ type TimedStart struct {
 	// Filtered: code of the program's runs (its dynamic linker, IFUNC resolvers), which
 	// may make no system call that Stop refuses for what it does, nor execute anything.
 	Filtered bool
-	// Until gives the address at which the start is over, from the auxiliary
+	// Until returns the address at which the start is over, from the auxiliary
 	// vector of the new process. Either it is in what the kernel maps for the
 	// exec, or nothing ever stands there (plan.Nowhere).
 	Until func(linux.Auxv) uint64
 }
 
-// Linked is the address at which the template stands, in another process that
+// Linked returns the address at which the template stands, in another process that
 // was executed from the same program.
 func (t *Template) Linked() func(linux.Auxv) uint64 {
 	if t.Stop.Point == plan.StopEntry {
@@ -175,5 +175,5 @@ func aimExec(t *ptrace.Tracer, pid int, filtered bool) error {
 	return t.SetRegs(pid, &regs)
 }
 
-// At is an address that is the same in each start.
+// At returns an address that is the same in each start.
 func At(ip uint64) func(linux.Auxv) uint64 { return func(linux.Auxv) uint64 { return ip } }

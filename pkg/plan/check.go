@@ -11,7 +11,7 @@ import (
 
 const (
 	pageSize = 4096
-	// addressEnd is behind the last byte of user space with four-level page
+	// addressEnd is the address after the last byte of user space with four-level page
 	// tables (arch/x86/include/asm/page_64_types.h, TASK_SIZE_MAX).
 	addressEnd = 1<<47 - pageSize
 
@@ -75,7 +75,7 @@ func (p *Plan) check() error {
 		}
 	}
 	if end > p.Caller.MapsEnd {
-		return damaged("mappings end at %#x, behind the end that the stack is checked against", end)
+		return damaged("mappings end at %#x, beyond the end that the stack is checked against", end)
 	}
 	return p.checkWords(maps)
 }
@@ -140,7 +140,7 @@ func (p *Plan) checkWords(sorted []Map) error {
 }
 
 // check holds that the vDSO's parts make up the whole and that its build-id
-// stands in the first page of its code.
+// is in the first page of its code.
 func (v *VDSO) check() error {
 	var parts uint64
 	for _, n := range v.Parts {

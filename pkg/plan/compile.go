@@ -48,7 +48,7 @@ func (r Run) end() uint64 { return r.Addr + r.Len }
 // Unusable says why an image cannot be started by the launcher.
 func Unusable(format string, args ...any) error {
 	return problem.Errorf("the image cannot be used: "+format, args...).
-		WithHint("it starts normally, as before; there is nothing to be done")
+		WithHint("leave it as it is: it starts normally, as before")
 }
 
 // Compile makes the plan: each area is put together from the file that it
@@ -157,7 +157,7 @@ func (c *compiler) base(a Area, from, to uint64) {
 }
 
 // isProgramBSS reports whether an anonymous area is the program's .bss, which the kernel
-// maps right behind its data (fs/binfmt_elf.c, elf_load).
+// maps right after its data (fs/binfmt_elf.c, elf_load).
 func (c *compiler) isProgramBSS(a Area) bool {
 	return slices.ContainsFunc(c.src.Areas, func(data Area) bool {
 		return data.Path == c.src.Path && data.Prot&unix.PROT_WRITE != 0 && data.End == a.Start
@@ -229,7 +229,7 @@ func (c *compiler) image(a Area, r Run) {
 // initialised and at the program's end (.init and the PLT, .fini). Of ffmpeg's 340 faults
 // in such text 247 were there. Of constants too few are read to pay for it, and symbols
 // and relocations are not needed any more; only the beginning of the program, its
-// headers, is read in each start, by the dynamic linker behind the stop point.
+// headers, is read in each start, by the dynamic linker after the stop point.
 func (c *compiler) populateFiles() {
 	var maps []*Map
 	for i := range c.mapped {
@@ -400,14 +400,14 @@ func findGadgets(e *Entry, areas []Area) error {
 	return nil
 }
 
-// isLibC tells by its name whether a library is the C library.
+// isLibC reports whether a library is the C library, by its name.
 func isLibC(path string) bool {
 	name := filepath.Base(path)
 	return strings.HasPrefix(name, "libc.") || strings.HasPrefix(name, "ld-musl")
 }
 
-// readText reads what the area shows of its file, from skip bytes behind its
-// start; behind the file's end there are zeroes, as in the mapping.
+// readText reads what the area shows of its file, from skip bytes after its
+// start; beyond the file's end there are zeroes, as in the mapping.
 func readText(a Area, skip uint64, into []byte) error {
 	f, err := os.Open(a.Path)
 	if err != nil {

@@ -29,7 +29,7 @@ func template(t *testing.T) *Source {
 	dir := t.TempDir()
 	file := func(name string, code ...[]byte) (path string) {
 		path = filepath.Join(dir, name)
-		// Shorter than its mapping: behind the end there are zeroes.
+		// Shorter than its mapping: beyond the end there are zeroes.
 		if err := os.WriteFile(path, bytes.Join(code, make([]byte, 16)), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +95,7 @@ func TestCompilePopulatesLittle(t *testing.T) {
 	}
 }
 
-// TestCompilePopulatesBSS: what is fresh behind the program's data, if it is short.
+// TestCompilePopulatesBSS: what is fresh after the program's data, if it is short.
 func TestCompilePopulatesBSS(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -104,8 +104,8 @@ func TestCompilePopulatesBSS(t *testing.T) {
 		runs  []Run
 		want  uint64
 	}{
-		{"behind the data", prog + 0x4000, 8, nil, 8},
-		{"behind pages of CRIU's", prog + 0x4000, 8, []Run{{prog + 0x4000, 0x1000, 0}}, 7},
+		{"after the data", prog + 0x4000, 8, nil, 8},
+		{"after CRIU's pages", prog + 0x4000, 8, []Run{{prog + 0x4000, 0x1000, 0}}, 7},
 		{"around pages of CRIU's", prog + 0x4000, 4, []Run{{prog + 0x5000, 0x1000, 0}}, 3},
 		{"long", prog + 0x4000, 9, nil, 0},
 		{"long, in pieces", prog + 0x4000, 9, []Run{{prog + 0x8000, 0x1000, 0}}, 0},

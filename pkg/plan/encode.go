@@ -14,7 +14,7 @@ const summedFrom = 32
 // versionAt is the offset of Header.Version, in every version.
 const versionAt = 8
 
-// encoder lays the tables out one behind the other, each at a multiple of 8.
+// encoder lays the tables out one after the other, each at a multiple of 8.
 type encoder struct {
 	tables  bytes.Buffer
 	base    uint32 // where the first table will stand
@@ -57,7 +57,7 @@ func pad(b *bytes.Buffer) {
 	}
 }
 
-// Encode gives the bytes that the launcher maps. Its errors name what makes
+// Encode returns the bytes that the launcher maps. Its errors name what makes
 // the plan impossible to carry out.
 func (p *Plan) Encode() ([]byte, error) { return p.encode(p.Entry) }
 

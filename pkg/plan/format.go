@@ -1,18 +1,17 @@
-// Package plan holds the launcher's plan: the flat file that says how a
-// process image that CRIU dumped is put back in place by a program that has
-// just been exec'd.
+// Package plan holds the launcher's plan: the flat file that says how a program that has
+// just been executed puts a process image that CRIU dumped back in place.
 //
-// The nouns. A plan has a Kind (how far the program had come) and a stop point
-// (Stop), and is made of independent tables: what must be true of the caller, of the files
-// and of the machine (Files, Checks, Directories, Misses, CPUID and the scalar
-// fields of Caller), what to map (Maps, Anon), which words to correct
-// (Fixups), which pages to make read-only afterwards (Protects), what to
-// register with the kernel (Kernel), and where to jump (Entry).
+// The nouns. A plan has a Kind (how far the program had come) and a stop point (Stop), and
+// consists of independent tables. They say what must be true of the caller, of the files
+// and of the machine (Files, Checks, Directories, Misses, CPUID and the scalar fields of
+// Caller), what to map (Maps, Anon), which words to correct (Fixups), which pages to make
+// read-only afterwards (Protects), what to register with the kernel (Kernel), and where to
+// jump (Entry).
 //
-// The flow. Compile makes a Plan from a stopped template and CRIU's images;
-// Encode writes it as the bytes that the launcher maps; Decode reads it back,
-// checking every bound. The structs in this file are the format: planheader
-// writes the launcher's C header from them, which asserts their offsets.
+// The flow. Compile makes a Plan from a stopped template and CRIU's images. Encode writes
+// it as the bytes that the launcher maps. Decode reads it back and checks every bound. The
+// structs in this file are the format: planheader writes the launcher's C header from
+// them, which asserts their offsets.
 package plan
 
 //go:generate go run ./planheader -o ../launcher/src/plan.h
@@ -41,13 +40,13 @@ type Table struct {
 	Count uint32
 }
 
-// Header stands at the plan's first byte.
+// Header is at the plan's first byte.
 type Header struct {
 	Magic   [8]byte
 	Version uint32
 	Kind    uint32
 	Size    uint64 // of the whole plan, bytes
-	Sum     uint64 // XXH64, seed 0, of everything behind this word
+	Sum     uint64 // XXH64, seed 0, of everything after this word
 
 	// Offsets into Strings.
 	Program uint32 // the program's absolute path
@@ -79,7 +78,7 @@ type Header struct {
 
 // Flags of a plan.
 const (
-	// FlagCheckExec: not everybody who can read the program may execute it,
+	// FlagCheckExec: some users who can read the program cannot execute it,
 	// so a start has to ask access(2).
 	FlagCheckExec = 1 << 0
 	// FlagKeepBrk: the image holds a heap (musl), so the program break stays
@@ -92,7 +91,7 @@ const (
 	// FlagNeedsExe: the program may look at itself through /proc/self/exe, so it
 	// is started only where that can be set.
 	FlagNeedsExe = 1 << 3
-	// FlagSetExe: and ordinary users may make user namespaces, so a caller who may not
+	// FlagSetExe: and ordinary users may make user namespaces, so a caller who cannot
 	// set /proc/self/exe has a child do it in one.
 	FlagSetExe = 1 << 4
 	// FlagSlowFaults: where the image was made page faults are so slow that it pays
@@ -170,7 +169,7 @@ type Entry struct {
 	Phdr, Phent, Phnum, Base, ProgramEntry uint64 // AT_PHDR, AT_PHENT, AT_PHNUM, AT_BASE, AT_ENTRY
 }
 
-// FileID is stat(2)'s tuple, as linux.StatID gives it.
+// FileID is stat(2)'s tuple, as linux.StatID returns it.
 type FileID = linux.FileID
 
 // File is a file that the image maps: the program, a library, the dynamic

@@ -27,7 +27,7 @@ const (
 	shadowed = 32 << 10
 )
 
-// LauncherPlace is where a launcher file is linked best, if its image has these
+// LauncherPlace returns where a launcher file is linked best, if its image has these
 // layouts, the first of which is the most important, and plans of at most planSize
 // bytes: beside the image, so that the launcher and the plan share the page tables
 // that the program needs anyway. Page tables of their own cost more than everything

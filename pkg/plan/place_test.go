@@ -17,7 +17,7 @@ func TestLauncherPlace(t *testing.T) {
 		library = 0x7f0000000000
 		planLen = 3*pageSize + 8
 		below   = planGap + 4*pageSize
-		// The first aligned place behind a program of one page and the plan.
+		// The first aligned place after a program of one page and the plan.
 		between = program + (0x1000+below+shadowed-1)/shadowed*shadowed
 	)
 	image := func(maps ...Map) *Plan { return &Plan{Files: []MappedFile{{Maps: maps}}} }
@@ -29,7 +29,7 @@ func TestLauncherPlace(t *testing.T) {
 		want    uint64
 	}{
 		{"below the program", []*Plan{image(data(program+0x100000, 0x1000))}, program + 0x100000 - LauncherSpan},
-		{"behind it, for want of room below", []*Plan{image(data(program+0x1000, 0x1000))}, program + linux.TableSpan - LauncherSpan},
+		{"after it, for want of room below", []*Plan{image(data(program+0x1000, 0x1000))}, program + linux.TableSpan - LauncherSpan},
 		{"where the tables are needed for certain",
 			[]*Plan{image(text(program+0x100000, 0x1000), data(library, 0x1000))}, library + linux.TableSpan - LauncherSpan},
 		{"beside text, where nothing is written", []*Plan{image(text(program+0x100000, 0x1000))}, program + 0x100000 - LauncherSpan},

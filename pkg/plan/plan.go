@@ -53,20 +53,20 @@ type CacheAnswer struct {
 	Entries []ldcache.Entry
 }
 
-// SearchedDirectory is a directory, and the paths that were looked for in it in vain.
+// SearchedDirectory is a directory, and the paths that were looked for in it and not found.
 type SearchedDirectory struct {
 	Path   string
 	ID     FileID
 	Misses []string
 }
 
-// Program is what is mapped of the program.
+// Program returns what is mapped of the program.
 func (p *Plan) Program() *MappedFile { return &p.Files[0] }
 
-// Pages is what is mapped of CRIU's pages, which are named from the store's directory.
+// Pages returns what is mapped of CRIU's pages, which are named from the store's directory.
 func (p *Plan) Pages() *MappedFile { return &p.Files[len(p.Files)-1] }
 
-// Mappings is the number of mmap calls in the plan.
+// Mappings returns the number of mmap calls in the plan.
 func (p *Plan) Mappings() int {
 	n := len(p.Anon)
 	for _, f := range p.Files {

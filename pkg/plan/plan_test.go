@@ -194,14 +194,14 @@ func TestDecodeOutOfBounds(t *testing.T) {
 		damage func(raw []byte)
 	}
 	cases := []tc{
-		{"program's path behind the strings", func(raw []byte) { binary.LittleEndian.PutUint32(raw[summedFrom:], 1<<20) }},
+		{"program's path beyond the strings", func(raw []byte) { binary.LittleEndian.PutUint32(raw[summedFrom:], 1<<20) }},
 		{"strings without an end", func(raw []byte) {
 			h := header(raw)
 			for i := range h.Strings.Count {
 				raw[h.Strings.Off+i] = '/'
 			}
 		}},
-		{"file's mappings behind the table", func(raw []byte) {
+		{"file's mappings beyond the table", func(raw []byte) {
 			binary.LittleEndian.PutUint32(raw[header(raw).Files.Off+8:], 1<<31)
 		}},
 		{"number of a file's mappings", func(raw []byte) {

@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-// Sum is the checksum (Header.Sum) that stands in an encoded plan, 0 if it has none.
+// Sum returns the checksum (Header.Sum) of an encoded plan, 0 if it has none.
 func Sum(raw []byte) uint64 {
 	if len(raw) < summedFrom {
 		return 0

@@ -60,7 +60,7 @@ func (t *Tracer) attach(pid int) (*Process, error) {
 	return p, err
 }
 
-// endStop ends the stop by SIGSTOP of a process that stands in it. It comes to a stop
+// endStop ends the stop by SIGSTOP of a process that is in it. It comes to a stop
 // that says so (ptrace(2), PTRACE_EVENT_STOP), then to that before SIGCONT is delivered,
 // which it never is, and has executed no instruction.
 func (t *Tracer) endStop(pid int) error {

@@ -54,7 +54,7 @@ func SetBreakpoint(pid int, addr uint64, soft bool) (*Breakpoint, error) {
 	return b, linux.WriteMem(pid, addr, []byte{0xcc})
 }
 
-// FaultAt is the breakpoint at an address where nothing is mapped: the process
+// FaultAt returns the breakpoint at an address where nothing is mapped: the process
 // stops by the fault.
 func FaultAt(pid int, addr uint64) *Breakpoint {
 	return &Breakpoint{pid: pid, addr: addr, kind: byFault}
@@ -273,7 +273,7 @@ func (t *Tracer) atBreakpoint(b *Breakpoint, ws unix.WaitStatus) (bool, error) {
 	}
 	if sig == unix.SIGTRAP {
 		return false, problem.Refusef("a SIGTRAP of its own stops it at %#x, before the stop point", regs.Rip).
-			WithHint("without a debugger it ends there; if somebody sent it the signal, try again")
+			WithHint("try again if another process sent the signal; without a debugger the program ends there")
 	}
 	return false, nil
 }

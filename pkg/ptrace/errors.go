@@ -26,5 +26,5 @@ func (e *EndedError) Error() string { return "it ended (" + linux.StatusText(e.S
 
 // AsProblem adds what can be done about it.
 func (e *EndedError) AsProblem() *problem.Problem {
-	return &problem.Problem{Hint: "somebody may have killed it, or the kernel for want of memory (see dmesg); try again"}
+	return &problem.Problem{Hint: "try again; another process may have killed it, or the kernel for lack of memory (see dmesg)"}
 }

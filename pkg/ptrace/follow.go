@@ -24,11 +24,11 @@ type FollowOptions struct {
 	Timeout time.Duration // FollowTimeout if 0
 }
 
-// Follow executes the wrapper or script at path, an absolute path, and gives
+// Follow executes the wrapper or script at path, an absolute path, and returns
 // the path of the program that it is for. It runs as if it were called here,
 // without arguments, with /dev/null for its standard descriptors and in a
 // session of its own. What it starts is stopped before its first instruction
-// if it is the answer, and runs if it may not be; everything is killed at the
+// if it is the answer, and runs if it cannot be; everything is killed at the
 // end.
 //
 // The answer is the first dynamic program in the process's chain of execs, as
@@ -80,7 +80,7 @@ type chain struct {
 }
 
 // pollPause is how long to wait for something to happen. It is polled, so that
-// only one thread ever waits for these processes, kills them and gives their
+// only one thread ever waits for these processes, kills them and collects their
 // pids free.
 const pollPause = time.Millisecond
 
@@ -202,13 +202,13 @@ func (f *following) answer() (string, error) {
 	case len(f.others) == 1:
 		return f.others[0], nil
 	case len(f.others) > 1:
-		return "", problem.Refusef("it becomes no dynamic program, but starts several: %s", strings.Join(f.others, ", ")).
-			WithHint("add the one that is meant")
+		return "", problem.Refusef("it does not become a dynamic program, but starts several: %s", strings.Join(f.others, ", ")).
+			WithHint("add the one that you mean")
 	case f.main.interpreter != "":
 		return f.main.interpreter, nil
 	}
 	return "", problem.Refusef("it executes no dynamic program when it is called without arguments").
-		WithHint("add the program that it is for by its own path")
+		WithHint("add the program that it starts by its own path")
 }
 
 // executed looks at a process that has just executed something. What cannot be

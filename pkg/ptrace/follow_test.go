@@ -52,7 +52,7 @@ func TestFollow(t *testing.T) {
 		{"forks", "", real, ""},
 		{"alone", "", "", "no dynamic program"},
 		{"foo.real", "", real, ""},
-		{"leaves-somebody", "#!/bin/sh\nsetsid sleep 1000 &\n:\n", "", ""},
+		{"leaves-a-process", "#!/bin/sh\nsetsid sleep 1000 &\n:\n", "", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			fixture.NoChildren(t)
@@ -63,7 +63,7 @@ func TestFollow(t *testing.T) {
 			}
 			got, err := Follow(t.Context(), in(tc.name), FollowOptions{})
 			switch {
-			case tc.name == "leaves-somebody": // which is not said
+			case tc.name == "leaves-a-process": // which is not said
 			case tc.reason != "":
 				if problem.KindOf(err) != problem.Refused || !strings.Contains(err.Error(), tc.reason) || problem.HintOf(err) == "" {
 					t.Errorf("%q, %v", got, err)

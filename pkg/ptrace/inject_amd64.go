@@ -87,7 +87,7 @@ func (t *Tracer) Inject(pid int, insn uint64, nr uint64, args ...uint64) (uint64
 	return regs.Rax, nil
 }
 
-// Regs64 are the registers of a stopped process. It refuses one that is not in
+// Regs64 returns the registers of a stopped process. It refuses one that is not in
 // 64-bit mode (cs is 0x33 there, __USER_CS of arch/x86/include/asm/segment.h),
 // since the injected system calls are 64-bit ones.
 func (t *Tracer) Regs64(pid int) (regs Regs, err error) {

@@ -25,7 +25,7 @@ type Process struct {
 	ended  bool
 }
 
-// Process is a stopped process of the tracer's, with its registers and what it has
+// Process returns a stopped process of the tracer's, with its registers and what it has
 // registered with the kernel. From now on the tracer belongs to it.
 func (t *Tracer) Process(pid int) (p *Process, err error) {
 	p = &Process{PID: pid, tracer: t}
@@ -41,7 +41,7 @@ func (t *Tracer) Process(pid int) (p *Process, err error) {
 	return p, nil
 }
 
-// Maps are the process's mappings.
+// Maps returns the process's mappings.
 func (p *Process) Maps() ([]linux.Mapping, error) { return linux.ReadMaps(p.PID) }
 
 // ReadMem fills buf with the process's memory from addr on.
@@ -58,7 +58,7 @@ func (p *Process) Stack() (linux.InitialStack, linux.Auxv, error) {
 	return stack, auxv, err
 }
 
-// FloatControl are the control words of the floating-point units, which unlike
+// FloatControl returns the control words of the floating-point units, which unlike
 // their data are alive between two functions: x87's and SSE's (struct
 // user_fpregs_struct, arch/x86/include/asm/user_64.h).
 func (p *Process) FloatControl() (x87 uint16, sse uint32, err error) {

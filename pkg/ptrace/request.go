@@ -11,7 +11,7 @@ import (
 // arch/x86/include/asm/user_64.h).
 type Regs = unix.PtraceRegs
 
-// Regs are the registers of a stopped process.
+// Regs returns the registers of a stopped process.
 func (t *Tracer) Regs(pid int) (regs Regs, err error) {
 	if err := unix.PtraceGetRegs(pid, &regs); err != nil {
 		return regs, t.gone(pid, err)
@@ -58,13 +58,13 @@ type SyscallInfo struct {
 // Entry reports whether the call is about to be made, else it has been.
 func (i *SyscallInfo) Entry() bool { return i.Op == unix.PTRACE_SYSCALL_INFO_ENTRY }
 
-// Number is the call's, at its entry.
+// Number returns the call's, at its entry.
 func (i *SyscallInfo) Number() uint64 { return i.Data[0] }
 
-// Arg is the argument of number n, from 0 on, at the call's entry.
+// Arg returns the argument of number n, from 0 on, at the call's entry.
 func (i *SyscallInfo) Arg(n int) uint64 { return i.Data[1+n] }
 
-// Result is what the call returned, -errno for an error, at its exit.
+// Result returns what the call returned, -errno for an error, at its exit.
 func (i *SyscallInfo) Result() int64 { return int64(i.Data[0]) }
 
 // syscall is the end of a system call at which a process is stopped.
@@ -86,7 +86,7 @@ type RseqConfig struct {
 	_     uint32
 }
 
-// Rseq is what a stopped process has registered with rseq(2), zero where the kernel
+// Rseq returns what a stopped process has registered with rseq(2), zero where the kernel
 // does not say it.
 func Rseq(pid int) (c RseqConfig, err error) {
 	_, err = ptrace(unix.PTRACE_GET_RSEQ_CONFIGURATION, pid, unsafe.Sizeof(c), uintptr(unsafe.Pointer(&c)))
@@ -96,7 +96,7 @@ func Rseq(pid int) (c RseqConfig, err error) {
 	return c, err
 }
 
-// RobustList is get_robust_list(2): where the list starts and its head's size in bytes.
+// RobustList returns get_robust_list(2): where the list starts and its head's size in bytes.
 func RobustList(pid int) (head, size uint64, err error) {
 	_, _, errno := unix.Syscall(unix.SYS_GET_ROBUST_LIST, uintptr(pid),
 		uintptr(unsafe.Pointer(&head)), uintptr(unsafe.Pointer(&size)))
@@ -112,7 +112,7 @@ func AllowVfork(pid int) error {
 	return unix.PtraceSetOptions(pid, traceOptions&^unix.PTRACE_O_TRACEVFORK)
 }
 
-// SignalMask is the signals that a stopped process has blocked, as a bit mask.
+// SignalMask returns the signals that a stopped process has blocked, as a bit mask.
 func SignalMask(pid int) (mask uint64, err error) {
 	_, err = ptrace(unix.PTRACE_GETSIGMASK, pid, unsafe.Sizeof(mask), uintptr(unsafe.Pointer(&mask)))
 	return mask, err

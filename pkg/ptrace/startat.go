@@ -95,5 +95,5 @@ const DefaultTimeout = 30 * time.Second
 // reason: problem.Refused.
 func WithTimeout(ctx context.Context, timeout time.Duration, what string) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, timeout, problem.Refusef("%s after %v", what, timeout).
-		WithHint("if the machine is busy just now, try again later"))
+		WithHint("try again later if the machine is busy"))
 }

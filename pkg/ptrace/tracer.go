@@ -68,7 +68,7 @@ func (t *Tracer) Run(ctx context.Context, f func() error) error {
 	return err
 }
 
-// End kills and reaps whatever is left and gives the thread up. It is the last
+// End kills and reaps all that is left, and gives up the thread. It is the last
 // call.
 func (t *Tracer) End() {
 	t.Kill()

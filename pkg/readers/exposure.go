@@ -55,12 +55,12 @@ func Changeable(path string, info fs.FileInfo) string {
 	case int(st.Uid) != os.Geteuid() && !launcher.ShownForRoot(path, st.Uid):
 		return fmt.Sprintf("%s belongs to user %d, neither to root nor to user %d", path, st.Uid, os.Geteuid())
 	case st.Mode&0o022 != 0:
-		return fmt.Sprintf("others than its owner may write to %s (mode %04o)", path, st.Mode&0o7777)
+		return fmt.Sprintf("users other than its owner may write to %s (mode %04o)", path, st.Mode&0o7777)
 	}
 	return ""
 }
 
-// TooOpen is what is said of a file that others may read than those who may read the
+// TooOpen returns what is said of a file that others may read than those who may read the
 // program.
 func TooOpen(path string, info fs.FileInfo) string {
 	return fmt.Sprintf("%s is open to users who may not read or execute the program (mode %04o)", path, info.Mode().Perm())

@@ -1,5 +1,5 @@
-// Package readers finds out who may read and execute a program, and reports what is
-// kept of it and is open to anyone else: owners, modes and ACLs of files, of the
+// Package readers finds out who may read and execute a program, and reports which of its
+// traces are open to anyone else. It compares owners, modes and ACLs of files, of the
 // directories that lead to them, and of the copies in a store. Package store has the
 // arithmetic of modes (store.Access) and sets them.
 package readers
@@ -71,7 +71,7 @@ func Of(program string, deps *fingerprint.Dependencies) (Set, error) {
 	return r, nil
 }
 
-// reach leaves out who may not reach a file and who lacks the rights to it.
+// reach leaves out users who cannot reach a file or lack the rights to it.
 // Directories that were passed before are not looked at again.
 func (r *Set) reach(path string, rights fs.FileMode, passed map[string]bool) error {
 	directories, file, err := way(path)
@@ -168,7 +168,7 @@ func permissions(path string) (*syscall.Stat_t, error) {
 	return &st, err
 }
 
-// way gives the directories in which a path is looked up, those of the links in it
+// way returns the directories in which a path is looked up, those of the links in it
 // too, and the file that it leads to (path_resolution(7)).
 func way(path string) (directories []string, file string, err error) {
 	const maxLinks = 40 // linux/namei.h, MAXSYMLINKS

@@ -135,7 +135,7 @@ func TestAccess(t *testing.T) {
 	}
 	r := Set{Mode: Everyone}
 	if err := r.reach(passable, maySeek, map[string]bool{}); err != nil || r.Mode != Everyone {
-		t.Skip("the temporary directory is not for everybody")
+		t.Skip("the temporary directory is not for all users")
 	}
 	for _, tc := range []struct {
 		top, in, file fs.FileMode

@@ -23,7 +23,7 @@ type Fault struct {
 
 func (f Fault) String() string { return fmt.Sprintf("%s: %s: %s", f.Kind, f.Where, f.What) }
 
-// FaultKind tells faults apart.
+// FaultKind is the kind of a fault.
 type FaultKind string
 
 // Kinds of fault.
@@ -45,7 +45,7 @@ const (
 	whereMeta = "meta/schema"
 )
 
-// At is the registry at path, whatever state it is in: nothing is opened, made or
+// At returns the registry at path, whatever state it is in: nothing is opened, made or
 // looked at yet. It is for Check.
 func At(path string, opts Options) *Registry {
 	if opts.Timeout == 0 {

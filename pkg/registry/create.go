@@ -43,7 +43,7 @@ func (r *Registry) createFile() error {
 
 func (r *Registry) newPattern() string { return "." + filepath.Base(r.path) + ".new-*" }
 
-// Leftovers are half-made registries beside this one, of processes that were
+// Leftovers returns half-made registries beside this one, of processes that were
 // killed while they made them.
 func (r *Registry) Leftovers() ([]string, error) {
 	entries, err := os.ReadDir(filepath.Dir(r.path))

@@ -51,7 +51,7 @@ func (e *DamagedError) AsProblem() *problem.Problem {
 		program = e.Names[0]
 	}
 	return (&problem.Problem{Kind: problem.Store}).
-		WithHint("`residentctl add %s` enters it again, `residentctl remove %s` forgets it; until then gc removes nothing", program, e.Key)
+		WithHint("run `residentctl add %s` to enter it again, or `residentctl remove %s` to forget it; until then gc removes nothing", program, e.Key)
 }
 
 // damaged is what the indexes say of a damaged record.
@@ -90,7 +90,7 @@ func allFaults(faults []error) error {
 	return faulty(faults)
 }
 
-// Damaged are the damaged records that an error of this package is about.
+// Damaged returns the damaged records that an error of this package is about.
 func Damaged(err error) (all []*DamagedError) {
 	var several faulty
 	if !errors.As(err, &several) {

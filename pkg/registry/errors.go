@@ -11,24 +11,24 @@ import (
 	"github.com/residentctl/residentctl/internal/problem"
 )
 
-// What a caller may want to tell apart. A registry that is not there is
-// fs.ErrNotExist, one that may not be opened fs.ErrPermission, and the kernel's
+// What a caller may want to tell apart. A registry that does not exist is
+// fs.ErrNotExist, one that the caller may not open is fs.ErrPermission, and the kernel's
 // own reasons (syscall.ENOSPC, syscall.EROFS) stay recognisable too.
 var (
-	ErrNotFound     = error(problem.Newf(problem.Program, "no such entry").WithHint("`residentctl list` shows what is resident"))
+	ErrNotFound     = error(problem.Newf(problem.Program, "no such entry").WithHint("run `residentctl list` to see what is resident"))
 	ErrAmbiguous    = errors.New("more than one entry")
 	ErrLocked       = errors.New("locked by another process")
 	ErrCorrupt      = errors.New("the registry is damaged")
 	ErrNewerSchema  = errors.New("written by a newer residentctl")
 	ErrOlderSchema  = errors.New("written by an older residentctl")
 	ErrReadOnly     = errors.New("opened for reading only")
-	ErrUnsafe       = errors.New("not safe to be relied on")
+	ErrUnsafe       = errors.New("not safe to rely on")
 	ErrMissing      = errors.New("the registry is missing")
 	ErrDuplicateID  = errors.New("the image id belongs to another binary")
 	errNotARegistry = fmt.Errorf("%w: not a registry", ErrCorrupt)
 )
 
-// Failed is what a method of this package fails with: what was being done ("read
+// Failed returns the error of a method of this package: what was being done ("read
 // registry") to which registry, and why it did not work.
 func Failed(doing, path string, err error) error {
 	return &problem.Problem{
@@ -38,16 +38,16 @@ func Failed(doing, path string, err error) error {
 }
 
 var hints = problem.Hints{
-	{ErrLocked, "another residentctl is writing to this store; try again when it is done"},
+	{ErrLocked, "try again when it is done: another residentctl is writing to this store"},
 	{ErrNewerSchema, "use the residentctl that wrote it, or a newer one"},
-	{ErrOlderSchema, "any command that changes this store, run by its owner, brings the registry up to date"},
-	{ErrCorrupt, "`residentctl check` names every fault; to start over, move the file away and add the programs again"},
-	{ErrUnsafe, "look who could have changed it; if it is to be trusted: chown it to yourself or root, and chmod go-rwx"},
-	{ErrMissing, "put it back, or start over: add the programs again, and then `residentctl gc` removes what is left"},
-	{fs.ErrNotExist, "the store is empty; `residentctl add PROGRAM` makes the first entry"},
-	{syscall.ENOSPC, "the disk is full; free some space, or use another store with --store"},
-	{syscall.EROFS, "the file system is mounted read-only; use another store with --store"},
-	{fs.ErrPermission, "only the owner of the store may do this"},
+	{ErrOlderSchema, "run any command that changes this store, as its owner, to bring the registry up to date"},
+	{ErrCorrupt, "run `residentctl check` to see every fault; to start over, move the file away and add the programs again"},
+	{ErrUnsafe, "find out who could have changed it; to trust it: chown it to yourself or root, and chmod go-rwx"},
+	{ErrMissing, "put it back, or start over: add the programs again, and run `residentctl gc` to remove what is left"},
+	{fs.ErrNotExist, "run `residentctl add PROGRAM` to make the first entry: the store is empty"},
+	{syscall.ENOSPC, "free some space on the full disk, or use another store with --store"},
+	{syscall.EROFS, "use another store with --store: the file system is mounted read-only"},
+	{fs.ErrPermission, "run it as the owner of the store"},
 }
 
 // AmbiguousError is ErrAmbiguous with the entries that a query could mean.

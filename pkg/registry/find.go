@@ -17,7 +17,7 @@ import (
 // minPrefix is how many digits of an id are needed at least, as git(1) has it.
 const minPrefix = 4
 
-// List is every entry, by program and then by id, also those without an image. When some are damaged, the others
+// List returns every entry, by program and then by id, also those without an image. When some are damaged, the others
 // are returned along with an ErrCorrupt (see Damaged).
 func (r *Registry) List() (all []Record, err error) {
 	var bad []error
@@ -42,17 +42,17 @@ func sortRecords(all []Record) {
 	})
 }
 
-// Get is the entry whose id begins with prefix.
+// Get returns the entry whose id begins with prefix.
 func (r *Registry) Get(prefix string) (Record, error) {
 	return r.one(prefix, func(tx *bolt.Tx) []match { return ofID(tx, prefix) })
 }
 
-// ByPath is the entry that has this absolute path among its names.
+// ByPath returns the entry that has this absolute path among its names.
 func (r *Registry) ByPath(path string) (Record, error) {
 	return r.one(path, func(tx *bolt.Tx) []match { return matches(tx, pathBucket, path+"\x00") })
 }
 
-// ByName are the entries that have a path with this last component, by program. When
+// ByName returns the entries that have a path with this last component, by program. When
 // some are damaged, the others are returned along with an ErrCorrupt (see Damaged).
 func (r *Registry) ByName(base string) (all []Record, err error) {
 	err = r.view(func(tx *bolt.Tx) error {
@@ -63,14 +63,14 @@ func (r *Registry) ByName(base string) (all []Record, err error) {
 	return all, err
 }
 
-// ByInode is the entry of a binary.
+// ByInode returns the entry of a binary.
 func (r *Registry) ByInode(b linux.Inode) (Record, error) {
 	return r.one(fmt.Sprintf("inode %d of device %d", b.Ino, b.Dev), func(tx *bolt.Tx) []match {
 		return matches(tx, inodeBucket, b.String()+"\x00")
 	})
 }
 
-// ByLibrary is every entry that depends on one of the libraries that are meant, by
+// ByLibrary returns every entry that depends on one of the libraries that are meant, by
 // program: a library may have been opened by several paths, by each program by
 // another one. Each path is asked about once. When some entries are damaged, the
 // others are returned along with an ErrCorrupt (see Damaged).
@@ -94,7 +94,7 @@ func (r *Registry) ByLibrary(meant func(path string) bool) (all []Record, err er
 	return all, err
 }
 
-// ByFiles is every entry that uses one of the files that are meant: that has it as a name, as
+// ByFiles returns every entry that uses one of the files that are meant: that has it as a name, as
 // its binary or a library, or whose image depends on what is at this path otherwise. Each path
 // is asked about once, and only the records of these entries are read. When some are damaged,
 // the others are returned along with an ErrCorrupt (see Damaged).
@@ -126,7 +126,7 @@ func (r *Registry) ByFiles(meant func(path string) bool, binaries []linux.Inode)
 	return all, err
 }
 
-// Find is the entry that a person means: by the path of a program, absolute or
+// Find returns the entry that a person means: by the path of a program, absolute or
 // relative, also one that leads to a known binary under another name (of an entry
 // without an image the binary is not known); or,
 // without a slash in it, by the beginning of an id or the program's base name, or,

@@ -36,7 +36,7 @@ func openLocked(path string, flag int, timeout time.Duration) (*os.File, error) 
 	return file, nil
 }
 
-// distrust says why the user euid cannot trust a registry of which st tells: who
+// distrust says why the user euid cannot trust a registry that st describes: who
 // can write to it decides which images there are, and which gc removes. The rule
 // is that of the store's directories.
 func distrust(st *syscall.Stat_t, euid int) error {
@@ -44,7 +44,7 @@ func distrust(st *syscall.Stat_t, euid int) error {
 	case st.Uid != 0 && int(st.Uid) != euid:
 		return fmt.Errorf("%w: it belongs to user %d, not to root or user %d", ErrUnsafe, st.Uid, euid)
 	case st.Mode&0o022 != 0:
-		return fmt.Errorf("%w: others than its owner may write to it (mode %04o)", ErrUnsafe, st.Mode&0o7777)
+		return fmt.Errorf("%w: users other than its owner may write to it (mode %04o)", ErrUnsafe, st.Mode&0o7777)
 	}
 	return nil
 }
@@ -52,9 +52,9 @@ func distrust(st *syscall.Stat_t, euid int) error {
 // lockInTurn goes through a gate to the lock, so that a writer is not kept out
 // for ever by readers whose shared locks overlap: it holds the gate while it
 // waits, and the readers queue up before it. The gate is the same lock on a file
-// beside the registry, which is its owner's alone, as the registry is: whoever
-// can open a file can lock it, and the directory is everybody's to open. Where
-// there is no gate to be had it is done without.
+// beside the registry, which is its owner's alone, as the registry is: every process
+// that can open a file can lock it, and all users can open the directory. Where
+// there is no gate, lockInTurn does without.
 func lockInTurn(file *os.File, exclusive bool, timeout time.Duration) error {
 	deadline := time.Now().Add(timeout)
 	gate, err := openGate(file.Name(), exclusive)
@@ -71,7 +71,7 @@ func lockInTurn(file *os.File, exclusive bool, timeout time.Duration) error {
 	return err
 }
 
-// GatePath is the path of the gate of the registry at path.
+// GatePath returns the path of the gate of the registry at path.
 func GatePath(path string) string { return path + ".gate" }
 
 // openGate opens the gate of the registry at path, and for a writer makes it.

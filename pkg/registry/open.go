@@ -23,8 +23,8 @@ const DefaultTimeout = 5 * time.Second
 type Options struct {
 	ReadOnly bool
 	// Existing: none is made. One that is missing reads as empty, and stays
-	// missing: whoever looks into a store must not make what add makes, or
-	// nobody could tell a registry that was lost from one that never was.
+	// missing: a reader of a store must not make what add makes, or
+	// a registry that was lost could not be told from one that never was.
 	Existing bool
 	// Timeout is how long each method waits for the lock; 0 is DefaultTimeout.
 	Timeout time.Duration
@@ -48,8 +48,8 @@ type Registry struct {
 // Open checks the registry at path. When it is missing it is made, unless it is
 // only to be used if it exists; with ReadOnly alone the error is fs.ErrNotExist.
 // A registry of an older schema is brought up to date, unless it is opened for
-// reading only. Else nothing is written, and a lock that readers hold is waited
-// for by nobody but who has something to write.
+// reading only. Otherwise nothing is written. Only writers wait for a lock that
+// readers hold.
 func Open(path string, opts Options) (*Registry, error) {
 	if opts.Timeout == 0 {
 		opts.Timeout = DefaultTimeout
@@ -76,7 +76,7 @@ func Open(path string, opts Options) (*Registry, error) {
 	return r.orFail(err)
 }
 
-// tighten takes away what the mode of the file has too much.
+// tighten removes the permissions that the file's mode has too much.
 func (r *Registry) tighten() error {
 	info, err := os.Stat(r.path)
 	if r.opts.Existing && errors.Is(err, fs.ErrNotExist) {
@@ -97,7 +97,7 @@ func (r *Registry) orFail(err error) (*Registry, error) {
 	return r, nil
 }
 
-// Path is where the registry is.
+// Path returns where the registry is.
 func (r *Registry) Path() string { return r.path }
 
 // view does one transaction that changes nothing. Where a missing registry is an
@@ -144,7 +144,7 @@ func (r *Registry) wrap(doing string, err error) error {
 	return Failed(doing, r.path, err)
 }
 
-// session opens the file, locks it, checks its pages, and gives it to bbolt for
+// session opens the file, locks it, checks its pages, and passes it to bbolt for
 // as long as fn runs.
 func (r *Registry) session(flag int, fn func(*bolt.DB) error) error {
 	file, err := openLocked(r.path, flag, r.opts.Timeout)
@@ -176,9 +176,9 @@ func (r *Registry) scan(file *os.File) error {
 	return nil
 }
 
-// withBolt gives an open and locked file to bbolt. What goes wrong in a
-// memory-mapped file (a page that the disk cannot read, a file cut short by
-// somebody) comes as SIGBUS, and what bbolt does not expect it answers with a
+// withBolt passes an open and locked file to bbolt. What goes wrong in a
+// memory-mapped file (a page that the disk cannot read, a file that was cut
+// short) comes as SIGBUS, and what bbolt does not expect it answers with a
 // panic: both become ErrCorrupt. The database is not closed then, for its locks
 // may be held; its mapping stays until the process ends.
 func withBolt(file *os.File, readOnly bool, fn func(*bolt.DB) error) (err error) {

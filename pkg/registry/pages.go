@@ -165,7 +165,7 @@ func (s *pageScan) decodeMeta(buf []byte) (metaPage, bool) {
 // page reads and claims the page with this id. Its table may go on after what was read.
 func (s *pageScan) page(id uint64) (*page, error) {
 	if !s.inFile(id) {
-		return nil, fmt.Errorf("page %d is outside of the file", id)
+		return nil, fmt.Errorf("page %d is outside the file", id)
 	}
 	start := make([]byte, s.pageSize) // as a rule all of it
 	at := int64(id) * s.pageSize
@@ -352,7 +352,7 @@ func (s *pageScan) freePages(ids []byte) {
 		id := order.Uint64(ids)
 		switch {
 		case !s.inFile(id):
-			s.fault("free page %d is outside of the file", id)
+			s.fault("free page %d is outside the file", id)
 		case s.reached[id]:
 			s.fault("page %d is in use and free", id)
 		case free[id]:

@@ -16,7 +16,7 @@ import (
 
 // Record is what the registry knows about one program: what its user asked for, and
 // the image that serves this, unless there is none just now. Its fields are those of
-// both, and as JSON they are in one object, in which those of an image that is not there
+// both, and as JSON they are in one object, in which those of an image that does not exist
 // are left out. Fields are only ever added, each to the part that it belongs to; anything
 // else needs a new schema version.
 type Record struct {
@@ -98,12 +98,12 @@ type Timing struct {
 	Starts     int   `json:"starts"`
 }
 
-// Names are all the paths of the program, Program first.
+// Names returns all the paths of the program, Program first.
 func (w *Wish) Names() []string {
 	return append([]string{w.Program}, w.Paths...)
 }
 
-// SystemFor are the names that are enabled for the whole system of a kernel instance.
+// SystemFor returns the names that are enabled for the whole system of a kernel instance.
 func (w *Wish) SystemFor(instance string) []string {
 	if instance == "" {
 		return w.System
@@ -129,7 +129,7 @@ func (w *Wish) SetSystemFor(instance string, names []string) {
 	w.SystemIn[instance] = names
 }
 
-// Without is the wish without the names that are meant, and without their ways in; false
+// Without returns the wish without the names that are meant, and without their ways in; false
 // if it has no other names.
 func (w Wish) Without(meant func(name string) bool) (rest Wish, ok bool) {
 	less := func(names []string) []string { return slices.DeleteFunc(slices.Clone(names), meant) }
@@ -182,7 +182,7 @@ func (w *Wish) validate() error {
 	}
 	for _, name := range w.Configured {
 		if !seen[name] {
-			return fmt.Errorf("path %q is configured, and is no name of the program", name)
+			return fmt.Errorf("path %q is configured, but is not a name of the program", name)
 		}
 	}
 	ways := slices.Clone(w.Shims)
@@ -191,7 +191,7 @@ func (w *Wish) validate() error {
 	}
 	for _, name := range ways {
 		if !seen[name] {
-			return fmt.Errorf("path %q is enabled, and is no name of the program", name)
+			return fmt.Errorf("path %q is enabled, but is not a name of the program", name)
 		}
 	}
 	return nil

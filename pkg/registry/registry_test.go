@@ -104,7 +104,7 @@ func TestPutReplaces(t *testing.T) {
 			[]Record{perl, record(3, "/usr/bin/perl5", 11)}},
 		{"first name taken away", []Record{renamed}, record(3, "/usr/bin/perl", 11), nil,
 			[]Record{record(3, "/usr/bin/perl", 11), record1At("/usr/bin/perl5")}},
-		{"somebody else", []Record{perl}, record(4, "/usr/bin/git", 12), nil,
+		{"another entry", []Record{perl}, record(4, "/usr/bin/git", 12), nil,
 			[]Record{record(4, "/usr/bin/git", 12), perl}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -428,7 +428,7 @@ func TestUnsafe(t *testing.T) {
 	}{
 		{"writable by all", func(path string) error { return os.Chmod(path, 0o666) }},
 		{"writable by the group", func(path string) error { return os.Chmod(path, 0o620) }},
-		{"somebody's", func(path string) error { return os.Chown(path, 12345, -1) }},
+		{"another user's", func(path string) error { return os.Chown(path, 12345, -1) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := newRegistryWithoutCheck(t)
@@ -450,8 +450,8 @@ func TestUnsafe(t *testing.T) {
 	}
 }
 
-// TestDirectoryLocked: whoever may open the store's directory may lock it, and so must
-// not keep anybody out by that. The gate is not for everybody to open.
+// TestDirectoryLocked: a user who may open the store's directory may lock it, and so must
+// not keep anyone out by that. Only some users may open the gate.
 func TestDirectoryLocked(t *testing.T) {
 	r := newRegistry(t)
 	directory, err := os.Open(filepath.Dir(r.Path()))

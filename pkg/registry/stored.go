@@ -73,7 +73,7 @@ func encodeStored(key string, s *stored) ([]byte, error) {
 func decodeStored(key string, value []byte) (*stored, error) {
 	length := len(storedHeader("", nil))
 	if len(value) < length || !bytes.HasPrefix(value, []byte(storedMagic)) {
-		return nil, errors.New("it does not begin as a record does")
+		return nil, errors.New("it does not begin like a record")
 	}
 	object := value[length:]
 	if !bytes.Equal(value[:length], storedHeader(key, object)) {

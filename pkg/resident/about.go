@@ -22,7 +22,7 @@ import (
 // each image holds a copy of its record, which is for those who may read the
 // image: what an ordinary user can see of the system's store is the sum of those.
 
-// expose gives what is staged to those who may read the program and what it depends on.
+// expose opens what is staged to those who may read the program and what it depends on.
 func (a *adding) expose(deps *fingerprint.Dependencies) error {
 	return expose(a.staging, a.program.Path, deps)
 }
@@ -52,7 +52,7 @@ func (a *adding) describe(rec *registry.Record) error {
 // libraries, has 100 KiB.
 const maxAbout = 16 << 20
 
-// AboutError is an image's copy of its record that is not there or cannot be read, so
+// AboutError is an image's copy of its record that does not exist or cannot be read, so
 // that who may only read the store does not know of the image.
 type AboutError struct{ *problem.Problem }
 
@@ -79,7 +79,7 @@ func visible(s *store.Store) (records []registry.Record, err error) {
 		}
 		if err != nil {
 			damaged = append(damaged, &AboutError{problem.Errorf("read %s: %w", s.AboutPath(id), err).
-				WithHint("one program is not shown; `residentctl refresh`, by the store's owner, makes its image again")})
+				WithHint("run `residentctl refresh` as the store's owner to make its image again; until then one program is not shown")})
 			continue
 		}
 		if link, ok := s.LinkOf(rec.Binary.Inode()); !ok || link.ID != id {

@@ -80,7 +80,7 @@ func (m *Manager) Add(ctx context.Context, name string, opts AddOptions) (*Added
 		added, err = m.addPath(ctx, path, opts)
 	}
 	if p := problem.Of(err); p != nil && p.Kind == problem.Refused && p.Hint == "" {
-		p.Hint = "it starts normally, as before; there is nothing to be done"
+		p.Hint = "leave it as it is: it starts normally, as before"
 	}
 	return added, err
 }
@@ -343,7 +343,7 @@ func (a *adding) makeImage(ctx context.Context, l *layout) error {
 	return a.try(ctx, l)
 }
 
-// newID is a new image's name. It says nothing: what an image is of stands in
+// newID returns a new image's name, which means nothing: what an image is of is in
 // its record.
 func newID() (string, error) {
 	var b [8]byte
@@ -366,7 +366,7 @@ func sameDomain(oursFile, itsFile string) error {
 	its, err := os.ReadFile(itsFile)
 	if err == nil && !bytes.Equal(ours, its) {
 		return problem.Refusef("an exec moves it into the security domain %q", bytes.TrimRight(its, "\x00\n")).
-			WithHint("a start from an image would run in the caller's domain; leave it as it is")
+			WithHint("leave it as it is: a start from an image would run in the caller's domain")
 	}
 	return nil
 }
@@ -420,7 +420,7 @@ func (a *adding) dump(ctx context.Context, l *layout) error {
 
 // otherFormat is the error of an image that CRIU has just made and that cannot be read.
 func otherFormat(criu criuwrap.Release, path string, err error) error {
-	return problem.Newf(problem.System, "an image that CRIU %v (%s) has made: %w", criu, path, err).WithHint(otherCRIU)
+	return problem.Newf(problem.System, "an image made by CRIU %v (%s): %w", criu, path, err).WithHint(otherCRIU)
 }
 
 const otherCRIU = "this CRIU writes images that this residentctl cannot read: use another version of either"

@@ -21,7 +21,7 @@ var rules = sync.OnceValues(conf.Rules)
 func (m *Manager) mayBeAdded(path string) error {
 	c, err := rules()
 	if err == nil && c.Never(path) {
-		return problem.Refusef("resident.conf says that %s is never to be resident", path).
+		return problem.Refusef("resident.conf excludes %s", path).
 			WithHint("add it by its name, or change the line with ! that names it")
 	}
 	return err
@@ -36,7 +36,7 @@ func canBePassed(kind ApplyKind, err error) bool {
 		kind == ApplyEnable && is == problem.Other
 }
 
-// Apply carries out a plan, one item after the other, and gives each to done. It goes on after
+// Apply carries out a plan, one item after the other, and passes each to done. It goes on after
 // a failure unless stop reports that the next one is bound to fail as well.
 func (m *Manager) Apply(ctx context.Context, plan *ApplyPlan, step func(program, what string), done func(ApplyItem), stop func(error) bool) error {
 	failed := map[string]bool{}

@@ -76,7 +76,7 @@ type applyGroup struct {
 // PlanApply compares the wishes with what files say. Nothing is changed.
 //
 // A name that an earlier apply has added ends when the files no longer have it, and its
-// options are those of the files alone. Of what the user has added nothing is taken away.
+// options are those of the files alone. Nothing that the user has added is removed.
 func (m *Manager) PlanApply(ctx context.Context, c *conf.Config) (*ApplyPlan, error) {
 	p := &applyPlanner{
 		Manager: m, byName: map[string]*registry.Record{}, byInode: map[linux.Inode]*registry.Record{},
@@ -266,7 +266,7 @@ func (p *applyPlanner) compareShim(g *applyGroup, program conf.Program, item App
 	item.Kind = ApplyEnable
 	switch {
 	case wanted && !is && taken:
-		item.Err = problem.Errorf("%s is to be enabled by the same name", first).WithHint("enable one of the two")
+		item.Err = problem.Errorf("%s is to be enabled under the same name", first).WithHint("enable one of the two")
 		p.refuse(item)
 	case wanted && !is:
 		if item.Err = p.mayBeShim(program); item.Err != nil {

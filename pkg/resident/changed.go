@@ -81,7 +81,7 @@ func (p places) dir(path string) string {
 	return p[path]
 }
 
-// of is where a path leads to, also a link to something that is not there.
+// of is where a path leads to, also a link to something that does not exist.
 func (p places) of(path string) string {
 	for range maxLinks {
 		path = p.name(path)

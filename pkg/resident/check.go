@@ -36,7 +36,7 @@ const (
 // Status of a finding.
 type Status string
 
-// A fault needs somebody to do something; a note is good to know.
+// A fault needs a person's action; a note is good to know.
 const (
 	StatusOK    Status = "ok"
 	StatusNote  Status = "note"
@@ -72,7 +72,7 @@ func CheckMachine(ctx context.Context, found func(Finding)) error {
 	c := &checker{found: found}
 	c.kernel(ctx)
 	if err := notInside(); err != nil {
-		c.note(AreaTrial, "program", err.Error(), "what CRIU needs, and adding, is tried out outside only")
+		c.note(AreaTrial, "program", err.Error(), "run check outside to try out CRIU and add")
 	} else if path, ok := c.criu(ctx); ok {
 		c.trial(ctx, path)
 	}
@@ -90,15 +90,15 @@ func CheckStore(ctx context.Context, dir string, found func(Finding)) error {
 }
 
 // openStore opens the store and the registry as they are. Unlike Open it makes
-// nothing, and tells a store that is not there from one that is damaged.
+// nothing, and distinguishes a store that does not exist from one that is damaged.
 func (c *checker) openStore() *Manager {
 	if _, err := os.Lstat(c.dir); errors.Is(err, fs.ErrNotExist) {
-		c.note(AreaStore, c.dir, "there is none yet", "`residentctl add PROGRAM` makes it")
+		c.note(AreaStore, c.dir, "there is none yet", "run `residentctl add PROGRAM` to make it")
 		return nil
 	}
 	s, err := store.Open(c.dir)
 	if errors.Is(err, fs.ErrNotExist) && !store.HasRegistry(c.dir) {
-		c.note(AreaStore, c.dir, "its making was not finished; nothing is resident yet", "`residentctl add PROGRAM` completes it")
+		c.note(AreaStore, c.dir, "it is unfinished; nothing is resident yet", "run `residentctl add PROGRAM` to complete it")
 		return nil
 	}
 	if err != nil {
@@ -106,7 +106,7 @@ func (c *checker) openStore() *Manager {
 		return nil
 	}
 	for _, directory := range s.Missing() {
-		c.fault(AreaStore, directory, "it is missing", "`residentctl add PROGRAM` makes it again")
+		c.fault(AreaStore, directory, "it is missing", "run `residentctl add PROGRAM` to make it again")
 	}
 	c.ok(AreaStore, c.dir, "it belongs to root or to you, and nobody else may write to it")
 	c.files(s)
@@ -119,11 +119,11 @@ func (c *checker) openStore() *Manager {
 // gate can keep its writers waiting. The registry looks at itself.
 func (c *checker) files(s *store.Store) {
 	for _, path := range s.NamesShown() {
-		c.fault(AreaStore, path, "others can list it, which shows the inode of every resident program", "`residentctl refresh` ends that")
+		c.fault(AreaStore, path, "others can list it, which shows the inode of every resident program", "run `residentctl refresh` to end that")
 	}
 	for _, file := range []struct {
 		path, what string
-		mode       fs.FileMode // what others may not
+		mode       fs.FileMode // what others must not have
 		right      string
 	}{
 		{s.BootPath(), "write", 0o022, "644"},
@@ -148,10 +148,10 @@ func (c *checker) files(s *store.Store) {
 // boot looks at the boot stamp. Without a fitting one starts are right, but
 // each of them looks at the CPU.
 func (c *checker) boot(s *store.Store) {
-	const again = "`residentctl refresh` writes it; until then each start asks the CPU, up to 0.5 ms in a virtual machine"
+	const again = "run `residentctl refresh` to write it; until then each start asks the CPU, up to 0.5 ms in a virtual machine"
 	boot, err := linux.BootID()
 	if err != nil {
-		c.fault(AreaKernel, "boot id", err.Error(), "is /proc mounted?")
+		c.fault(AreaKernel, "boot id", err.Error(), "check that /proc is mounted")
 		return
 	}
 	switch was, err := s.ReadBoot(); {
@@ -163,7 +163,7 @@ func (c *checker) boot(s *store.Store) {
 		c.note(AreaStore, "boot stamp", "it is from another boot of this machine", again)
 	case was.Mark != 0 && was.Mark != linux.BootMark(0):
 		c.note(AreaStore, "boot stamp", "it is of this boot, and /dev/null has been changed since",
-			"the next `residentctl add` writes it; until then each start reads the boot id too, up to 20 µs in a virtual machine")
+			"wait for the next `residentctl add`, which writes it; until then each start reads the boot id too, up to 20 µs in a virtual machine")
 	default:
 		c.ok(AreaStore, "boot stamp", "of this boot")
 	}
@@ -171,16 +171,16 @@ func (c *checker) boot(s *store.Store) {
 
 func (c *checker) openRegistry(s *store.Store) *Manager {
 	path := s.RegistryPath()
-	const again = "move the file away and add the programs again; then `residentctl gc` removes what is left"
+	const again = "move the file away and add the programs again; then run `residentctl gc` to remove what is left"
 	r := registry.At(path, registry.Options{ReadOnly: true})
 	faults, err := r.Check()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		ids, _, _ := s.Images()
 		if len(ids) == 0 {
-			c.note(AreaRegistry, path, "there is none yet", "`residentctl add PROGRAM` makes it")
+			c.note(AreaRegistry, path, "there is none yet", "run `residentctl add PROGRAM` to make it")
 		} else {
-			c.fault(AreaRegistry, path, "it is missing, and the store has "+plural.Count(len(ids), "image"), "put it back, or add the programs again; then `residentctl gc` removes what is left")
+			c.fault(AreaRegistry, path, "it is missing, and the store has "+plural.Count(len(ids), "image"), "put it back, or add the programs again; then run `residentctl gc` to remove what is left")
 		}
 		return nil
 	case errors.Is(err, fs.ErrPermission):
@@ -202,10 +202,10 @@ func (c *checker) openRegistry(s *store.Store) *Manager {
 		switch advice := again; f.Kind {
 		case registry.FaultRecord:
 		case registry.FaultOlder:
-			c.note(AreaRegistry, path, "an older residentctl has written it, and nothing in it was looked at",
-				"`residentctl list`, by its owner, brings it up to date")
+			c.note(AreaRegistry, path, "an older residentctl wrote it, and its content was not examined",
+				"run `residentctl list` as its owner to bring it up to date")
 		case registry.FaultSchema:
-			advice = "it was written by another version of residentctl: use that one, or " + again
+			advice = "use the version of residentctl that wrote it, or " + again
 			fallthrough
 		default:
 			c.fault(AreaRegistry, path, f.String(), advice)
@@ -281,14 +281,14 @@ func (c *checker) damaged(m *Manager, damaged []*registry.DamagedError, explaine
 func (c *checker) entry(m *Manager, rec registry.Record) {
 	if !rec.HasImage() {
 		c.note(AreaEntry, rec.Program, "no image: "+noImage(rec),
-			fmt.Sprintf("it is executed normally; `residentctl refresh` makes it resident again, `residentctl remove %s` ends the wish", rec.Program))
+			fmt.Sprintf("run `residentctl refresh` to make it resident again, or `residentctl remove %s` to forget it; until then it is executed normally", rec.Program))
 		return
 	}
 	what := fmt.Sprintf("%s (id %.12s)", rec.Program, rec.ID)
-	again := fmt.Sprintf("it is executed normally; `residentctl refresh %s` makes it resident again", rec.Program)
+	again := fmt.Sprintf("run `residentctl refresh %s` to make it resident again; until then it is executed normally", rec.Program)
 	wrong := m.damage(rec)
 	if len(wrong) > 0 && m.startsByOlder(rec) {
-		c.note(AreaEntry, what, olderEntry, "`residentctl refresh` makes it again")
+		c.note(AreaEntry, what, olderEntry, "run `residentctl refresh` to make it again")
 		return
 	}
 	for _, f := range wrong {
@@ -299,15 +299,15 @@ func (c *checker) entry(m *Manager, rec registry.Record) {
 		return slices.ContainsFunc(wrong, func(w string) bool { return strings.HasSuffix(w, f) })
 	})
 	for _, f := range exposed {
-		c.fault(AreaEntry, what, f, fmt.Sprintf("look who could have read or changed it; `residentctl add %s` makes the image again", rec.Program))
+		c.fault(AreaEntry, what, f, fmt.Sprintf("find out who could have read or changed it; then run `residentctl add %s` to make the image again", rec.Program))
 	}
 	about := m.aboutFault(rec)
 	if about != "" {
-		c.fault(AreaEntry, what, about, fmt.Sprintf("it is not shown to others; `residentctl add %s` makes the image again", rec.Program))
+		c.fault(AreaEntry, what, about, fmt.Sprintf("run `residentctl add %s` to make the image again; until then it is not shown to others", rec.Program))
 	}
 	files, _ := m.launcherFaults(rec)
 	for _, f := range files {
-		c.fault(AreaEntry, what, f, fmt.Sprintf("`residentctl add %s` writes it again", rec.Program))
+		c.fault(AreaEntry, what, f, fmt.Sprintf("run `residentctl add %s` to write it again", rec.Program))
 	}
 	var deps fingerprint.Dependencies
 	if err := json.Unmarshal(rec.Deps, &deps); err != nil {
@@ -334,11 +334,11 @@ func (c *checker) system(ctx context.Context, m *Manager) {
 		what := s.Program + " (system-wide)"
 		switch s.State {
 		case SystemOff:
-			c.note(AreaEntry, what, s.Reason, "it is executed normally; `residentctl refresh` registers it again")
+			c.note(AreaEntry, what, s.Reason, "run `residentctl refresh` to register it again; until then it is executed normally")
 		case SystemWaiting:
-			c.note(AreaEntry, what, s.Reason, "it is executed normally; `residentctl refresh` enables it again")
+			c.note(AreaEntry, what, s.Reason, "run `residentctl refresh` to enable it again; until then it is executed normally")
 		case SystemElsewhere:
-			c.note(AreaEntry, what, s.Reason, fmt.Sprintf("`residentctl enable --system %s` enables it here too", s.Program))
+			c.note(AreaEntry, what, s.Reason, fmt.Sprintf("run `residentctl enable --system %s` to enable it here too", s.Program))
 		case SystemNormal:
 			c.note(AreaEntry, what, s.Reason, "it is executed normally")
 		default:
@@ -367,7 +367,7 @@ func (c *checker) leftInStore(items []GCItem, err error) (clean bool) {
 		c.fault(AreaStore, c.dir, err.Error(), problem.HintOf(err))
 	}
 	for _, item := range items {
-		c.fault(AreaStore, item.Path, fmt.Sprintf("garbage (%s): %s", item.Kind, item.Reason), "harmless; `residentctl gc` removes it")
+		c.fault(AreaStore, item.Path, fmt.Sprintf("garbage (%s): %s", item.Kind, item.Reason), "run `residentctl gc` to remove it; it is harmless")
 	}
 	return err == nil && len(items) == 0
 }
@@ -380,7 +380,7 @@ func (c *checker) leftInTemporary(items []GCItem, err error) (clean bool) {
 	}
 	if n := len(items); n > 0 {
 		c.note(AreaStore, os.TempDir(), plural.Count(n, "directory")+" residentctl-work-*, made by commands that were killed",
-			"harmless; `residentctl gc` removes it")
+			"run `residentctl gc` to remove it; it is harmless")
 	}
 	return true
 }

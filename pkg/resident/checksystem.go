@@ -29,7 +29,7 @@ func (c *checker) kernel(ctx context.Context) {
 	}
 	self, err := os.Executable()
 	if err != nil {
-		c.fault(AreaKernel, "ptrace", err.Error(), "is /proc mounted?")
+		c.fault(AreaKernel, "ptrace", err.Error(), "check that /proc is mounted")
 		return
 	}
 	for _, f := range linkstop.ProbeKernel(ctx, self) {
@@ -68,7 +68,7 @@ func (c *checker) criu(ctx context.Context) (path string, ok bool) {
 			"remove what a dump should not do, such as action-script")
 	}
 	if err := criuwrap.MayDump(path); err != nil {
-		c.note(AreaCRIU, "for this user", "what is resident starts, and nothing can be added: "+err.Error(), problem.HintOf(err))
+		c.note(AreaCRIU, "for this user", "resident programs start, but nothing can be added: "+err.Error(), problem.HintOf(err))
 		return path, false
 	}
 	if err := criuwrap.Check(ctx, path); err != nil {
@@ -97,7 +97,7 @@ func complaints(err error) string {
 func (c *checker) ordinaryUsers(criu string) {
 	const what = "for ordinary users"
 	if err := criuwrap.AnybodyMayDump(criu); err != nil {
-		c.note(AreaCRIU, what, "they can start what is resident, and not add: "+err.Error(), problem.HintOf(err))
+		c.note(AreaCRIU, what, "they can start resident programs, but not add any: "+err.Error(), problem.HintOf(err))
 		return
 	}
 	c.ok(AreaCRIU, what, "they can add to stores of their own")
@@ -132,7 +132,7 @@ func trialProgram() (string, error) {
 func (c *checker) trial(ctx context.Context, criu string) {
 	program, err := trialProgram()
 	if err != nil {
-		c.note(AreaTrial, "program", err.Error(), "there is no small program here to try it out with")
+		c.note(AreaTrial, "program", err.Error(), "install one of these programs to try it out with")
 		return
 	}
 	work, err := store.StageTemporary()
@@ -148,7 +148,7 @@ func (c *checker) trial(ctx context.Context, criu string) {
 	}
 	m, err := Open(filepath.Join(work.Dir, "residentctl"), true)
 	if errors.Is(err, store.ErrNoExec) {
-		c.note(AreaTrial, "store", "not tried: from "+os.TempDir()+" no program may be executed", "set TMPDIR to a directory from which they may")
+		c.note(AreaTrial, "store", "not tried: programs cannot be executed from "+os.TempDir(), "set TMPDIR to a directory from which they can")
 		return
 	}
 	if err != nil {
@@ -170,13 +170,13 @@ func trialAdvice(err error) string {
 	var criu *criuwrap.Error
 	switch hint := problem.HintOf(err); {
 	case errors.Is(err, errTrial) && hint == trialHint: // which leads here
-		return "resident starts do not work on this kernel; please report it with the output of `residentctl version`"
+		return "report it with the output of `residentctl version`: resident starts do not work on this kernel"
 	case hint != "":
 		return hint
 	case errors.As(err, &criu):
-		return "CRIU's log tells more"
+		return "see CRIU's log"
 	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.ENOSYS):
-		return "the kernel, a container or a sandbox forbids it"
+		return "find out what forbids it: the kernel, a container or a sandbox"
 	}
 	return ""
 }
@@ -201,7 +201,7 @@ func (c *checker) imageFormat(dir string) {
 		return
 	}
 	if pages == 0 || pages*criuwrap.PageSize != uint64(info.Size()) {
-		c.fault(AreaTrial, what, fmt.Sprintf("the page map tells of %s, the pages' file has %s", plural.Count(pages, "page"), plural.Count(info.Size(), "byte")), otherCRIU)
+		c.fault(AreaTrial, what, fmt.Sprintf("the page map lists %s, but the file of pages has %s", plural.Count(pages, "page"), plural.Count(info.Size(), "byte")), otherCRIU)
 		return
 	}
 	c.ok(AreaTrial, what, fmt.Sprintf("%s in %s, as many as in the file", plural.Count(pages, "page"), plural.Count(len(im.Pages), "run")))
@@ -210,7 +210,7 @@ func (c *checker) imageFormat(dir string) {
 // starts starts the program from its image, as this user and as an ordinary one.
 func (c *checker) starts(ctx context.Context, m *Manager, program, launcher string) {
 	const nobody = 65534
-	const advice = "programs are executed normally; please report it with the output of `residentctl version`"
+	const advice = "report it with the output of `residentctl version`; programs are executed normally"
 	users := []struct {
 		what string
 		uid  uint32
@@ -237,13 +237,13 @@ func (c *checker) starts(ctx context.Context, m *Manager, program, launcher stri
 		line, _, _ := strings.Cut(said.String(), "\n")
 		switch {
 		case errors.Is(err, fs.ErrPermission) && cmd.Process == nil && cmd.SysProcAttr != nil:
-			c.note(AreaTrial, u.what, "not tried: others may not enter "+os.TempDir(), "set TMPDIR to a directory that they may enter")
+			c.note(AreaTrial, u.what, "not tried: other users cannot enter "+os.TempDir(), "set TMPDIR to a directory that they can enter")
 		case err != nil:
 			c.fault(AreaTrial, u.what, fmt.Sprintf("%v: %s", err, line), advice)
 		case !strings.Contains(line, ": resident start: "):
 			c.fault(AreaTrial, u.what, line, advice)
 		default:
-			c.ok(AreaTrial, u.what, "it started from its image and ended well")
+			c.ok(AreaTrial, u.what, "it started from its image and ended as expected")
 		}
 	}
 }

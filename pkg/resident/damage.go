@@ -15,10 +15,10 @@ import (
 	"github.com/residentctl/residentctl/pkg/registry"
 )
 
-// damage says what is wrong with an entry's own files, so that not every start uses
+// damage returns what is wrong with an entry's own files, so that not every start uses
 // its image, although nothing that it depends on may have changed. Plans are read,
-// of some KiB each, and pages only looked at. Unless the store is locked somebody
-// may be at work on them.
+// of some KiB each, and pages only looked at. Unless the store is locked, another process
+// may be changing them.
 func (m *Manager) damage(rec registry.Record) (faults []string) {
 	dirs := layoutDirs(m.store.ImageDir(rec.ID), rec.Layouts)
 	if why := m.notFound(rec); why != "" {

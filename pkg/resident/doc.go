@@ -1,4 +1,4 @@
-// Package resident holds the verbs: make a program resident, list, remove.
-// Each is one straight list of steps over the packages that know how a step is
-// done (linkstop, criuwrap, plan, launcher, fingerprint, registry, store).
+// Package resident holds the verbs: make a program resident, list, remove. Each is one
+// straight list of steps over the packages that know how to do a step (linkstop,
+// criuwrap, plan, launcher, fingerprint, registry, store).
 package resident

@@ -12,9 +12,9 @@ import (
 	"github.com/residentctl/residentctl/pkg/store"
 )
 
-// What stands in a store is for certain users to read and for its owner to change.
+// The content of a store is for certain users to read and for its owner to change.
 // A start asks that of the files that it maps; here it is asked of everything. There
-// are two answers: faults, of which somebody must know, since others could read or
+// are two answers: faults, which a person must know of, since others could read or
 // change something, and whether all is as add makes it now, so that nobody who may
 // read a program is left out either.
 

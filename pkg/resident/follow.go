@@ -21,7 +21,7 @@ func Follow(ctx context.Context, path string, trustOwner bool) (string, error) {
 	return follow(ctx, path)
 }
 
-// follow gives the dynamic program that the program at path is or becomes. One
+// follow returns the dynamic program that the program at path is or becomes. One
 // that is dynamic itself is not run for that.
 func follow(ctx context.Context, path string) (string, error) {
 	file, err := elfinfo.Open(path)

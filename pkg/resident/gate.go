@@ -52,12 +52,12 @@ func (e *SlowerError) Error() string {
 
 // AsProblem adds what can be done about it.
 func (e *SlowerError) AsProblem() *problem.Problem {
-	return &problem.Problem{Hint: "it was left as it is; with --even-if-slower it is made resident all the same"}
+	return &problem.Problem{Hint: "use --even-if-slower to make it resident all the same"}
 }
 
 func milliseconds(ns int64) string { return fmt.Sprintf("%.2f ms", float64(ns)/1e6) }
 
-// Gain is how many times as long a plain start takes as a resident one, from
+// Gain returns how many times as long a plain start takes as a resident one, from
 // its exec to the program's own first instruction; 0 if it was not measured.
 func Gain(t *registry.Timing) float64 {
 	if t == nil || t.ResidentNS <= 0 {
@@ -96,7 +96,7 @@ func (a *adding) gate(ctx context.Context, l *layout, launcherFile string) error
 	return nil
 }
 
-// time gives the medians of starts both ways. The launcher file is small: it is
+// time returns the medians of starts both ways. The launcher file is small: it is
 // also what the measured processes are made from.
 func (a *adding) time(ctx context.Context, l *layout, launcherFile string, least int, budget time.Duration) (*registry.Timing, error) {
 	took, err := linkstop.TimeStarts(ctx, launcherFile, []linkstop.TimedStart{

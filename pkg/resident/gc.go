@@ -23,7 +23,7 @@ var FaultPoints = []string{
 	"after-compile",       // add: and the plan
 	"before-timing",       // add: and it starts as it should
 	"after-trial",         // add: and it works
-	"after-record",        // add: the image stands in images/, its record in the registry
+	"after-record",        // add: the image is in images/, its record in the registry
 	"after-renew-record",  // refresh: the record has new identities, the plan is the old one
 	"before-name",         // add of another name: its launcher file is there
 	"after-name",          // add of another name: and the name in the record
@@ -45,7 +45,7 @@ var FaultPoints = []string{
 type GCResult struct {
 	Removed []GCItem `json:"removed"`
 	// Spared are items that were no longer garbage when their turn came:
-	// somebody else had removed them, or had made something new.
+	// another process had removed them, or had made something new.
 	Spared []GCItem `json:"spared"`
 	Kept   []GCItem `json:"kept"`  // as in the plan
 	Bytes  int64    `json:"bytes"` // freed
@@ -192,7 +192,7 @@ func collectAbandoned(path string, remove func(string) error) (bool, error) {
 		err := remove(path)
 		switch {
 		case errors.Is(err, syscall.EWOULDBLOCK):
-			return false, nil // somebody is at work there
+			return false, nil // a process is at work there
 		case errors.Is(err, syscall.ENOTEMPTY) && time.Now().Before(deadline):
 			continue
 		}

@@ -97,7 +97,7 @@ func TestGCLooksAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, 0},
-		{"somebody works there", func(t *testing.T, m *Manager) string {
+		{"a process works there", func(t *testing.T, m *Manager) string {
 			return mkdir(t, filepath.Join(m.store.Dir(), "staging", "program-1-2"))
 		}, func(t *testing.T, m *Manager) {
 			unlock, err := m.store.LockProgram(t.Context(), linux.Inode{Dev: 1, Ino: 2})

@@ -175,7 +175,7 @@ func (m *Manager) PlanGC(ctx context.Context) (*GCPlan, error) {
 	return p, nil
 }
 
-// wholeRegistry gives every record of a registry without a fault. That there is none
+// wholeRegistry returns every record of a registry without a fault. That there is none
 // is one, unless nothing was ever entered: an image is made before its record, but
 // the registry before the image. Where a record is damaged it is not known which
 // images and links are its own, so that none can be called garbage.

@@ -11,6 +11,6 @@ func notInside() error {
 	if launcher.Inside() == nil {
 		return nil
 	}
-	return problem.Newf(problem.System, "the dynamic linker is covered here: this is inside of a `residentctl exec`").
-		WithHint("do it outside; root can do it inside too, with the right to mount (CAP_SYS_ADMIN)")
+	return problem.Newf(problem.System, "the dynamic linker is covered here: this is inside `residentctl exec`").
+		WithHint("run it outside; root can also run it inside, with the right to mount (CAP_SYS_ADMIN)")
 }

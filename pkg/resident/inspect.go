@@ -98,7 +98,7 @@ type ImageFixup struct {
 	In      string  `json:"in"` // as ImageMap.Of
 }
 
-// Registrations are what a start tells the kernel; 0 is not told.
+// Registrations are what a start registers with the kernel; 0 is not registered.
 type Registrations struct {
 	FSBase     Address `json:"fs_base"`
 	TIDAddress Address `json:"tid_address"`
@@ -136,7 +136,7 @@ var fixupNames = [plan.FixKinds]string{
 	plan.FixStackSize: "thread stack size",
 }
 
-// FixupName says what a word is that a start corrects.
+// FixupName returns what a word is that a start corrects.
 func FixupName(kind uint32) string {
 	if int(kind) < len(fixupNames) {
 		return fixupNames[kind]
@@ -144,8 +144,8 @@ func FixupName(kind uint32) string {
 	return "unknown"
 }
 
-// Inspect tells all about an entry. Its error is that of reading the image's
-// files; what an image is stale for stands in the Inspection.
+// Inspect returns all there is to know about an entry. Its error is that of reading the image's
+// files; why an image is stale is in the Inspection.
 func (m *Manager) Inspect(rec registry.Record) (*Inspection, error) {
 	if err := hasImage(rec); err != nil {
 		return nil, err
@@ -165,7 +165,7 @@ func (m *Manager) Inspect(rec registry.Record) (*Inspection, error) {
 // unreadable is the error of an image whose files cannot be read.
 func unreadable(rec registry.Record, err error) error {
 	return problem.Errorf("read the image of %s (id %.12s): %w", rec.Program, rec.ID, err).
-		WithHint("it is executed normally; `residentctl add %s`, by the store's owner, makes its image again", rec.Program)
+		WithHint("run `residentctl add %s` as the store's owner to make its image again; until then it is executed normally", rec.Program)
 }
 
 // readImage reads the image's first layout.
@@ -227,7 +227,7 @@ func (i *inspecting) prot(m plan.Map) string {
 	return string(text)
 }
 
-// at tells what stands at an address: a place in a file, or behind a file's
+// at describes what is at an address: a place in a file, or after a file's
 // data, or in memory that no file holds.
 func (i *inspecting) at(addr uint64) string {
 	for n, v := range i.image.VMAs {

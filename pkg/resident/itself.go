@@ -83,7 +83,7 @@ func fileContains(path, text string) (bool, error) {
 func readsItself(program string) (bool, error) {
 	for _, known := range []func(program string) (bool, error){
 		// Archives with their unpacker in front (PyInstaller, makeself's in C,
-		// "single executables"): it reads what stands behind itself.
+		// "single executables"): it reads what follows its own end.
 		readsOwnEnd,
 		// Sanitizers: reports name functions and lines by the program's
 		// symbols, which libbacktrace reads from there (fileline.c).
@@ -98,7 +98,7 @@ func readsItself(program string) (bool, error) {
 	return false, nil
 }
 
-// readsOwnEnd: there is something behind the end of the ELF file, and the program
+// readsOwnEnd: there is something after the end of the ELF file, and the program
 // knows how to open itself.
 func readsOwnEnd(program string) (bool, error) {
 	f, err := os.Open(program)
@@ -173,7 +173,7 @@ func hasPrefix(s string, prefixes ...string) bool {
 	return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(s, p) })
 }
 
-// elfEnd is where an ELF file ends, in bytes, by its headers: behind the last of
+// elfEnd is where an ELF file ends, in bytes, by its headers: after the last of
 // the tables, segments and sections (elf(5)). The tables are at most 4 MiB, since
 // their lengths have 16 bits.
 func elfEnd(r io.ReaderAt) (int64, error) {

@@ -41,7 +41,7 @@ func TestReadsOwnEnd(t *testing.T) {
 		data []byte
 		want bool
 	}{
-		{"nothing behind", own, false}, {"something behind", append(slices.Clone(own), "more"...), true},
+		{"nothing after it", own, false}, {"something after it", append(slices.Clone(own), "more"...), true},
 	} {
 		if err := os.WriteFile(path, tc.data, 0o600); err != nil {
 			t.Fatal(err)

@@ -32,7 +32,7 @@ type Manager struct {
 // Dir is the path of the store, also where there is none yet.
 func (m *Manager) Dir() string { return m.dir }
 
-// NotFound is registry.ErrNotFound for a query that was looked for in these stores.
+// NotFound returns registry.ErrNotFound for a query that was looked for in these stores.
 func NotFound(query string, dirs ...string) error {
 	err := fmt.Errorf("%s: %w", query, registry.ErrNotFound)
 	if len(dirs) > 0 {
@@ -131,7 +131,7 @@ func (m *Manager) entry(rec registry.Record) Entry {
 	return e
 }
 
-// List gives every entry, sorted by program.
+// List returns every entry, sorted by program.
 func (m *Manager) List(ctx context.Context) ([]Entry, error) {
 	entries, _, err := m.Select(ctx, Selection{})
 	return entries, err
@@ -151,7 +151,7 @@ func (m *Manager) stale(rec registry.Record) []string {
 // Remove forgets the entries that the queries name, the wish and the image, if there is
 // one: an id or a unique prefix of one, a path, a program's name, or the key of a damaged
 // record. It goes on
-// after a query that names nothing and gives what was removed beside the errors
+// after a query that names nothing, and returns what was removed beside the errors
 // of all. Of a damaged record the result has what the registry's indexes say of it.
 func (m *Manager) Remove(ctx context.Context, queries ...string) ([]registry.Record, error) {
 	var removed []registry.Record
@@ -194,7 +194,7 @@ func (m *Manager) RemoveAll(ctx context.Context) ([]registry.Record, error) {
 		}
 		_, err := m.forgetOne(ctx, func() (registry.Record, error) { return m.again(rec) }, false)
 		if errors.Is(err, registry.ErrNotFound) {
-			continue // somebody else was quicker
+			continue // another process was quicker
 		}
 		if err != nil {
 			return removed, fmt.Errorf("%s: %w", rec.Program, err)

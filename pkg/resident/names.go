@@ -18,8 +18,8 @@ import (
 // and one image; each has a launcher file. /proc/self/exe of a resident start is
 // the name that the image was made by.
 
-// current gives the entry of the binary at path, if a start would use its image and
-// nothing else is wrong with that. Its names may not have path among them.
+// current returns the entry of the binary at path, if a start would use its image and
+// nothing else is wrong with that. Its names must not have path among them.
 func (m *Manager) current(path string) (rec registry.Record, ok bool, err error) {
 	id, err := linux.StatID(path)
 	if err != nil {
@@ -100,7 +100,7 @@ func sameOrigin(program, path string) error {
 	}
 	if usesOrigin(f) {
 		return problem.Refusef("%s is the same file as %s, which is resident, and its libraries are searched relative to its directory", path, program).
-			WithHint("there is one image per file: use the name that is resident, or make a copy in the place of the hard link")
+			WithHint("use the name that is resident, or replace the hard link with a copy: there is one image per file")
 	}
 	return nil
 }

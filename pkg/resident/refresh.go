@@ -30,7 +30,7 @@ type Refreshed struct {
 	Record  registry.Record `json:"record"`           // as it is now
 	Current bool            `json:"current"`          // it was current and was left as it is
 	Renewed bool            `json:"renewed"`          // only times of files differed: its image is the same
-	Gone    bool            `json:"gone"`             // its program is not there now; its wish stays
+	Gone    bool            `json:"gone"`             // its program is not there now; it stays registered
 	Err     error           `json:"-"`                // it could not be made again; the old one stays
 	Reason  string          `json:"reason,omitempty"` // Err, or how its program is gone, for people
 }
@@ -38,7 +38,7 @@ type Refreshed struct {
 // Refresh makes an image for each wish that has none, makes stale images again, or with
 // All every image, at other addresses, and enables again what the wishes have. Programs
 // that are running go on; starts use the old image, or are normal ones, until the new
-// one has taken its place. It gives done one result for each entry, and goes on after a
+// one has taken its place. It passes done one result for each entry, and goes on after a
 // failure; the error is of entries that could not be read. What was wished stays. The results
 // come in the order of the entries, one at a time.
 func (m *Manager) Refresh(ctx context.Context, opts RefreshOptions, done func(Refreshed)) error {

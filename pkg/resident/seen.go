@@ -28,7 +28,7 @@ const RenewBudget = 20 * time.Millisecond
 // as they and the registry are the same, nothing is looked at.
 type seen struct {
 	Registry linux.FileID
-	Files    map[string]linux.FileID // by path; zero for one that is not there
+	Files    map[string]linux.FileID // by path; zero for one that does not exist
 	// Done are the binaries whose images need no renewal since, or cannot have one.
 	Done []string
 	All  bool // these are all
@@ -52,7 +52,7 @@ const maxSeen = 16
 // differ, if ld.so.cache, a dynamic linker or a C library has other times than when it was
 // last called, or the registry is another. The programs that are used most come first, and
 // after the budget the rest is left to the next call. What cannot be renewed is left to
-// refresh, and a store that is not there, or not the caller's to write, as it is.
+// refresh, and a store that does not exist, or not the caller's to write, as it is.
 func RenewWithin(dir string, budget time.Duration) error {
 	s, err := store.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !s.Writable() {

@@ -61,7 +61,7 @@ type Selection struct {
 	Library string
 }
 
-// Select gives the entries that are meant, sorted by program, and the queries
+// Select returns the entries that are meant, sorted by program, and the queries
 // that mean none. Beside an error is what could be read all the same.
 func (m *Manager) Select(ctx context.Context, sel Selection) (entries []Entry, unknown []string, err error) {
 	records, err := m.using(sel.Library)
@@ -79,7 +79,7 @@ func (m *Manager) Select(ctx context.Context, sel Selection) (entries []Entry, u
 	return entries, unknown, err
 }
 
-// choose gives the records that the queries name, and those that name none.
+// choose returns the records that the queries name, and those that name none.
 func choose(records []registry.Record, queries []string) (chosen []registry.Record, unknown []string) {
 	named := make([]bool, len(records))
 	for _, q := range queries {
@@ -102,7 +102,7 @@ func choose(records []registry.Record, queries []string) (chosen []registry.Reco
 	return chosen, unknown
 }
 
-// namer tells what a query names, as registry.Find has it; but a query may name
+// namer returns what a query names, as registry.Find has it; but a query may name
 // several.
 func namer(query string) func(*registry.Record) bool {
 	if !strings.Contains(query, "/") {
@@ -123,7 +123,7 @@ func namer(query string) func(*registry.Record) bool {
 	}
 }
 
-// using gives the records that use a library, or all for "". A path means the file
+// using returns the records that use a library, or all for "". A path means the file
 // that it leads to, by whatever path that was opened.
 func (m *Manager) using(library string) ([]registry.Record, error) {
 	if library == "" {

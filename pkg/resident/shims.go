@@ -19,7 +19,7 @@ import (
 )
 
 // A shim belongs to a name of an entry, and goes with its image. When an upgrade has put
-// another file in the place of the name, the shim moves to the new entry. That a name is
+// another file in place of the name, the shim moves to the new entry. That a name is
 // to have one is part of the wish (ways.go).
 
 // LookPath is elfinfo.LookPath, but of the shims in PATH it finds the programs
@@ -124,7 +124,7 @@ func followTo(ctx context.Context, path string, opts *AddOptions) (string, error
 // at each call, by things that a launcher file does not look at.
 func choosesVersions(manager, path string) error {
 	return problem.Errorf("%s is %s's, which chooses a program by directory and environment at each call, and a shim would freeze its choice", path, manager).
-		WithHint("`residentctl add --follow %[1]s` makes resident what it chooses here; `residentctl exec COMMAND`, or as root `residentctl enable --system --follow %[1]s`, then starts that from its image",
+		WithHint("run `residentctl add --follow %[1]s` to make resident what it chooses here; `residentctl exec COMMAND`, or as root `residentctl enable --system --follow %[1]s`, then starts that from its image",
 			filepath.Base(path))
 }
 
@@ -146,7 +146,7 @@ func calledInPath(wrapper, program string) error {
 // By a shim that is the launcher file, beside which there are none.
 var relocatable = []struct {
 	text     string
-	anywhere bool // else only outside of the usual directories: there it knows its files
+	anywhere bool // else only outside the usual directories: there it knows its files
 }{
 	{"GCC_EXEC_PREFIX", true}, // GCC's drivers (gcc/gcc.cc, process_command; libiberty/make-relative-prefix.c)
 	{"PYTHONHOME", false},     // Python (Modules/getpath.py, real_executable_dir)
@@ -178,7 +178,7 @@ func findsItsFiles(rec registry.Record) error {
 }
 
 // mayHaveShim refuses a program that its shim would pass over, since PATH leads to
-// another one, and one whose name and path the shim would show to everybody.
+// another one, and one whose name and path the shim would show to every user.
 func (m *Manager) mayHaveShim(path string) error {
 	if found, err := LookPath(filepath.Base(path)); err == nil && found != path && !linux.SameFile(found, path) {
 		return problem.Errorf("PATH leads to %s by this name, and a shim starts what PATH leads to", found).
@@ -191,13 +191,13 @@ func (m *Manager) mayHaveShim(path string) error {
 	case err != nil:
 		return err
 	case secret:
-		return problem.Errorf("not everybody may read %s, and a shim in this store would show its path to all", path).
+		return problem.Errorf("not every user may read %s, and a shim in this store would show its path to all", path).
 			WithHint("enable it in a store that only you may read: `mkdir -m 700 DIR`, then --store DIR")
 	}
 	return nil
 }
 
-// isSecret reports whether there is a program that not everybody may read. Of one that
+// isSecret reports whether there is a program that some users may not read. Of one that
 // is not there Add says it better.
 func isSecret(path string) (bool, error) {
 	a, err := readers.Access(path)
@@ -284,7 +284,7 @@ type ShimStatus struct {
 	Reason  string    `json:"reason,omitempty"` // of any state but resident, and then of how
 }
 
-// ShimsDir is the directory of the shims, "" of a store that is not there yet.
+// ShimsDir returns the directory of the shims, "" of a store that does not exist yet.
 func (m *Manager) ShimsDir() string {
 	if m.store == nil {
 		return ""
@@ -292,7 +292,7 @@ func (m *Manager) ShimsDir() string {
 	return m.store.ShimsDir()
 }
 
-// Shims gives every shim, sorted by name, and then those that wait for an image. What PATH
+// Shims returns every shim, sorted by name, and then those that wait for an image. What PATH
 // leads to is looked up in the caller's. Beside an error is what could be found out all the
 // same.
 func (m *Manager) Shims(ctx context.Context) ([]ShimStatus, error) {
@@ -323,7 +323,7 @@ func (m *Manager) Shims(ctx context.Context) ([]ShimStatus, error) {
 func (m *Manager) shimState(s store.Shim, records []registry.Record) (ShimState, string) {
 	link := m.store.ShimPath(s.Name)
 	if _, err := os.Stat(link); err != nil {
-		return ShimDangling, fmt.Sprintf("its launcher file is not there (%v)", errors.Unwrap(err))
+		return ShimDangling, fmt.Sprintf("its launcher file is missing (%v)", errors.Unwrap(err))
 	}
 	found, err := LookPath(s.Name)
 	if err == nil && found != s.Program && !linux.SameFile(found, s.Program) {
@@ -336,7 +336,7 @@ func (m *Manager) shimState(s store.Shim, records []registry.Record) (ShimState,
 	i := slices.IndexFunc(records, func(r registry.Record) bool { return m.belongs(s, r) })
 	switch {
 	case i < 0 && m.foreign:
-		return ShimNormal, "its image is not for you to read"
+		return ShimNormal, "you cannot read its image"
 	case i < 0:
 		return ShimNormal, "it is not resident any more"
 	}

@@ -190,7 +190,7 @@ func (l *layout) areas() ([]plan.Area, error) {
 }
 
 // vdso finds where the template had the vDSO and its data pages, which the
-// kernel maps one behind the other, data first.
+// kernel maps one after the other, data first.
 func vdso(maps []linux.Mapping, auxv linux.Auxv) (v plan.VDSO, err error) {
 	n := 0
 	for _, m := range maps {

@@ -28,16 +28,16 @@ import (
 // for one binfmt_misc, the machine's or a user namespace's own (binfmt.Instance): what
 // is enabled for another is left alone here, but goes with the program's entry.
 
-// MayEnableSystem is nil for root only.
+// MayEnableSystem returns nil for root, and an error for any other user.
 func MayEnableSystem() error {
 	if os.Geteuid() == 0 {
 		return nil
 	}
-	return problem.Errorf("only root may enable a program for the whole system").
+	return problem.Errorf("only root can enable a program for the whole system").
 		WithHint("run it as root, or enable a shim of your own (without --system)")
 }
 
-// EnableSystem has every exec of a program, whoever makes it and by whatever path,
+// EnableSystem has every exec of a program, by whatever user and path,
 // start from its image, which is made if there is none. It is for root: the entry
 // counts for all users and containers.
 func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions) (*Enabled, error) {
@@ -64,7 +64,7 @@ func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions
 	// Whether it can be read at all Add says better.
 	if reads, err := readsItself(path); err == nil && reads {
 		return nil, problem.Errorf("it reads its own file through /proc/self/exe, which not every start by binfmt_misc can set").
-			WithHint("enable it by a shim (without --system)")
+			WithHint("enable it with a shim (without --system)")
 	}
 	added, err := m.Add(ctx, path, opts)
 	if err != nil {
@@ -123,8 +123,8 @@ func maySetExe(rec registry.Record) error {
 	}
 	looks, err := looksAtItself(&deps)
 	if err == nil && looks {
-		err = problem.Errorf("it looks at itself through /proc/self/exe, which a start by binfmt_misc can set for ordinary users only where they may make user namespaces").
-			WithHint("enable it by a shim (without --system), or allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)")
+		err = problem.Errorf("it looks at itself through /proc/self/exe, which a start by binfmt_misc can set for ordinary users only where they can make user namespaces").
+			WithHint("enable it with a shim (without --system), or allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)")
 	}
 	return err
 }
@@ -137,8 +137,8 @@ func (m *Manager) mayBeEnabled(path string) error {
 	case err != nil:
 		return err
 	case secret:
-		return problem.Errorf("not everybody may read %s, and binfmt_misc would show its path and first bytes to all", path).
-			WithHint("enable it by a shim (without --system) in a store that only you may read")
+		return problem.Errorf("not every user may read %s, and binfmt_misc would show its path and first bytes to all", path).
+			WithHint("enable it with a shim (without --system) in a store that only you may read")
 	}
 	others, err := binfmt.Interpreters()
 	if err != nil {
@@ -146,8 +146,8 @@ func (m *Manager) mayBeEnabled(path string) error {
 	}
 	for _, other := range others {
 		if linux.SameFile(other, path) {
-			return problem.Errorf("binfmt_misc has it as the interpreter of another format, and an interpreter cannot have one itself").
-				WithHint("enable it by a shim (without --system)")
+			return problem.Errorf("it is the interpreter of another format in binfmt_misc, and an interpreter cannot have one itself").
+				WithHint("enable it with a shim (without --system)")
 		}
 	}
 	return nil
@@ -176,7 +176,7 @@ func (m *Manager) register(rec registry.Record, program string) (atBoot bool, er
 	}
 	if len(theirs) > 0 {
 		return false, problem.Errorf("another store has enabled it, with %s", theirs[0].Interpreter).
-			WithHint("`residentctl --store DIR disable` with that store's directory ends that")
+			WithHint("run `residentctl --store DIR disable` with that store's directory first")
 	}
 	if err := m.store.WriteSystemLink(store.SystemLink{Program: program, Binary: binary, Instance: instance}); err != nil {
 		return false, err
@@ -247,7 +247,7 @@ func (m *Manager) others(binary linux.Inode) ([]binfmt.Entry, error) {
 	}), err
 }
 
-// kernelEntries gives residentctl's, as far as binfmt_misc is mounted.
+// kernelEntries returns residentctl's, as far as binfmt_misc is mounted.
 func kernelEntries() ([]binfmt.Entry, error) {
 	entries, err := binfmt.Entries()
 	if errors.Is(err, binfmt.ErrNotMounted) {
@@ -256,7 +256,7 @@ func kernelEntries() ([]binfmt.Entry, error) {
 	return entries, err
 }
 
-// everyEntry gives the kernel's and those for the boot.
+// everyEntry returns the kernel's and those for the boot.
 func everyEntry() ([]binfmt.Entry, error) {
 	entries, err := kernelEntries()
 	if err != nil {
@@ -421,7 +421,7 @@ func waitingSystem(records []registry.Record, links []store.SystemLink) (waiting
 	return waiting
 }
 
-// LostSystem gives what is enabled for the whole system by a store that is gone, by
+// LostSystem returns what is enabled for the whole system by a store that is gone, by
 // the kernel's entries and the lines for the boot. Those programs start normally, by
 // the launcher files that the kernel holds open.
 func LostSystem() ([]SystemStatus, error) {
@@ -464,7 +464,7 @@ func splitLauncher(e binfmt.Entry) (dir, program string) {
 	return dir, "/" + rest
 }
 
-// DisableLost is DisableSystem for what LostSystem gives.
+// DisableLost is DisableSystem for what LostSystem returns.
 func DisableLost(query string) (program string, err error) {
 	lost, err := lostEntries()
 	if err != nil {
@@ -501,7 +501,7 @@ type SystemStatus struct {
 	AtBoot   bool        `json:"at_boot"`          // systemd-binfmt registers it at boot
 }
 
-// System gives every program that is enabled for the whole system, and then those that
+// System returns every program that is enabled for the whole system, and then those that
 // wait for an image.
 func (m *Manager) System(ctx context.Context) ([]SystemStatus, error) {
 	all := []SystemStatus{}
@@ -542,7 +542,7 @@ func (m *Manager) System(ctx context.Context) ([]SystemStatus, error) {
 	return all, unread
 }
 
-// systemState tells it of one of them, given this kernel instance and its entries.
+// systemState returns that of one of them, given this kernel instance and its entries.
 func (m *Manager) systemState(l store.SystemLink, instance string, kernels []binfmt.Entry, records []registry.Record) (SystemState, string) {
 	switch {
 	case l.Instance == instance:
@@ -565,15 +565,15 @@ func (m *Manager) systemState(l store.SystemLink, instance string, kernels []bin
 		return SystemOff, "another store has enabled it: " + kernels[i].Interpreter
 	}
 	if id, err := linux.StatID(l.Program); err != nil || id.Inode() != l.Binary {
-		return SystemNormal, "another file stands there, or none"
+		return SystemNormal, "another file, or none, is at its path"
 	}
 	if magic, err := binfmt.Magic(l.Program); err == nil && !bytes.HasPrefix(magic, kernels[i].Magic) {
-		return SystemOff, "its first bytes are others"
+		return SystemOff, "its first bytes have changed"
 	}
 	i = slices.IndexFunc(records, func(r registry.Record) bool { return r.Binary.Inode() == l.Binary })
 	switch {
 	case i < 0 && m.foreign:
-		return SystemNormal, "its image is not for you to read"
+		return SystemNormal, "you cannot read its image"
 	case i < 0:
 		return SystemNormal, "it is not resident any more"
 	}

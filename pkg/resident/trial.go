@@ -26,7 +26,7 @@ import (
 // used.
 var errTrial = errors.New("the trial start failed")
 
-const trialHint = "it starts normally, as before; `residentctl check` shows whether resident starts work here"
+const trialHint = "run `residentctl check` to see whether resident starts work here; the program starts normally, as before"
 
 // wrong says in what a start was not what it should be.
 func wrong(format string, args ...any) error {
@@ -137,7 +137,7 @@ func startTrial(ctx context.Context, file string, pl *plan.Plan) (*ptrace.Proces
 	return p, nil
 }
 
-// compareStart compares a process that stands at the launcher's jump with its
+// compareStart compares a process that is at the launcher's jump with its
 // plan: registers, registrations, mappings, and every page of CRIU's, word by
 // word where words were corrected.
 func compareStart(p *plan.Plan, pagesPath string, proc *ptrace.Process) error {

@@ -57,7 +57,7 @@ func TestTrialAdvice(t *testing.T) {
 		err  error
 		want string
 	}{
-		{wrong("rsp is 0"), "please report it"},
+		{wrong("rsp is 0"), "report it"},
 		{wrong("odd: %w", problem.Refusef("slow").WithHint("try later")), "try later"},
 		{otherFormat(criuwrap.Release{}, "criu", criuwrap.ErrUnsupported), "another version"},
 		{&criuwrap.Error{Op: "dump"}, "CRIU's log"},
@@ -175,7 +175,7 @@ func TestComparePages(t *testing.T) {
 		{"right", "", func() {}},
 		{"what the kernel writes", "", func() { memory[rseq+4] = 1 }},
 		{"another byte", "the byte at ", func() { memory[5] = 56 }},
-		{"behind the kernel's", "the byte at ", func() { memory[rseq+32] = 1 }},
+		{"after the kernel's", "the byte at ", func() { memory[rseq+32] = 1 }},
 		{"a canary that was not corrected", "the byte at ", func() { copy(memory[canary:], "dumped's") }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -60,7 +60,7 @@ func (v *Verified) failf(format string, args ...any) {
 	v.Failures = append(v.Failures, fmt.Sprintf(format, args...))
 }
 
-// Entries are the entries that the queries name, each once and in their order,
+// Entries returns the entries that the queries name, each once and in their order,
 // or without queries all of them that have an image, by program. A query that names none, or more
 // than one, is registry.ErrNotFound or ErrAmbiguous, and then nothing else is
 // returned. Beside another error is what could be read all the same.
@@ -88,7 +88,7 @@ func (m *Manager) Entries(queries ...string) ([]registry.Record, error) {
 // hashes the files that the image depends on, checks that the plan is what the
 // record and CRIU's files make it, starts the program by its launcher file up to
 // the jump, and compares that process with the reference. What is not as it should
-// be stands in the result; the error says why it could not be found out: problem.Untrusted
+// be is in the result; the error says why it could not be found out: problem.Untrusted
 // where the record does not say that the owner is trusted, and others.
 func (m *Manager) Verify(ctx context.Context, rec registry.Record, ref Reference) (*Verified, error) {
 	if err := hasImage(rec); err != nil {
@@ -142,7 +142,7 @@ type verifying struct {
 
 // files checks everything that does not need a process.
 func (v *verifying) files(ctx context.Context) error {
-	// In what an older plan differs planAgrees tells.
+	// planAgrees reports in what an older plan differs.
 	v.result.Failures = slices.DeleteFunc(v.stale(v.rec), func(why string) bool { return strings.HasSuffix(why, olderPlan) })
 	if err := json.Unmarshal(v.rec.Deps, &v.deps); err != nil {
 		return nil // v.stale has said so
@@ -224,7 +224,7 @@ func (v *verifying) memory(ctx context.Context, ref Reference) error {
 // takes any of several at random, so for those there is one with a plan that has no
 // others, which are the caller's, as the launcher wants it: in the store if the caller may
 // write to it, for nothing may be executed in some temporary directories (noexec). One
-// outside of the store has a copy of CRIU's pages beside it, since a plan reaches no
+// outside the store has a copy of CRIU's pages beside it, since a plan reaches no
 // further than its store.
 func (v *verifying) starter() (path string, p *plan.Plan, remove func(), err error) {
 	v.pagesPath = v.image.PagesPath
@@ -447,7 +447,7 @@ var notCompared = []string{
 	"the stack, which is the kernel's own at each start",
 	"the vDSO's data pages, which the kernel gives every process",
 	"the program break, which is random at each start",
-	"registers that nobody reads behind the stop point",
+	"registers that nothing reads after the stop point",
 	"the boot in which the plan was made, until whose end the CPU is not compared again",
 }
 

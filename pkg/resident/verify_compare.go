@@ -46,7 +46,7 @@ type side struct {
 	anon   []linux.PageRange // pages that are no file's
 }
 
-// newSide looks at a process that stands at its stop point.
+// newSide looks at a process that is at its stop point.
 func newSide(pid int, stack linux.InitialStack) (side, error) {
 	s := side{pid: pid}
 	var err error
@@ -169,7 +169,7 @@ func (e unknownWord) String() string {
 const maxShown = 8
 
 // run compares everything: that the same files are mapped in the same places,
-// and every page of which one of the two has a copy, or which stands in CRIU's
+// and every page of which one of the two has a copy, or which is in CRIU's
 // pages. What is left are pages of the same file on either side.
 func (c *comparison) run() error {
 	c.differences = map[string]int{}
@@ -331,7 +331,7 @@ func (c *comparison) fixup(addr, trial, ref uint64, fixups []plan.Fixup) {
 	}
 }
 
-// classify names the class of a word that differs, or gives "".
+// classify returns the class of a word that differs, or "".
 func (c *comparison) classify(addr, trial, ref uint64) string {
 	k := c.plan.Kernel
 	if addr+8 > k.RseqAddr && addr < k.RseqAddr+uint64(k.RseqLen) {

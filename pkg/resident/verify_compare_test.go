@@ -50,7 +50,7 @@ func TestCompareWord(t *testing.T) {
 		{"wrong half", 0x1020, 78<<32 | 9, 88<<32 | 9, ""},
 		{"a forgotten correction", 0x2000, 0xbb00, 0xbb00, ""},
 		{"rseq", 0x1058, 1, 2, classRseq},
-		{"behind rseq", 0x1060, 1, 2, ""},
+		{"after rseq", 0x1060, 1, 2, ""},
 		{"CPU number", 0x2000, 0x11<<32 | 0x01020800, 0x11<<32 | 0x03020800, classAPIC},
 		{"CPU number above", 0x2000, 0x01020800<<32 | 4, 0x03020800<<32 | 4, classAPIC},
 		{"CPU number and more", 0x2000, 0x11<<32 | 0x01020801, 0x11<<32 | 0x03020800, ""},

@@ -37,7 +37,7 @@ func (v *verifying) planAgrees() {
 
 // compileAgain makes the plan of the layout as add does, but for three things that
 // only were so then: which words belong to the process, which comparing the memory
-// tells, the boot in which it was made, and how long page faults took.
+// says, the boot in which it was made, and how long page faults took.
 func (v *verifying) compileAgain() (*plan.Plan, error) {
 	template, err := dumpedTemplate(v.image)
 	if err != nil {
@@ -65,9 +65,9 @@ func (v *verifying) compileAgain() (*plan.Plan, error) {
 	return l.planFrom(src)
 }
 
-// dumpedTemplate is what CRIU's image tells of the template. CRIU keeps 22 entries
+// dumpedTemplate is what CRIU's image says about the template. CRIU keeps 22 entries
 // of the auxiliary vector (criu/arch/x86/include/asm/types.h, AT_VECTOR_SIZE); one
-// that is behind those describes the machine, so this process has it too. So it is
+// that follows those describes the machine, so this process has it too. So it is
 // with the vDSO's parts, which CRIU dumps as one.
 func dumpedTemplate(im *criuwrap.Image) (*linkstop.Template, error) {
 	t := &linkstop.Template{
@@ -92,7 +92,7 @@ func dumpedTemplate(im *criuwrap.Image) (*linkstop.Template, error) {
 			t.Auxv = append(t.Auxv, linux.AuxEntry{Type: pair[0], Value: pair[1]})
 		}
 	}
-	t.Auxv = append(t.Auxv, own...) // whoever asks is given the first
+	t.Auxv = append(t.Auxv, own...) // a reader gets the first
 	// musl's stop point is the program's entry, where glibc never stands: it has
 	// called nothing of the program's yet.
 	if t.Stop.Addr == t.Auxv.Value(linux.ATEntry) {

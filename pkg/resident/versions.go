@@ -17,7 +17,7 @@ import (
 //	exec /home/user/.asdf/bin/asdf exec "node" "$@"
 var managed = regexp.MustCompile(`(?m)^\s*exec "?(?:[^"\n]*/)?([a-z]+env|asdf)"? exec "`)
 
-// VersionManager is the name of the version manager, such as pyenv, whose script is at
+// VersionManager returns the name of the version manager, such as pyenv, whose script is at
 // path; "" if it is another file, or one that the caller cannot read. The script executes
 // one of several programs of its name, which one depends on the working directory, on
 // files there and above, and on environment variables.

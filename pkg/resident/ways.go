@@ -223,7 +223,7 @@ func (m *Manager) changeWish(program string, change func(*registry.Wish) bool) e
 	return err
 }
 
-// reclaim removes an entry's image; its wish stays. The record goes first, so that what
+// reclaim removes an entry's image; it stays registered. The record goes first, so that what
 // is left if this process is killed has no record, and gc finds it. The store must be
 // locked.
 func (m *Manager) reclaim(rec registry.Record, reason string) error {

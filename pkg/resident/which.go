@@ -19,7 +19,7 @@ type WayIn struct {
 	Reason   string `json:"reason,omitempty"`  // why it is no resident start
 }
 
-// WayIn is the one of the program at path, an absolute path, in this store; nil if it is not
+// WayIn returns the one of the program at path, an absolute path, in this store; nil if it is not
 // resident here. What depends on the caller, such as the environment, is not looked at.
 // Beside an error is what could be found out all the same.
 func (m *Manager) WayIn(path string) (*WayIn, error) {

@@ -26,7 +26,7 @@ func (a Access) set(path string) error {
 		return err
 	}
 	if st := info.Sys().(*syscall.Stat_t); st.Uid != 0 && int(st.Uid) != os.Geteuid() {
-		// Whoever owns it could give it another mode again.
+		// Its owner could give it another mode again.
 		if err := os.Lchown(path, os.Geteuid(), -1); err != nil {
 			return err
 		}
@@ -36,7 +36,7 @@ func (a Access) set(path string) error {
 }
 
 // give changes the access of a file that had what info says. A group that the
-// caller may not give gets nothing, and so do others. A file that has it all
+// caller cannot give gets nothing, and so do others. A file that has it all
 // keeps its times: chmod would change ctime, which plans record.
 func (a Access) give(path string, info fs.FileInfo) error {
 	had := info.Mode().Perm()
@@ -61,7 +61,7 @@ func (a Access) give(path string, info fs.FileInfo) error {
 	return os.Chmod(path, a.Mode)
 }
 
-// ExceededBy reports whether somebody may do more with a file that has what info says.
+// ExceededBy reports whether any user may do more with a file that has what info says.
 func (a Access) ExceededBy(info fs.FileInfo) bool {
 	had, may := info.Mode().Perm(), a.Mode
 	if a.groupMatters() && a.GID != int(info.Sys().(*syscall.Stat_t).Gid) {

@@ -28,12 +28,12 @@ func (s *Store) StampBoot(b Boot) error {
 	}))
 }
 
-// String is what the stamp of the boot holds.
+// String returns what the stamp of the boot holds.
 func (b Boot) String() string {
 	return fmt.Sprintf("%s\n%016x\n%016x\n", b.ID, b.MachineSum, b.Mark)
 }
 
-// ReadBoot is what StampBoot wrote last; fs.ErrNotExist if it never did.
+// ReadBoot returns what StampBoot wrote last; fs.ErrNotExist if it never did.
 func (s *Store) ReadBoot() (Boot, error) {
 	path := s.in(bootName)
 	data, err := os.ReadFile(path)

@@ -14,7 +14,7 @@ type Link struct {
 	ID     string
 }
 
-// Images are the ids in images/. Stray are paths there that are no image.
+// Images returns the ids in images/. Stray are paths there that are no image.
 func (s *Store) Images() (ids, stray []string, err error) {
 	err = s.each(imagesName, func(name string) bool {
 		if checkID(name) != nil {
@@ -26,7 +26,7 @@ func (s *Store) Images() (ids, stray []string, err error) {
 	return ids, stray, err
 }
 
-// Links are the entries of index/, whether their images are there or not. Stray
+// Links returns the entries of index/, whether their images are there or not. Stray
 // are paths there that are no such link.
 func (s *Store) Links() (links []Link, stray []string, err error) {
 	err = s.each(indexName, func(name string) bool {
@@ -40,7 +40,7 @@ func (s *Store) Links() (links []Link, stray []string, err error) {
 	return links, stray, err
 }
 
-// LinkOf is the entry of index/ for a binary, if it has one.
+// LinkOf returns the entry of index/ for a binary, if it has one.
 func (s *Store) LinkOf(b linux.Inode) (l Link, ok bool) {
 	target, err := os.Readlink(s.IndexPath(b))
 	id, isPlan := strings.CutSuffix(target, "/"+planName)
@@ -48,7 +48,7 @@ func (s *Store) LinkOf(b linux.Inode) (l Link, ok bool) {
 	return Link{b, id}, err == nil && isPlan && isImage && checkID(id) == nil
 }
 
-// Launchers are the binaries that have launcher files. Stray are paths in
+// Launchers returns the binaries that have launcher files. Stray are paths in
 // launchers/ that belong to none.
 func (s *Store) Launchers() (binaries []linux.Inode, stray []string, err error) {
 	err = s.each(launcherName, func(name string) bool {

@@ -18,21 +18,21 @@ var ErrUnsafe = errors.New("not safe to run programs from")
 // make every exec fail.
 var ErrNoExec = errors.New("its file system is mounted noexec")
 
-var errNotInPath = errors.New("there is a colon or a line break in it")
+var errNotInPath = errors.New("it contains a colon or a line break")
 
 var hints = problem.Hints{
-	{syscall.ENOSPC, "the disk is full; free some space, or use another store with --store"},
-	{syscall.EDQUOT, "the disk quota is used up; free some space, or use another store with --store"},
+	{syscall.ENOSPC, "free some space on the full disk, or use another store with --store"},
+	{syscall.EDQUOT, "free some space of your full disk quota, or use another store with --store"},
 	{ErrBusy, "try again when it is done; `fuser -v` on the store's staging directory shows which process it is"},
-	{ErrReplaced, "look who can rename in the directories that lead to it, and try again"},
-	{ErrNoExec, "use another store with --store, on a file system from which programs may be executed"},
-	{errNotInPath, "use a store whose path has none, with --store; `residentctl enable --system` needs no PATH"},
-	{syscall.EXDEV, "all of a store must be on one file system; use another store with --store"},
-	{syscall.EROFS, "the file system is mounted read-only; use another store with --store"},
-	{fs.ErrPermission, "this store is somebody else's: set HOME to your own home directory, name a store of your own with --store, or be root"},
+	{ErrReplaced, "find out who can rename in the directories that lead to it, and try again"},
+	{ErrNoExec, "use another store with --store, on a file system from which programs can be executed"},
+	{errNotInPath, "use a store whose path has neither, with --store; `residentctl enable --system` needs no PATH"},
+	{syscall.EXDEV, "use another store with --store: all of a store must be on one file system"},
+	{syscall.EROFS, "use another store with --store: the file system is mounted read-only"},
+	{fs.ErrPermission, "set HOME to your own home directory, name a store of your own with --store, or be root: this store is another user's"},
 }
 
-// Failed is what a method of this package fails with: what was being done ("publish
+// Failed returns the error of a method of this package: what was being done ("publish
 // image") to what, and why it did not work. The kernel's reason (syscall.ENOSPC, EROFS,
 // EACCES) is recognisable with errors.Is.
 func Failed(doing, path string, err error) *problem.Problem {

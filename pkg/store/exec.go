@@ -80,7 +80,7 @@ func execFile(path string, data []byte) (File, bool) {
 	return file, err == nil
 }
 
-// Execs are the paths of what WriteExec has written.
+// Execs returns the paths of what WriteExec has written.
 func (s *Store) Execs() ([]string, error) {
 	entries, err := os.ReadDir(s.in(execName))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -103,7 +103,7 @@ func (s *Store) RemoveExec(path string) error {
 	return wrap("remove", path, os.Remove(path))
 }
 
-// ExecOriginal is an empty file over which the covered file can be mounted, so
+// ExecOriginal returns an empty file over which the covered file can be mounted, so
 // that it still has a path.
 func (s *Store) ExecOriginal() (file File, err error) {
 	path := s.in(execName, "original")

@@ -13,7 +13,7 @@ import (
 const FaultEnv = "RESIDENTCTL_FAULT"
 
 // FaultList is a value of FaultEnv with which Fault writes each point that the process
-// comes to, as a line of its own behind FaultEnv and "=", to standard error.
+// comes to, as a line of its own after FaultEnv and "=", to standard error.
 const FaultList = "list"
 
 // FaultStop begins a value of FaultEnv with which Fault stops the process, by SIGSTOP,
@@ -29,16 +29,16 @@ var FaultPoints = []string{
 	"after-stage",              // a staging directory is made and locked
 	"before-publish",           // the image is made, nothing is on the disk for sure
 	"after-sync",               // its files are on the disk
-	"after-publish",            // it stands in images/
+	"after-publish",            // it is in images/
 	"before-replace",           // new files for an image are in staging/, on the disk
-	"after-replace",            // the first of them stands in the image
+	"after-replace",            // the first of them is in the image
 	"before-link",              // the index link is made, in staging/
-	"after-link",               // it stands in index/
+	"after-link",               // it is in index/
 	"after-unlink",             // it is gone
 	"before-launcher",          // the launcher file is made, in staging/
-	"after-launcher",           // it stands in launchers/
+	"after-launcher",           // it is in launchers/
 	"before-stamp",             // the boot stamp is made, in staging/
-	"after-stamp",              // it stands in its place
+	"after-stamp",              // it is in its place
 	"before-note",              // a note is made, in staging/
 	"after-note",               // it is in its place
 	"before-remove-image",      // a staging directory to move it to is made
@@ -46,10 +46,10 @@ var FaultPoints = []string{
 	"before-remove-launchers",  // a staging directory to move them to is made
 	"after-remove-launchers",   // they are in staging/
 	"before-shim",              // the link for PATH is made, in staging/
-	"after-shim",               // it stands in shims/
+	"after-shim",               // it is in shims/
 	"after-remove-shim",        // it is gone
 	"before-system-link",       // the note that it is enabled for the system is made, in staging/
-	"after-system-link",        // it stands in system/
+	"after-system-link",        // it is in system/
 	"after-remove-system-link", // it is gone
 }
 

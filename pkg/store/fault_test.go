@@ -79,7 +79,7 @@ func life(dir string) error {
 	return nil
 }
 
-// replacePlan puts another plan in the place of an image's, as a renewal does.
+// replacePlan puts another plan in place of an image's, as a renewal does.
 func replacePlan(s *Store, id string) error {
 	g, err := s.Stage()
 	if err != nil {
@@ -135,7 +135,7 @@ func life2(dir string) error {
 	return errors.Join(s.RemoveShim("perl"), s.RemoveSystemLink(perlLink), s.Unlink(inode(1, 2)), s.RemoveImage(idA), s.RemoveImage(idB), life(dir))
 }
 
-// mustBeConsistent: what stands in its place is whole, every link leads to an
+// mustBeConsistent: what is in its place is whole, every link leads to an
 // image, and nobody holds what is in staging/.
 func mustBeConsistent(t *testing.T, dir string) {
 	t.Helper()

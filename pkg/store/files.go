@@ -16,8 +16,8 @@ import (
 func eintr(f func() error) error { return linux.EINTR(f) }
 
 // makeDirectory makes a directory of exactly this mode, whatever the umask, if it is
-// not there, and brings its name to the disk. It has its mode from the start, for
-// nobody would give it to a directory that is there: somebody may have meant another.
+// not there, and brings its name to the disk. It has its mode from the start, for the
+// mode of an existing directory is never changed: a user may have chosen it.
 func makeDirectory(path string, mode fs.FileMode) error {
 	parent, err := openDirectory(unix.AT_FDCWD, filepath.Dir(path), unix.O_PATH)
 	if err != nil {
@@ -121,7 +121,7 @@ func syncTree(root string) error {
 	return syncPath(root)
 }
 
-// writeFile writes a file that is not there yet, of exactly this mode, and
+// writeFile writes a file that does not exist yet, of exactly this mode, and
 // brings it to the disk.
 func writeFile(path string, data []byte, mode fs.FileMode) error {
 	_, err := writeFileOf(path, data, mode)

@@ -162,7 +162,7 @@ func atFirstStop(t *testing.T, cmd *exec.Cmd, do func()) int {
 }
 
 // TestRootMakesNoStoreElsewhere: while root makes the directories that lead to a store,
-// another user puts something in the place of the first that is missing.
+// another user puts something in place of the first that is missing.
 func TestRootMakesNoStoreElsewhere(t *testing.T) {
 	needRoot(t)
 	for _, test := range []struct {

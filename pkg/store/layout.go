@@ -26,10 +26,10 @@ const (
 
 var directories = []string{imagesName, indexName, launcherName, shimsName, stagingName}
 
-// SystemDir is where the store of the whole system is.
+// SystemDir returns where the store of the whole system is.
 func SystemDir() string { return "/var/lib/residentctl" }
 
-// UserDir is where the caller's own store is: in $XDG_DATA_HOME, or in
+// UserDir returns where the caller's own store is: in $XDG_DATA_HOME, or in
 // ~/.local/share (XDG Base Directory Specification).
 func UserDir() (string, error) {
 	if base := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(base) {
@@ -45,7 +45,7 @@ func UserDir() (string, error) {
 	return filepath.Join(home, ".local", "share", "residentctl"), nil
 }
 
-// Default is the store that add writes to: the system's for root, else the
+// Default returns the store that add writes to: the system's for root, else the
 // caller's own.
 func Default() (string, error) {
 	if os.Geteuid() == 0 {
@@ -54,19 +54,19 @@ func Default() (string, error) {
 	return UserDir()
 }
 
-// Dir is the store's own path.
+// Dir returns the store's own path.
 func (s *Store) Dir() string { return s.dir }
 
-// RegistryPath is the registry's file.
+// RegistryPath returns the registry's file.
 func (s *Store) RegistryPath() string { return s.in(registryName) }
 
-// ShimsDir is the directory for links that PATH can lead to.
+// ShimsDir returns the directory for links that PATH can lead to.
 func (s *Store) ShimsDir() string { return ShimsDirOf(s.dir) }
 
-// ShimsDirOf is the same of a store in dir that may not be there yet.
+// ShimsDirOf returns the same of a store in dir that may not exist yet.
 func ShimsDirOf(dir string) string { return filepath.Join(dir, shimsName) }
 
-// FitsPath says why a directory cannot stand in PATH: a colon would end it there, and a
+// FitsPath returns why a directory cannot be in PATH: a colon would end it there, and a
 // line break the line with which a shell puts it there.
 func FitsPath(dir string) error {
 	if strings.ContainsAny(dir, ":\n") {
@@ -82,25 +82,25 @@ func HasRegistry(dir string) bool {
 	return err == nil
 }
 
-// ImageDir is the directory of an image.
+// ImageDir returns the directory of an image.
 func (s *Store) ImageDir(id string) string { return s.in(imagesName, id) }
 
-// PlanPath is the plan of an image.
+// PlanPath returns the plan of an image.
 func (s *Store) PlanPath(id string) string { return s.in(imagesName, id, planName) }
 
-// AboutPath is what an image says of itself to those who may read it: a copy of
+// AboutPath returns what an image says of itself to those who may read it: a copy of
 // its record, since the registry is for the store's owner only.
 func (s *Store) AboutPath(id string) string { return s.in(imagesName, id, aboutName) }
 
-// IndexPath is the link to the plan of a program.
+// IndexPath returns the link to the plan of a program.
 func (s *Store) IndexPath(b linux.Inode) string { return s.At(IndexName(b)) }
 
-// LaunchersDir is the directory of a program's launcher files.
+// LaunchersDir returns the directory of a program's launcher files.
 func (s *Store) LaunchersDir(b linux.Inode) string {
 	return s.in(launcherName, b.String())
 }
 
-// LauncherPath is the launcher file of a program, given its absolute path.
+// LauncherPath returns the launcher file of a program, given its absolute path.
 func (s *Store) LauncherPath(b linux.Inode, program string) string {
 	return filepath.Join(s.LaunchersDir(b), filepath.Clean("/"+program))
 }
@@ -119,5 +119,5 @@ func checkID(id string) error {
 	return nil
 }
 
-// BootPath is the boot stamp, which launchers read; see StampBoot.
+// BootPath returns the boot stamp, which launchers read; see StampBoot.
 func (s *Store) BootPath() string { return s.in(bootName) }

@@ -18,11 +18,11 @@ const LockTimeout = 30 * time.Second
 
 // Lock keeps all others from changing what is published until unlock is called:
 // an image with its record, its launcher files and its index link come, and go,
-// as one. So whoever holds it knows that an image without a record is garbage,
+// as one. So a process that holds it knows that an image without a record is garbage,
 // and not one whose record is about to be written. Readers do not take it, least
 // of all a start. It ends with the process.
 //
-// The lock is flock(2) on staging/, which nobody but the store's owner can open:
+// The lock is flock(2) on staging/, which only the store's owner can open:
 // a reader of the store cannot hold its owner up. flock has no timeout, hence
 // the polling.
 func (s *Store) Lock(ctx context.Context) (unlock func(), err error) {

@@ -7,10 +7,10 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// At is the path of what a plan names from the store's directory.
+// At returns the path of what a plan names from the store's directory.
 func (s *Store) At(name string) string { return filepath.Join(s.dir, name) }
 
-// NameOf is the name of what is in the store, from its directory.
+// NameOf returns the name of what is in the store, from its directory.
 func (s *Store) NameOf(path string) (string, error) {
 	name, err := filepath.Rel(s.dir, path)
 	if err != nil || !filepath.IsLocal(name) {
@@ -19,6 +19,6 @@ func (s *Store) NameOf(path string) (string, error) {
 	return name, nil
 }
 
-// IndexName is the name of the link to the plan of a program, from the store's
+// IndexName returns the name of the link to the plan of a program, from the store's
 // directory.
 func IndexName(b linux.Inode) string { return filepath.Join(indexName, b.String()) }

@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// A Note is a file of the store that its owner alone reads and that may be lost: whoever
+// A Note is a file of the store that its owner alone reads and that may be lost: a process that
 // reads it does without. So it is replaced by rename, as all files of a store, but not
 // brought to the disk.
 type Note string
@@ -28,7 +28,7 @@ const maxNote = 4 << 20
 
 var errLongNote = errors.New("it is longer than such a file may be")
 
-// NotePath is the file of a note.
+// NotePath returns the file of a note.
 func (s *Store) NotePath(n Note) string { return s.in(string(n)) }
 
 // ReadNote returns what WriteNote wrote last, nothing if there is none.

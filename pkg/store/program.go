@@ -11,7 +11,7 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 )
 
-// LockProgram waits until nobody else makes an image of this binary, and keeps
+// LockProgram waits until no other process makes an image of this binary, and keeps
 // all others from it until unlock is called: the second of two would only make
 // the same again. Unlike Lock it is held for as long as that takes.
 //

@@ -102,7 +102,7 @@ func leadTo(top, directory string, like func(path string) (Access, error)) error
 	return a.set(path)
 }
 
-// clearDirectory removes a directory in the place of which a file is to be.
+// clearDirectory removes a directory in place of which a file is to be.
 func clearDirectory(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.IsDir() {

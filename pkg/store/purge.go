@@ -31,7 +31,7 @@ func (s *Store) RemoveExecs() error {
 	return err
 }
 
-// Idle is ErrBusy while another process makes something in staging/.
+// Idle returns ErrBusy while another process makes something in staging/.
 func (s *Store) Idle() error {
 	entries, err := os.ReadDir(s.in(stagingName))
 	for _, e := range entries {

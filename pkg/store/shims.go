@@ -17,7 +17,7 @@ type Shim struct {
 	Binary  linux.Inode // of that program
 }
 
-// ShimPath is the link for programs of a name.
+// ShimPath returns the link for programs of a name.
 func (s *Store) ShimPath(name string) string { return s.in(shimsName, name) }
 
 // WriteShim makes PATH lead to the launcher file of a program, named by its
@@ -48,7 +48,7 @@ func (s *Store) RemoveShim(name string) error {
 	return wrap("remove shim", path, err)
 }
 
-// Shims are the links in shims/, whether what they lead to is there or not.
+// Shims returns the links in shims/, whether what they lead to is there or not.
 // Stray are paths there that are no such link.
 func (s *Store) Shims() (shims []Shim, stray []string, err error) {
 	err = s.each(shimsName, func(name string) bool {
@@ -61,7 +61,7 @@ func (s *Store) Shims() (shims []Shim, stray []string, err error) {
 	return shims, stray, err
 }
 
-// Shim is the link for programs of a name, if there is one.
+// Shim returns the link for programs of a name, if there is one.
 func (s *Store) Shim(name string) (Shim, bool) { return readShim(s.ShimPath(name)) }
 
 // readShim takes only what WriteShim makes.
@@ -91,7 +91,7 @@ func readLauncherLink(path string) (program string, binary linux.Inode, ok bool)
 	return program, binary, true
 }
 
-// ShimOf gives the program that the shim at path stands for, of whatever store.
+// ShimOf returns the program that the shim at path stands for, of whatever store.
 func ShimOf(path string) (program string, ok bool) {
 	if filepath.Base(filepath.Dir(path)) != shimsName {
 		return "", false
@@ -100,5 +100,5 @@ func ShimOf(path string) (program string, ok bool) {
 	return shim.Program, ok
 }
 
-// Shared reports whether others than the owner may look into the store.
+// Shared reports whether users other than the owner may look into the store.
 func (s *Store) Shared() bool { return s.mode&0o055 != 0 }

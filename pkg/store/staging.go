@@ -12,7 +12,7 @@ import (
 )
 
 // Staging is a directory to make something in. Until it is published or discarded
-// it is locked, which tells gc that somebody is at work there.
+// it is locked, which tells gc that a process is at work there.
 type Staging struct {
 	Dir   string
 	store *Store
@@ -61,8 +61,8 @@ func makeLocked(parent, prefix string) (dir string, lock *os.File, err error) {
 	return "", nil, syscall.EBUSY
 }
 
-// lockDirectory locks a directory, which must still be there afterwards: whoever
-// removes one holds its lock. EWOULDBLOCK says that somebody else has it.
+// lockDirectory locks a directory, which must still be there afterwards: a process that
+// removes one holds its lock. EWOULDBLOCK says that another process has it.
 func lockDirectory(dir string) (*os.File, error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
@@ -96,7 +96,7 @@ func sameFile(f *os.File, path string) error {
 }
 
 // Expose lets those read the staged files who may read a program of this mode
-// and group, and nobody else. Without it an image is for the store's owner only.
+// and group, and no one else. Without it an image is for the store's owner only.
 // Nobody may write to what is exposed but its owner, and nobody may execute it.
 // What has its mode already keeps its times.
 func (g *Staging) Expose(program fs.FileMode, gid int) error { return g.ExposePart("", program, gid) }
@@ -108,7 +108,7 @@ func (g *Staging) ExposePart(name string, program fs.FileMode, gid int) error {
 	return wrap("set the modes of", path, expose(path, directory, file))
 }
 
-// Exposed is the access that Expose gives to files and directories.
+// Exposed returns the access that Expose gives to files and directories.
 func Exposed(program fs.FileMode, gid int) (file, directory Access) {
 	read := program & 0o044
 	return Access{0o600 | read, gid}, Access{0o700 | read | read>>2, gid}
@@ -117,7 +117,7 @@ func Exposed(program fs.FileMode, gid int) (file, directory Access) {
 // Publish brings everything in the directory to the disk and makes it the image
 // id. After an error nothing is published, and the directory is still there to be
 // discarded; only when the very last step fails, bringing the image's name to
-// the disk, the image stands in its place. From here on it never changes.
+// the disk, the image is in its place. From here on it never changes.
 func (g *Staging) Publish(id string) error {
 	return wrap("publish image", g.store.ImageDir(id), g.publish(id))
 }
@@ -140,7 +140,7 @@ func (g *Staging) publish(id string) error {
 }
 
 // Replace brings everything in the staging directory to the disk, calls commit, and puts
-// the staged files in the place of those of images: of each image id the files with these
+// the staged files in place of those of images: of each image id the files with these
 // names, in this order, which are staged at id/name. Names are slash-separated. Commit may
 // take images out; after an error of its own nothing is replaced. A process that has an old
 // file open or mapped keeps it.
@@ -214,7 +214,7 @@ func (g *Staging) Discard() error {
 	return wrap("discard", g.Dir, os.RemoveAll(g.Dir))
 }
 
-// Abandoned are the paths in staging/ that nobody works in: what processes left
+// Abandoned returns the paths in staging/ that no process works in: what processes left
 // that were killed.
 func (s *Store) Abandoned() ([]string, error) {
 	entries, err := os.ReadDir(s.in(stagingName))
@@ -235,8 +235,8 @@ func (s *Store) Abandoned() ([]string, error) {
 	return left, nil
 }
 
-// inUse reports whether somebody works in a directory of staging/, or has just taken
-// it away. Nothing but directories is made there.
+// inUse reports whether a process works in a directory of staging/, or has just
+// removed it. Only directories are made there.
 func inUse(path string, e fs.DirEntry) (bool, error) {
 	if !e.IsDir() {
 		return false, nil
@@ -251,8 +251,8 @@ func inUse(path string, e fs.DirEntry) (bool, error) {
 	return false, lock.Close()
 }
 
-// RemoveAbandoned removes a path that Abandoned gave. Should somebody have
-// begun to work there it stays, and the error is syscall.EWOULDBLOCK.
+// RemoveAbandoned removes a path that Abandoned returned. If another process has
+// begun to work there, it stays, and the error is syscall.EWOULDBLOCK.
 func (s *Store) RemoveAbandoned(path string) error {
 	if filepath.Dir(path) != s.in(stagingName) {
 		return wrap("remove", path, fs.ErrInvalid)

@@ -26,7 +26,7 @@ type Store struct {
 	inode linux.Inode
 }
 
-// ForLaunchers is the store as launchers look in it.
+// ForLaunchers returns the store as launchers look in it.
 func (s *Store) ForLaunchers() launcher.Store { return launcher.Store{Dir: s.dir, Inode: s.inode} }
 
 // ErrReplaced is a store, or a file of it, whose path leads to another one than when it
@@ -153,7 +153,7 @@ func mayLead(s linux.Step) error {
 	case !isRoot(s.In.Uid):
 		why = fmt.Sprintf("belongs to user %d", s.In.Uid)
 	case others && s.In.Mode&unix.S_ISVTX == 0:
-		why = fmt.Sprintf("can be written to by others than root (mode %04o, group %d)", s.In.Mode&0o7777, s.In.Gid)
+		why = fmt.Sprintf("can be written to by users other than root (mode %04o, group %d)", s.In.Mode&0o7777, s.In.Gid)
 	case others && s.Stat != nil && !isRoot(s.Stat.Uid):
 		return leadError(filepath.Join(s.Dir, s.Name), fmt.Sprintf("belongs to user %d in a directory to which others may write", s.Stat.Uid))
 	default:
@@ -165,10 +165,10 @@ func mayLead(s linux.Step) error {
 // leadError is ErrUnsafe for what leads to a store.
 func leadError(path, why string) error {
 	return problem.Errorf("%w as root: %s, which leads to it, %s", ErrUnsafe, path, why).
-		WithHint("name a store that only root's directories lead to, or look who could have changed it; if it is to be trusted: chown root %[1]s and chmod go-w %[1]s", path)
+		WithHint("name a store that only root's directories lead to, or find out who could have changed it; to trust it: chown root %[1]s and chmod go-w %[1]s", path)
 }
 
-// Missing are the directories that the store has lost.
+// Missing returns the directories that the store has lost.
 func (s *Store) Missing() []string {
 	var missing []string
 	for _, name := range directories {
@@ -196,7 +196,7 @@ func Create(dir string) (*Store, error) {
 	return complete(dir, top)
 }
 
-// MayMake is an error where a store that a user has named would be made in a directory that
+// MayMake returns an error where a store that a user has named would be made in a directory that
 // is not there, which is a mistyped path more often than not.
 func MayMake(dir string) error {
 	dir, err := filepath.Abs(dir)
@@ -296,7 +296,7 @@ func (s *Store) HideNames() {
 	}
 }
 
-// NamesShown are those of index/ and launchers/ that others than the owner can list, and
+// NamesShown returns those of index/ and launchers/ that users other than the owner can list, and
 // so see the device and inode of every program.
 func (s *Store) NamesShown() (paths []string) {
 	for _, name := range inodeDirectories {
@@ -316,7 +316,7 @@ func noExec(fd int) bool {
 	return err == nil && st.Flags&stNoExec != 0
 }
 
-// newStoreMode lets everybody read what root made; a user's own store is for
+// newStoreMode lets all users read what root made; a user's own store is for
 // the user alone.
 func newStoreMode() fs.FileMode {
 	if os.Geteuid() == 0 {
@@ -336,7 +336,7 @@ func (s *Store) Holds(path string) bool {
 
 var (
 	errNotDirectory = fmt.Errorf("%w: not a directory", ErrUnsafe)
-	errHiddenOwner  = fmt.Errorf("%w: this user namespace does not show whose it is", ErrUnsafe)
+	errHiddenOwner  = fmt.Errorf("%w: this user namespace does not show its owner", ErrUnsafe)
 )
 
 func openError(path string, err error) error {
@@ -348,11 +348,11 @@ func openError(path string, err error) error {
 	case errors.Is(err, errNotDirectory):
 		p.WithHint("move %s away, or name another store with --store", path)
 	case errors.Is(err, errHiddenOwner):
-		p.Hint = "in the user namespace that `residentctl exec` makes for an ordinary user root's files look like nobody's: do it outside"
+		p.Hint = "run it outside: in the user namespace that `residentctl exec` makes for an ordinary user, root's files look like nobody's"
 	case errors.Is(err, ErrUnsafe):
-		p.WithHint("look who could have changed it; if it is to be trusted: chown it to yourself or root and chmod go-w %s", path)
+		p.WithHint("find out who could have changed it; to trust it: chown it to yourself or root and chmod go-w %s", path)
 	case errors.Is(err, fs.ErrNotExist):
-		p.Hint = "`residentctl add PROGRAM` makes it"
+		p.Hint = "run `residentctl add PROGRAM` to make it"
 	}
 	return p
 }
@@ -372,7 +372,7 @@ func checkDirectory(top int, name, path string) (*unix.Stat_t, error) {
 
 // distrust says why what st describes cannot be trusted by the user euid. Where a
 // file has an ACL, the group's bits are its mask (acl(5)), so an ACL that lets
-// somebody write shows there.
+// another user write shows there.
 func distrust(st *unix.Stat_t, euid int) error {
 	switch {
 	case st.Mode&syscall.S_IFMT != syscall.S_IFDIR:
@@ -383,7 +383,7 @@ func distrust(st *unix.Stat_t, euid int) error {
 		}
 		return fmt.Errorf("%w: it belongs to user %d, not to root or user %d", ErrUnsafe, st.Uid, euid)
 	case st.Mode&0o022 != 0:
-		return fmt.Errorf("%w: others than its owner may write to it (mode %04o)", ErrUnsafe, st.Mode&0o7777)
+		return fmt.Errorf("%w: users other than its owner may write to it (mode %04o)", ErrUnsafe, st.Mode&0o7777)
 	}
 	return nil
 }

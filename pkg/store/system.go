@@ -22,7 +22,7 @@ type SystemLink struct {
 	Instance string // binfmt.Instance; "" is the machine's
 }
 
-// SystemPath is the path of a link.
+// SystemPath returns the path of a link.
 func (s *Store) SystemPath(l SystemLink) string {
 	name := l.Binary.String()
 	if l.Instance != "" {
@@ -58,7 +58,7 @@ func (s *Store) RemoveSystemLink(l SystemLink) error {
 	return wrap("remove link", path, err)
 }
 
-// SystemLink is the link of a binary for an instance, if it has one.
+// SystemLink returns the link of a binary for an instance, if it has one.
 func (s *Store) SystemLink(b linux.Inode, instance string) (l SystemLink, ok bool) {
 	l = SystemLink{Binary: b, Instance: instance}
 	program, binary, ok := readLauncherLink(s.SystemPath(l))
@@ -66,7 +66,7 @@ func (s *Store) SystemLink(b linux.Inode, instance string) (l SystemLink, ok boo
 	return l, ok && binary == b
 }
 
-// SystemLinks are the links in system/, whether what they lead to is there or not.
+// SystemLinks returns the links in system/, whether what they lead to is there or not.
 // Stray are paths there that are no such link.
 func (s *Store) SystemLinks() (links []SystemLink, stray []string, err error) {
 	err = s.each(systemName, func(name string) bool {

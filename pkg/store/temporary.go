@@ -12,7 +12,7 @@ import (
 // temporaryPrefix begins the names of the directories of StageTemporary.
 const temporaryPrefix = "residentctl-work-"
 
-// Temporary is a directory outside of every store for what is needed while
+// Temporary is a directory outside every store for what is needed while
 // something is being made, such as a log. As a Staging it is locked for as long
 // as its maker works there; without its lock it is garbage.
 type Temporary struct {
@@ -30,7 +30,7 @@ func StageTemporary() (*Temporary, error) {
 }
 
 // Keep moves a file from the directory to a new one whose name begins with prefix
-// and which stays, and gives the file's path there, or "" if that cannot be.
+// and which stays, and returns the file's path there, or "" if that cannot be.
 func (t *Temporary) Keep(file, prefix string) string {
 	if filepath.Dir(file) != t.Dir {
 		return ""
@@ -53,7 +53,7 @@ func (t *Temporary) Discard() error {
 	return wrap("discard", t.Dir, os.RemoveAll(t.Dir))
 }
 
-// AbandonedTemporary are the directories of StageTemporary in which nobody works:
+// AbandonedTemporary returns the directories of StageTemporary in which no process works:
 // the caller's own only, for anybody may put something into os.TempDir. In one that
 // does not exist there are none.
 func AbandonedTemporary() ([]string, error) {
@@ -82,8 +82,8 @@ func ownDirectory(path string) bool {
 	return err == nil && info.IsDir() && int(info.Sys().(*syscall.Stat_t).Uid) == os.Geteuid()
 }
 
-// RemoveTemporary removes a directory that AbandonedTemporary gave. Should it be
-// somebody's by now, it stays, and the error is syscall.EWOULDBLOCK.
+// RemoveTemporary removes a directory that AbandonedTemporary returned. If it is
+// in use by now, it stays, and the error is syscall.EWOULDBLOCK.
 func RemoveTemporary(path string) error {
 	if !strings.HasPrefix(filepath.Base(path), temporaryPrefix) {
 		return wrap("remove", path, fs.ErrInvalid)

@@ -1,15 +1,15 @@
-// Package front is residentctl's front door: the launcher as part of the
-// program's own text, behind an entry symbol that runs before the Go runtime.
-// A `residentctl run PROGRAM …` then costs one exec and no Go.
+// Package front is residentctl's front door: the launcher as part of the program's own
+// text, with an entry symbol that runs before the Go runtime. A `residentctl run
+// PROGRAM …` then costs one exec and no Go.
 //
 // It takes effect when the program is linked with
 //
 //	-E _residentctl_start -T 0x70101000
 //
-// (scripts/build). Linked otherwise, the code is left out, and `run` takes the way
-// through Go, which is slower and loses the signals that its caller blocks or ignores.
-// The text address keeps residentctl away from where programs that are not
-// position-independent are linked; see plan.FrontDoorBase.
+// (scripts/build). In any other build the code is left out. Then `run` goes through Go,
+// which is slower and loses the signals that its caller blocks or ignores. The text
+// address keeps residentctl away from where programs that are not position-independent
+// are linked; see plan.FrontDoorBase.
 package front
 
 // What start_amd64.s has written before there was a Go runtime; all 0 without the
@@ -24,9 +24,9 @@ var (
 // Entered reports whether this process began at the front door.
 func Entered() bool { return entered != 0 }
 
-// Closed tells which of the descriptors 0, 1 and 2 were closed when this process
+// Closed returns which of the descriptors 0, 1 and 2 were closed when this process
 // was executed. By now the Go runtime has opened /dev/null in their place
-// (runtime.checkfds). Without the front door as the entry it gives none.
+// (runtime.checkfds). Without the front door as the entry it returns none.
 func Closed() (fds []int) {
 	for fd := range 3 {
 		if closed>>fd&1 != 0 {
@@ -36,7 +36,7 @@ func Closed() (fds []int) {
 	return fds
 }
 
-// Signals tells which signals this process was executed to ignore, and its mask then:
-// bit n-1 is for signal n. By now the Go runtime has changed both (runtime.initsig,
+// Signals returns the signals that this process was executed to ignore, and its mask at
+// that time: bit n-1 is for signal n. By now the Go runtime has changed both (runtime.initsig,
 // minitSignalMask). Without the front door as the entry ok is false.
 func Signals() (ignoring, mask uint64, ok bool) { return ignored, blocked, entered != 0 }

@@ -1,4 +1,4 @@
-// Command gosays has the front door and, behind it, a Go program that says
+// Command gosays has the front door and, after it, a Go program that says
 // what has reached it.
 package main
 
