@@ -186,7 +186,7 @@ func TestAttach(t *testing.T) {
 		for _, w := range append([]kit.Way{kit.Plain}, ways...) {
 			path, _, args := w.Command(s, kit.Root, program, "spin")
 			data := filepath.Join(kit.Dir(t), "perf.data")
-			record := exec.Command(perf, append([]string{"record", "-q", "-e", "cpu-clock", "-o", data, "--", path}, args...)...)
+			record := exec.Command(perf, append([]string{"record", "-q", "-BN", "-e", "cpu-clock", "-o", data, "--", path}, args...)...)
 			record.Env = s.Environment("/")
 			if output, err := record.CombinedOutput(); err != nil {
 				if w.Name == kit.Plain.Name {
