@@ -142,45 +142,48 @@ func crashStore(t *testing.T) (s *kit.Store, program string) {
 	return s, program
 }
 
-// twice is at how many changes TestKilled kills at a point, unless it may last.
-const twice = 2
-
 // TestKilled: whatever changes a store may be killed at any step. The program
-// starts, no process is left, and after gc there is nothing to complain about.
+// starts, no process is left, and after gc there is nothing to complain about. Each day half
+// of the steps are one change's turn.
 func TestKilled(t *testing.T) {
 	kit.RequireCRIU(t)
-	points := slices.Concat(stores.FaultPoints, resident.FaultPoints)
-	points = slices.DeleteFunc(points, func(p string) bool {
-		return slices.Contains(systemPoints, p) || slices.Contains(purgePoints, p)
-	})
-	reached := map[string]int{}
-	_, long := os.LookupEnv(lastingEnv)
+	at := map[string][]change{} // the changes that come to a point
 	for _, c := range changes {
 		t.Run(c.name, func(t *testing.T) {
 			for _, point := range c.points(t) {
-				if reached[point]++; reached[point] > twice && !long {
-					continue
-				}
-				t.Run(point, func(t *testing.T) {
-					s, program := crashStore(t)
-					c.before(t, s, program)
-					cmd := s.Command(c.args(program)...)
-					cmd.Env = append(os.Environ(), stores.FaultEnv+"="+point)
-					if !killed(t, cmd) {
-						t.Fatal("it was not killed")
-					}
-					c.wantSound(t, s, program)
-					if c.wished {
-						wantShim(t, s, program)
-					}
-				})
+				at[point] = append(at[point], c)
 			}
 		})
 	}
-	for _, point := range points {
-		if reached[point] == 0 {
-			t.Errorf("no change came to %s", point)
+	for _, point := range slices.Concat(stores.FaultPoints, resident.FaultPoints) {
+		if slices.Contains(systemPoints, point) || slices.Contains(purgePoints, point) {
+			continue
 		}
+		t.Run(point, func(t *testing.T) {
+			if at[point] == nil {
+				t.Fatal("no change comes to it")
+			}
+			slice := kit.Today(t, 2*len(at[point]))
+			for i, c := range at[point] {
+				if slice.Has(i) {
+					t.Run(c.name, func(t *testing.T) { c.killedAt(t, point) })
+				}
+			}
+		})
+	}
+}
+
+func (c change) killedAt(t *testing.T, point string) {
+	s, program := crashStore(t)
+	c.before(t, s, program)
+	cmd := s.Command(c.args(program)...)
+	cmd.Env = append(os.Environ(), stores.FaultEnv+"="+point)
+	if !killed(t, cmd) {
+		t.Fatal("it was not killed")
+	}
+	c.wantSound(t, s, program)
+	if c.wished {
+		wantShim(t, s, program)
 	}
 }
 
@@ -307,12 +310,15 @@ func wantNothingWrong(t *testing.T, output []byte) {
 	}
 }
 
-// TestKilledAnywhere kills at random moments instead of named ones.
+// TestKilledAnywhere kills at random moments instead of named ones, each day other changes.
 func TestKilledAnywhere(t *testing.T) {
-	const kills = 30
-	rnd := seeded.Rand(t)
+	const kills = 36
+	rnd, slice := seeded.Rand(t), kit.Today(t, 3)
 	times := map[string]time.Duration{}
 	for i := range kills {
+		if !slice.Has(i % len(changes)) {
+			continue
+		}
 		c := changes[i%len(changes)]
 		s, program := crashStore(t)
 		c.before(t, s, program)
@@ -337,7 +343,7 @@ func TestKilledAnywhere(t *testing.T) {
 }
 
 // lastingEnv names the environment variable that says for how long commands go on side by
-// side, as time.ParseDuration reads it. With it TestKilled kills every change at every point.
+// side, as time.ParseDuration reads it.
 const lastingEnv = "RESIDENTCTL_TEST_LASTING"
 
 // TestSideBySide: adds, removes, refreshes, gcs and starts at the same time, of programs

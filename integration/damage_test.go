@@ -295,7 +295,10 @@ func TestFullFromTheStart(t *testing.T) {
 
 // TestKilledAdd: add may be killed at any moment.
 func TestKilledAdd(t *testing.T) {
-	const kills = 40
+	kills := 15
+	if kit.All() {
+		kills = 40
+	}
 	s := kit.NewStore(t, kit.Dir(t))
 	program := filepath.Join(kit.Dir(t), "args")
 	kit.CopyFile(t, kit.Fixture(t, "args"), program)

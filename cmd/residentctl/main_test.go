@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"sync"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -15,16 +17,40 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(unlessChanged{m}, map[string]func(){"residentctl": main, residentName: main})
+	os.Exit(unchanged.Run(m, func() { os.RemoveAll(binaries.dir) }))
 }
 
-// unlessChanged is the tests without the command that this binary is in scripts.
-type unlessChanged struct{ m *testing.M }
+// binaries are the directory with residentctl for the scripts, which the first makes, and
+// why that failed. The test binary itself takes twice as long to start: it validates JSON
+// schemas.
+var binaries struct {
+	once sync.Once
+	dir  string
+	err  error
+}
 
-func (tests unlessChanged) Run() int { return unchanged.Run(tests.m, nil) }
+func buildBinaries() (dir string, err error) {
+	b := &binaries
+	b.once.Do(func() {
+		if b.dir, b.err = os.MkdirTemp("", "residentctl-scripts-"); b.err != nil {
+			return
+		}
+		program := filepath.Join(b.dir, "residentctl")
+		build := exec.Command("go", "build", "-o", program, ".")
+		if testing.CoverMode() != "" {
+			build.Args = slices.Insert(build.Args, 2, "-cover")
+		}
+		if output, err := build.CombinedOutput(); err != nil {
+			b.err = fmt.Errorf("build residentctl for the scripts: %w\n%s", err, output)
+			return
+		}
+		b.err = errors.Join(os.Chmod(b.dir, 0o755), os.Symlink("residentctl", filepath.Join(b.dir, residentName)))
+	})
+	return b.dir, b.err
+}
 
-// TestScripts runs testdata/*.txtar. The test binary stands for residentctl in
-// them: it is linked without the front door, so `run` takes the way through Go.
+// TestScripts runs testdata/*.txtar. Their residentctl is linked without the front door, so
+// `run` takes the way through Go.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
@@ -38,6 +64,11 @@ func TestScripts(t *testing.T) {
 
 // setup gives each script a home of its own, and so a store of its own.
 func setup(e *testscript.Env) error {
+	dir, err := buildBinaries()
+	if err != nil {
+		return err
+	}
+	e.Setenv("PATH", dir+string(os.PathListSeparator)+e.Getenv("PATH"))
 	e.Setenv("HOME", e.WorkDir)
 	e.Setenv("STORE", e.WorkDir+"/store")
 	e.Setenv("CRIU", os.Getenv(criuwrap.PathVariable)) // for scripts that change it

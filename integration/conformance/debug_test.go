@@ -46,8 +46,9 @@ func TestCoreDump(t *testing.T) {
 			s.RequireResident(t, w, u, program, kit.Command{Args: []string{"none"}})
 		}
 	}
-	for _, u := range kit.Users {
-		for _, how := range []string{"abort", "fault"} {
+	slice := kit.Today(t, 3)
+	for i, u := range kit.Users {
+		for j, how := range []string{"abort", "fault"} {
 			examine := func(w kit.Way) (kit.Outcome, string) {
 				t.Helper()
 				got := s.Start(t, w, u, program, kit.Command{Args: []string{how}, Shell: "ulimit -c unlimited"})
@@ -79,7 +80,10 @@ func TestCoreDump(t *testing.T) {
 					!strings.Contains(wantSaid, `{ADDRESS "zero", ADDRESS "one", ADDRESS "two"}`) {
 					t.Fatalf("gdb does not see what it should in a plain start's core:\n%s", wantSaid)
 				}
-				for _, w := range ways {
+				for way, w := range ways {
+					if !slice.Has(i, j, way) {
+						continue
+					}
 					got, said := examine(w)
 					if diff := cmp.Diff(want, got); diff != "" {
 						t.Errorf("plain (-) and %s (+) end differently:\n%s", w.Name, diff)
@@ -106,9 +110,10 @@ func TestAttach(t *testing.T) {
 	}
 	t.Run("gdb", func(t *testing.T) {
 		gdb := kit.Installed(t, "gdb")
-		for _, u := range kit.Users {
+		slice := kit.Today(t, 3)
+		for i, u := range kit.Users {
 			// Without being told the program gdb takes /proc/PID/exe.
-			for _, file := range [][]string{{program}, nil} {
+			for j, file := range [][]string{{program}, nil} {
 				attach := func(w kit.Way) (said, after string) {
 					t.Helper()
 					process := startAttached(t, s, w, u, program)
@@ -143,7 +148,10 @@ func TestAttach(t *testing.T) {
 					if !strings.Contains(wantSaid, "Breakpoint 1") || !strings.Contains(wantAfter, "answer 43") {
 						t.Fatalf("gdb of a plain start says\n%s\nand the program %q", wantSaid, wantAfter)
 					}
-					for _, w := range ways {
+					for way, w := range ways {
+						if !slice.Has(i, j, way) {
+							continue
+						}
 						if u != kit.Root && w.Reference().Around != nil {
 							// The user namespace that it is tried in is root's (security/commoncap.c,
 							// cap_ptrace_access_check); what a process of the machine's own is like
@@ -186,7 +194,7 @@ func TestAttach(t *testing.T) {
 		for _, w := range append([]kit.Way{kit.Plain}, ways...) {
 			path, _, args := w.Command(s, kit.Root, program, "spin")
 			data := filepath.Join(kit.Dir(t), "perf.data")
-			record := exec.Command(perf, append([]string{"record", "-q", "-e", "cpu-clock", "-o", data, "--", path}, args...)...)
+			record := exec.Command(perf, append([]string{"record", "-q", "-BN", "-e", "cpu-clock", "-o", data, "--", path}, args...)...)
 			record.Env = s.Environment("/")
 			if output, err := record.CombinedOutput(); err != nil {
 				if w.Name == kit.Plain.Name {

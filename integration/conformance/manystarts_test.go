@@ -14,7 +14,7 @@ import (
 // and ends as a plain one. RESIDENTCTL_TEST_STARTS says how many starts of each.
 func TestManyStarts(t *testing.T) {
 	kit.RequireCRIU(t)
-	starts := 40
+	starts := 20
 	if s := os.Getenv("RESIDENTCTL_TEST_STARTS"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/integration/kit"
 )
@@ -154,6 +155,7 @@ func TestInheritance(t *testing.T) {
 	program := kit.Fixture(t, "state")
 	s.Add(t, program)
 	affinity := firstCPU(t)
+	few, many := descriptors(t, 1024), descriptors(t, 5000)
 	s.Try(t, program, []kit.Situation{
 		{Name: "as it is", Options: []string{"--umask", "0022"}},
 		{Name: "session", Options: []string{"--session"}},
@@ -162,7 +164,7 @@ func TestInheritance(t *testing.T) {
 		{Name: "deleted directory", Options: []string{"--deleted-directory"}},
 		{Name: "directory", Options: []string{"--directory", "/usr/share", "--umask", "077"}},
 		{Name: "descriptors", Options: []string{"--open", "3", "--open", "9", "--open-cloexec", "4", "--open", "255"}},
-		{Name: "high descriptors", Options: []string{"--limit", kit.LimitDescriptors, "1024", "--open", "1023", "--open-cloexec", "1022"}},
+		{Name: "high descriptors", Options: []string{"--limit", kit.LimitDescriptors, strconv.Itoa(few), "--open", strconv.Itoa(few - 1), "--open-cloexec", strconv.Itoa(few - 2)}},
 		{Name: "descriptor beyond the limit", Options: []string{"--open", "900", "--limit", kit.LimitDescriptors, "64"}},
 		{Name: "no stdin", Options: []string{"--close", "0"}},
 		{Name: "no stderr", Options: []string{"--close", "2"}, Normal: kit.Either},
@@ -195,7 +197,7 @@ func TestInheritance(t *testing.T) {
 		{Name: "all limits", Special: map[string]string{"criu": "residentctl needs 2 GiB of address space"}, Shell: "ulimit -c 0 -d 800000 -f 100000 -l 8 -m 100000 -n 100 -q 1000 -s 4096 -t 77 -u 5000 -v 900000 -x 100"},
 
 		{Name: "root's limits and priorities", Users: kit.OnlyRoot, Ways: kit.OnTheMachine, Options: []string{"--nice", "-5", "--scheduler", "1", "3",
-			"--oom-score", "1", "--limit", kit.LimitDescriptors, "5000", "--open", "4999"}},
+			"--oom-score", "1", "--limit", kit.LimitDescriptors, strconv.Itoa(many), "--open", strconv.Itoa(many - 1)}},
 		{Name: "bounding set", Users: kit.OnlyRoot, Special: kit.NotByCRIU, Options: []string{"--bounding", kit.CapNetBind, "--bounding", "21"}},
 		{Name: "no capability to say which file", Users: kit.OnlyRoot, Special: kit.NotByCRIU, Options: []string{"--bounding", "21", "--bounding", "40"}},
 		{Name: "securebits", Users: kit.OnlyRoot, Special: kit.NotByCRIU, Options: []string{"--securebits", "0x2f"}},
@@ -212,6 +214,17 @@ func TestInheritance(t *testing.T) {
 		{Name: "chroot", Users: kit.OnlyRoot, Script: `mkdir root; mount --rbind / root`, Options: []string{"--chroot", "root"}},
 		{Name: "cgroup", Users: kit.OnlyRoot, Script: cgroupScript},
 	})
+}
+
+// descriptors is a limit of open files: what a test wants, or less. Without
+// CAP_SYS_RESOURCE root too can only have what the hard limit allows.
+func descriptors(t *testing.T, want uint64) int {
+	t.Helper()
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	return int(min(want, limit.Max))
 }
 
 // cgroupScript moves itself to a cgroup of its own, where there is a hierarchy to

@@ -46,57 +46,24 @@ func TestMorePrograms(t *testing.T) {
 	}
 }
 
-// compareTasks makes the program resident and compares every task in every way
-// for every user. These starts take long, so through a shim and by CRIU it is the first
-// only, as it is for root under exec and by binfmt_misc, where he needs no user namespace.
+// compareTasks is Compare. These starts take long, so through a shim and by CRIU it is the
+// first task only, as it is for root under exec and by binfmt_misc, where he needs no user
+// namespace.
 func compareTasks(t *testing.T, s *kit.Store, program string, tasks []task) {
 	t.Helper()
-	s.Do(t, "add", "--even-if-slower", program)
-	type start struct {
-		way, user string
-		task      int
-	}
-	// Plain starts come before all others, as in compare.
-	plainly := map[start]kit.Outcome{}
-	ways := kit.WaysTo(t, program, kit.EveryWay)
-	for _, w := range ways {
-		for _, u := range w.By(kit.Users) {
-			for i, k := range tasksBy(w, u, tasks) {
-				id := start{w.Reference().Name, u.Name, i}
-				if _, there := plainly[id]; !there {
-					plainly[id] = s.Start(t, w.Reference(), u, program, k.Command)
-				}
-			}
+	var commands []kit.Command
+	for _, k := range tasks {
+		if k.Shell != "" {
+			k.Normal = kit.Either // it does something with what the program has made
 		}
+		commands = append(commands, k.Command)
 	}
-	first := tasks[0].Command
-	for _, w := range append(ways, kit.Strictly) {
-		t.Run(w.Name, func(t *testing.T) {
-			w.Ready(t, s, program)
-			for _, u := range w.By(kit.Users) {
-				s.RequireResident(t, w, u, program, first)
-				for i, k := range tasksBy(w, u, tasks) {
-					t.Run(k.Name+", "+u.Name, func(t *testing.T) {
-						diff := w.Diff(u, k.Command, plainly[start{w.Reference().Name, u.Name, i}], s.Start(t, w, u, program, k.Command))
-						if diff != "" {
-							t.Errorf("plain (-) and %s (+) differ:\n%s", w.Name, diff)
-						}
-					})
-				}
-			}
-		})
-	}
-}
-
-// tasks are those that a user does by this way.
-func tasksBy(w kit.Way, u kit.User, all []task) []task {
-	switch {
-	case w.Name == kit.Strictly.Name:
-		return nil // as run
-	case w.Name == kit.ByShim.Name, w.Restores, w.Normal != "", u == kit.Root && (w.Name == kit.ByExec.Name || w.Name == kit.BySystem.Name):
-		return all[:1]
-	}
-	return all
+	s.CompareFirst(t, program, commands, func(w kit.Way, u kit.User) int {
+		if w.Name == kit.ByShim.Name || w.Restores || w.Normal != "" || u == kit.Root && (w.Name == kit.ByExec.Name || w.Name == kit.BySystem.Name) {
+			return 1
+		}
+		return len(commands)
+	})
 }
 
 // andThen is a shell's prelude: the program first, and then, if it succeeded, the

@@ -38,77 +38,115 @@ func (s *Store) WantNormalStart(t testing.TB, u User, program string, c Command)
 var sanitized = regexp.MustCompile(`/instrumented-.*(sanitizer|undefined)`)
 
 // Compare makes the program resident and compares every command in every way for
-// every user; of programs of the distribution only the first through a shim.
+// every user, one in three of these starts each day; of programs of the distribution only
+// the first command through a shim.
 func (s *Store) Compare(t *testing.T, program string, commands []Command) {
 	t.Helper()
+	s.CompareFirst(t, program, commands, func(w Way, _ User) int {
+		if (w.Name == ByShim.Name || w.Normal != "") && !strings.HasPrefix(program, Temporary) {
+			return 1
+		}
+		return len(commands)
+	})
+}
+
+// CompareFirst is Compare with so many of the commands by a way for a user.
+func (s *Store) CompareFirst(t *testing.T, program string, commands []Command, first func(Way, User) int) {
+	t.Helper()
 	s.Do(t, "add", "--even-if-slower", program)
+	slice := Today(t, 3)
 	type start struct {
-		way, user string
-		command   int
+		u User
+		c int // the command's number
+	}
+	ways, starts := WaysTo(t, program, EveryWay), map[string][]start{}
+	for i, w := range ways {
+		for j, u := range w.By(Users) {
+			for c := range first(w, u) {
+				if slice.Has(i, j, c) {
+					starts[w.Name] = append(starts[w.Name], start{u, c})
+				}
+			}
+		}
 	}
 	// Plain starts come before all others: a way may be set up for the whole machine.
-	plainly := map[start]Outcome{}
-	ways := WaysTo(t, program, EveryWay)
-	those := func(w Way) []Command {
-		switch {
-		case w.Name == Strictly.Name:
-			return nil // as run
-		case (w.Name == ByShim.Name || w.Normal != "") && !strings.HasPrefix(program, Temporary):
-			return commands[:1]
+	plainly := map[string]map[start]Outcome{}
+	for _, w := range ways {
+		w, starts := w.Reference(), starts[w.Name]
+		if plainly[w.Name] == nil {
+			plainly[w.Name] = map[start]Outcome{}
 		}
-		return commands
+		for _, st := range starts {
+			if _, there := plainly[w.Name][st]; !there {
+				plainly[w.Name][st] = s.startPlainly(t, w, st.u, program, commands[st.c])
+			}
+		}
 	}
 	for _, w := range ways {
-		for _, u := range w.By(Users) {
-			for i, c := range those(w) {
-				w, id := w.Reference(), start{w.Reference().Name, u.Name, i}
-				if _, there := plainly[id]; there {
-					continue
-				}
-				plainly[id] = s.Start(t, w, u, program, c)
-				if o := plainly[id]; strings.Contains(o.Stdout, "FAILED: ") || o.Status == "exit status 125" {
-					t.Fatalf("%s, %s: the fixture fails in a plain start:\n%s%s", c.Name, u.Name, o.Stdout, o.Stderr)
-				}
-			}
+		if len(starts[w.Name]) == 0 {
+			continue
 		}
-	}
-	for _, w := range append(ways, Strictly) {
 		t.Run(w.Name, func(t *testing.T) {
 			w.Ready(t, s, program)
-			for _, u := range w.By(Users) {
-				// A sanitizer's reports want /proc/self/exe: a normal start where the
-				// kernel does not let it be set.
-				if u == Root || w.Name == ByExec.Name || !sanitized.MatchString(program) {
-					s.RequireResident(t, w, u, program, commands[0])
-				}
-				for i, c := range those(w) {
-					t.Run(c.Name+", "+u.Name, func(t *testing.T) {
-						want, got := plainly[start{w.Reference().Name, u.Name, i}], s.Start(t, w, u, program, c)
-						if why, refused := w.refused(got); refused {
-							s.wantAlsoNormal(t, why, u, program, c)
-							return
-						}
-						if diff := w.Diff(u, c, want, got); diff != "" {
-							t.Errorf("plain (-) and %s (+) differ:\n%s", w.Name, diff)
-						}
-						if c.Shell == "" {
-							return // the first tells for all
-						}
-						switch normal := special(w, c.Normal, c.Special); {
-						case normal == Either, w.Restores:
-						case normal == "":
-							s.RequireResident(t, w, u, program, c)
-						default:
-							c.Env = append(slices.Clip(c.Env), "RESIDENTCTL_EXPLAIN=1")
-							got := s.Start(t, w, u, program, c).Stderr
-							if how, why := ExplanationOf(got, program); how != "started normally" || !strings.Contains(why, normal) {
-								t.Errorf("%s: %q, want a start that is %s\n%s", w.Name, how+": "+why, kind(normal), got)
-							}
-						}
-					})
-				}
+			s.requireResident(t, w, program, commands[0])
+			for _, st := range starts[w.Name] {
+				c := commands[st.c]
+				t.Run(c.Name+", "+st.u.Name, func(t *testing.T) {
+					s.compareOne(t, w, st.u, program, c, plainly[w.Reference().Name][st])
+				})
 			}
 		})
+	}
+	t.Run(Strictly.Name, func(t *testing.T) { s.requireResident(t, Strictly, program, commands[0]) })
+}
+
+// startPlainly is Start, by a way in which no fixture may fail.
+func (s *Store) startPlainly(t *testing.T, w Way, u User, program string, c Command) Outcome {
+	t.Helper()
+	o := s.Start(t, w, u, program, c)
+	if strings.Contains(o.Stdout, "FAILED: ") || o.Status == "exit status 125" {
+		t.Fatalf("%s, %s: the fixture fails in a plain start:\n%s%s", c.Name, u.Name, o.Stdout, o.Stderr)
+	}
+	return o
+}
+
+// requireResident is RequireResident for each user.
+func (s *Store) requireResident(t *testing.T, w Way, program string, c Command) {
+	t.Helper()
+	for _, u := range w.By(Users) {
+		// A sanitizer's reports want /proc/self/exe: a normal start where the kernel does not
+		// let it be set.
+		if u == Root || w.Name == ByExec.Name || !sanitized.MatchString(program) {
+			s.RequireResident(t, w, u, program, c)
+		}
+	}
+}
+
+// compareOne compares a start with the plain one. One that a shell has prepared also has to
+// be resident or normal, as the command says.
+func (s *Store) compareOne(t *testing.T, w Way, u User, program string, c Command, plainly Outcome) {
+	t.Helper()
+	got := s.Start(t, w, u, program, c)
+	if why, refused := w.refused(got); refused {
+		s.wantAlsoNormal(t, why, u, program, c)
+		return
+	}
+	if diff := w.Diff(u, c, plainly, got); diff != "" {
+		t.Errorf("plain (-) and %s (+) differ:\n%s", w.Name, diff)
+	}
+	if c.Shell == "" {
+		return // the first tells for all
+	}
+	switch normal := special(w, c.Normal, c.Special); {
+	case normal == Either, w.Restores:
+	case normal == "":
+		s.RequireResident(t, w, u, program, c)
+	default:
+		c.Env = append(slices.Clip(c.Env), "RESIDENTCTL_EXPLAIN=1")
+		got := s.Start(t, w, u, program, c).Stderr
+		if how, why := ExplanationOf(got, program); how != "started normally" || !strings.Contains(why, normal) {
+			t.Errorf("%s: %q, want a start that is %s\n%s", w.Name, how+": "+why, kind(normal), got)
+		}
 	}
 }
 

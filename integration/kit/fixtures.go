@@ -73,8 +73,12 @@ type Part struct {
 	Args           []string // after those that all parts have
 }
 
+// built is what Build has made, by the source and the compiler's arguments.
+var built = map[string]string{}
+
 // Build makes the parts of a fixture in a directory of its own and returns the last
-// one's path. They find each other there by DT_NEEDED and $ORIGIN.
+// one's path. They find each other there by DT_NEEDED and $ORIGIN. A part that another
+// fixture has too is copied: C++ takes seconds to compile. No test changes one in its place.
 func Build(t testing.TB, name string, parts ...Part) string {
 	t.Helper()
 	directory := filepath.Join(Temporary, "built", name)
@@ -83,12 +87,23 @@ func Build(t testing.TB, name string, parts ...Part) string {
 	}
 	output := ""
 	for _, p := range parts {
-		args := []string{"-pthread", "-rdynamic", "-Wl,-rpath,$ORIGIN", "-L" + directory}
+		args := []string{"-pthread", "-rdynamic", "-Wl,-rpath,$ORIGIN"}
 		if strings.HasSuffix(p.Output, ".so") {
 			args = append(args, "-shared", "-fPIC")
 		}
+		args = append(args, p.Args...)
+		if slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "-l") }) {
+			args = append([]string{"-L" + directory}, args...)
+		}
 		output = filepath.Join(directory, p.Output)
-		Compile(t, output, filepath.Join("fixtures", p.Source), append(args, p.Args...)...)
+		key := strings.Join(append(args, p.Source), " ")
+		if same := built[key]; same != "" && !BuiltFiles[output] {
+			CopyFile(t, same, output)
+			BuiltFiles[output] = true
+			continue
+		}
+		Compile(t, output, filepath.Join("fixtures", p.Source), args...)
+		built[key] = output
 	}
 	return output
 }

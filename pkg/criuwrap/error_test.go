@@ -125,6 +125,27 @@ func TestVersion(t *testing.T) {
 	}
 }
 
+// TestVersionIsAskedOnce: each execution of CRIU takes longer than all else that a small
+// command does. Another program at the same path is asked again.
+func TestVersionIsAskedOnce(t *testing.T) {
+	path := fakeCRIU(t, "Version: 4.1'; echo asked >>\"$0.log\"; : '")
+	for range 3 {
+		if v, err := Version(path); err != nil || v != (Release{4, 1, 0}) {
+			t.Fatalf("Version = %v, %v", v, err)
+		}
+	}
+	log, err := os.ReadFile(path + ".log")
+	if err != nil || string(log) != "asked\n" {
+		t.Errorf("%q, %v, want it to be asked once", log, err)
+	}
+	if err := os.Rename(fakeCRIU(t, "Version: 4.2"), path); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := Version(path); err != nil || v != (Release{4, 2, 0}) {
+		t.Errorf("after it was replaced Version = %v, %v", v, err)
+	}
+}
+
 func TestFind(t *testing.T) {
 	good := fakeCRIU(t, "Version: 4.1")
 	t.Setenv(PathVariable, good)

@@ -11,8 +11,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/owners"
 	"github.com/residentctl/residentctl/internal/problem"
 )
@@ -140,9 +142,24 @@ func execute(ctx context.Context, path string, stdout, stderr io.Writer, args ..
 	return cmd.Wait()
 }
 
-// Version asks the criu at path for its version. Its error wraps ErrNoCRIU if
-// there is no such program, and is an *Error if it does not answer.
+// answered are the versions that Version was told, by the file: Find asks too.
+var answered sync.Map // of linux.FileID to Release
+
+// Version asks the criu at path for its version, once as long as it is the same file. Its
+// error wraps ErrNoCRIU if there is no such program, and is an *Error if it does not answer.
 func Version(path string) (Release, error) {
+	id, statErr := linux.StatID(path)
+	if v, known := answered.Load(id); known && statErr == nil {
+		return v.(Release), nil
+	}
+	v, err := askVersion(path)
+	if err == nil && statErr == nil {
+		answered.Store(id, v)
+	}
+	return v, err
+}
+
+func askVersion(path string) (Release, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), versionTimeout)
 	defer cancel()
 	var out bytes.Buffer

@@ -113,7 +113,7 @@ func TestFlippedBytes(t *testing.T) {
 	data := bigRegistry(t)
 	path := filepath.Join(t.TempDir(), "registry.db")
 	rnd := rand.New(rand.NewPCG(1, 2))
-	rounds := 300
+	rounds := 100
 	if testing.Short() {
 		rounds = 15
 	}

@@ -54,7 +54,7 @@ func (m *model) where(is func(Record) bool) []Record {
 
 func TestModel(t *testing.T) {
 	const seed = 4
-	steps := 2000
+	steps := 600
 	if testing.Short() {
 		steps = 100
 	}
