@@ -16,20 +16,28 @@ import (
 
 // Read reads the plan in the file. Its errors are the file's and Decode's.
 func Read(path string) (*Plan, error) {
+	p, _, err := ReadWithSum(path)
+	return p, err
+}
+
+// ReadWithSum is Read, and Sum also of a plan that is damaged; 0 if it has none.
+func ReadWithSum(path string) (*Plan, uint64, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("read the plan: %w", err)
+		return nil, 0, fmt.Errorf("read the plan: %w", err)
 	}
 	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	buf := bytes.NewBuffer(make([]byte, 0, 8<<10)) // for most plans
+	_, err = buf.ReadFrom(io.LimitReader(f, maxSize+1))
+	raw := buf.Bytes()
 	if err != nil {
-		return nil, fmt.Errorf("read the plan %s: %w", path, err)
+		return nil, 0, fmt.Errorf("read the plan %s: %w", path, err)
 	}
 	p, err := Decode(raw)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, Sum(raw), fmt.Errorf("%s: %w", path, err)
 	}
-	return p, nil
+	return p, Sum(raw), nil
 }
 
 // decoder reads tables out of raw; the first fault stays in err.
@@ -55,6 +63,9 @@ func elements[T any](d *decoder, name string, t Table) []T {
 	}
 	if d.err != nil || t.Count == 0 {
 		return nil
+	}
+	if run, ok := any(d.raw[t.Off : uint64(t.Off)+uint64(t.Count)*size]).([]T); ok {
+		return run // of bytes
 	}
 	out := make([]T, t.Count)
 	if err := binary.Read(bytes.NewReader(d.raw[t.Off:]), binary.LittleEndian, out); err != nil {

@@ -57,22 +57,32 @@ func At(path string, opts Options) *Registry {
 // Check reports every fault. Its error says only that the file could not be
 // opened or locked. Nothing is changed.
 func (r *Registry) Check() ([]Fault, error) {
-	faults, err := r.check()
-	return faults, r.wrap("check registry", err)
+	_, faults, err := r.Whole()
+	return faults, err
 }
 
-func (r *Registry) check() ([]Fault, error) {
+// Whole is List of a registry that is without a fault, and else Check.
+func (r *Registry) Whole() ([]Record, []Fault, error) {
+	c, err := r.check()
+	if err != nil || len(c.faults) > 0 {
+		return nil, c.faults, r.wrap("check registry", err)
+	}
+	sortRecords(c.all)
+	return c.all, nil, nil
+}
+
+func (r *Registry) check() (*checker, error) {
 	file, err := openLocked(r.path, os.O_RDONLY, r.opts.Timeout)
+	c := &checker{}
 	if err != nil {
-		return nil, err
+		return c, err
 	}
 	defer file.Close()
-	c := &checker{}
 	for _, what := range scanPages(file) {
 		c.fault(FaultPage, whereFile, "%s", what)
 	}
 	if len(c.faults) > 0 {
-		return c.faults, nil
+		return c, nil
 	}
 	err = withBolt(file, true, func(db *bolt.DB) error {
 		return db.View(func(tx *bolt.Tx) error { c.database(tx); return nil })
@@ -81,11 +91,12 @@ func (r *Registry) check() ([]Fault, error) {
 		c.fault(FaultPage, whereFile, "%v", err)
 	}
 	slices.SortFunc(c.faults, func(a, b Fault) int { return cmp.Compare(a.String(), b.String()) })
-	return c.faults, nil
+	return c, nil
 }
 
 type checker struct {
 	faults []Fault
+	all    []Record // that are whole
 }
 
 func (c *checker) fault(kind FaultKind, where, format string, args ...any) {
@@ -137,18 +148,18 @@ func (c *checker) buckets(tx *bolt.Tx) bool {
 }
 
 // records checks each record and that its index entries are there. It returns
-// what index entries the readable ones expect, by key.
-func (c *checker) records(tx *bolt.Tx) map[string]map[indexEntry]bool {
-	known := make(map[string]map[indexEntry]bool)
+// the readable ones, by key, and nil for the others.
+func (c *checker) records(tx *bolt.Tx) map[string]*stored {
+	known := make(map[string]*stored)
 	binaries := make(map[linux.Inode]string)
-	for _, kv := range pairs(tx, recordsBucket, "") {
-		key, where := kv[0], "records/"+kv[0]
+	for _, d := range decodeAll(tx) {
+		key, s, where := d.key, d.stored, "records/"+d.key
 		known[key] = nil
-		s, err := decodeStored(key, []byte(kv[1]))
-		if err != nil {
-			c.fault(FaultRecord, where, "%v", err)
+		if d.err != nil {
+			c.fault(FaultRecord, where, "%v", d.err)
 			continue
 		}
+		c.all = append(c.all, s.record())
 		if s.Image != nil {
 			binary := s.Image.Binary.Inode()
 			if other, ok := binaries[binary]; ok {
@@ -156,14 +167,14 @@ func (c *checker) records(tx *bolt.Tx) map[string]map[indexEntry]bool {
 			}
 			binaries[binary] = key
 		}
-		known[key] = s.entries(key)
-		c.indexed(tx, where, key, known[key])
+		known[key] = s
+		c.indexed(tx, where, key, s.entries(key))
 	}
 	return known
 }
 
-func (c *checker) indexed(tx *bolt.Tx, where, key string, entries map[indexEntry]bool) {
-	for e := range entries {
+func (c *checker) indexed(tx *bolt.Tx, where, key string, entries []indexEntry) {
+	for _, e := range entries {
 		v := tx.Bucket([]byte(e.bucket)).Get([]byte(e.key))
 		if v == nil {
 			c.fault(FaultUnindexed, where, "not in %s", e)
@@ -175,13 +186,13 @@ func (c *checker) indexed(tx *bolt.Tx, where, key string, entries map[indexEntry
 
 // index checks that each entry leads to a record that wants it. Of a record
 // that is damaged (nil) nothing is known.
-func (c *checker) index(tx *bolt.Tx, bucket []byte, known map[string]map[indexEntry]bool) {
+func (c *checker) index(tx *bolt.Tx, bucket []byte, known map[string]*stored) {
 	for _, kv := range pairs(tx, bucket, "") {
 		e := indexEntry{string(bucket), kv[0]}
-		wanted, ok := known[kv[1]]
+		s, ok := known[kv[1]]
 		if !ok {
 			c.fault(FaultDangling, e.String(), "no record %s", kv[1])
-		} else if wanted != nil && !wanted[e] {
+		} else if s != nil && !s.has(kv[1], e) {
 			c.fault(FaultIndex, e.String(), "record %s does not have this", kv[1])
 		}
 	}

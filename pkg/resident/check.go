@@ -248,7 +248,7 @@ func (c *checker) contents(ctx context.Context, m *Manager) {
 		}
 		c.entry(m, rec)
 	}
-	if search := m.searchGarbage(records); len(damaged) > 0 {
+	if search := m.searchGarbage(ctx, records); len(damaged) > 0 {
 		c.damaged(m, damaged, search.ids)
 	} else {
 		c.system(ctx, m)

@@ -33,7 +33,7 @@ func (m *Manager) damage(rec registry.Record) (faults []string) {
 		if i > 0 {
 			others = nil // it is the first one's plan that names the others
 		}
-		for _, f := range append(m.layoutDamage(rec, dir, others), m.oldPlan(rec, i, dir)...) {
+		for _, f := range m.layoutDamage(rec, i, dir, others) {
 			faults = append(faults, which+f)
 		}
 	}
@@ -52,9 +52,9 @@ func (m *Manager) notFound(rec registry.Record) string {
 	return ""
 }
 
-// layoutDamage says the same of the layout in one directory, whose plan names those in
-// the directories others.
-func (m *Manager) layoutDamage(rec registry.Record, dir string, others []string) (faults []string) {
+// layoutDamage says the same of the layout with this number in one directory, whose plan names
+// those in the directories others.
+func (m *Manager) layoutDamage(rec registry.Record, number int, dir string, others []string) (faults []string) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 	path := filepath.Join(dir, planName(m.store))
 	info, err := os.Stat(path)
@@ -65,7 +65,10 @@ func (m *Manager) layoutDamage(rec registry.Record, dir string, others []string)
 	if why := mistrust(path, info); why != "" {
 		fault("%s", why)
 	}
-	p, err := plan.Read(path)
+	p, sum, err := plan.ReadWithSum(path)
+	if number < len(rec.PlanSums) && sum != 0 && rec.PlanSums[number] != fmt.Sprintf("%016x", sum) {
+		fault("%s", olderPlan)
+	}
 	if err != nil {
 		fault("%v", err)
 		return faults
@@ -90,16 +93,6 @@ func (m *Manager) layoutDamage(rec registry.Record, dir string, others []string)
 }
 
 const olderPlan = "its plan is an older one, since a refresh was interrupted"
-
-// oldPlan says that the plan of a layout, given its number, is not the one that the record
-// is about: a refresh was interrupted.
-func (m *Manager) oldPlan(rec registry.Record, number int, dir string) []string {
-	sum, err := plan.ReadSum(filepath.Join(dir, planName(m.store)))
-	if err != nil || number >= len(rec.PlanSums) || rec.PlanSums[number] == fmt.Sprintf("%016x", sum) {
-		return nil
-	}
-	return []string{olderPlan}
-}
 
 // pagesFault says why a start would not map CRIU's pages.
 func pagesFault(pages plan.MappedFile, path, dir string) string {
