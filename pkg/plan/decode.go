@@ -6,38 +6,42 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"io/fs"
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/plural"
 	"github.com/residentctl/residentctl/pkg/ldcache"
 )
 
 // Read reads the plan in the file. Its errors are the file's and Decode's.
 func Read(path string) (*Plan, error) {
-	p, _, err := ReadWithSum(path)
+	p, _, _, err := ReadWhole(path)
 	return p, err
 }
 
-// ReadWithSum is Read, and Sum also of a plan that is damaged; 0 if it has none.
-func ReadWithSum(path string) (*Plan, uint64, error) {
-	f, err := os.Open(path)
+// ReadWhole is Read. It also returns the file's state, unless it cannot be opened, and Sum also of
+// a plan that is damaged.
+func ReadWhole(path string) (p *Plan, sum uint64, info fs.FileInfo, err error) {
+	f, err := linux.Open(path)
 	if err != nil {
-		return nil, 0, fmt.Errorf("read the plan: %w", err)
+		return nil, 0, nil, fmt.Errorf("read the plan: %w", err)
 	}
 	defer f.Close()
-	buf := bytes.NewBuffer(make([]byte, 0, 8<<10)) // for most plans
-	_, err = buf.ReadFrom(io.LimitReader(f, maxSize+1))
-	raw := buf.Bytes()
-	if err != nil {
-		return nil, 0, fmt.Errorf("read the plan %s: %w", path, err)
+	if info, err = f.Stat(); err != nil {
+		return nil, 0, nil, fmt.Errorf("read the plan: %w", err)
 	}
-	p, err := Decode(raw)
-	if err != nil {
-		return nil, Sum(raw), fmt.Errorf("%s: %w", path, err)
+	raw := make([]byte, min(info.Size(), maxSize)+1) // one more shows the end
+	n, err := io.ReadFull(f, raw)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return nil, 0, info, fmt.Errorf("read the plan %s: %w", path, err)
 	}
-	return p, Sum(raw), nil
+	raw = raw[:n]
+	if p, err = Decode(raw); err != nil {
+		return nil, Sum(raw), info, fmt.Errorf("%s: %w", path, err)
+	}
+	return p, Sum(raw), info, nil
 }
 
 // decoder reads tables out of raw; the first fault stays in err.

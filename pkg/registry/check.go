@@ -67,8 +67,7 @@ func (r *Registry) Whole() ([]Record, []Fault, error) {
 	if err != nil || len(c.faults) > 0 {
 		return nil, c.faults, r.wrap("check registry", err)
 	}
-	sortRecords(c.all)
-	return c.all, nil, nil
+	return recordsOf(c.all), nil, nil
 }
 
 func (r *Registry) check() (*checker, error) {
@@ -78,7 +77,7 @@ func (r *Registry) check() (*checker, error) {
 		return c, err
 	}
 	defer file.Close()
-	for _, what := range scanPages(file) {
+	for _, what := range r.scan(file) {
 		c.fault(FaultPage, whereFile, "%s", what)
 	}
 	if len(c.faults) > 0 {
@@ -96,7 +95,7 @@ func (r *Registry) check() (*checker, error) {
 
 type checker struct {
 	faults []Fault
-	all    []Record // that are whole
+	all    []*stored // that are whole
 }
 
 func (c *checker) fault(kind FaultKind, where, format string, args ...any) {
@@ -125,6 +124,9 @@ func (c *checker) database(tx *bolt.Tx) {
 	for _, bucket := range indexBuckets {
 		c.index(tx, bucket, known)
 	}
+	for _, k := range known {
+		c.indexed(tx, k)
+	}
 	c.paths(tx)
 }
 
@@ -147,19 +149,26 @@ func (c *checker) buckets(tx *bolt.Tx) bool {
 	return complete
 }
 
-// records checks each record and that its index entries are there. It returns
-// the readable ones, by key, and nil for the others.
-func (c *checker) records(tx *bolt.Tx) map[string]*stored {
-	known := make(map[string]*stored)
+// A knownRecord is a record and how many index entries lead to it that it wants.
+type knownRecord struct {
+	key     string
+	stored  *stored // nil if it is damaged
+	indexed int
+}
+
+// records checks each record, and returns all by key.
+func (c *checker) records(tx *bolt.Tx) map[string]*knownRecord {
+	known := make(map[string]*knownRecord)
 	binaries := make(map[linux.Inode]string)
 	for _, d := range decodeAll(tx) {
 		key, s, where := d.key, d.stored, "records/"+d.key
-		known[key] = nil
+		known[key] = &knownRecord{key: key, stored: s}
 		if d.err != nil {
+			known[key].stored = nil
 			c.fault(FaultRecord, where, "%v", d.err)
 			continue
 		}
-		c.all = append(c.all, s.record())
+		c.all = append(c.all, s)
 		if s.Image != nil {
 			binary := s.Image.Binary.Inode()
 			if other, ok := binaries[binary]; ok {
@@ -167,18 +176,24 @@ func (c *checker) records(tx *bolt.Tx) map[string]*stored {
 			}
 			binaries[binary] = key
 		}
-		known[key] = s
-		c.indexed(tx, where, key, s.entries(key))
 	}
 	return known
 }
 
-func (c *checker) indexed(tx *bolt.Tx, where, key string, entries []indexEntry) {
+// indexed checks that the entries of a record are there, if there are not as many.
+func (c *checker) indexed(tx *bolt.Tx, k *knownRecord) {
+	if k.stored == nil {
+		return
+	}
+	entries, where := k.stored.entries(k.key), "records/"+k.key
+	if len(entries) == k.indexed {
+		return
+	}
 	for _, e := range entries {
 		v := tx.Bucket([]byte(e.bucket)).Get([]byte(e.key))
 		if v == nil {
 			c.fault(FaultUnindexed, where, "not in %s", e)
-		} else if string(v) != key {
+		} else if string(v) != k.key {
 			c.fault(FaultUnindexed, where, "%s leads to %s", e, v)
 		}
 	}
@@ -186,14 +201,18 @@ func (c *checker) indexed(tx *bolt.Tx, where, key string, entries []indexEntry) 
 
 // index checks that each entry leads to a record that wants it. Of a record
 // that is damaged (nil) nothing is known.
-func (c *checker) index(tx *bolt.Tx, bucket []byte, known map[string]*stored) {
-	for _, kv := range pairs(tx, bucket, "") {
-		e := indexEntry{string(bucket), kv[0]}
-		s, ok := known[kv[1]]
-		if !ok {
-			c.fault(FaultDangling, e.String(), "no record %s", kv[1])
-		} else if s != nil && !s.has(kv[1], e) {
-			c.fault(FaultIndex, e.String(), "record %s does not have this", kv[1])
+func (c *checker) index(tx *bolt.Tx, bucket []byte, known map[string]*knownRecord) {
+	name, cursor := string(bucket), tx.Bucket(bucket).Cursor()
+	for key, value := cursor.First(); key != nil; key, value = cursor.Next() {
+		e := indexEntry{name, string(key)}
+		switch k := known[string(value)]; {
+		case k == nil:
+			c.fault(FaultDangling, e.String(), "no record %s", value)
+		case k.stored == nil:
+		case k.stored.has(k.key, e):
+			k.indexed++
+		default:
+			c.fault(FaultIndex, e.String(), "record %s does not have this", k.key)
 		}
 	}
 }
@@ -201,8 +220,9 @@ func (c *checker) index(tx *bolt.Tx, bucket []byte, known map[string]*stored) {
 // paths checks that no path leads to two records.
 func (c *checker) paths(tx *bolt.Tx) {
 	var last []byte
-	for _, kv := range pairs(tx, pathBucket, "") {
-		path, _, _ := bytes.Cut([]byte(kv[0]), []byte{0})
+	cursor := tx.Bucket(pathBucket).Cursor()
+	for key, _ := cursor.First(); key != nil; key, _ = cursor.Next() {
+		path, _, _ := bytes.Cut(key, []byte{0})
 		if last != nil && bytes.Equal(path, last) {
 			c.fault(FaultTwice, "by-path/"+string(path), "leads to more than one record")
 		}

@@ -21,9 +21,6 @@ import (
 // may be at work on them.
 func (m *Manager) damage(rec registry.Record) (faults []string) {
 	dirs := layoutDirs(m.store.ImageDir(rec.ID), rec.Layouts)
-	if why := m.notFound(rec); why != "" {
-		faults = append(faults, why)
-	}
 	for i, dir := range dirs {
 		which := ""
 		if len(dirs) > 1 {
@@ -33,45 +30,48 @@ func (m *Manager) damage(rec registry.Record) (faults []string) {
 		if i > 0 {
 			others = nil // it is the first one's plan that names the others
 		}
-		for _, f := range m.layoutDamage(rec, i, dir, others) {
+		found, file := m.layoutDamage(rec, i, dir, others)
+		if why := m.notFound(rec, file); i == 0 && why != "" {
+			faults = append(faults, why)
+		}
+		for _, f := range found {
 			faults = append(faults, which+f)
 		}
 	}
 	return faults
 }
 
-// notFound says why starts do not find an entry's image.
-func (m *Manager) notFound(rec registry.Record) string {
+// notFound says why starts do not find an entry's image, given the file of its plan, or nil.
+func (m *Manager) notFound(rec registry.Record, file fs.FileInfo) string {
 	leads, err := os.Stat(m.store.IndexPath(rec.Binary.Inode()))
 	if err != nil {
 		return fmt.Sprintf("no start finds it (%v)", err)
 	}
-	if there, err := os.Stat(m.store.PlanPath(rec.ID)); err == nil && !os.SameFile(leads, there) {
+	if file != nil && !os.SameFile(leads, file) {
 		return "starts find another image of it"
 	}
 	return ""
 }
 
 // layoutDamage says the same of the layout with this number in one directory, whose plan names
-// those in the directories others.
-func (m *Manager) layoutDamage(rec registry.Record, number int, dir string, others []string) (faults []string) {
+// those in the directories others. It also returns the plan's file, unless that cannot be opened.
+func (m *Manager) layoutDamage(rec registry.Record, number int, dir string, others []string) (faults []string, file fs.FileInfo) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 	path := filepath.Join(dir, planName(m.store))
-	info, err := os.Stat(path)
-	if err != nil {
+	p, sum, file, err := plan.ReadWhole(path)
+	if file == nil {
 		fault("its plan cannot be read (%v)", err)
-		return faults
+		return faults, nil
 	}
-	if why := mistrust(path, info); why != "" {
+	if why := mistrust(path, file); why != "" {
 		fault("%s", why)
 	}
-	p, sum, err := plan.ReadWithSum(path)
 	if number < len(rec.PlanSums) && sum != 0 && rec.PlanSums[number] != fmt.Sprintf("%016x", sum) {
 		fault("%s", olderPlan)
 	}
 	if err != nil {
 		fault("%v", err)
-		return faults
+		return faults, file
 	}
 	named := func(name, dir string) bool {
 		return filepath.Base(name) == planName(m.store) && filepath.Dir(m.store.At(name)) == dir
@@ -89,7 +89,7 @@ func (m *Manager) layoutDamage(rec registry.Record, number int, dir string, othe
 	if why := pagesFault(*p.Pages(), m.store.At(p.Pages().Path), dir); why != "" {
 		fault("%s", why)
 	}
-	return faults
+	return faults, file
 }
 
 const olderPlan = "its plan is an older one, since a refresh was interrupted"

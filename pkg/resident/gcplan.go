@@ -311,11 +311,9 @@ func (s *gcSearch) surplus() (items []GCItem, err error) {
 // links finds those of no entry. One of an entry that leads to another image makes the
 // entry useless.
 func (s *gcSearch) links() (items []GCItem, err error) {
-	links, _, err := s.store.Links()
+	links, _, err := s.store.LinksBut(func(b linux.Inode) bool { _, known := s.binaries[b]; return known })
 	for _, l := range links {
-		if _, known := s.binaries[l.Binary]; !known {
-			items = append(items, GCItem{Path: s.store.IndexPath(l.Binary), ID: l.ID, binary: l.Binary})
-		}
+		items = append(items, GCItem{Path: s.store.IndexPath(l.Binary), ID: l.ID, binary: l.Binary})
 	}
 	return items, err
 }

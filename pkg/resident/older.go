@@ -35,7 +35,8 @@ func (m *Manager) byLauncher(rec registry.Record, name string) (reasons []string
 	case version != m.planVersion(rec):
 		return []string{otherLauncher}, false
 	}
-	if why := m.notFound(rec); why != "" {
+	planFile, _ := os.Stat(m.store.PlanPath(rec.ID))
+	if why := m.notFound(rec, planFile); why != "" {
 		return []string{why}, true
 	}
 	var deps fingerprint.Dependencies
