@@ -182,14 +182,11 @@ func (c *checker) records(tx *bolt.Tx) map[string]*knownRecord {
 
 // indexed checks that the entries of a record are there, if there are not as many.
 func (c *checker) indexed(tx *bolt.Tx, k *knownRecord) {
-	if k.stored == nil {
+	if k.stored == nil || k.stored.countEntries() == k.indexed {
 		return
 	}
-	entries, where := k.stored.entries(k.key), "records/"+k.key
-	if len(entries) == k.indexed {
-		return
-	}
-	for _, e := range entries {
+	where := "records/" + k.key
+	for _, e := range k.stored.entries(k.key) {
 		v := tx.Bucket([]byte(e.bucket)).Get([]byte(e.key))
 		if v == nil {
 			c.fault(FaultUnindexed, where, "not in %s", e)

@@ -53,6 +53,15 @@ func (s *stored) entries(key string) []indexEntry {
 	return all
 }
 
+// countEntries is the number of entries.
+func (s *stored) countEntries() int {
+	names := 1 + len(s.Wish.Paths)
+	if s.Image == nil {
+		return names
+	}
+	return names + 2 + len(s.Image.LibraryPaths) + len(s.Image.Lookups)
+}
+
 // has reports whether an index entry is one of those for what is stored under key.
 func (s *stored) has(key string, e indexEntry) bool {
 	if e.bucket == string(idBucket) {

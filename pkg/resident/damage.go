@@ -2,8 +2,6 @@ package resident
 
 import (
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -42,12 +40,12 @@ func (m *Manager) damage(rec registry.Record) (faults []string) {
 }
 
 // notFound says why starts do not find an entry's image, given the file of its plan, or nil.
-func (m *Manager) notFound(rec registry.Record, file fs.FileInfo) string {
-	leads, err := os.Stat(m.store.IndexPath(rec.Binary.Inode()))
+func (m *Manager) notFound(rec registry.Record, file *syscall.Stat_t) string {
+	leads, err := linux.StatID(m.store.IndexPath(rec.Binary.Inode()))
 	if err != nil {
 		return fmt.Sprintf("no start finds it (%v)", err)
 	}
-	if file != nil && !os.SameFile(leads, file) {
+	if file != nil && leads.Inode() != linux.IDOf(file).Inode() {
 		return "starts find another image of it"
 	}
 	return ""
@@ -55,7 +53,7 @@ func (m *Manager) notFound(rec registry.Record, file fs.FileInfo) string {
 
 // layoutDamage says the same of the layout with this number in one directory, whose plan names
 // those in the directories others. It also returns the plan's file, unless that cannot be opened.
-func (m *Manager) layoutDamage(rec registry.Record, number int, dir string, others []string) (faults []string, file fs.FileInfo) {
+func (m *Manager) layoutDamage(rec registry.Record, number int, dir string, others []string) (faults []string, file *syscall.Stat_t) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 	path := filepath.Join(dir, planName(m.store))
 	p, sum, file, err := plan.ReadWhole(path)
@@ -99,21 +97,21 @@ func pagesFault(pages plan.MappedFile, path, dir string) string {
 	if filepath.Dir(path) != dir {
 		return fmt.Sprintf("its plan maps pages from outside of the image: %s", path)
 	}
-	info, err := os.Stat(path)
+	file, err := linux.Stat(path)
 	if err != nil {
 		return fmt.Sprintf("its pages cannot be read (%v)", err)
 	}
-	if linux.IDOf(info.Sys().(*syscall.Stat_t)) != pages.ID {
+	if linux.IDOf(file) != pages.ID {
 		return fmt.Sprintf("%s was changed", path)
 	}
-	return mistrust(path, info)
+	return mistrust(path, file)
 }
 
 // mistrust says why a start would not use a file of an image (pkg/launcher/src/store.c,
 // trusted).
-func mistrust(path string, info fs.FileInfo) string {
-	if !info.Mode().IsRegular() {
+func mistrust(path string, file *syscall.Stat_t) string {
+	if file.Mode&syscall.S_IFMT != syscall.S_IFREG {
 		return path + " is not a file"
 	}
-	return readers.Changeable(path, info)
+	return readers.Changeable(path, file)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/ldcache"
 	"github.com/residentctl/residentctl/pkg/plan"
 	"github.com/residentctl/residentctl/pkg/readers"
 	"github.com/residentctl/residentctl/pkg/registry"
@@ -120,11 +121,14 @@ func newLargeStore(tb testing.TB, programs int) *largeStore {
 	}
 	linker := s.file(tb, "lib/ld.so")
 	s.template.Linker = fingerprint.File{Path: linker, ID: s.ids[linker], SHA256: strings.Repeat("1", 64)}
-	cache, err := linux.StatID("/etc/ld.so.cache")
+	cache, err := linux.StatID(ldcache.Path)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s.template.Checks = []fingerprint.Checked{{Path: "/etc/ld.so.cache", ID: cache}, {Path: "/etc/ld.so.preload"}}
+	libc := fingerprint.Answer{Name: "libc.so.6", Entries: []ldcache.Entry{{Path: "/lib/x86_64-linux-gnu/libc.so.6"}}}
+	s.template.Checks = []fingerprint.Checked{
+		{Path: ldcache.Path, ID: cache, Answers: []fingerprint.Answer{libc}}, {Path: "/etc/ld.so.preload"},
+	}
 	var records []registry.Record
 	for n := range programs {
 		records = append(records, s.program(tb, n))
@@ -156,7 +160,7 @@ func (s *largeStore) file(tb testing.TB, name string) string {
 // program makes the program with this number, all that a start of it reads, and its record.
 func (s *largeStore) program(tb testing.TB, n int) registry.Record {
 	tb.Helper()
-	path := s.file(tb, fmt.Sprintf("bin/program%05d", n))
+	path := s.file(tb, fmt.Sprintf("program%05d", n)) // two directories deep, as in /usr/bin
 	deps := s.template
 	deps.Program = fingerprint.File{Path: path, ID: s.ids[path], SHA256: fmt.Sprintf("%064x", n)}
 	for k := range 3 {
@@ -245,4 +249,72 @@ func (s *largeStore) image(tb testing.TB, rec *registry.Record) {
 		tb.Fatal(err)
 	}
 	write(s.m.store.AboutPath(rec.ID), about)
+}
+
+// Files that many entries share are looked at once in a command, and what has happened to one
+// is still found for each of them, and for no other.
+func TestManyEntriesShareWhatIsSeen(t *testing.T) {
+	s := newLargeStore(t, 150)
+	s.want(t, "of a new store")
+
+	// Programs 2 and 135 have library 7: (135*3 + 2) % 400.
+	s.file(t, "lib/lib007.so.1.new")
+	if err := os.Rename(s.libraries[7]+".new", s.libraries[7]); err != nil {
+		t.Fatal(err)
+	}
+	s.want(t, "of a replaced library", 2, 135)
+
+	linker := s.template.Linker.Path
+	if err := os.Remove(linker); err != nil {
+		t.Fatal(err)
+	}
+	all := make([]int, 150)
+	for n := range all {
+		all[n] = n
+	}
+	s.want(t, "of the dynamic linker that is gone", all...)
+}
+
+// want holds that list and gc have the entries of these programs for stale, and no others.
+func (s *largeStore) want(t *testing.T, what string, programs ...int) {
+	t.Helper()
+	want := map[string]bool{}
+	for _, n := range programs {
+		want[fmt.Sprintf("%016x", n)] = true
+	}
+	entries, err := s.m.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if stale := e.State == StateStale; stale != want[e.ID] {
+			t.Errorf("%s, list: %s is %s: %q", what, e.Program, e.State, e.Reasons)
+		}
+	}
+	p, err := s.m.PlanGC(t.Context())
+	if err != nil || len(p.Items) != len(want) {
+		t.Fatalf("%s, gc: %d items instead of %d, %v", what, len(p.Items), len(want), err)
+	}
+	for _, item := range p.Items {
+		if item.Kind != GCEntry || !want[item.ID] {
+			t.Errorf("%s, gc: %+v", what, item)
+		}
+	}
+}
+
+// A launcher file under a name that its entry does not have is found among many.
+func TestSurplusLauncherIsFoundAmongMany(t *testing.T) {
+	s := newLargeStore(t, 20)
+	entries, err := s.m.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	extra := s.m.Launcher(entries[11].Record) + "-old"
+	if err := os.WriteFile(extra, nil, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.m.PlanGC(t.Context())
+	if err != nil || len(p.Items) != 1 || p.Items[0].Kind != GCLauncher || p.Items[0].Path != extra {
+		t.Errorf("%+v, %v", p, err)
+	}
 }
