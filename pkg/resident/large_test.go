@@ -204,7 +204,7 @@ func (s *largeStore) image(tb testing.TB, rec *registry.Record) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	file, folder := store.Exposed(readers.Mode, readers.GID)
+	file, directory := store.Exposed(readers.Mode, readers.GID)
 	dir := s.m.store.ImageDir(rec.ID)
 	pages := filepath.Join(dir, "pages-1.img")
 	write := func(path string, raw []byte) {
@@ -215,7 +215,7 @@ func (s *largeStore) image(tb testing.TB, rec *registry.Record) {
 			tb.Fatal(err)
 		}
 	}
-	if err := os.Mkdir(dir, 0o700|folder.Mode); err != nil {
+	if err := os.Mkdir(dir, 0o700|directory.Mode); err != nil {
 		tb.Fatal(err)
 	}
 	write(pages, make([]byte, 4096))
