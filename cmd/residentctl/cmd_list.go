@@ -112,6 +112,7 @@ func runList(ctx context.Context, g *globals, stores []listedStore, sel resident
 	for _, s := range stores {
 		entries, not, err := s.Select(ctx, sel)
 		missed.add(err)
+		all = slices.Grow(all, len(entries))
 		for _, e := range entries {
 			all = append(all, listed{e, s.dir})
 		}

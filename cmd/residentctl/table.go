@@ -66,12 +66,12 @@ func (t *table) print() error {
 		}
 		w.AppendRow(row)
 	}
+	var text strings.Builder
 	for line := range strings.Lines(w.Render() + "\n") {
-		if _, err := io.WriteString(t.g.out, t.indent+line); err != nil {
-			return err
-		}
+		text.WriteString(t.indent + line)
 	}
-	return nil
+	_, err := io.WriteString(t.g.out, text.String())
+	return err
 }
 
 // widths are those of the columns, 0 for one that no row has something in.

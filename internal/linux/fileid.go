@@ -64,11 +64,20 @@ func IDOf(st *syscall.Stat_t) FileID {
 // StatID returns the identity of the file that path leads to, links followed. Its
 // error is a syscall.Errno wrapped with the path.
 func StatID(path string) (FileID, error) {
+	st, err := Stat(path)
+	if err != nil {
+		return FileID{}, err
+	}
+	return IDOf(st), nil
+}
+
+// Stat is the state of the file that path leads to, links followed. Its error is that of StatID.
+func Stat(path string) (*syscall.Stat_t, error) {
 	var st syscall.Stat_t
 	if err := EINTR(func() error { return syscall.Stat(path, &st) }); err != nil {
-		return FileID{}, fmt.Errorf("stat %s: %w", path, err)
+		return nil, fmt.Errorf("stat %s: %w", path, err)
 	}
-	return IDOf(&st), nil
+	return &st, nil
 }
 
 // FstatID returns the identity of an open file. Its error is a syscall.Errno.

@@ -94,7 +94,7 @@ func TestStaleComparesAnswersOfTheCache(t *testing.T) {
 				t.Fatal(err)
 			}
 			tc.change(path)
-			if diff := cmp.Diff(strings.ReplaceAll(tc.want, "PATH", path), staleCheck(c)); diff != "" {
+			if diff := cmp.Diff(strings.ReplaceAll(tc.want, "PATH", path), staleCheck(c, nil)); diff != "" {
 				t.Error(diff)
 			}
 		})

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -165,19 +166,26 @@ func (c *Checked) hash() error {
 }
 
 // Machine fills in what the image needs of the CPU and the kernel.
-func (d *Dependencies) Machine() (err error) {
+func (d *Dependencies) Machine() error {
+	now, err := machine()
+	d.CPUSum, d.XCR0, d.Kernel, d.VDSOBuildID = now.CPUSum, now.XCR0, now.Kernel, now.VDSOBuildID
+	return err
+}
+
+// machine is found out once in a process, for which it stays the same.
+var machine = sync.OnceValues(func() (d Dependencies, err error) {
 	d.CPUSum, d.XCR0 = cpuSum(), linux.XCR0()
 	if d.Kernel, err = Kernel(); err != nil {
-		return err
+		return d, err
 	}
 	vdso, err := OwnVDSO()
 	if err != nil {
-		return err
+		return d, err
 	}
 	_, id, err := VDSOBuildID(vdso)
 	d.VDSOBuildID = hex.EncodeToString(id)
-	return err
-}
+	return d, err
+})
 
 // MachineSum stands for the CPU and the vDSO that the image needs: the XXH64 (seed
 // 0) of CPUSum, little-endian, and the vDSO's build-id in hexadecimal.

@@ -174,7 +174,7 @@ func TestFromProbesOfUnreadableFile(t *testing.T) {
 	if err := os.Chmod(tr.path("lib/liba.so"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if staleCheck(d.Checks[0]) == "" {
+	if staleCheck(d.Checks[0], nil) == "" {
 		t.Error("a new mode is not noticed")
 	}
 }

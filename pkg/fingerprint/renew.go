@@ -81,7 +81,7 @@ func renewFile(f *File, allow func(path string) error) error {
 	case now.ID != id:
 		return fmt.Errorf("%s %w", f.Path, ErrChanged)
 	case now.SHA256 != f.SHA256:
-		return errors.New(staleFile(f.Path, f.ID))
+		return errors.New(staleFile(f.Path, f.ID, nil))
 	}
 	f.ID = id
 	return nil
@@ -92,7 +92,7 @@ func renewFile(f *File, allow func(path string) error) error {
 func sameInode(path string, was linux.FileID) (linux.FileID, error) {
 	now, err := StatID(path)
 	if err != nil || now.Inode() != was.Inode() || now.Size != was.Size {
-		return now, errors.New(staleFile(path, was))
+		return now, errors.New(staleFile(path, was, nil))
 	}
 	return now, nil
 }
@@ -114,7 +114,7 @@ func (d *Dependencies) renewCheck(c *Checked, allow func(path string) error) err
 		}
 	}
 	if c.SHA256 == "" {
-		return errors.New(staleCheck(*c))
+		return errors.New(staleCheck(*c, nil))
 	}
 	f := File{Path: c.Path, ID: c.ID, SHA256: c.SHA256}
 	err = renewFile(&f, allow)
@@ -127,7 +127,7 @@ func (d *Dependencies) renewCheck(c *Checked, allow func(path string) error) err
 func renewCache(c *Checked) error {
 	id, err := StatID(c.Path)
 	if err != nil {
-		return errors.New(staleFile(c.Path, c.ID))
+		return errors.New(staleFile(c.Path, c.ID, nil))
 	}
 	if why := staleAnswers(*c); why != "" {
 		return errors.New(why)

@@ -90,7 +90,7 @@ func confirm(files []*File, checks []Checked, directories []Directory) error {
 		}
 	}
 	for _, c := range checks {
-		if staleCheck(c) != "" || len(c.Answers) > 0 && staleAnswers(c) != "" {
+		if staleCheck(c, nil) != "" || len(c.Answers) > 0 && staleAnswers(c) != "" {
 			return fmt.Errorf("%s %w", c.Path, ErrChanged)
 		}
 	}

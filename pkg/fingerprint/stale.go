@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"syscall"
 
 	"github.com/residentctl/residentctl/internal/linux"
@@ -14,7 +15,44 @@ import (
 // full stop. None means that the image is still good as far as can be seen
 // without reading files: it makes one stat(2) per file and per directory. An
 // error of the system while looking counts as a reason.
-func (d *Dependencies) Stale() []string {
+func (d *Dependencies) Stale() []string { return d.StaleSeen(nil) }
+
+// Seen is what stat(2) said of files, for one command that asks about many programs: they
+// share their libraries. It may be used by several goroutines at once.
+type Seen struct {
+	mu  sync.Mutex
+	ids map[string]seenID
+}
+
+type seenID struct {
+	id  linux.FileID
+	err error
+}
+
+// statID is StatID, without asking again what is known.
+func (s *Seen) statID(path string) (linux.FileID, error) {
+	if s == nil {
+		return StatID(path)
+	}
+	s.mu.Lock()
+	known, ok := s.ids[path]
+	s.mu.Unlock()
+	if ok {
+		return known.id, known.err
+	}
+	known.id, known.err = StatID(path)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ids == nil {
+		s.ids = map[string]seenID{}
+	}
+	s.ids[path] = known
+	return known.id, known.err
+}
+
+// StaleSeen is Stale for one of many programs, as their files were when they were first looked
+// at.
+func (d *Dependencies) StaleSeen(seen *Seen) []string {
 	var reasons []string
 	note := func(reason string) {
 		if reason != "" {
@@ -22,10 +60,14 @@ func (d *Dependencies) Stale() []string {
 		}
 	}
 	for _, f := range d.files() {
-		note(staleFile(f.Path, f.ID))
+		if f == &d.Program {
+			note(staleFile(f.Path, f.ID, nil)) // it is of one entry
+			continue
+		}
+		note(staleFile(f.Path, f.ID, seen))
 	}
 	for _, c := range d.Checks {
-		note(staleCheck(c))
+		note(staleCheck(c, seen))
 	}
 	for _, f := range d.Directories {
 		for _, miss := range staleMisses(f) {
@@ -35,8 +77,8 @@ func (d *Dependencies) Stale() []string {
 	return append(reasons, d.staleMachine()...)
 }
 
-func staleFile(path string, id linux.FileID) string {
-	now, err := StatID(path)
+func staleFile(path string, id linux.FileID, seen *Seen) string {
+	now, err := seen.statID(path)
 	switch {
 	case err == nil && now == id:
 		return ""
@@ -48,8 +90,8 @@ func staleFile(path string, id linux.FileID) string {
 	return err.Error()
 }
 
-func staleCheck(c Checked) string {
-	now, err := StatID(c.Path)
+func staleCheck(c Checked, seen *Seen) string {
+	now, err := seen.statID(c.Path)
 	switch {
 	case c.absent() && missing(err), !c.absent() && err == nil && now == c.ID:
 		return ""
@@ -62,7 +104,7 @@ func staleCheck(c Checked) string {
 	case err == nil && c.Path == ldcache.Path:
 		return c.Path + " was rebuilt"
 	}
-	return staleFile(c.Path, c.ID)
+	return staleFile(c.Path, c.ID, seen)
 }
 
 func nowExists(path string) string {
@@ -133,7 +175,7 @@ func (d *Dependencies) Verify(ctx context.Context) ([]string, error) {
 
 // staleContent is empty for a file that Stale already complains about.
 func staleContent(f File) string {
-	if staleFile(f.Path, f.ID) != "" {
+	if staleFile(f.Path, f.ID, nil) != "" {
 		return ""
 	}
 	now, err := readFile(f.Path)

@@ -92,7 +92,7 @@ func TestStaleSaysWhatWasRebuilt(t *testing.T) {
 		t.Skip(err)
 	}
 	id.Ino++
-	got := staleCheck(Checked{Path: "/etc/ld.so.cache", ID: id})
+	got := staleCheck(Checked{Path: "/etc/ld.so.cache", ID: id}, nil)
 	if got != "/etc/ld.so.cache was rebuilt" {
 		t.Error(got)
 	}
@@ -223,7 +223,7 @@ func TestSettle(t *testing.T) {
 			t.Fatalf("round %d: settled at %d, changed at %d", round, now, d.Libraries[0].ID.Ctime)
 		}
 		tr.file("lib/liba.so", "content B")
-		if staleFile(tr.path("lib/liba.so"), d.Libraries[0].ID) == "" {
+		if staleFile(tr.path("lib/liba.so"), d.Libraries[0].ID, nil) == "" {
 			t.Fatalf("round %d: a change is not noticed", round)
 		}
 	}

@@ -2,34 +2,34 @@ package plan
 
 import (
 	"bytes"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
-	"os"
+	"syscall"
+	"unsafe"
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/plural"
 	"github.com/residentctl/residentctl/pkg/ldcache"
 )
 
 // Read reads the plan in the file. Its errors are the file's and Decode's.
 func Read(path string) (*Plan, error) {
-	f, err := os.Open(path)
+	p, _, _, err := ReadWhole(path)
+	return p, err
+}
+
+// ReadWhole is Read. It also returns the file's state, nil if it cannot be opened, and Sum also of
+// a plan that is damaged.
+func ReadWhole(path string) (p *Plan, sum uint64, file *syscall.Stat_t, err error) {
+	raw, file, err := linux.ReadFile(path, maxSize+1)
 	if err != nil {
-		return nil, fmt.Errorf("read the plan: %w", err)
+		return nil, 0, file, fmt.Errorf("read the plan: %w", err)
 	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxSize+1))
-	if err != nil {
-		return nil, fmt.Errorf("read the plan %s: %w", path, err)
+	if p, err = Decode(raw); err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
 	}
-	p, err := Decode(raw)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return p, nil
+	return p, Sum(raw), file, err
 }
 
 // decoder reads tables out of raw; the first fault stays in err.
@@ -49,7 +49,7 @@ func (d *decoder) fail(format string, args ...any) {
 // lie within raw.
 func elements[T any](d *decoder, name string, t Table) []T {
 	var one T
-	size := uint64(binary.Size(one))
+	size := uint64(unsafe.Sizeof(one))
 	if uint64(t.Off)+uint64(t.Count)*size > uint64(len(d.raw)) {
 		d.fail("the %s lie outside", name)
 	}
@@ -57,10 +57,14 @@ func elements[T any](d *decoder, name string, t Table) []T {
 		return nil
 	}
 	out := make([]T, t.Count)
-	if err := binary.Read(bytes.NewReader(d.raw[t.Off:]), binary.LittleEndian, out); err != nil {
-		d.fail("the %s: %v", name, err)
-	}
+	copy(bytesOf(out), d.raw[t.Off:])
 	return out
+}
+
+// bytesOf are the bytes of elements of the format, which are in memory as they are in the file:
+// the launcher reads them there.
+func bytesOf[T any](elements []T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(&elements[0])), uintptr(len(elements))*unsafe.Sizeof(elements[0]))
 }
 
 func (d *decoder) string(off uint32) string {
@@ -111,13 +115,12 @@ func (d *decoder) answers(h *Header) (answers []CacheAnswer) {
 // every part is within bounds, with a *DamagedError, or with an error that names the
 // other version that it is of.
 func Decode(raw []byte) (*Plan, error) {
-	var h Header
-	if err := binary.Read(bytes.NewReader(raw), binary.LittleEndian, &h); err != nil {
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil, damaged("only %s", plural.Count(len(raw), "byte"))
-		}
-		return nil, err
+	headers := make([]Header, 1)
+	header := bytesOf(headers)
+	if copy(header, raw) < len(header) {
+		return nil, damaged("only %s", plural.Count(len(raw), "byte"))
 	}
+	h := headers[0]
 	switch {
 	case string(h.Magic[:]) != Magic:
 		return nil, damaged("it does not begin like a plan")

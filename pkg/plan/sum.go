@@ -15,12 +15,6 @@ func Sum(raw []byte) uint64 {
 	return binary.LittleEndian.Uint64(raw[summedFrom-8:])
 }
 
-// ReadSum is Sum of the plan in a file, of which nothing else is read.
-func ReadSum(path string) (uint64, error) {
-	raw, err := readStart(path, summedFrom)
-	return Sum(raw), err
-}
-
 // ReadVersion returns the version of the format that the plan in a file is of. Nothing
 // else in it is looked at but its magic.
 func ReadVersion(path string) (uint32, error) {

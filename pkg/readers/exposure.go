@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"github.com/residentctl/residentctl/pkg/launcher"
@@ -28,7 +29,7 @@ func Exposure(dir string, file, directory store.Access, known bool) (faults []st
 		if e.IsDir() {
 			want = directory
 		}
-		switch why := Changeable(path, info); {
+		switch why := Changeable(path, info.Sys().(*syscall.Stat_t)); {
 		case !e.IsDir() && !e.Type().IsRegular():
 			faults = append(faults, path+" is not a file")
 		case why != "":
@@ -47,13 +48,15 @@ func Exposure(dir string, file, directory store.Access, known bool) (faults []st
 	return faults, exact
 }
 
+// euid is found out once in a process, which does not change it.
+var euid = sync.OnceValue(os.Geteuid)
+
 // Changeable says why a user other than the caller and root could change a file or
 // directory, or "".
-func Changeable(path string, info fs.FileInfo) string {
-	st := info.Sys().(*syscall.Stat_t)
+func Changeable(path string, st *syscall.Stat_t) string {
 	switch {
-	case int(st.Uid) != os.Geteuid() && !launcher.ShownForRoot(path, st.Uid):
-		return fmt.Sprintf("%s belongs to user %d, neither to root nor to user %d", path, st.Uid, os.Geteuid())
+	case int(st.Uid) != euid() && !launcher.ShownForRoot(path, st.Uid):
+		return fmt.Sprintf("%s belongs to user %d, neither to root nor to user %d", path, st.Uid, euid())
 	case st.Mode&0o022 != 0:
 		return fmt.Sprintf("users other than its owner may write to %s (mode %04o)", path, st.Mode&0o7777)
 	}

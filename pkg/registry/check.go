@@ -57,22 +57,31 @@ func At(path string, opts Options) *Registry {
 // Check reports every fault. Its error says only that the file could not be
 // opened or locked. Nothing is changed.
 func (r *Registry) Check() ([]Fault, error) {
-	faults, err := r.check()
-	return faults, r.wrap("check registry", err)
+	_, faults, err := r.Whole()
+	return faults, err
 }
 
-func (r *Registry) check() ([]Fault, error) {
+// Whole is List of a registry that is without a fault, and else Check.
+func (r *Registry) Whole() ([]Record, []Fault, error) {
+	c, err := r.check()
+	if err != nil || len(c.faults) > 0 {
+		return nil, c.faults, r.wrap("check registry", err)
+	}
+	return recordsOf(c.all), nil, nil
+}
+
+func (r *Registry) check() (*checker, error) {
 	file, err := openLocked(r.path, os.O_RDONLY, r.opts.Timeout)
+	c := &checker{}
 	if err != nil {
-		return nil, err
+		return c, err
 	}
 	defer file.Close()
-	c := &checker{}
-	for _, what := range scanPages(file) {
+	for _, what := range r.scan(file) {
 		c.fault(FaultPage, whereFile, "%s", what)
 	}
 	if len(c.faults) > 0 {
-		return c.faults, nil
+		return c, nil
 	}
 	err = withBolt(file, true, func(db *bolt.DB) error {
 		return db.View(func(tx *bolt.Tx) error { c.database(tx); return nil })
@@ -81,11 +90,12 @@ func (r *Registry) check() ([]Fault, error) {
 		c.fault(FaultPage, whereFile, "%v", err)
 	}
 	slices.SortFunc(c.faults, func(a, b Fault) int { return cmp.Compare(a.String(), b.String()) })
-	return c.faults, nil
+	return c, nil
 }
 
 type checker struct {
 	faults []Fault
+	all    []*stored // that are whole
 }
 
 func (c *checker) fault(kind FaultKind, where, format string, args ...any) {
@@ -114,6 +124,9 @@ func (c *checker) database(tx *bolt.Tx) {
 	for _, bucket := range indexBuckets {
 		c.index(tx, bucket, known)
 	}
+	for _, k := range known {
+		c.indexed(tx, k)
+	}
 	c.paths(tx)
 }
 
@@ -136,19 +149,26 @@ func (c *checker) buckets(tx *bolt.Tx) bool {
 	return complete
 }
 
-// records checks each record and that its index entries are there. It returns
-// what index entries the readable ones expect, by key.
-func (c *checker) records(tx *bolt.Tx) map[string]map[indexEntry]bool {
-	known := make(map[string]map[indexEntry]bool)
+// A knownRecord is a record and how many index entries lead to it that it wants.
+type knownRecord struct {
+	key     string
+	stored  *stored // nil if it is damaged
+	indexed int
+}
+
+// records checks each record, and returns all by key.
+func (c *checker) records(tx *bolt.Tx) map[string]*knownRecord {
+	known := make(map[string]*knownRecord)
 	binaries := make(map[linux.Inode]string)
-	for _, kv := range pairs(tx, recordsBucket, "") {
-		key, where := kv[0], "records/"+kv[0]
-		known[key] = nil
-		s, err := decodeStored(key, []byte(kv[1]))
-		if err != nil {
-			c.fault(FaultRecord, where, "%v", err)
+	for _, d := range decodeAll(tx) {
+		key, s, where := d.key, d.stored, "records/"+d.key
+		known[key] = &knownRecord{key: key, stored: s}
+		if d.err != nil {
+			known[key].stored = nil
+			c.fault(FaultRecord, where, "%v", d.err)
 			continue
 		}
+		c.all = append(c.all, s)
 		if s.Image != nil {
 			binary := s.Image.Binary.Inode()
 			if other, ok := binaries[binary]; ok {
@@ -156,18 +176,21 @@ func (c *checker) records(tx *bolt.Tx) map[string]map[indexEntry]bool {
 			}
 			binaries[binary] = key
 		}
-		known[key] = s.entries(key)
-		c.indexed(tx, where, key, known[key])
 	}
 	return known
 }
 
-func (c *checker) indexed(tx *bolt.Tx, where, key string, entries map[indexEntry]bool) {
-	for e := range entries {
+// indexed checks that the entries of a record are there, if there are not as many.
+func (c *checker) indexed(tx *bolt.Tx, k *knownRecord) {
+	if k.stored == nil || k.stored.countEntries() == k.indexed {
+		return
+	}
+	where := "records/" + k.key
+	for _, e := range k.stored.entries(k.key) {
 		v := tx.Bucket([]byte(e.bucket)).Get([]byte(e.key))
 		if v == nil {
 			c.fault(FaultUnindexed, where, "not in %s", e)
-		} else if string(v) != key {
+		} else if string(v) != k.key {
 			c.fault(FaultUnindexed, where, "%s leads to %s", e, v)
 		}
 	}
@@ -175,14 +198,18 @@ func (c *checker) indexed(tx *bolt.Tx, where, key string, entries map[indexEntry
 
 // index checks that each entry leads to a record that wants it. Of a record
 // that is damaged (nil) nothing is known.
-func (c *checker) index(tx *bolt.Tx, bucket []byte, known map[string]map[indexEntry]bool) {
-	for _, kv := range pairs(tx, bucket, "") {
-		e := indexEntry{string(bucket), kv[0]}
-		wanted, ok := known[kv[1]]
-		if !ok {
-			c.fault(FaultDangling, e.String(), "no record %s", kv[1])
-		} else if wanted != nil && !wanted[e] {
-			c.fault(FaultIndex, e.String(), "record %s does not have this", kv[1])
+func (c *checker) index(tx *bolt.Tx, bucket []byte, known map[string]*knownRecord) {
+	name, cursor := string(bucket), tx.Bucket(bucket).Cursor()
+	for key, value := cursor.First(); key != nil; key, value = cursor.Next() {
+		e := indexEntry{name, string(key)}
+		switch k := known[string(value)]; {
+		case k == nil:
+			c.fault(FaultDangling, e.String(), "no record %s", value)
+		case k.stored == nil:
+		case k.stored.has(k.key, e):
+			k.indexed++
+		default:
+			c.fault(FaultIndex, e.String(), "record %s does not have this", k.key)
 		}
 	}
 }
@@ -190,8 +217,9 @@ func (c *checker) index(tx *bolt.Tx, bucket []byte, known map[string]map[indexEn
 // paths checks that no path leads to two records.
 func (c *checker) paths(tx *bolt.Tx) {
 	var last []byte
-	for _, kv := range pairs(tx, pathBucket, "") {
-		path, _, _ := bytes.Cut([]byte(kv[0]), []byte{0})
+	cursor := tx.Bucket(pathBucket).Cursor()
+	for key, _ := cursor.First(); key != nil; key, _ = cursor.Next() {
+		path, _, _ := bytes.Cut(key, []byte{0})
 		if last != nil && bytes.Equal(path, last) {
 			c.fault(FaultTwice, "by-path/"+string(path), "leads to more than one record")
 		}

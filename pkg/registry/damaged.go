@@ -57,7 +57,7 @@ func (e *DamagedError) AsProblem() *problem.Problem {
 // damaged is what the indexes say of a damaged record.
 func damaged(tx *bolt.Tx, key string, err error) *DamagedError {
 	d := &DamagedError{Key: key, Err: err}
-	for e := range entriesOf(tx, key, idBucket, pathBucket, inodeBucket) {
+	for _, e := range entriesOf(tx, key, idBucket, pathBucket, inodeBucket) {
 		switch b, ok := linux.ParseInode(e.name()); {
 		case e.bucket == string(idBucket):
 			d.IDs = append(d.IDs, e.key)

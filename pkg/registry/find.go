@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -22,24 +25,75 @@ const minPrefix = 4
 func (r *Registry) List() (all []Record, err error) {
 	var bad []error
 	err = r.view(func(tx *bolt.Tx) error {
-		for _, kv := range pairs(tx, recordsBucket, "") {
-			s, err := decodeStored(kv[0], []byte(kv[1]))
-			if err != nil {
-				bad = append(bad, damaged(tx, kv[0], err))
+		var whole []*stored
+		for _, d := range decodeAll(tx) {
+			if d.err != nil {
+				bad = append(bad, damaged(tx, d.key, d.err))
 				continue
 			}
-			all = append(all, s.record())
+			whole = append(whole, d.stored)
 		}
+		all = recordsOf(whole)
 		return allFaults(bad)
 	})
-	sortRecords(all)
 	return all, err
 }
 
-func sortRecords(all []Record) {
-	slices.SortFunc(all, func(a, b Record) int {
-		return cmp.Or(cmp.Compare(a.Program, b.Program), cmp.Compare(a.ID, b.ID))
+// A decoded record, or what is wrong with it.
+type decoded struct {
+	key    string
+	stored *stored
+	err    error
+}
+
+// decodeAll decodes every record, on all processors: that takes the most time in a registry with
+// many. A fault in the mapped file is one of the caller's, as without it.
+func decodeAll(tx *bolt.Tx) []decoded {
+	var all []decoded
+	var values [][]byte
+	c := tx.Bucket(recordsBucket).Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		all, values = append(all, decoded{key: string(k)}), append(values, v)
+	}
+	each := runtime.GOMAXPROCS(0)
+	panics := make([]any, each)
+	var workers sync.WaitGroup
+	for first := range each {
+		workers.Go(func() {
+			debug.SetPanicOnFault(true)
+			defer func() { panics[first] = recover() }()
+			for i := first; i < len(all); i += each {
+				all[i].stored, all[i].err = decodeStored(all[i].key, values[i])
+			}
+		})
+	}
+	workers.Wait()
+	for _, p := range panics {
+		if p != nil {
+			panic(p)
+		}
+	}
+	return all
+}
+
+// recordsOf are the records, sorted by program and then by id.
+func recordsOf(all []*stored) []Record {
+	slices.SortFunc(all, func(a, b *stored) int {
+		return cmp.Or(cmp.Compare(a.Wish.Program, b.Wish.Program), cmp.Compare(a.id(), b.id()))
 	})
+	records := make([]Record, 0, len(all))
+	for _, s := range all {
+		records = append(records, s.record())
+	}
+	return records
+}
+
+// id is the image's, "" without one.
+func (s *stored) id() string {
+	if s.Image == nil {
+		return ""
+	}
+	return s.Image.ID
 }
 
 // Get returns the entry whose id begins with prefix.
@@ -202,6 +256,7 @@ func presumed(err error) (r Record) {
 // wrong with the others.
 func loadAll(tx *bolt.Tx, found []match) (all []Record, bad []error) {
 	seen := make(map[string]bool)
+	var whole []*stored
 	for _, m := range found {
 		if seen[m.key] {
 			continue
@@ -213,10 +268,9 @@ func loadAll(tx *bolt.Tx, found []match) (all []Record, bad []error) {
 			bad = append(bad, err)
 			continue
 		}
-		all = append(all, s.record())
+		whole = append(whole, s)
 	}
-	sortRecords(all)
-	return all, bad
+	return recordsOf(whole), bad
 }
 
 func ofID(tx *bolt.Tx, prefix string) []match {

@@ -34,24 +34,32 @@ func (e indexEntry) name() string {
 }
 
 // entries are the index entries that must exist for what is stored under key.
-func (s *stored) entries(key string) map[indexEntry]bool {
-	all := make(map[indexEntry]bool)
+func (s *stored) entries(key string) []indexEntry {
 	suffix := "\x00" + key
-	for _, name := range s.Wish.Names() {
-		all[indexEntry{string(pathBucket), name + suffix}] = true
+	var all []indexEntry
+	add := func(bucket []byte, names ...string) {
+		for _, name := range names {
+			all = append(all, indexEntry{string(bucket), name + suffix})
+		}
 	}
+	add(pathBucket, s.Wish.Names()...)
 	if s.Image == nil {
 		return all
 	}
-	all[indexEntry{string(idBucket), s.Image.ID}] = true
-	all[indexEntry{string(inodeBucket), s.Image.Binary.Inode().String() + suffix}] = true
-	for _, lib := range s.Image.LibraryPaths {
-		all[indexEntry{string(libraryBucket), lib + suffix}] = true
-	}
-	for _, path := range s.Image.Lookups {
-		all[indexEntry{string(lookupBucket), path + suffix}] = true
-	}
+	all = append(all, indexEntry{string(idBucket), s.Image.ID})
+	add(inodeBucket, s.Image.Binary.Inode().String())
+	add(libraryBucket, s.Image.LibraryPaths...)
+	add(lookupBucket, s.Image.Lookups...)
 	return all
+}
+
+// countEntries is the number of entries.
+func (s *stored) countEntries() int {
+	names := 1 + len(s.Wish.Paths)
+	if s.Image == nil {
+		return names
+	}
+	return names + 2 + len(s.Image.LibraryPaths) + len(s.Image.Lookups)
 }
 
 // has reports whether an index entry is one of those for what is stored under key.
@@ -85,7 +93,7 @@ func insert(tx *bolt.Tx, key string, s *stored) error {
 	if err := tx.Bucket(recordsBucket).Put([]byte(key), value); err != nil {
 		return err
 	}
-	for e := range s.entries(key) {
+	for _, e := range s.entries(key) {
 		if err := tx.Bucket([]byte(e.bucket)).Put([]byte(e.key), []byte(key)); err != nil {
 			return err
 		}
@@ -96,13 +104,13 @@ func insert(tx *bolt.Tx, key string, s *stored) error {
 // drop deletes the record under key with its index entries: those that it has, or
 // of a damaged one those that lead to it.
 func drop(tx *bolt.Tx, key string) error {
-	var entries map[indexEntry]bool
+	var entries []indexEntry
 	if s, err := load(tx, key); err == nil {
 		entries = s.entries(key)
 	} else {
 		entries = entriesOf(tx, key, indexBuckets...)
 	}
-	for e := range entries {
+	for _, e := range entries {
 		if err := deleteEntry(tx, e); err != nil {
 			return err
 		}
@@ -115,13 +123,12 @@ func deleteEntry(tx *bolt.Tx, e indexEntry) error {
 }
 
 // entriesOf searches indexes for entries that lead to key.
-func entriesOf(tx *bolt.Tx, key string, buckets ...[]byte) map[indexEntry]bool {
-	found := make(map[indexEntry]bool)
+func entriesOf(tx *bolt.Tx, key string, buckets ...[]byte) (found []indexEntry) {
 	for _, name := range buckets {
 		c := tx.Bucket(name).Cursor()
 		for k, v := c.First(); k != nil; k, v = c.Next() {
 			if string(v) == key {
-				found[indexEntry{string(name), string(k)}] = true
+				found = append(found, indexEntry{string(name), string(k)})
 			}
 		}
 	}

@@ -44,7 +44,9 @@ func (m *model) delete(i int) { m.all = slices.Delete(m.all, i, i+1) }
 
 func (m *model) list() []Record {
 	all := slices.Clone(m.all)
-	sortRecords(all)
+	slices.SortFunc(all, func(a, b Record) int {
+		return cmp.Or(cmp.Compare(a.Program, b.Program), cmp.Compare(a.ID, b.ID))
+	})
 	return all
 }
 

@@ -153,27 +153,25 @@ func (r *Registry) session(flag int, fn func(*bolt.DB) error) error {
 	}
 	// bbolt closes it too, but not when it panics; the lock goes with it.
 	defer file.Close()
-	if err := r.scan(file); err != nil {
-		return err
+	if faults := r.scan(file); len(faults) > 0 {
+		return corruptf("%s", summary(faults))
 	}
 	return withBolt(file, flag == os.O_RDONLY, fn)
 }
 
-// scan checks the pages of a file, unless it is as it was when that was done last.
-func (r *Registry) scan(file *os.File) error {
+// scan checks the pages of a file, unless it is as it was when nothing was wrong with them.
+func (r *Registry) scan(file *os.File) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now, err := linux.FstatID(int(file.Fd()))
 	if err == nil && now == r.scanned {
 		return nil
 	}
-	if faults := scanPages(file); len(faults) > 0 {
-		return corruptf("%s", summary(faults))
-	}
-	if err == nil {
+	faults := scanPages(file)
+	if err == nil && len(faults) == 0 {
 		r.scanned = now
 	}
-	return nil
+	return faults
 }
 
 // withBolt passes an open and locked file to bbolt. What goes wrong in a

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/plural"
@@ -139,7 +140,7 @@ func (c *checker) files(s *store.Store) {
 		}
 		if mode := info.Mode(); mode.IsRegular() && mode&file.mode != 0 {
 			c.fault(AreaStore, file.path, fmt.Sprintf("others may %s it (mode %03o)", file.what, mode.Perm()), "chmod "+file.right+" "+file.path)
-		} else if why := mistrust(file.path, info); why != "" {
+		} else if why := mistrust(file.path, info.Sys().(*syscall.Stat_t)); why != "" {
 			c.fault(AreaStore, file.path, why, "remove it; the next `residentctl add` makes it")
 		}
 	}
@@ -248,7 +249,7 @@ func (c *checker) contents(ctx context.Context, m *Manager) {
 		}
 		c.entry(m, rec)
 	}
-	if search := m.searchGarbage(records); len(damaged) > 0 {
+	if search := m.searchGarbage(ctx, records); len(damaged) > 0 {
 		c.damaged(m, damaged, search.ids)
 	} else {
 		c.system(ctx, m)

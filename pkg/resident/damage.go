@@ -2,8 +2,6 @@ package resident
 
 import (
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -21,9 +19,6 @@ import (
 // may be changing them.
 func (m *Manager) damage(rec registry.Record) (faults []string) {
 	dirs := layoutDirs(m.store.ImageDir(rec.ID), rec.Layouts)
-	if why := m.notFound(rec); why != "" {
-		faults = append(faults, why)
-	}
 	for i, dir := range dirs {
 		which := ""
 		if len(dirs) > 1 {
@@ -33,42 +28,48 @@ func (m *Manager) damage(rec registry.Record) (faults []string) {
 		if i > 0 {
 			others = nil // it is the first one's plan that names the others
 		}
-		for _, f := range append(m.layoutDamage(rec, dir, others), m.oldPlan(rec, i, dir)...) {
+		found, file := m.layoutDamage(rec, i, dir, others)
+		if why := m.notFound(rec, file); i == 0 && why != "" {
+			faults = append(faults, why)
+		}
+		for _, f := range found {
 			faults = append(faults, which+f)
 		}
 	}
 	return faults
 }
 
-// notFound says why starts do not find an entry's image.
-func (m *Manager) notFound(rec registry.Record) string {
-	leads, err := os.Stat(m.store.IndexPath(rec.Binary.Inode()))
+// notFound says why starts do not find an entry's image, given the file of its plan, or nil.
+func (m *Manager) notFound(rec registry.Record, file *syscall.Stat_t) string {
+	leads, err := linux.StatID(m.store.IndexPath(rec.Binary.Inode()))
 	if err != nil {
 		return fmt.Sprintf("no start finds it (%v)", err)
 	}
-	if there, err := os.Stat(m.store.PlanPath(rec.ID)); err == nil && !os.SameFile(leads, there) {
+	if file != nil && leads.Inode() != linux.IDOf(file).Inode() {
 		return "starts find another image of it"
 	}
 	return ""
 }
 
-// layoutDamage says the same of the layout in one directory, whose plan names those in
-// the directories others.
-func (m *Manager) layoutDamage(rec registry.Record, dir string, others []string) (faults []string) {
+// layoutDamage says the same of the layout with this number in one directory, whose plan names
+// those in the directories others. It also returns the plan's file, unless that cannot be opened.
+func (m *Manager) layoutDamage(rec registry.Record, number int, dir string, others []string) (faults []string, file *syscall.Stat_t) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 	path := filepath.Join(dir, planName(m.store))
-	info, err := os.Stat(path)
-	if err != nil {
+	p, sum, file, err := plan.ReadWhole(path)
+	if file == nil {
 		fault("its plan cannot be read (%v)", err)
-		return faults
+		return faults, nil
 	}
-	if why := mistrust(path, info); why != "" {
+	if why := mistrust(path, file); why != "" {
 		fault("%s", why)
 	}
-	p, err := plan.Read(path)
+	if number < len(rec.PlanSums) && sum != 0 && rec.PlanSums[number] != fmt.Sprintf("%016x", sum) {
+		fault("%s", olderPlan)
+	}
 	if err != nil {
 		fault("%v", err)
-		return faults
+		return faults, file
 	}
 	named := func(name, dir string) bool {
 		return filepath.Base(name) == planName(m.store) && filepath.Dir(m.store.At(name)) == dir
@@ -86,41 +87,31 @@ func (m *Manager) layoutDamage(rec registry.Record, dir string, others []string)
 	if why := pagesFault(*p.Pages(), m.store.At(p.Pages().Path), dir); why != "" {
 		fault("%s", why)
 	}
-	return faults
+	return faults, file
 }
 
 const olderPlan = "its plan is an older one, since a refresh was interrupted"
-
-// oldPlan says that the plan of a layout, given its number, is not the one that the record
-// is about: a refresh was interrupted.
-func (m *Manager) oldPlan(rec registry.Record, number int, dir string) []string {
-	sum, err := plan.ReadSum(filepath.Join(dir, planName(m.store)))
-	if err != nil || number >= len(rec.PlanSums) || rec.PlanSums[number] == fmt.Sprintf("%016x", sum) {
-		return nil
-	}
-	return []string{olderPlan}
-}
 
 // pagesFault says why a start would not map CRIU's pages.
 func pagesFault(pages plan.MappedFile, path, dir string) string {
 	if filepath.Dir(path) != dir {
 		return fmt.Sprintf("its plan maps pages from outside of the image: %s", path)
 	}
-	info, err := os.Stat(path)
+	file, err := linux.Stat(path)
 	if err != nil {
 		return fmt.Sprintf("its pages cannot be read (%v)", err)
 	}
-	if linux.IDOf(info.Sys().(*syscall.Stat_t)) != pages.ID {
+	if linux.IDOf(file) != pages.ID {
 		return fmt.Sprintf("%s was changed", path)
 	}
-	return mistrust(path, info)
+	return mistrust(path, file)
 }
 
 // mistrust says why a start would not use a file of an image (pkg/launcher/src/store.c,
 // trusted).
-func mistrust(path string, info fs.FileInfo) string {
-	if !info.Mode().IsRegular() {
+func mistrust(path string, file *syscall.Stat_t) string {
+	if file.Mode&syscall.S_IFMT != syscall.S_IFREG {
 		return path + " is not a file"
 	}
-	return readers.Changeable(path, info)
+	return readers.Changeable(path, file)
 }

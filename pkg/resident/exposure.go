@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/readers"
@@ -64,7 +65,7 @@ func (m *Manager) launcherExposure(rec registry.Record) (faults []string, exact 
 		if err != nil {
 			continue // whether it has to be there is another question
 		}
-		if why := readers.Changeable(path, info); why != "" {
+		if why := readers.Changeable(path, info.Sys().(*syscall.Stat_t)); why != "" {
 			faults = append(faults, why)
 			continue
 		}

@@ -114,7 +114,7 @@ func (m *Manager) collectEntry(item GCItem) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	reasons, unsure := m.useless(rec)
+	reasons, unsure := m.useless(rec, nil)
 	if rec.ID != item.ID || len(reasons) == 0 || unsure != "" {
 		return false, nil
 	}

@@ -136,7 +136,7 @@ func TestGCKeepsWhatCannotBeLookedAt(t *testing.T) {
 		t.Fatal(err)
 	}
 	rec.Deps = []byte(`{"program": {"path": "` + loop + `"}}`)
-	if reasons, unsure := m.useless(rec); len(reasons) == 0 || unsure != "" {
+	if reasons, unsure := m.useless(rec, nil); len(reasons) == 0 || unsure != "" {
 		t.Errorf("without an image it is useless for certain: %q, %q", reasons, unsure)
 	}
 	deps := &fingerprint.Dependencies{}

@@ -111,17 +111,18 @@ type GCPlan struct {
 // gcSearch is a search for garbage, and what it knows of the store.
 type gcSearch struct {
 	*Manager
-	records  []registry.Record    // that have an image
-	binaries map[linux.Inode]bool // that have a record
-	ids      map[string]bool      // of the records' images
-	going    map[string]bool      // ids of the entries that are garbage themselves
+	ctx      context.Context
+	records  []registry.Record   // that have an image
+	binaries map[linux.Inode]int // that have a record: its place in records
+	ids      map[string]bool     // of the records' images
+	going    map[string]bool     // ids of the entries that are garbage themselves
 	kept     []GCItem
 }
 
-func (m *Manager) searchGarbage(records []registry.Record) *gcSearch {
-	s := &gcSearch{Manager: m, records: withImage(records), binaries: map[linux.Inode]bool{}, ids: map[string]bool{}, going: map[string]bool{}}
-	for _, rec := range s.records {
-		s.binaries[rec.Binary.Inode()], s.ids[rec.ID] = true, true
+func (m *Manager) searchGarbage(ctx context.Context, records []registry.Record) *gcSearch {
+	s := &gcSearch{Manager: m, ctx: ctx, records: withImage(records), binaries: map[linux.Inode]int{}, ids: map[string]bool{}, going: map[string]bool{}}
+	for i, rec := range s.records {
+		s.binaries[rec.Binary.Inode()], s.ids[rec.ID] = i, true
 	}
 	return s
 }
@@ -157,7 +158,7 @@ func (m *Manager) PlanGC(ctx context.Context) (*GCPlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := m.searchGarbage(records)
+	s := m.searchGarbage(ctx, records)
 	for i := range garbage {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -183,7 +184,7 @@ func (m *Manager) wholeRegistry() ([]registry.Record, error) {
 	fail := func(why error, detail any) error {
 		return registry.Failed("collect garbage by registry", m.registry.Path(), fmt.Errorf("%w: %v", why, detail))
 	}
-	faults, err := m.registry.Check()
+	records, faults, err := m.registry.Whole()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		ids, _, err := m.store.Images()
@@ -199,7 +200,7 @@ func (m *Manager) wholeRegistry() ([]registry.Record, error) {
 		}
 		return nil, fail(registry.ErrCorrupt, faults[0])
 	}
-	return m.registry.List()
+	return records, nil
 }
 
 // entries finds those whose image no start would use. The image goes, whatever the reason:
@@ -207,8 +208,19 @@ func (m *Manager) wholeRegistry() ([]registry.Record, error) {
 // deleted files. Where only times differ it is kept for refresh, and
 // where looking itself failed.
 func (s *gcSearch) entries() (items []GCItem, err error) {
-	for _, rec := range s.records {
-		reasons, unsure := s.useless(rec)
+	type verdict struct {
+		reasons []string
+		unsure  string
+	}
+	verdicts := make([]verdict, len(s.records))
+	seen := &fingerprint.Seen{}
+	if err := forEach(s.ctx, len(s.records), func(i int) {
+		verdicts[i].reasons, verdicts[i].unsure = s.useless(s.records[i], seen)
+	}); err != nil {
+		return nil, err
+	}
+	for i, rec := range s.records {
+		reasons, unsure := verdicts[i].reasons, verdicts[i].unsure
 		if len(reasons) == 0 && unsure == "" {
 			continue
 		}
@@ -231,7 +243,7 @@ func (s *gcSearch) entries() (items []GCItem, err error) {
 
 // useless says why no start would use an entry's image; unsure, unless empty,
 // why that cannot be said.
-func (m *Manager) useless(rec registry.Record) (reasons []string, unsure string) {
+func (m *Manager) useless(rec registry.Record, seen *fingerprint.Seen) (reasons []string, unsure string) {
 	if reasons = m.damage(rec); len(reasons) > 0 && m.startsByOlder(rec) {
 		return nil, olderEntry
 	}
@@ -239,7 +251,7 @@ func (m *Manager) useless(rec registry.Record) (reasons []string, unsure string)
 	if err := json.Unmarshal(rec.Deps, &deps); err != nil {
 		return append(reasons, fmt.Sprintf("what it depends on cannot be read (%v)", err)), ""
 	}
-	stale := deps.Stale()
+	stale := deps.StaleSeen(seen)
 	if len(stale) > 0 && len(reasons) == 0 {
 		unsure = cannotLook(&deps)
 	}
@@ -280,11 +292,16 @@ func cannotLook(deps *fingerprint.Dependencies) string {
 
 // surplus finds the launcher files under no name of an entry that stays.
 func (s *gcSearch) surplus() (items []GCItem, err error) {
-	for _, rec := range s.records {
-		if s.going[rec.ID] {
-			continue
+	surplus := make([][]string, len(s.records))
+	if err := forEach(s.ctx, len(s.records), func(i int) {
+		if !s.going[s.records[i].ID] {
+			surplus[i] = s.surplusLaunchers(s.records[i])
 		}
-		for _, path := range s.surplusLaunchers(rec) {
+	}); err != nil {
+		return nil, err
+	}
+	for i, rec := range s.records {
+		for _, path := range surplus[i] {
 			items = append(items, GCItem{Path: path, ID: rec.ID, Program: rec.Program, binary: rec.Binary.Inode()})
 		}
 	}
@@ -294,11 +311,9 @@ func (s *gcSearch) surplus() (items []GCItem, err error) {
 // links finds those of no entry. One of an entry that leads to another image makes the
 // entry useless.
 func (s *gcSearch) links() (items []GCItem, err error) {
-	links, _, err := s.store.Links()
+	links, _, err := s.store.LinksBut(func(b linux.Inode) bool { _, known := s.binaries[b]; return known })
 	for _, l := range links {
-		if !s.binaries[l.Binary] {
-			items = append(items, GCItem{Path: s.store.IndexPath(l.Binary), ID: l.ID, binary: l.Binary})
-		}
+		items = append(items, GCItem{Path: s.store.IndexPath(l.Binary), ID: l.ID, binary: l.Binary})
 	}
 	return items, err
 }
@@ -306,7 +321,7 @@ func (s *gcSearch) links() (items []GCItem, err error) {
 func (s *gcSearch) launchers() (items []GCItem, err error) {
 	binaries, _, err := s.store.Launchers()
 	for _, b := range binaries {
-		if !s.binaries[b] {
+		if _, known := s.binaries[b]; !known {
 			items = append(items, GCItem{Path: s.store.LaunchersDir(b), binary: b})
 		}
 	}

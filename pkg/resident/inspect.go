@@ -150,7 +150,7 @@ func (m *Manager) Inspect(rec registry.Record) (*Inspection, error) {
 	if err := hasImage(rec); err != nil {
 		return nil, err
 	}
-	i := &inspecting{Inspection: &Inspection{Entry: m.entry(rec), PlanVersion: plan.Version}}
+	i := &inspecting{Inspection: &Inspection{Entry: m.entry(rec, nil), PlanVersion: plan.Version}}
 	i.DependsOn = &fingerprint.Dependencies{}
 	if err := json.Unmarshal(rec.Deps, i.DependsOn); err != nil {
 		return nil, unreadable(rec, fmt.Errorf("what it depends on: %w", err))

@@ -3,9 +3,9 @@ package resident
 import (
 	"bytes"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/launcher"
@@ -89,13 +89,28 @@ func (m *Manager) surplusLaunchers(rec registry.Record) (surplus []string) {
 	for _, name := range rec.Names() {
 		wanted[m.store.LauncherPath(binary, name)] = true
 	}
-	_ = filepath.WalkDir(m.store.LaunchersDir(binary), func(path string, e fs.DirEntry, err error) error {
-		if err == nil && !e.IsDir() && !wanted[path] {
-			surplus = append(surplus, path)
-		}
-		return nil
-	})
+	surplus = filesBut(wanted, m.store.LaunchersDir(binary), nil)
+	slices.Sort(surplus)
 	return surplus
+}
+
+// filesBut adds to files those below a directory that are not wanted. What cannot be read has
+// none.
+func filesBut(wanted map[string]bool, dir string, files []string) []string {
+	entries, err := linux.ReadDir(dir)
+	if err != nil {
+		return files
+	}
+	for _, e := range entries {
+		path := dir + "/" + e.Name
+		switch {
+		case e.IsDir:
+			files = filesBut(wanted, path, files)
+		case !wanted[path]:
+			files = append(files, path)
+		}
+	}
+	return files
 }
 
 // removeLauncher removes a launcher file or link of a binary, and the directories that

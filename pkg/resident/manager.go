@@ -111,10 +111,10 @@ type Entry struct {
 }
 
 // Entry is a record with the state that it is in now.
-func (m *Manager) Entry(rec registry.Record) Entry { return m.entry(rec) }
+func (m *Manager) Entry(rec registry.Record) Entry { return m.entry(rec, nil) }
 
 // entry is an entry in its state.
-func (m *Manager) entry(rec registry.Record) Entry {
+func (m *Manager) entry(rec registry.Record, seen *fingerprint.Seen) Entry {
 	e := Entry{Record: rec, Gain: Gain(rec.Timing), State: StateCurrent}
 	if !rec.HasImage() {
 		e.State, e.Reasons = StateNone, []string{noImage(rec)}
@@ -122,7 +122,7 @@ func (m *Manager) entry(rec registry.Record) Entry {
 		return e
 	}
 	e.Launcher = m.Launcher(rec)
-	if e.Reasons = m.stale(rec); len(e.Reasons) > 0 {
+	if e.Reasons = m.staleSeen(rec, seen); len(e.Reasons) > 0 {
 		e.State = StateStale
 		if m.startsByOlder(rec) {
 			e.Reasons = []string{olderEntry}
@@ -139,13 +139,16 @@ func (m *Manager) List(ctx context.Context) ([]Entry, error) {
 
 // stale says why a start would not use the entry's image: it is damaged, or what it
 // depends on has changed. Nothing of that is hashed.
-func (m *Manager) stale(rec registry.Record) []string {
+func (m *Manager) stale(rec registry.Record) []string { return m.staleSeen(rec, nil) }
+
+// staleSeen is stale for one of many entries.
+func (m *Manager) staleSeen(rec registry.Record, seen *fingerprint.Seen) []string {
 	reasons := m.damage(rec)
 	var deps fingerprint.Dependencies
 	if err := json.Unmarshal(rec.Deps, &deps); err != nil {
 		return append(reasons, fmt.Sprintf("what it depends on cannot be read (%v)", err))
 	}
-	return append(reasons, deps.Stale()...)
+	return append(reasons, deps.StaleSeen(seen)...)
 }
 
 // Remove forgets the entries that the queries name, the wish and the image, if there is

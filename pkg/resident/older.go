@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/plan"
@@ -35,7 +36,8 @@ func (m *Manager) byLauncher(rec registry.Record, name string) (reasons []string
 	case version != m.planVersion(rec):
 		return []string{otherLauncher}, false
 	}
-	if why := m.notFound(rec); why != "" {
+	planFile, _ := linux.Stat(m.store.PlanPath(rec.ID))
+	if why := m.notFound(rec, planFile); why != "" {
 		return []string{why}, true
 	}
 	var deps fingerprint.Dependencies

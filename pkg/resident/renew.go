@@ -97,8 +97,9 @@ func tryAgain(err error) bool {
 // renewNeeded renews those entries that would be current then, or start faster. It returns
 // how that went, by image.
 func (m *Manager) renewNeeded(ctx context.Context, records []registry.Record) map[string]error {
+	seen := &fingerprint.Seen{}
 	records = slices.DeleteFunc(slices.Clone(records), func(rec registry.Record) bool {
-		return !rec.HasImage() || !dated(rec) && len(m.stale(rec)) == 0 && m.sound(rec)
+		return !rec.HasImage() || !dated(rec) && len(m.staleSeen(rec, seen)) == 0 && m.sound(rec)
 	})
 	results := map[string]error{}
 	for _, r := range m.renewAll(ctx, records) {

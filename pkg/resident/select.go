@@ -7,10 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
@@ -68,13 +72,14 @@ func (m *Manager) Select(ctx context.Context, sel Selection) (entries []Entry, u
 	if len(sel.Queries) > 0 {
 		records, unknown = choose(records, sel.Queries)
 	}
-	for _, rec := range records {
-		if err := ctx.Err(); err != nil {
-			return nil, nil, err
-		}
-		e := m.entry(rec)
-		e.Deps, e.LibraryPaths = nil, nil // long, and inspect's to show
-		entries = append(entries, e)
+	entries = make([]Entry, len(records))
+	seen := &fingerprint.Seen{}
+	if err := forEach(ctx, len(records), func(i int) {
+		e := m.entry(records[i], seen)
+		e.Deps, e.LibraryPaths, e.Lookups = nil, nil, nil // long, and inspect's to show
+		entries[i] = e
+	}); err != nil {
+		return nil, nil, err
 	}
 	return entries, unknown, err
 }
@@ -154,4 +159,19 @@ func (m *Manager) using(library string) ([]registry.Record, error) {
 	}
 	all, err := m.records()
 	return slices.DeleteFunc(all, func(r registry.Record) bool { return !slices.ContainsFunc(r.LibraryPaths, isIt) }), err
+}
+
+// forEach calls f with each number below n, on all processors, until the context ends.
+func forEach(ctx context.Context, n int, f func(i int)) error {
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), n) {
+		workers.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
+				f(i)
+			}
+		})
+	}
+	workers.Wait()
+	return ctx.Err()
 }

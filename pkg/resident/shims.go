@@ -408,7 +408,7 @@ func (m *Manager) removeShims(binary linux.Inode) error {
 func (s *gcSearch) shims() (items []GCItem, err error) {
 	shims, _, err := s.store.Shims()
 	for _, shim := range shims {
-		if !slices.ContainsFunc(s.records, func(r registry.Record) bool { return s.belongs(shim, r) }) {
+		if i, known := s.binaries[shim.Binary]; !known || !s.belongs(shim, s.records[i]) {
 			items = append(items, GCItem{Path: s.store.ShimPath(shim.Name), Program: shim.Program, binary: shim.Binary})
 		}
 	}

@@ -630,11 +630,12 @@ func (s *gcSearch) system() (items []GCItem, err error) {
 	}
 	linked := map[linux.Inode]bool{}
 	for _, l := range links {
+		_, known := s.binaries[l.Binary]
 		item := GCItem{Path: s.store.SystemPath(l), Program: l.Program, binary: l.Binary}
 		switch {
-		case !s.binaries[l.Binary] && !linked[l.Binary]:
+		case !known && !linked[l.Binary]:
 			items = append(items, item)
-		case s.binaries[l.Binary] && binfmt.Ended(l.Instance):
+		case known && binfmt.Ended(l.Instance):
 			item.ended, item.Reason = &l, "the kernel instance that it was enabled for ended with an earlier boot"
 			items = append(items, item)
 		}

@@ -29,8 +29,16 @@ func (s *Store) Images() (ids, stray []string, err error) {
 // Links returns the entries of index/, whether their images are there or not. Stray
 // are paths there that are no such link.
 func (s *Store) Links() (links []Link, stray []string, err error) {
+	return s.LinksBut(func(linux.Inode) bool { return false })
+}
+
+// LinksBut is Links without those of some binaries, which are not looked at.
+func (s *Store) LinksBut(not func(linux.Inode) bool) (links []Link, stray []string, err error) {
 	err = s.each(indexName, func(name string) bool {
 		b, ok := linux.ParseInode(name)
+		if ok && not(b) {
+			return true
+		}
 		link, isLink := s.LinkOf(b)
 		if ok && isLink {
 			links = append(links, link)
