@@ -10,7 +10,7 @@ static void add_name(struct text *t, const char *variable)
 }
 
 /*
- * Note the start for whoever makes what is often started resident: a sign (+ from an
+ * Note the start for the process that makes resident what is often started: a sign (+ from an
  * image, - normal, = normal whatever there is), the program's device and inode, a space,
  * why the start is normal (with = the variable that speaks against it), a tab, and the
  * program's path.
@@ -91,7 +91,7 @@ static struct reason become_beside(struct caller *c, struct text *name, const st
 	/* A debugger switches randomisation off, and has seen where the program
 	 * is. */
 	if (!c->in_place && sys3(SYS_personality, 0xffffffff, 0, 0) & ADDR_NO_RANDOMIZE)
-		NO("its addresses are not to be random");
+		NO("address space randomization is off for it");
 
 	TRY(move_vdso(v, vdso_start(c, v), v->addr));
 	no = put_beside(c, &im, &mm, &tid);
