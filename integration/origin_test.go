@@ -48,7 +48,7 @@ func TestOwnDirectory(t *testing.T) {
 	link(os.Symlink, "../elsewhere/own", "here/trap")
 
 	const relative = "it finds its libraries relative to itself"
-	const otherName = "only started by the name that it was made resident by"
+	const otherName = "only starts by the name that it was made resident by"
 	type call struct {
 		from, program, path string
 		normal, nobodys     string // why it is a normal start, for root and for an ordinary user; "" if it is none

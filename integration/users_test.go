@@ -293,7 +293,7 @@ func TestUnsafeStore(t *testing.T) {
 			[]string{"images", "users other than its owner may write to it"}},
 		{"registry writable by all", func(t *testing.T, dir string) { kit.Chmod(t, filepath.Join(dir, "registry.db"), 0o666) },
 			[]string{"registry.db: not safe to rely on: users other than its owner may write to it (mode 0666)", "hint: find out who could have changed it"}},
-		{"another user's registry", func(t *testing.T, dir string) { kit.Chown(t, filepath.Join(dir, "registry.db"), kit.BobID) }, nil},
+		{"registry of another user", func(t *testing.T, dir string) { kit.Chown(t, filepath.Join(dir, "registry.db"), kit.BobID) }, nil},
 		{"another user's", func(t *testing.T, dir string) { kit.Chown(t, dir, kit.BobID) },
 			[]string{fmt.Sprintf("belongs to user %d", kit.BobID)}},
 	} {

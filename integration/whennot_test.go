@@ -279,7 +279,7 @@ func TestWhenNotThisMachine(t *testing.T) {
 	}
 	boot := strings.TrimSpace(string(thisBoot))
 	const (
-		described   = "the kernel describes the machine otherwise"
+		described   = "the kernel describes the machine differently"
 		otherCPU    = "the CPU is another one"
 		otherKernel = "the kernel is another one (vDSO)"
 		anotherBoot = "00000000-0000-4000-8000-000000000000"

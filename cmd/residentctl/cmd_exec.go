@@ -27,16 +27,16 @@ the system is modified. Options end at the command.
 
 For root that is all: capabilities and groups stay, and setuid programs work. For an
 ordinary user, exec creates a user namespace with only the user's own user and group
-id, and prints a line about it the first time. In it
+id, and prints a line about it the first time. In this namespace
  - programs that are setuid, setgid or have file capabilities gain no privileges
    outside of it: su, sudo, passwd, ping, mount, newuidmap
  - supplementary groups still open files, but id(1) shows them as "nogroup"
  - chgrp, newgrp and install -g to such a group fail (Invalid argument), and cp -p,
    tar and rsync leave the user's own group where they would have kept it
  - files of all other users, root included, are shown as owned by "nobody"
-A COMMAND that is itself such a program is executed normally, and one line says so.
-A caller with ambient capabilities (a service) would lose them in the namespace, so
-its command is executed normally too.
+A COMMAND that is itself setuid, setgid or has file capabilities is executed normally,
+and one line says so. A caller with ambient capabilities (a service) would lose them in
+the namespace, so its command is executed normally too.
 
 A package manager cannot replace the C library inside, because the covered file is
 busy. Run by root, a COMMAND that is itself a package manager is executed normally.
@@ -99,7 +99,7 @@ next exec continues.
 Inside another exec, the images stay those of the outer one. If other stores or
 --auto are asked for, one line says so; with --strict, exec fails with 125.
 
-Where the kernel does not allow any of this, the command is executed normally. One
+Where the kernel does not allow the namespace, the command is executed normally. One
 line on standard error then says why and what can be done.`,
 		SkipFlagParsing: true, // parseExec does it: the command's options are not ours
 		Flags:           startFlags(cmdExec),

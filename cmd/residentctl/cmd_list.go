@@ -31,13 +31,12 @@ The state of a program is one of these:
  - "no image": it was added, but its image has been removed since; refresh makes one
    as soon as the program exists, and remove forgets the program
 
-After an upgrade of residentctl, a program may start normally by "run" and "exec"
-only, while shims and launcher files of the older version still start it from its
-image. list then says so.
+After an upgrade of residentctl, "run" and "exec" may start a program normally, while
+shims and launcher files of the older version still start it from its image. list then
+says so.
 
-START GAIN is how many times longer a normal start takes than a resident one. Both
-are timed from the exec to the program's own first instruction, when the program is
-added. After that instruction the program takes as long as always.
+START GAIN is the time of a normal start divided by that of a resident one. Both are
+timed from the exec to the program's own first instruction, when the program is added. After that instruction the program takes as long as always.
 
 With --check, the exit status is 1 if any of the programs shown has no current image,
 for monitoring. With --format json, the states are current, stale and none, and

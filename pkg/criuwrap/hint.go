@@ -47,7 +47,7 @@ var hints = []struct {
 	},
 	{ // cr-restore.c, fork_with_pid; Restore
 		lazily(`Can't fork for \d+: File exists|Pid \d+ do not match expected|^process \d+ exists`), syscall.EEXIST,
-		"wait until it is free: another process has the image's pid, under which alone CRIU can restore",
+		"wait until it ends: another process has the image's pid, and CRIU can restore under no other",
 	},
 	{ // compel/src/lib/infect.c; PTRACE_SEIZE's EPERM; Dump
 		lazily(`Unable to interrupt task|^process \d+ is being traced`), 0,

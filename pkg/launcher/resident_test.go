@@ -194,7 +194,7 @@ func TestDoubts(t *testing.T) {
 		change func(p *plan.Plan)
 		want   string
 	}{
-		{"other CPU flags", func(p *plan.Plan) { p.Caller.HWCap ^= 1 }, "describes the machine otherwise"},
+		{"other CPU flags", func(p *plan.Plan) { p.Caller.HWCap ^= 1 }, "describes the machine differently"},
 		{"other boot, other kernel", func(p *plan.Plan) {
 			p.Caller.BootID[0] ^= 1 // and it has no mark
 			p.VDSO.BuildID[0], p.VDSO.BuildLen = 1, 1

@@ -138,7 +138,7 @@ func TestNoRoom(t *testing.T) {
 	says := func(program, needs string) string {
 		return fmt.Sprintf("residentctl: no resident starts in %s: residentctl needs %s: raise the limit\n", program, needs)
 	}
-	const space, data, files = "2 GiB of address space (ulimit -v)", "128 MiB of data (ulimit -d)", "32 file descriptors more (ulimit -n)"
+	const space, data, files = "2 GiB of address space (ulimit -v)", "128 MiB of data (ulimit -d)", "32 more file descriptors (ulimit -n)"
 	for _, tc := range []struct {
 		name, limit string
 		args        []string

@@ -72,7 +72,7 @@ static struct reason read_plan(struct caller *c, const char *name, struct image 
 		return no;
 	}
 	if (st.size >= (s64)sizeof(*im->head) && st.size <= (s64)PLAN_MAX && st.size % 8 == 0) {
-		/* What is behind the file's end is never touched: nothing may come there but
+		/* What is beyond the file's end is never touched: nothing must come there but
 		 * another ld.so.cache (cache.c). */
 		at = plan_place(c, st.size);
 		room = c->below - SCRATCH - at;
@@ -210,7 +210,7 @@ static struct reason ask_machine(const struct caller *c, const struct image *im)
 	    aux[AT_PAGESZ] != want->page_size || aux[AT_CLKTCK] != want->clock_tick ||
 	    aux[AT_FLAGS] != want->flags || aux[AT_MINSIGSTKSZ] != want->min_sig_stack ||
 	    aux[AT_RSEQ_FEATURE_SIZE] != want->rseq_size || aux[AT_RSEQ_ALIGN] != want->rseq_align)
-		NO("the kernel describes the machine otherwise than when it was made resident");
+		NO("the kernel describes the machine differently than when it was made resident");
 	if (!aux[AT_SYSINFO_EHDR] || !aux[AT_RANDOM] || !aux[AT_EXECFN])
 		NO("the kernel gave no vDSO or no random bytes");
 	if (want->xcr0 && xgetbv() != want->xcr0)
@@ -313,7 +313,7 @@ static struct reason ask_program(struct caller *c, const struct image *im, const
 }
 
 /* What the dynamic linker looked at and the image does not map, and what it
- * looked for in vain. */
+ * looked for and did not find. */
 static struct reason ask_files(const struct caller *c, const struct image *im)
 {
 	const struct plan_check *check = TABLE(im, checks, plan_check);

@@ -47,7 +47,7 @@ _Static_assert(sizeof(struct cache_head) == 48 && sizeof(struct cache_lib) == 24
 struct cache {
 	const char *base;		/* the file's bytes */
 	u64 size;
-	u64 text_end;			/* behind the last NUL: a string before it has an end */
+	u64 text_end;			/* after the last NUL: a string before it has an end */
 	u64 unmap;			/* how many bytes have to be unmapped, or 0 */
 	u64 at;				/* the offset of the new format, from which keys and values count */
 	const struct cache_lib *libs;
@@ -247,12 +247,12 @@ APART int same_answer(const struct cache *k, const struct image *im, const struc
 }
 
 /*
- * The cache is mapped, not read: that costs a third where page faults are slow. Whoever cuts
- * it off in place ends this process with SIGBUS, as a normal start, whose dynamic linker
+ * The cache is mapped, not read: that costs a third where page faults are slow. A process that cuts
+ * it off in place ends this one with SIGBUS, as a normal start, whose dynamic linker
  * maps it too (glibc elf/dl-misc.c, _dl_sysdep_read_whole_file); ldconfig(8) replaces it
  * by rename(2) (elf/cache.c, save_cache).
  *
- * It is mapped behind the plan, where the address space belongs to that and is empty, and
+ * It is mapped after the plan, where the address space belongs to that and is empty, and
  * goes with it: an munmap of its own would take longer than everything else (see
  * PLAN_GAP). A larger one, of some 1,800 libraries, has to be unmapped.
  */

@@ -49,7 +49,7 @@ struct caller {
 	u64 *sp;		/* the initial stack: argc */
 	char **argv, **envp;
 	u64 *auxv;
-	u64 *auxv_end;		/* behind AT_NULL */
+	u64 *auxv_end;		/* after AT_NULL */
 	u64 aux[AT_COUNT];
 	u64 start, end;		/* the launcher's own mappings, to be taken away */
 	u64 below;		/* what the launcher maps for itself stands below this */
@@ -188,8 +188,8 @@ struct text {
 
 /*
  * Room for a path that is short, as most are: this much stack is always there, and
- * fresh memory costs a start some microseconds. Whoever takes it for a struct text
- * has seen to it that the path fits.
+ * fresh memory costs a start some microseconds. Code that uses it as a struct text
+ * has made sure that the path fits.
  */
 #define SHORT	256
 struct short_text {
@@ -204,7 +204,7 @@ static void add(struct text *t, const char *s)
 	t->buf[t->len] = 0;
 }
 
-/* Room for another text, close behind this one. */
+/* Room for another text, right after this one. */
 static struct text *after(struct text *t)
 {
 	struct text *next = (struct text *)(t->buf + ((t->len + 8) & ~7UL));
@@ -340,7 +340,7 @@ static void find_self(struct caller *c)
 
 /* What `run` hands to the launcher file that it executes: this variable, the last,
  * with the letters s for --strict and e for --explain, a colon, and the process's
- * id, so that none that somebody else has set is taken for it. */
+ * id, so that one that another process has set is not taken for it. */
 #define HANDED	"RESIDENTCTL_RUN="
 
 static int handed(struct caller *c, const char *s)

@@ -41,7 +41,7 @@ static struct reason exec_launcher(struct caller *c, const struct plan_file_id *
 	if (c->program[0] != '/' || !is_launcher_file(c, name->buf)) {
 		/* It has no launcher file by the name that it was found by. */
 		if (!equal(c->name, base_name(program)))
-			NO_FOR("without the capability to set /proc/self/exe it is only started by the name that it was made resident by",
+			NO_FOR("without the capability to set /proc/self/exe it only starts by the name that it was made resident by",
 			       program);
 		TRY(ask_origin(c, &im));
 		/* The launcher file starts whatever has the plan's path, resident
@@ -157,7 +157,7 @@ static struct reason ask_descriptors(void)
 	for (fd = 0; fd < files.max && left < 32; fd++)
 		left += failed(sys3(SYS_fcntl, fd, F_GETFD, 0));
 	if (left < 32)
-		NO("residentctl needs 32 file descriptors more (ulimit -n)");
+		NO("residentctl needs 32 more file descriptors (ulimit -n)");
 	return YES;
 }
 
@@ -287,7 +287,7 @@ static int is_script(const char *path)
  * before there is a Go runtime. Whatever is not exactly that returns, for the Go side
  * to deal with; nothing has been touched then.
  *
- * A caller who may not say which file it executes would be residentctl in
+ * A caller that cannot set /proc/self/exe would see residentctl in
  * /proc/self/exe, and a program that executes itself again by that name (perl's
  * $^X) would get residentctl. So for such a caller it is the launcher file that
  * becomes the program, at the price of a second exec. The same goes for a

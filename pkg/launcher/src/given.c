@@ -2,7 +2,7 @@
 
 /*
  * The descriptor that the kernel gives along is taken off the initial stack, and
- * the mark that argv[0] stands behind the program's path (flags O and P in the
+ * the mark that argv[0] follows the program's path (flags O and P in the
  * kernel's Documentation/admin-guide/binfmt-misc.rst): an exec leaves neither.
  */
 static void take_descriptor(struct caller *c)
@@ -72,7 +72,7 @@ static _Noreturn void load_now(struct caller *c, const struct stat *st);
  * Go on in a copy of the launcher, of whose file then nothing stays mapped: whatever
  * addresses the program wants are free, and /proc/self/exe can name another file at once
  * (kernel/fork.c, replace_mm_exe_file). The code is the same wherever it is. It comes back
- * where memory may not become code (PR_SET_MDWE, SELinux's execmem).
+ * where memory cannot become code (PR_SET_MDWE, SELinux's execmem).
  */
 static void load_in_copy(struct caller *c, const struct stat *st)
 {
@@ -167,7 +167,7 @@ static void deny_writing(struct caller *c)
 	if (!failed(sys3(SYS_fstat, c->given, (u64)&st, 0)) && (st.mode & S_IFMT) == S_IFREG &&
 	    ((st.uid == c->root && !(st.mode & 022)) || (c->exe_is_set && explains(c, &st))))
 		return;
-	tell(c, ERROR, "cannot be executed", (struct reason){ "its file does not explain the privileges that it was given, or can be written to", 0 }, 0);
+	tell(c, ERROR, "cannot be executed", (struct reason){ "its file does not account for the privileges that it was given, or can be written to", 0 }, 0);
 	sys3(SYS_exit, 126, 0, 0);
 }
 

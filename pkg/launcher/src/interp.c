@@ -10,7 +10,7 @@ static void add_name(struct text *t, const char *variable)
 }
 
 /*
- * Note the start for whoever makes what is often started resident: a sign (+ from an
+ * Note the start for the process that makes resident what is often started: a sign (+ from an
  * image, - normal, = normal whatever there is), the program's device and inode, a space,
  * why the start is normal (with = the variable that speaks against it), a tab, and the
  * program's path.

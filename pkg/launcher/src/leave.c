@@ -84,9 +84,9 @@ ON_STAGE void stage(struct stage *s, u64 page)
 }
 
 /*
- * Who may not say which file is executed has a child do it. Where user namespaces are not
- * for everybody the name stays the launcher file's. Through a filter nothing but prctl is
- * tried, which the filter has let pass before.
+ * A caller without the capability to set /proc/self/exe has a child do it. Where ordinary
+ * users cannot make user namespaces, the name stays the launcher file's. Through a filter
+ * nothing but prctl is tried, which the filter has let pass before.
  */
 static int how_to_set_exe(const struct caller *c)
 {
@@ -96,8 +96,8 @@ static int how_to_set_exe(const struct caller *c)
 /*
  * Leave by a stage, or without one if there cannot be any: then /proc/self/exe
  * stays as it is, and without a gadget the launcher where it is. It comes back if
- * the name must be set and cannot be. Whoever wants the start to be explained is
- * told before: for that a child is sent to find out and to touch nothing.
+ * the name must be set and cannot be. If the start is to be explained, it is
+ * explained before: for that a child finds out, and touches nothing.
  */
 static struct reason leave_by_stage(const struct caller *c, struct stage *s)
 {
@@ -122,7 +122,7 @@ static struct reason leave_by_stage(const struct caller *c, struct stage *s)
 }
 
 /* A frame from which rt_sigreturn makes one more system call with the
- * program's registers, returning to what stands at rsp. */
+ * program's registers, returning to what is at rsp. */
 static void frame(struct sigframe *f, const struct plan_entry *e, const struct leave *l, u64 mask, u64 rsp)
 {
 	memset(f, 0, sizeof(*f));

@@ -35,7 +35,7 @@ static const char *after_directory(const char *dirs, const char *path)
 
 /*
  * Called through a directory of PATH, a launcher file is what the program was found
- * by, and the directories behind that one are where it would be found without. NULL
+ * by, and the directories after that one are where it would be found without. NULL
  * if it was called by a path or as the interpreter of a script.
  */
 static const char *directories_behind(const struct caller *c)
@@ -48,8 +48,8 @@ static const char *directories_behind(const struct caller *c)
 }
 
 /*
- * The next candidate behind, in t; 0 at the end. A directory that also stands at or
- * in front of the one that this launcher file was found in has been looked in. So
+ * The next candidate after it, in t; 0 at the end. A directory that is also at or
+ * before the one that this launcher file was found in has been searched already. So
  * from launcher file to launcher file it goes on in PATH only, and never round.
  */
 static int next_behind(const struct caller *c, const char *behind, const char **dirs, struct text *t)
@@ -64,7 +64,7 @@ static int next_behind(const struct caller *c, const char *behind, const char **
 	return 0;
 }
 
-/* Room for each of the candidates behind: what is given, if it is enough. NULL if
+/* Room for each of the candidates after it: what is given, if it is enough. NULL if
  * there is none. */
 static struct text *room_behind(const struct caller *c, const char *behind, struct short_text *here)
 {
@@ -145,18 +145,18 @@ static char *append_directories(const struct caller *c, const char *dirs, const 
 
 /*
  * Another program that is executed may itself look for the next of its name in PATH:
- * version managers do, wrappers, ccache. In front of its directory that would be the shim
- * again, and so on without an end. So the directories of shims that stand before its
- * directory are put right behind it. For every name PATH leads to the same program as
- * before, since a shim starts what is found behind it; what the other program is the
+ * version managers do, wrappers, ccache. Before its directory that would be the shim
+ * again, and so on without an end. So the directories of shims that come before its
+ * directory are put right after it. For every name PATH leads to the same program as
+ * before, since a shim starts what is found after it; what the other program is the
  * wrapper of is still found by its shim; and a shim's place only ever moves backwards.
- * Behind a filter, through which no start is one from an image, they are left out.
+ * With a filter, through which no start is one from an image, they are left out.
  * dirs is what follows the other program's directory.
  */
 static char *path_behind(const struct caller *c, const char *dirs)
 {
 	const char *all = variable(c, "PATH=");
-	/* Twice: what is left out again was put together behind the rest. */
+	/* Twice: what is left out again was put together after the rest. */
 	u64 room = sizeof("PATH=") + 2 * length(all) + sizeof("::/") + length(base_name(c->program));
 	char *path = (char *)fresh(0, room), *to;
 
@@ -203,7 +203,7 @@ static long execute_found(struct caller *c, const char *path, const char *dirs)
 	return err;
 }
 
-/* Execute what is found behind, as execvp(3) does. Where there is a filter that is with
+/* Execute what is found after it, as execvp(3) does. Where there is a filter that is with
  * no system call but execve, and for memory. */
 static _Noreturn void exec_behind(struct caller *c, const char *behind, struct text *t, struct reason no)
 {

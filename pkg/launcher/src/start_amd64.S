@@ -1,7 +1,7 @@
 /*
  * The three ways into the launcher and the ways out.
  *
- * _start is at the blob's first byte, _front 16 bytes behind it and _interp
+ * _start is at the blob's first byte, _front 16 bytes after it and _interp
  * another 16: the file wrapping jumps to the first, the front door in
  * residentctl calls the second, and the third is the entry of a dynamic linker
  * that the launcher was added to.

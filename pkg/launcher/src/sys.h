@@ -198,7 +198,7 @@ struct mm_map {			/* linux/prctl.h, struct prctl_mm_map */
 };
 
 /* What rt_sigreturn(2) takes its registers from: asm/sigframe.h and
- * asm/sigcontext.h, struct rt_sigframe without the siginfo behind, which it does not
+ * asm/sigcontext.h, struct rt_sigframe without the siginfo after it, which it does not
  * read (arch/x86/kernel/signal_64.c). */
 struct sigframe {
 	u64 pretcode;
