@@ -62,7 +62,7 @@ const Either = "-"
 var (
 	// NotToBeRandom: a program that the kernel has mapped is moved to its image's addresses, which a
 	// debugger that switched randomisation off would not see.
-	NotToBeRandom = map[string]string{"exec": "address space randomization is off for it"}
+	NotToBeRandom = map[string]string{"exec": "address space randomisation is off for it"}
 	// WithinAnother: under exec an ordinary user is in a user namespace already, where root's files
 	// are known to be shown as another's.
 	WithinAnother = map[string]string{"exec": ""}

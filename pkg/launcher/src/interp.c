@@ -91,7 +91,7 @@ static struct reason become_beside(struct caller *c, struct text *name, const st
 	/* A debugger switches randomisation off. It has seen where the program is, and has
 	 * set breakpoints in it. */
 	if (sys3(SYS_personality, 0xffffffff, 0, 0) & ADDR_NO_RANDOMIZE)
-		NO("its addresses are not to be random");
+		NO("address space randomisation is off for it");
 
 	TRY(move_vdso(v, vdso_start(c, v), v->addr));
 	no = put_beside(c, &im, &mm, &tid);
