@@ -587,7 +587,7 @@ func TestSystemKilled(t *testing.T) {
 			wantLines(t, strings.ReplaceAll(got, "killed\n", ""), `resident start: image
 resident start: image
 nothing is enabled; enable a program with `+"`residentctl enable PROGRAM`"+`
-0 items would go, 0 B would be freed in `+s.Dir+`
+0 items would be removed, 0 B would be freed in `+s.Dir+`
 `)
 		})
 	}
