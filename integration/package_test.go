@@ -214,7 +214,7 @@ say the program is removed; dpkg_ -r life; list; i life_1; start gone
 say refresh is killed; RESIDENTCTL_FAULT=before-publish dpkg_ -i /packages/liblife_1.deb; start
 residentctl refresh >/dev/null; start
 say the disk is full; mount -t tmpfs -o size=16k none $store/staging; dd if=/dev/zero of=$store/staging/full bs=1k 2>/dev/null || :
-dpkg_ -i /packages/liblife_2.deb; grep -o 'residentctl: refresh has not served all programs' /tmp/dpkg.log; start; umount $store/staging
+dpkg_ -i /packages/liblife_2.deb; grep -o 'residentctl: some programs have no current image' /tmp/dpkg.log; start; umount $store/staging
 residentctl refresh >/dev/null; start
 i residentctl; start
 say remove; dpkg_ -r residentctl; binfmt; start; there
@@ -269,7 +269,7 @@ library: other, resident start
 library: mine
 library: mine, resident start, another image
 == the disk is full
-residentctl: refresh has not served all programs
+residentctl: some programs have no current image
 library: other, started normally
 library: other, resident start, another image
 == install residentctl

@@ -123,7 +123,7 @@ library: other, resident start, same image
 == rpm -i life-1.rpm
 library: other, resident start
 == rpm -U --oldpackage liblife-1.rpm
-residentctl: refresh has not served all programs; these start normally: run ` + "`residentctl refresh`" + ` to see why
+residentctl: some programs have no current image and start normally: run ` + "`residentctl refresh`" + ` to see why
 library: mine
 library: mine, resident start, another image
 == rpm -U --replacepkgs residentctl.rpm

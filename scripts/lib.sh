@@ -20,12 +20,13 @@ at_least() { printf '%s\n' "$2" "$1" | sort -VC; }
 # fetches one which is (since 1.21, go.dev/doc/toolchain), or fails. GOTOOLCHAIN=local:
 # what is installed is asked first, which costs no download.
 GO_MINIMUM=1.26
+GO_FETCHES=1.21
 find_go() {
 	local go version
 	for go in "$(type -P go)" /usr/local/go/bin/go; do
 		[[ -x $go ]] || continue
 		version=$(GOTOOLCHAIN=local "$go" env GOVERSION 2>/dev/null) || continue
-		if ! at_least "${version#go}" "$GO_MINIMUM" && at_least "${version#go}" 1.21; then
+		if ! at_least "${version#go}" "$GO_MINIMUM" && at_least "${version#go}" "$GO_FETCHES"; then
 			version=$("$go" env GOVERSION 2>/dev/null) || continue
 		fi
 		if at_least "${version#go}" "$GO_MINIMUM"; then

@@ -53,7 +53,7 @@ func newApp(g *globals) *cli.App {
 	}
 	return &cli.App{
 		Name:                  "residentctl",
-		Usage:                 "start programs from an image taken after they were linked",
+		Usage:                 "start programs from images of their memory, taken when their libraries were loaded",
 		UsageText:             usageText,
 		Description:           description,
 		Version:               moduleVersion(),

@@ -68,14 +68,14 @@ line before that says why; with --strict, exec fails with 125 before it runs the
 command instead. -q silences both lines.
 
 The line counts every start that reaches the covered linker: those of programs that
-are linked with glibc, also if they could not be resident (LD_PRELOAD). It does not
-count starts that a shim, a launcher file, run or enable --system makes from an image
+are linked with glibc, even if they had to start normally (LD_PRELOAD is set, for
+example). It does not count starts that a shim, a launcher file, run or enable --system makes from an image
 before that.
 
 The store keeps the counts. So a program that several short commands (a hook, a
 prompt, a single test) have executed normally for the third time in all becomes
-resident too. Another residentctl makes it so, for at most a minute after the command
-has ended. --no-background turns this off.
+resident too. A second residentctl process does this, for at most a minute after the
+command has ended. --no-background turns this off.
 
 That process uses idle CPU and disk time only, is the only one of its kind in the
 store, has none of the command's files open, and can be killed at any time. If a

@@ -36,7 +36,8 @@ shims and launcher files of the older version still start it from its image. lis
 says so.
 
 START GAIN is the time of a normal start divided by that of a resident one. Both are
-timed from the exec to the program's own first instruction, when the program is added. After that instruction the program takes as long as always.
+timed from the exec to the program's own first instruction, when the program is
+added. After that instruction the program takes as long as always.
 
 With --check, the exit status is 1 if any of the programs shown has no current image,
 for monitoring. With --format json, the states are current, stale and none, and

@@ -21,7 +21,7 @@ func newStatusCommand(g *globals) *cli.Command {
 in PATH, and what a call by name does now:
  - "resident": the program starts from its image
  - "normal": the program starts normally
- - "other": another program starts normally, which PATH leads to first
+ - "other": PATH leads first to another program, which starts normally
  - "hidden": PATH does not lead to the shim
  - "dangling": the shim has no launcher file; shells pass it over, and gc removes it
  - "waiting": the program has no image; refresh makes the image and the link again as

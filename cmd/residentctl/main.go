@@ -1,5 +1,5 @@
 // Residentctl makes programs resident: it starts them from an image that was
-// taken right after they were linked.
+// taken when their libraries were loaded and relocated.
 //
 // The plain form `residentctl run PROGRAM …` never comes here. It is dealt with
 // by package front, which runs before there is a Go runtime.
