@@ -20,10 +20,10 @@ func newCheckCommand(g *globals) *cli.Command {
 		Usage:  "examine the machine and the store, and say what to do",
 		Description: `Tries out what residentctl needs from the kernel and from CRIU, and makes a small
 program resident in a temporary store. Then it compares the registry, index, images
-and launcher files of the store with each other. It changes nothing in the store. A "note"
-is good
-to know; for a "fault", do what the line below it says. With --no-trial, check looks
-at the store only, which takes a tenth of the time.`,
+and launcher files of the store with each other. It changes nothing in the store.
+
+A "note" is good to know; for a "fault", do what the line below it says. With
+--no-trial, check looks at the store only, which takes a tenth of the time.`,
 		Flags: []cli.Flag{g.storeFlag(), g.formatFlag(), &cli.BoolFlag{
 			Name: "no-trial", Usage: "look at the store only, and do not try out the machine", Destination: &noTrial, DisableDefaultText: true,
 		}},
