@@ -163,7 +163,7 @@ func TestKilled(t *testing.T) {
 			if at[point] == nil {
 				t.Fatal("no change comes to it")
 			}
-			slice := kit.Today(t, 2*len(at[point]))
+			slice := kit.Today(t, 3*len(at[point]))
 			for i, c := range at[point] {
 				if slice.Has(i) {
 					t.Run(c.name, func(t *testing.T) { c.killedAt(t, point) })

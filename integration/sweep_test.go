@@ -13,7 +13,7 @@ import (
 
 // sweepSlices is how many slices the programs of this machine are cut into, of
 // which one is swept; scripts/sweep sweeps all of them.
-const sweepSlices = 20
+const sweepSlices = 40
 
 // TestSweepSlice compares every few of this machine's programs, plain with
 // resident.

@@ -141,7 +141,11 @@ func TestCLibrary(t *testing.T) {
 			kit.Command{Name: "read", Args: []string{"read"}, Stdin: "text"})},
 	}
 	s := kit.SharedStore(t)
-	for _, test := range tests {
+	slice := kit.Today(t, 2)
+	for i, test := range tests {
+		if !slice.Has(i) {
+			continue
+		}
 		t.Run(test.name, func(t *testing.T) {
 			s.Compare(t, test.build(t), test.commands)
 		})
@@ -208,7 +212,11 @@ func TestLinkage(t *testing.T) {
 		{"link-time optimisation", []string{"-O2", "-flto"}, nil},
 	}
 	s := kit.SharedStore(t)
-	for _, test := range tests {
+	slice := kit.Today(t, 2)
+	for i, test := range tests {
+		if !slice.Has(i) {
+			continue
+		}
 		t.Run(test.name, func(t *testing.T) {
 			program := kit.Build(t, "linkage-"+strings.ReplaceAll(test.name, " ", "-"),
 				kit.Part{Output: "liblinkage.so", Source: "liblinkage.c", Args: test.library},

@@ -74,7 +74,11 @@ func TestMuslFixtures(t *testing.T) {
 		{"musl-constructors", []string{"-no-pie"}, once},
 	}
 	s := kit.SharedStore(t)
-	for _, test := range tests {
+	slice := kit.Today(t, 2)
+	for i, test := range tests {
+		if !slice.Has(i) {
+			continue
+		}
 		t.Run(test.fixture+strings.Join(test.args, ""), func(t *testing.T) {
 			s.Compare(t, kit.MuslFixture(t, test.fixture, test.args...), test.commands)
 		})

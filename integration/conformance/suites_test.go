@@ -19,6 +19,18 @@ const withoutSources = 77
 
 // TestSuites runs a slice of the upstream suites that scripts/suites runs whole.
 func TestSuites(t *testing.T) {
+	slice := kit.Today(t, 2)
+	for i, test := range []struct {
+		name string
+		run  func(t *testing.T)
+	}{{"resident", suitesResident}, {"under exec", suitesUnderExec}} {
+		if slice.Has(i) {
+			t.Run(test.name, test.run)
+		}
+	}
+}
+
+func suitesResident(t *testing.T) {
 	kit.RequireCRIU(t)
 	output, status := runSuites(t, "--slice", "--residentctl", kit.Residentctl(t))
 	switch {
@@ -40,8 +52,8 @@ func TestSuites(t *testing.T) {
 	}
 }
 
-// TestSuitesUnderExec runs some of bash's own tests in a tree of exec.
-func TestSuitesUnderExec(t *testing.T) {
+// suitesUnderExec runs some of bash's own tests in a tree of exec.
+func suitesUnderExec(t *testing.T) {
 	kit.RequireCRIU(t)
 	output, status := runSuites(t, "--exec", "--rounds", "1", "--residentctl", kit.Residentctl(t),
 		"--tests", "run-arith,run-array,run-comsub,run-exp-tests,run-glob-test,run-globstar,run-input-test,run-parser,run-quote,run-redir,run-type", "bash")
