@@ -302,6 +302,24 @@ func (s *largeStore) want(t *testing.T, what string, programs ...int) {
 	}
 }
 
+// What a link in the place of an entry's launcher files leads to is none of gc's.
+func TestGCFollowsNoLinkOutOfTheStore(t *testing.T) {
+	s := newLargeStore(t, 2)
+	entries, err := s.m.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	launchers, outside := s.m.store.LaunchersDir(entries[1].Binary.Inode()), filepath.Join(t.TempDir(), "outside")
+	err = errors.Join(os.Rename(launchers, outside), os.Symlink(outside, launchers), os.WriteFile(filepath.Join(outside, "precious"), nil, 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.m.PlanGC(t.Context())
+	if err != nil || len(p.Items) > 0 {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
 // A launcher file under a name that its entry does not have is found among many.
 func TestSurplusLauncherIsFoundAmongMany(t *testing.T) {
 	s := newLargeStore(t, 20)
