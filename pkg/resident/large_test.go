@@ -1,6 +1,7 @@
 package resident
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -299,6 +300,21 @@ func (s *largeStore) want(t *testing.T, what string, programs ...int) {
 		if item.Kind != GCEntry || !want[item.ID] {
 			t.Errorf("%s, gc: %+v", what, item)
 		}
+	}
+}
+
+// That a check is interrupted is nothing wrong with the store.
+func TestInterruptedCheckFindsNoFault(t *testing.T) {
+	s := newLargeStore(t, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := CheckStore(ctx, s.m.Dir(), func(f Finding) {
+		if f.Status == StatusFault {
+			t.Errorf("%+v", f)
+		}
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
 }
 
