@@ -10,7 +10,7 @@ import (
 
 // Tests of many combinations, of programs with ways with users, try a part of them, another
 // one each day. AllEnv, set to anything, has them try all, which takes several times as
-// long. DayEnv, the day of a year, has them try that day's part.
+// long. DayEnv, the number of a day since 1970, has them try that day's part.
 const (
 	AllEnv = "RESIDENTCTL_TEST_ALL"
 	DayEnv = "RESIDENTCTL_TEST_DAY"
@@ -25,7 +25,7 @@ type Slice struct{ of, first int }
 // prints. A value of DayEnv that is no number fails the test.
 func Today(t testing.TB, of int) Slice {
 	t.Helper()
-	day := time.Now().UTC().YearDay()
+	day := dayOf(time.Now())
 	if given := os.Getenv(DayEnv); given != "" {
 		var err error
 		if day, err = strconv.Atoi(given); err != nil {
@@ -40,6 +40,9 @@ func Today(t testing.TB, of int) Slice {
 	name.Write([]byte(t.Name())) // never fails (hash.Hash)
 	return Slice{of, day + int(name.Sum32()>>1)}
 }
+
+// dayOf counts the days since 1970. With those of a year parts would be left out at its end.
+func dayOf(now time.Time) int { return int(now.Unix() / (24 * 60 * 60)) }
 
 // All reports whether tests are to try all of their combinations.
 func All() bool { return os.Getenv(AllEnv) != "" }

@@ -21,12 +21,13 @@ const (
 	direntName   = 19
 )
 
-// ReadDir is os.ReadDir for many small directories: it makes four system calls, and does not
-// sort. Where the file system does not tell the type of a file (DT_UNKNOWN) it asks.
+// ReadDir is os.ReadDir for many small directories: it makes four system calls, does not sort, and
+// does not follow a link that path itself is. Where the file system does not tell the type of a
+// file (DT_UNKNOWN) it asks.
 func ReadDir(path string) (entries []DirEntry, err error) {
 	var fd int
 	err = EINTR(func() (err error) {
-		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		return err
 	})
 	if err != nil {

@@ -45,4 +45,11 @@ func TestReadDir(t *testing.T) {
 	if _, err := ReadDir(filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ReadDir(link); err == nil {
+		t.Errorf("a link is followed: %d names", len(got))
+	}
 }

@@ -15,7 +15,7 @@ func ReadFile(path string, limit int64) ([]byte, *syscall.Stat_t, error) {
 	var fd int
 	fail := func(op string, err error) error { return &fs.PathError{Op: op, Path: path, Err: err} }
 	err := EINTR(func() (err error) {
-		fd, err = syscall.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		fd, err = syscall.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0) // a FIFO would wait
 		return err
 	})
 	if err != nil {

@@ -33,6 +33,13 @@ func TestReadFile(t *testing.T) {
 	if _, st, err := ReadFile(filepath.Join(dir, "none"), 1); !errors.Is(err, fs.ErrNotExist) || st != nil {
 		t.Errorf("a file that is not there: %+v, %v", st, err)
 	}
+	fifo := filepath.Join(dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if raw, st, err := ReadFile(fifo, 1); err != nil || len(raw) != 0 || st == nil { // and does not wait
+		t.Errorf("a FIFO: %q, %+v, %v", raw, st, err)
+	}
 	if _, st, err := ReadFile(dir, 1); !errors.Is(err, syscall.EISDIR) || st == nil {
 		t.Errorf("a directory: %+v, %v", st, err)
 	}

@@ -28,9 +28,13 @@ func Shell(path string) (reads string, known bool) {
 	return "sh", false
 }
 
-// PathLine returns what makes a shell, of those that Shell returns, look into directories before those in PATH. A directory that
-// is in PATH stays where it is: a shell that reads the line for each script would put
-// it in front of a wrapper again and again that calls the next of its name.
+// PathLine returns the line that makes a shell, one that Shell returns, look into
+// directories before those in PATH. A directory that is in PATH stays where it is: a shell
+// that reads the line for each script would put it in front of a wrapper again and again
+// that calls the next program of its name.
+//
+// Bash remembers where it has found a command and fails when that shim is gone. With
+// checkhash it then searches PATH again (bash(1), shopt), as other shells do anyway.
 func PathLine(shell string, dirs []string) (string, error) {
 	var parts []string
 	for _, dir := range slices.Backward(dirs) { // the last that is put in front is the first
@@ -42,6 +46,9 @@ func PathLine(shell string, dirs []string) (string, error) {
 			return "", err
 		}
 		parts = append(parts, part)
+	}
+	if shell == "sh" {
+		parts = append(parts, `[ -z "${BASH_VERSION-}" ] || shopt -s checkhash`)
 	}
 	return strings.Join(parts, "; "), nil
 }

@@ -2,12 +2,14 @@ package registry
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -154,6 +156,43 @@ func TestCutWhileOpen(t *testing.T) {
 	}
 }
 
+// That is caught in every goroutine that decodes records. A large record is in several pages, of
+// which only the first is looked at to find it.
+func TestCutWhileDecoded(t *testing.T) {
+	r := newRegistryWithoutCheck(t)
+	rec := record(1, "/usr/bin/perl", 10)
+	rec.Deps = json.RawMessage(`{"long":"` + strings.Repeat("x", 1<<16) + `"}`)
+	mustPut(t, r, rec)
+	whole, err := os.ReadFile(r.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	reached := false
+	for size := len(whole) - 4096; size > 4096; size -= 4096 {
+		path := filepath.Join(t.TempDir(), "registry.db")
+		if err := os.WriteFile(path, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		err := At(path, Options{}).view(func(tx *bolt.Tx) error {
+			if err := os.Truncate(path, int64(size)); err != nil {
+				t.Fatal(err)
+			}
+			key, _ := tx.Bucket(recordsBucket).Cursor().First()
+			found = key != nil
+			decodeAll(tx)
+			return nil
+		})
+		if err != nil && !errors.Is(err, ErrCorrupt) {
+			t.Errorf("cut to %d bytes: %v", size, err)
+		}
+		reached = reached || found && err != nil
+	}
+	if !reached {
+		t.Error("nothing was cut from a record")
+	}
+}
+
 // FuzzPages patches a good file: each six bytes are an offset (four), a byte
 // there, and a bit mask for it.
 func FuzzPages(f *testing.F) {
@@ -201,6 +240,7 @@ func FuzzDecodeStored(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(good[len(storedHeader("", nil)):])
+	f.Add([]byte(strings.Replace(string(good[len(storedHeader("", nil)):]), `{"n":1}`, `{"n":}`, 1)))
 	f.Add([]byte(`{"wish":{"program":"/x"}}`))
 	f.Add([]byte(`{"wish":{"program":"/x","paths":["/y"],"shims":["/y"],"system":["/x"],"system_in":{"1-2":["/x","/y"]},"reason":"/x is gone"}}`))
 	f.Add([]byte(`{"wish":{"program":"/x","shims":["/y"]}}`))

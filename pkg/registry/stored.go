@@ -85,6 +85,9 @@ func decodeStored(key string, value []byte) (*stored, error) {
 	if err := json.Unmarshal(object, &s); err != nil {
 		return nil, err
 	}
+	if deps != nil && !json.Valid(deps) {
+		return nil, errors.New("its deps are not JSON")
+	}
 	if deps != nil && s.Image != nil {
 		s.Image.Deps = deps
 	}
@@ -92,8 +95,8 @@ func decodeStored(key string, value []byte) (*stored, error) {
 }
 
 // cutDeps takes an image's deps out of the object of a record. They are most of it, and what needs
-// them decodes them: to find their end takes a tenth of the time. In no string there is
-// what they begin with, because its quotes would be escaped.
+// them decodes them: to find their end takes a tenth of the time. They may be no JSON. In no string
+// there is what they begin with, because its quotes would be escaped.
 func cutDeps(object []byte) (rest, deps []byte) {
 	const key = `,"deps":`
 	start := bytes.Index(object, []byte(key+"{"))

@@ -355,6 +355,9 @@ func (c *checker) garbage(search *gcSearch, mine bool) {
 	for i := range garbage {
 		if k := &garbage[i]; k.report != nil && (mine || !k.reportLocked) {
 			items, err := search.find(k)
+			if search.ctx.Err() != nil {
+				return
+			}
 			clean = k.report(c, items, err) && clean
 		}
 	}

@@ -29,8 +29,10 @@ func (m *Manager) damage(rec registry.Record) (faults []string) {
 			others = nil // it is the first one's plan that names the others
 		}
 		found, file := m.layoutDamage(rec, i, dir, others)
-		if why := m.notFound(rec, file); i == 0 && why != "" {
-			faults = append(faults, why)
+		if i == 0 { // starts look for this one
+			if why := m.notFound(rec, file); why != "" {
+				faults = append(faults, why)
+			}
 		}
 		for _, f := range found {
 			faults = append(faults, which+f)

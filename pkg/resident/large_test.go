@@ -1,6 +1,7 @@
 package resident
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -299,6 +300,39 @@ func (s *largeStore) want(t *testing.T, what string, programs ...int) {
 		if item.Kind != GCEntry || !want[item.ID] {
 			t.Errorf("%s, gc: %+v", what, item)
 		}
+	}
+}
+
+// That a check is interrupted is nothing wrong with the store.
+func TestInterruptedCheckFindsNoFault(t *testing.T) {
+	s := newLargeStore(t, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := CheckStore(ctx, s.m.Dir(), func(f Finding) {
+		if f.Status == StatusFault {
+			t.Errorf("%+v", f)
+		}
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// What a link in the place of an entry's launcher files leads to is none of gc's.
+func TestGCFollowsNoLinkOutOfTheStore(t *testing.T) {
+	s := newLargeStore(t, 2)
+	entries, err := s.m.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	launchers, outside := s.m.store.LaunchersDir(entries[1].Binary.Inode()), filepath.Join(t.TempDir(), "outside")
+	err = errors.Join(os.Rename(launchers, outside), os.Symlink(outside, launchers), os.WriteFile(filepath.Join(outside, "precious"), nil, 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := s.m.PlanGC(t.Context())
+	if err != nil || len(p.Items) > 0 {
+		t.Errorf("%+v, %v", p, err)
 	}
 }
 

@@ -55,12 +55,15 @@ func write[T any](w io.Writer, asJSON bool, results []T, text func(io.Writer, []
 		text(w, results)
 		return nil
 	}
-	for i, r := range results {
+	separator := ""
+	fmt.Fprint(w, "[")
+	for _, r := range results {
 		one, err := json.Marshal(r)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "%s  %s", map[bool]string{true: "[\n", false: ",\n"}[i == 0], one)
+		fmt.Fprintf(w, "%s\n  %s", separator, one)
+		separator = ","
 	}
 	_, err := fmt.Fprintln(w, "\n]")
 	return err

@@ -101,6 +101,18 @@ func TestTablesAreOfTheJSON(t *testing.T) {
 	}
 }
 
+// Without results, as where no program is on the machine, it is JSON too.
+func TestReportOfNothing(t *testing.T) {
+	var b strings.Builder
+	if err := report(&b, []string{"time", lines(t, "")}, true, false); err != nil {
+		t.Fatal(err)
+	}
+	var all []measured
+	if err := json.Unmarshal([]byte(b.String()), &all); err != nil || len(all) != 0 {
+		t.Errorf("%q: %v", &b, err)
+	}
+}
+
 func TestReportMemory(t *testing.T) {
 	path := lines(t, "git | git hash-object --stdin | plain | 400\ngit | git hash-object --stdin | launcher | 100\n")
 	var b strings.Builder
