@@ -40,9 +40,9 @@ the namespace, so its command is executed normally too.
 
 A package manager cannot replace the C library inside, because the covered file is
 busy. Run by root, a COMMAND that is itself a package manager is executed normally.
-One that the command executes works, except for packages that contain a dynamic linker. dpkg then reports "unable to make backup link of
-'…/ld-linux-x86-64.so.2' … Invalid cross-device link" and leaves that package as it
-was.
+One that the command executes works, except for packages that contain a dynamic
+linker. dpkg then reports "unable to make backup link of '…/ld-linux-x86-64.so.2' …
+Invalid cross-device link" and leaves that package as it was.
 
 Install such a package outside. Everything that is installed outside meanwhile, the
 C library included, is visible inside at once.

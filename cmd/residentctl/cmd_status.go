@@ -19,7 +19,7 @@ func newStatusCommand(g *globals) *cli.Command {
 		Usage: "show which programs are enabled, and what a call of each does",
 		Description: `Shows the shims of your own store and of the system's, whether their directories are
 in PATH, and what a call by name does now:
- - "resident": the program starts from its image
+ - "resident": the program starts from its image, if the directory is in PATH
  - "normal": the program starts normally
  - "other": PATH leads first to another program, which starts normally
  - "hidden": PATH does not lead to the shim

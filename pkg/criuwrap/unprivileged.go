@@ -28,7 +28,7 @@ func Setcap(path string) string { return "setcap cap_checkpoint_restore+ep " + p
 // noCapability is the error of a criu that dumps for root only.
 func noCapability(path string) error {
 	return problem.Newf(problem.System, "%s lacks the capability (CAP_CHECKPOINT_RESTORE) to dump a process for an ordinary user", path).
-		WithHint("ask an administrator to give it to CRIU, for all users: `scripts/setup --users`, or `%s`", Setcap(path))
+		WithHint("give it to CRIU, as root, for all users: `%s`", Setcap(path))
 }
 
 // MayDump reports as an error why the criu at path cannot dump a process of the

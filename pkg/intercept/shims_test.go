@@ -10,16 +10,17 @@ import (
 
 func TestPathLine(t *testing.T) {
 	plain, odd := []string{"/a", "/b"}, []string{`/it's "$HOME" \ ! [x]`}
+	const inBash = `; [ -z "${BASH_VERSION-}" ] || shopt -s checkhash`
 	for _, tc := range []struct {
 		shell string
 		dirs  []string
 		want  string
 	}{
 		{"sh", plain, `case ":${PATH-}:" in *:'/b':*) ;; *) export PATH='/b'"${PATH:+:$PATH}" ;; esac; ` +
-			`case ":${PATH-}:" in *:'/a':*) ;; *) export PATH='/a'"${PATH:+:$PATH}" ;; esac`},
+			`case ":${PATH-}:" in *:'/a':*) ;; *) export PATH='/a'"${PATH:+:$PATH}" ;; esac` + inBash},
 		{"fish", plain, `contains -- '/b' $PATH; or set -gx PATH '/b' $PATH; contains -- '/a' $PATH; or set -gx PATH '/a' $PATH`},
 		{"csh", plain, `if (! (":${PATH}:" =~ *:'/b':*)) setenv PATH '/b':"$PATH"; if (! (":${PATH}:" =~ *:'/a':*)) setenv PATH '/a':"$PATH"`},
-		{"sh", odd, `case ":${PATH-}:" in *:'/it'\''s "$HOME" \ ! [x]':*) ;; *) export PATH='/it'\''s "$HOME" \ ! [x]'"${PATH:+:$PATH}" ;; esac`},
+		{"sh", odd, `case ":${PATH-}:" in *:'/it'\''s "$HOME" \ ! [x]':*) ;; *) export PATH='/it'\''s "$HOME" \ ! [x]'"${PATH:+:$PATH}" ;; esac` + inBash},
 		{"fish", odd, `contains -- '/it\'s "$HOME" \\ ! [x]' $PATH; or set -gx PATH '/it\'s "$HOME" \\ ! [x]' $PATH`},
 		{"csh", odd, `if (! (":${PATH}:" =~ *:'/it'\''s "$HOME" \ \! '?'x]':*)) setenv PATH '/it'\''s "$HOME" \ \! [x]':"$PATH"`},
 		{"sh", []string{"/a:b"}, ""},
