@@ -382,7 +382,7 @@ func TestOwnStore(t *testing.T) {
 	s.Do(t, "add", "perl")
 
 	alice.Env = []string{"RESIDENTCTL_CRIU=" + kit.PlainCRIU(t)}
-	alice.Fails(t, 4, []string{"lacks the capability (CAP_CHECKPOINT_RESTORE)", "scripts/setup --users", "setcap cap_checkpoint_restore+ep"}, "add", "perl", "bash")
+	alice.Fails(t, 4, []string{"lacks the capability (CAP_CHECKPOINT_RESTORE)", "setcap cap_checkpoint_restore+ep"}, "add", "perl", "bash")
 
 	alice.Env = []string{"RESIDENTCTL_CRIU=" + kit.CapableCRIU(t)}
 	perl := kit.Installed(t, "perl")
