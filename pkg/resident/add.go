@@ -113,9 +113,21 @@ func (m *Manager) addPath(ctx context.Context, path string, opts AddOptions) (*A
 	a := &adding{Manager: m, opts: opts, owners: ownersUnless(opts.TrustOwner)}
 	rec, err := a.makeResident(ctx, path)
 	if err != nil {
-		return nil, err
+		return nil, a.changedMeanwhile(path, err)
 	}
 	return &Added{Record: *rec, Path: path}, nil
+}
+
+// changedMeanwhile returns fingerprint.ErrChanged in place of a refusal if the program is
+// no longer what was inspected: processes of two programs cannot be alike.
+func (a *adding) changedMeanwhile(path string, err error) error {
+	if a.program == nil || problem.KindOf(err) != problem.Refused {
+		return err
+	}
+	if id, statErr := linux.StatID(path); statErr == nil && id == a.program.ID {
+		return err
+	}
+	return fmt.Errorf("%s %w: %w", path, fingerprint.ErrChanged, err)
 }
 
 // asWished adds to opts what has been asked for before, for the program at path or for

@@ -15,6 +15,7 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
+	"github.com/residentctl/residentctl/pkg/elfinfo"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/launcher"
 	"github.com/residentctl/residentctl/pkg/plan"
@@ -211,5 +212,41 @@ func TestSameDomain(t *testing.T) {
 		case tc.want != "" && (problem.KindOf(err) != problem.Refused || !strings.Contains(err.Error(), tc.want) || problem.HintOf(err) == ""):
 			t.Errorf("%s: %v, want something about %q and a hint", tc.name, err, tc.want)
 		}
+	}
+}
+
+// TestRefusedWhileChanged: a refusal counts only of a program that is still there.
+func TestRefusedWhileChanged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "program")
+	replace := func() {
+		t.Helper()
+		content, err := os.ReadFile("/proc/self/exe")
+		if err == nil {
+			err = os.WriteFile(path+".new", content, 0o755)
+		}
+		if err := errors.Join(err, os.Rename(path+".new", path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replace()
+	program, err := elfinfo.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, refusal, failure := &adding{program: program}, problem.Refusef("it differs"), errors.New("disk full")
+	for _, err := range []error{refusal, failure} {
+		if got := a.changedMeanwhile(path, err); got != err {
+			t.Errorf("unchanged: %v became %v", err, got)
+		}
+	}
+	replace()
+	if got := a.changedMeanwhile(path, refusal); !errors.Is(got, fingerprint.ErrChanged) || !errors.Is(got, refusal) {
+		t.Errorf("replaced: %v", got)
+	}
+	if got := a.changedMeanwhile(path, failure); got != failure {
+		t.Errorf("replaced: %v became %v", failure, got)
+	}
+	if got := (&adding{}).changedMeanwhile(path, refusal); got != refusal {
+		t.Errorf("refused by inspection: %v", got)
 	}
 }
