@@ -60,10 +60,6 @@ func (d *Dependencies) StaleSeen(seen *Seen) []string {
 		}
 	}
 	for _, f := range d.files() {
-		if f == &d.Program {
-			note(staleFile(f.Path, f.ID, nil)) // it is of one entry
-			continue
-		}
 		note(staleFile(f.Path, f.ID, seen))
 	}
 	for _, c := range d.Checks {

@@ -127,6 +127,12 @@ func (m *Manager) searchGarbage(ctx context.Context, records []registry.Record) 
 	return s
 }
 
+// knows reports whether a record is of that binary.
+func (s *gcSearch) knows(b linux.Inode) bool {
+	_, known := s.binaries[b]
+	return known
+}
+
 // find finds the garbage of one kind. Where there is an error too, it is not all.
 func (s *gcSearch) find(k *garbageKind) ([]GCItem, error) {
 	items, err := k.plan(s)
@@ -311,7 +317,7 @@ func (s *gcSearch) surplus() (items []GCItem, err error) {
 // links finds those of no entry. One of an entry that leads to another image makes the
 // entry useless.
 func (s *gcSearch) links() (items []GCItem, err error) {
-	links, _, err := s.store.LinksBut(func(b linux.Inode) bool { _, known := s.binaries[b]; return known })
+	links, _, err := s.store.LinksBut(s.knows)
 	for _, l := range links {
 		items = append(items, GCItem{Path: s.store.IndexPath(l.Binary), ID: l.ID, binary: l.Binary})
 	}
@@ -321,7 +327,7 @@ func (s *gcSearch) links() (items []GCItem, err error) {
 func (s *gcSearch) launchers() (items []GCItem, err error) {
 	binaries, _, err := s.store.Launchers()
 	for _, b := range binaries {
-		if _, known := s.binaries[b]; !known {
+		if !s.knows(b) {
 			items = append(items, GCItem{Path: s.store.LaunchersDir(b), binary: b})
 		}
 	}

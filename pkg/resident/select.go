@@ -161,7 +161,8 @@ func (m *Manager) using(library string) ([]registry.Record, error) {
 	return slices.DeleteFunc(all, func(r registry.Record) bool { return !slices.ContainsFunc(r.LibraryPaths, isIt) }), err
 }
 
-// forEach calls f with each number below n, on all processors, until the context ends.
+// forEach calls f with each number below n, on all processors, until the context ends. It is
+// not ordered.Do, which locks for each: that takes list of 10,000 programs a third longer.
 func forEach(ctx context.Context, n int, f func(i int)) error {
 	var next atomic.Int64
 	var workers sync.WaitGroup

@@ -630,7 +630,7 @@ func (s *gcSearch) system() (items []GCItem, err error) {
 	}
 	linked := map[linux.Inode]bool{}
 	for _, l := range links {
-		_, known := s.binaries[l.Binary]
+		known := s.knows(l.Binary)
 		item := GCItem{Path: s.store.SystemPath(l), Program: l.Program, binary: l.Binary}
 		switch {
 		case !known && !linked[l.Binary]:
