@@ -39,26 +39,6 @@ type recorder struct {
 	probe *fingerprint.Probe // that it makes, or nil
 }
 
-// pathCalls are the calls that ask for a path, with the number of the argument
-// that holds it; the one before it, if any, is the directory's descriptor.
-var pathCalls = map[uint64]struct {
-	name string
-	path int
-}{
-	unix.SYS_OPEN:       {"open", 0},
-	unix.SYS_OPENAT:     {"openat", 1},
-	unix.SYS_OPENAT2:    {"openat2", 1},
-	unix.SYS_STAT:       {"stat", 0},
-	unix.SYS_LSTAT:      {"lstat", 0},
-	unix.SYS_NEWFSTATAT: {"newfstatat", 1},
-	unix.SYS_STATX:      {"statx", 1},
-	unix.SYS_ACCESS:     {"access", 0},
-	unix.SYS_FACCESSAT:  {"faccessat", 1},
-	unix.SYS_FACCESSAT2: {"faccessat2", 1},
-	unix.SYS_READLINK:   {"readlink", 0},
-	unix.SYS_READLINKAT: {"readlinkat", 1},
-}
-
 // plainCalls are the calls that a dynamic linker makes and that leave nothing
 // behind but memory, or that onEntry and onExit look at. Anything else refuses
 // the image: what the call did, or how its answer was used, would be missing
@@ -149,8 +129,8 @@ func (r *recorder) onEntry(info ptrace.SyscallInfo) error {
 	if info.Arch != unix.AUDIT_ARCH_X86_64 { // int $0x80, whose numbers are others
 		return problem.Refusef("its dynamic linker makes 32-bit system calls")
 	}
-	if call, ok := pathCalls[nr]; ok {
-		return r.onPath(call.name, call.path)
+	if call, ok := ptrace.PathCalls[nr]; ok {
+		return r.onPath(call.Name, call.Path)
 	}
 	if !plainCalls[nr] {
 		return problem.Refusef("its dynamic linker calls %s, which an image cannot repeat", callName(nr))
@@ -224,28 +204,11 @@ func (r *recorder) onPath(name string, arg int) error {
 	case strings.HasPrefix(path, "/proc/self/"), strings.HasPrefix(path, "/proc/thread-self/"):
 		return problem.Refusef("its dynamic linker looks at %s, which is different in each process", path)
 	}
-	if flags, ok := r.openFlags(); ok && flags&(unix.O_ACCMODE|unix.O_CREAT|unix.O_TRUNC) != unix.O_RDONLY {
+	if flags, ok := r.entry.OpenFlags(r.pid); ok && flags&(unix.O_ACCMODE|unix.O_CREAT|unix.O_TRUNC) != unix.O_RDONLY {
 		return problem.Refusef("its dynamic linker opens %s for writing", path)
 	}
 	r.probe = &fingerprint.Probe{Call: name, Path: path}
 	return nil
-}
-
-// openFlags are the flags of the call, if it opens a file.
-func (r *recorder) openFlags() (flags uint64, ok bool) {
-	switch r.entry.Number() {
-	case unix.SYS_OPEN:
-		return r.entry.Arg(1), true
-	case unix.SYS_OPENAT:
-		return r.entry.Arg(2), true
-	case unix.SYS_OPENAT2: // struct open_how begins with them
-		var how [8]byte
-		if linux.ReadMem(r.pid, r.entry.Arg(2), how[:]) != nil {
-			return 0, false
-		}
-		return binary.LittleEndian.Uint64(how[:]), true
-	}
-	return 0, false
 }
 
 // onLimit lets only RLIMIT_STACK be read, of which the twin has another value.

@@ -3,7 +3,6 @@ package ptrace
 import (
 	"fmt"
 	"sync"
-	"unsafe"
 
 	"github.com/residentctl/residentctl/internal/linux"
 )
@@ -58,25 +57,13 @@ func (p *Process) Stack() (linux.InitialStack, linux.Auxv, error) {
 	return stack, auxv, err
 }
 
-// FloatControl returns the control words of the floating-point units, which unlike
-// their data are alive between two functions: x87's and SSE's (struct
-// user_fpregs_struct, arch/x86/include/asm/user_64.h).
+// FloatControl is that of package ptrace for the process.
 func (p *Process) FloatControl() (x87 uint16, sse uint32, err error) {
-	var regs struct {
-		cwd    uint16
-		_      [22]byte
-		mxcsr  uint32
-		unused [484]byte
-	}
-	const getFPRegs = 14 // PTRACE_GETFPREGS
 	err = p.tracer.Do(func() error {
-		_, err := ptrace(getFPRegs, p.PID, 0, uintptr(unsafe.Pointer(&regs)))
+		x87, sse, err = FloatControl(p.PID)
 		return err
 	})
-	if err != nil {
-		err = fmt.Errorf("read the floating-point registers of process %d: %w", p.PID, err)
-	}
-	return regs.cwd, regs.mxcsr, err
+	return x87, sse, err
 }
 
 // Call has the process make a system call (Tracer.Inject). An error of the call's is its

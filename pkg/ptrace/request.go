@@ -124,6 +124,23 @@ func SetSignalMask(pid int, mask uint64) error {
 	return err
 }
 
+// FloatControl returns the control words of a stopped process's floating-point units, which
+// unlike their data are alive between two functions: x87's and SSE's (struct
+// user_fpregs_struct, arch/x86/include/asm/user_64.h).
+func FloatControl(pid int) (x87 uint16, sse uint32, err error) {
+	var regs struct {
+		cwd    uint16
+		_      [22]byte
+		mxcsr  uint32
+		unused [484]byte
+	}
+	const getFPRegs = 14 // PTRACE_GETFPREGS
+	if _, err := ptrace(getFPRegs, pid, 0, uintptr(unsafe.Pointer(&regs))); err != nil {
+		return 0, 0, fmt.Errorf("read the floating-point registers of process %d: %w", pid, err)
+	}
+	return regs.cwd, regs.mxcsr, nil
+}
+
 func ptrace(request, pid int, addr, data uintptr) (uintptr, error) {
 	r, _, errno := unix.Syscall6(unix.SYS_PTRACE, uintptr(request), uintptr(pid), addr, data, 0, 0)
 	if errno != 0 {

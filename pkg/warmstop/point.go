@@ -1,0 +1,273 @@
+package warmstop
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/plural"
+	"github.com/residentctl/residentctl/internal/problem"
+	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/ptrace"
+)
+
+// startSize is sizeof(struct residentctl_start): three words.
+const startSize = 24
+
+// arrive looks at the process at its point: whether an image can hold all that it is, and
+// which of its words belong to the process.
+func (t *Template) arrive(start uint64) (err error) {
+	t.Start = start
+	if t.Regs, err = t.tracer.Regs64(t.PID); err != nil {
+		return err
+	}
+	if t.Maps, err = linux.ReadMaps(t.PID); err != nil {
+		return err
+	}
+	t.RobustHead, t.RobustLen, err = ptrace.RobustList(t.PID)
+	if err != nil {
+		return err
+	}
+	if t.Rseq, err = ptrace.Rseq(t.PID); err != nil {
+		return fmt.Errorf("read the rseq registration: %w", err)
+	}
+	var stack unix.Rlimit
+	if err := unix.Prlimit(t.PID, unix.RLIMIT_STACK, nil, &stack); err != nil {
+		return fmt.Errorf("read the limit of the stack: %w", err)
+	}
+	t.StackLimit = stack.Cur
+	for _, check := range []func() error{t.checkProcess, t.checkDescriptors, t.checkMaps, t.checkUnits} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	if t.Signals, err = t.signals(); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		// See linkstop: CRIU is none of the template's ancestors (kernel.yama.ptrace_scope=1).
+		_, _ = t.inject(unix.SYS_PRCTL, unix.PR_SET_PTRACER, unix.PR_SET_PTRACER_ANY)
+	}
+	t.Fixups, err = t.fixups()
+	return err
+}
+
+// inject has the template make a system call.
+func (t *Template) inject(nr uint64, args ...uint64) (uint64, error) {
+	return t.tracer.Inject(t.PID, t.Regs.Rip-uint64(len(syscallInsn)), nr, args...)
+}
+
+// syscallInsn is the SYSCALL instruction, before the one at which the template stands.
+var syscallInsn = [2]byte{0x0f, 0x05}
+
+func (t *Template) checkProcess() error {
+	s, err := readStatus(t.PID)
+	if err != nil {
+		return err
+	}
+	mask, err := ptrace.SignalMask(t.PID)
+	if err != nil {
+		return err
+	}
+	switch {
+	case s.threads != 1:
+		return problem.Refusef("it has %s at its point", plural.Count(s.threads, "thread")).
+			WithHint("call the point before threads are started, or in a child that was forked for it")
+	case s.pending != 0:
+		return problem.Refusef("signals are pending at its point")
+	case mask != 0:
+		return problem.Refusef("it blocks signals at its point")
+	case s.umask != t.umask:
+		return problem.Refusef("it changes its umask when it starts, from %#o to %#o", t.umask, s.umask)
+	}
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", t.PID))
+	if err == nil && len(strings.TrimSpace(string(children))) > 0 {
+		return problem.Refusef("it has child processes at its point")
+	}
+	timers, err := os.ReadFile(fmt.Sprintf("/proc/%d/timers", t.PID))
+	if err == nil && len(timers) > 0 {
+		return problem.Refusef("it has timers at its point")
+	}
+	return nil
+}
+
+// checkDescriptors refuses what is open beyond the standard descriptors: the number may be
+// taken in the process that starts.
+func (t *Template) checkDescriptors() error {
+	dir := fmt.Sprintf("/proc/%d/fd", t.PID)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err != nil || n > 2 {
+			what, _ := os.Readlink(dir + "/" + e.Name())
+			return problem.Refusef("it keeps %s open (descriptor %s)", what, e.Name()).
+				WithHint("leave it as it is: it starts normally, as before")
+		}
+	}
+	return nil
+}
+
+// checkMaps refuses mappings that an image cannot hold.
+func (t *Template) checkMaps() error {
+	for _, m := range t.Maps {
+		writable := m.Prot&unix.PROT_WRITE != 0
+		switch {
+		case m.Kernel():
+		case m.Prot&unix.PROT_EXEC != 0 && writable:
+			return problem.Refusef("it has memory that is both writable and executable: %s", m)
+		case m.Shared && (writable || m.Ino == 0):
+			return problem.Refusef("it has shared memory: %s", m)
+		case m.Deleted:
+			return problem.Refusef("it uses a file that was deleted: %s", m).
+				WithHint("try again; a package was upgraded meanwhile")
+		}
+	}
+	return nil
+}
+
+// checkUnits refuses a program that has changed how the floating-point units work: a start
+// has the values of an exec (fxsave's control words, Intel SDM volume 1, 8.1.5 and 10.2.3).
+func (t *Template) checkUnits() error {
+	x87, sse, err := ptrace.FloatControl(t.PID)
+	const x87Initial, sseInitial, sseStatus = 0x37f, 0x1f80, 0x3f
+	switch {
+	case err != nil:
+		return err
+	case x87 != x87Initial || sse&^sseStatus != sseInitial:
+		return problem.Refusef("it changes how the floating-point units work (x87 %#x, SSE %#x)", x87, sse)
+	}
+	return nil
+}
+
+// signals are the actions that differ from those of a new process.
+func (t *Template) signals() ([]plan.SignalAction, error) {
+	s, err := readStatus(t.PID)
+	if err != nil {
+		return nil, err
+	}
+	const belowRedZone = 1024
+	at := (t.Regs.Rsp - belowRedZone) &^ 15
+	saved := make([]byte, 32) // struct kernel_sigaction: handler, flags, restorer, mask
+	if err := linux.ReadMem(t.PID, at, saved); err != nil {
+		return nil, err
+	}
+	var actions []plan.SignalAction
+	for set := s.ignored | s.caught; set != 0; set &= set - 1 {
+		sig := uint64(bits.TrailingZeros64(set)) + 1
+		if _, err := t.inject(unix.SYS_RT_SIGACTION, sig, 0, at, 8); err != nil {
+			return nil, fmt.Errorf("read the action of signal %d: %w", sig, err)
+		}
+		var raw [32]byte
+		if err := linux.ReadMem(t.PID, at, raw[:]); err != nil {
+			return nil, err
+		}
+		word := func(i int) uint64 { return binary.LittleEndian.Uint64(raw[8*i:]) }
+		actions = append(actions, plan.SignalAction{Signal: uint32(sig), Handler: word(0), Flags: word(1), Restorer: word(2), Mask: word(3)})
+	}
+	// struct stack_t: an alternate stack would have to be told to the kernel again.
+	if _, err := t.inject(unix.SYS_SIGALTSTACK, 0, at); err != nil {
+		return nil, fmt.Errorf("read the alternate signal stack: %w", err)
+	}
+	var alternate [24]byte
+	if err := linux.ReadMem(t.PID, at, alternate[:]); err != nil {
+		return nil, err
+	}
+	const disabled = 2 // SS_DISABLE
+	if binary.LittleEndian.Uint32(alternate[8:])&disabled == 0 {
+		return nil, problem.Refusef("it has an alternate signal stack (sigaltstack), as python's faulthandler makes one")
+	}
+	return actions, linux.WriteMem(t.PID, at, saved)
+}
+
+// fixups are the words that belong to the process: what the point is to fill in, the thread's
+// id, and what points to where the kernel has put environment and auxiliary vector.
+func (t *Template) fixups() ([]plan.Fixup, error) {
+	fixups := []plan.Fixup{
+		{Addr: t.Start, Kind: plan.FixSP, Size: 8},
+		{Addr: t.Start + 8, Kind: plan.FixIgnored, Size: 8},
+		{Addr: t.Start + 16, Kind: plan.FixFlags, Size: 8},
+	}
+	if t.Start%8 != 0 || !t.writable(t.Start) || !t.writable(t.Start+startSize-1) {
+		return nil, problem.Refusef("its point has the address %#x for the answer, where nothing can be written", t.Start)
+	}
+	// struct pthread has the id 16 bytes before the robust list (glibc nptl/descr.h), and that is
+	// where set_tid_address(2) and clone(2) are told to keep it.
+	if t.RobustHead == 0 {
+		return nil, problem.Refusef("its C library keeps no robust list, so that the thread's id is not found").
+			WithHint("only programs of glibc can have a warm image")
+	}
+	tid := make([]byte, 4)
+	if err := linux.ReadMem(t.PID, t.RobustHead-16, tid); err != nil {
+		return nil, err
+	}
+	if binary.LittleEndian.Uint32(tid) != uint32(t.PID) {
+		return nil, problem.Refusef("its thread's id is not 16 bytes before the robust list at %#x", t.RobustHead)
+	}
+	fixups = append(fixups, plan.Fixup{Addr: t.TIDAddr(), Kind: plan.FixTID, Size: 4})
+	words, err := t.pointers(map[uint64]uint32{t.Stack.Argv: plan.FixArgv, t.Stack.Envp: plan.FixEnvp, t.Stack.Auxv: plan.FixAuxv})
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(words, func(f plan.Fixup) bool { return f.Kind == plan.FixEnvp }) {
+		return nil, problem.Refusef("it has made another environment for itself when it starts").
+			WithHint("leave it as it is: it starts normally, as before")
+	}
+	fixups = append(fixups, words...)
+	slices.SortFunc(fixups, func(a, b plan.Fixup) int { return int(int64(a.Addr - b.Addr)) })
+	return fixups, nil
+}
+
+// TIDAddr is where the kernel is to keep the thread's id (set_tid_address(2)).
+func (t *Template) TIDAddr() uint64 { return t.RobustHead - 16 }
+
+// OldStack is the mapping that the template's stack was moved to.
+func (t *Template) OldStack() linux.Mapping {
+	m, _ := linux.FindMapping(t.Maps, t.Stack.SP)
+	return m
+}
+
+func (t *Template) writable(addr uint64) bool {
+	m, ok := linux.FindMapping(t.Maps, addr)
+	return ok && m.Prot&unix.PROT_WRITE != 0
+}
+
+// pointers looks for the words of the template's own memory that hold one of these addresses
+// on its stack, which nothing else can be by chance. Those on the stack itself are of functions
+// that have them in use.
+func (t *Template) pointers(kinds map[uint64]uint32) ([]plan.Fixup, error) {
+	var image []linux.Mapping
+	for _, m := range t.Maps {
+		if !m.Kernel() && m.Prot&unix.PROT_WRITE != 0 && !m.Contains(t.Stack.SP) {
+			image = append(image, m)
+		}
+	}
+	own, err := linux.AnonPages(t.PID, image)
+	if err != nil {
+		return nil, err
+	}
+	var found []plan.Fixup
+	for _, r := range own {
+		buf := make([]byte, r.Len())
+		if err := linux.ReadMem(t.PID, r.Start, buf); err != nil {
+			return nil, err
+		}
+		for i := 0; i < len(buf); i += 8 {
+			if kind, ok := kinds[binary.LittleEndian.Uint64(buf[i:])]; ok {
+				found = append(found, plan.Fixup{Addr: r.Start + uint64(i), Kind: kind, Size: 8})
+			}
+		}
+	}
+	return found, nil
+}
+
+// findings are what was found, one for each detail.
+func (r *recorder) findings() []Finding { return r.found }

@@ -1,0 +1,222 @@
+package warmstop
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/ptrace"
+)
+
+// A Finding is something that the program did before its point and that a start from its
+// image does not repeat.
+type Finding struct {
+	What   string `json:"what"`   // one of the words that may be accepted
+	Detail string `json:"detail"` // for people, once for each What
+}
+
+// What of a Finding.
+const (
+	FoundExec    = "exec"    // it executed another program
+	FoundWrite   = "write"   // it wrote to a file, or made, renamed or removed one
+	FoundNetwork = "network" // it made a socket
+)
+
+// A recorder watches the system calls of a template and of what it makes.
+type recorder struct {
+	first int
+	ours  func(path string) bool
+
+	probes   []fingerprint.Probe
+	known    map[fingerprint.Probe]bool
+	read     map[string]bool // directories
+	found    []Finding
+	readCPUs bool
+	start    uint64
+	threads  map[int]*threadState
+}
+
+// threadState is what is known of a thread: the call that it makes, and whether it has
+// executed another program.
+type threadState struct {
+	entry   ptrace.SyscallInfo
+	probe   *fingerprint.Probe
+	then    func() // if the call succeeds
+	foreign bool
+}
+
+func newRecorder(first int, ours func(path string) bool) *recorder {
+	if ours == nil {
+		ours = func(string) bool { return false }
+	}
+	return &recorder{
+		first: first, ours: ours, known: map[fingerprint.Probe]bool{}, read: map[string]bool{},
+		threads: map[int]*threadState{first: {}},
+	}
+}
+
+// look is the tree's ptrace.Look.
+func (r *recorder) look(tid int, call ptrace.SyscallInfo) (arrived bool, err error) {
+	s := r.threads[tid]
+	if s == nil {
+		s = &threadState{foreign: !linux.SameFile(exeOf(tid), exeOf(r.first))}
+		r.threads[tid] = s
+	}
+	if !call.Entry() {
+		r.onExit(s, call.Result())
+		return false, nil
+	}
+	s.entry, s.probe, s.then = call, nil, nil
+	if s.foreign || call.Arch != unix.AUDIT_ARCH_X86_64 {
+		return false, nil
+	}
+	if call.Number() == unix.SYS_PRCTL && uint32(call.Arg(0)) == PointOption && call.Arg(1) == PointVersion {
+		r.start = call.Arg(2)
+		return true, nil
+	}
+	return false, r.onEntry(tid, s)
+}
+
+func exeOf(tid int) string { return fmt.Sprintf("/proc/%d/exe", tid) }
+
+func (r *recorder) onEntry(tid int, s *threadState) error {
+	nr := s.entry.Number()
+	if call, ok := ptrace.PathCalls[nr]; ok {
+		return r.onPath(tid, s, call)
+	}
+	if change, ok := changes[nr]; ok {
+		if path, err := pathOf(tid, &s.entry, change.path, change.dir); err == nil {
+			s.then = func() { r.wrote(path) }
+		}
+		return nil
+	}
+	switch nr {
+	case unix.SYS_EXECVE, unix.SYS_EXECVEAT:
+		s.then = func() {
+			s.foreign = true
+			exe, _ := os.Readlink(exeOf(tid))
+			r.find(FoundExec, "executes "+exe)
+		}
+	case unix.SYS_SOCKET:
+		if domain := s.entry.Arg(0); domain != unix.AF_UNIX {
+			s.then = func() { r.find(FoundNetwork, fmt.Sprintf("makes a socket of the address family %d", domain)) }
+		}
+	case unix.SYS_SCHED_GETAFFINITY:
+		r.readCPUs = true
+	case unix.SYS_GETDENTS64, unix.SYS_GETDENTS:
+		if dir, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", tid, int32(s.entry.Arg(0)))); err == nil && !r.ours(dir) {
+			r.read[dir] = true
+		}
+	}
+	return nil
+}
+
+// changes are the calls that change what others can see of the file system: the numbers of the
+// arguments that hold the path and, or -1, the descriptor of its directory.
+var changes = map[uint64]struct{ path, dir int }{
+	unix.SYS_CREAT: {0, -1}, unix.SYS_MKDIR: {0, -1}, unix.SYS_MKDIRAT: {1, 0}, unix.SYS_MKNOD: {0, -1}, unix.SYS_MKNODAT: {1, 0},
+	unix.SYS_UNLINK: {0, -1}, unix.SYS_UNLINKAT: {1, 0}, unix.SYS_RMDIR: {0, -1},
+	unix.SYS_RENAME: {1, -1}, unix.SYS_RENAMEAT: {3, 2}, unix.SYS_RENAMEAT2: {3, 2},
+	unix.SYS_LINK: {1, -1}, unix.SYS_LINKAT: {3, 2}, unix.SYS_SYMLINK: {1, -1}, unix.SYS_SYMLINKAT: {2, 1},
+	unix.SYS_CHMOD: {0, -1}, unix.SYS_FCHMODAT: {1, 0}, unix.SYS_TRUNCATE: {0, -1},
+}
+
+// onPath notes what a call asks for; onExit completes the probe.
+func (r *recorder) onPath(tid int, s *threadState, call ptrace.PathCall) error {
+	path, err := pathOf(tid, &s.entry, call.Path, call.Path-1)
+	if err != nil || path == "" || r.ours(path) {
+		return nil // a path that cannot be read: the call fails with it too
+	}
+	if flags, ok := s.entry.OpenFlags(tid); ok && flags&(unix.O_ACCMODE|unix.O_CREAT|unix.O_TRUNC) != unix.O_RDONLY {
+		s.then = func() { r.wrote(path) }
+		return nil
+	}
+	name := call.Name
+	if strings.HasPrefix(name, "readlink") {
+		name = "lstat" // where a link leads shows in what is found there
+	}
+	s.probe = &fingerprint.Probe{Call: name, Path: path}
+	return nil
+}
+
+// pathOf is the absolute path that is a call's argument of this number, relative to that of the
+// number dir unless it is -1; "" for that of a descriptor itself (AT_EMPTY_PATH).
+func pathOf(tid int, entry *ptrace.SyscallInfo, arg, dir int) (string, error) {
+	path, err := linux.ReadString(tid, entry.Arg(arg), unix.PathMax)
+	if err != nil || path == "" {
+		return "", err
+	}
+	if filepath.IsAbs(path) {
+		return path, nil
+	}
+	from := fmt.Sprintf("/proc/%d/cwd", tid)
+	if dir >= 0 && int32(entry.Arg(dir)) != unix.AT_FDCWD {
+		from = fmt.Sprintf("/proc/%d/fd/%d", tid, int32(entry.Arg(dir)))
+	}
+	above, err := os.Readlink(from)
+	if err != nil || !filepath.IsAbs(above) {
+		return "", errors.Join(err, unix.ENOENT)
+	}
+	return filepath.Join(above, path), nil
+}
+
+// wrote notes a change, but for those of the compiler's cache, which repeat nothing, and of
+// devices.
+func (r *recorder) wrote(path string) {
+	if strings.Contains(path, "/__pycache__/") || strings.HasSuffix(path, "/__pycache__") || strings.HasPrefix(path, "/dev/") || r.ours(path) {
+		return
+	}
+	r.find(FoundWrite, "writes "+path)
+}
+
+func (r *recorder) find(what, detail string) {
+	f := Finding{What: what, Detail: detail}
+	if !slices.Contains(r.found, f) {
+		r.found = append(r.found, f)
+	}
+}
+
+func (r *recorder) onExit(s *threadState, result int64) {
+	if s.then != nil && result >= 0 {
+		s.then()
+	}
+	s.then = nil
+	if s.probe == nil {
+		return
+	}
+	p := *s.probe
+	s.probe = nil
+	if result < 0 {
+		p.Errno = syscall.Errno(-result)
+	}
+	if p.Errno == unix.EINVAL || p.Errno == unix.ELOOP || p.Errno == unix.ENOTDIR && isThere(p.Path) || p.Errno == unix.EISDIR {
+		p.Errno = 0 // no link, no directory: but there
+	}
+	if !r.known[p] {
+		r.known[p] = true
+		r.probes = append(r.probes, p)
+	}
+}
+
+func isThere(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// listed are the directories that were read, sorted.
+func (r *recorder) listed() []string {
+	var dirs []string
+	for dir := range r.read {
+		dirs = append(dirs, dir)
+	}
+	slices.Sort(dirs)
+	return dirs
+}
