@@ -57,6 +57,9 @@ type Directory struct {
 	Path   string       `json:"path"`
 	ID     linux.FileID `json:"id"`
 	Misses []string     `json:"misses"`
+	// Exact: any change of it is one, whatever is missing in it. It was read, or all that is in
+	// it is taken for unchanged while it is.
+	Exact bool `json:"exact,omitempty"`
 }
 
 // Dependencies are what must be true for an image to be what the dynamic

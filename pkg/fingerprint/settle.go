@@ -95,6 +95,9 @@ func confirm(files []*File, checks []Checked, directories []Directory) error {
 		}
 	}
 	for _, f := range directories {
+		if f.Exact && !f.unchanged() {
+			return fmt.Errorf("%s %w", f.Path, ErrChanged)
+		}
 		for _, miss := range f.Misses {
 			if exists(miss) {
 				return fmt.Errorf("%s %w: it was not there", miss, ErrChanged)

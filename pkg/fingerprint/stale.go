@@ -66,6 +66,9 @@ func (d *Dependencies) StaleSeen(seen *Seen) []string {
 		note(staleCheck(c, seen))
 	}
 	for _, f := range d.Directories {
+		if f.Exact && !f.unchanged() {
+			note(f.Path + " has changed since it was made resident")
+		}
 		for _, miss := range staleMisses(f) {
 			note(nowExists(miss))
 		}

@@ -39,6 +39,9 @@ type Wish struct {
 	MemoryLimit uint64 `json:"memory_limit,omitempty"`
 	// EvenIfSlower: it is to have an image even if that does not start faster.
 	EvenIfSlower bool `json:"even_if_slower,omitempty"`
+	// Warm: the image is to be taken after the program's own start-up; nil for one that is
+	// taken after dynamic linking.
+	Warm *Warm `json:"warm,omitempty"`
 
 	// The ways in that the user enabled: names, each by a shim or for the whole system.
 	// System is for the machine's binfmt_misc, SystemIn for that of another kernel
@@ -53,6 +56,20 @@ type Wish struct {
 
 	// Reason is why there is no image now, for people; "" while there is one.
 	Reason string `json:"reason,omitempty"`
+}
+
+// Warm is how the program's own start-up comes into its image.
+type Warm struct {
+	// Interpreter is that of an entry with a name of its own, of which the program is a
+	// wrapper in the store; "" for a program or a script.
+	Interpreter string `json:"interpreter,omitempty"`
+	// Imports are the modules that a named entry imports.
+	Imports []string `json:"imports,omitempty"`
+	// Train are the command lines, after the program's name, of the runs that show what a
+	// script imports; none is TrainByDefault.
+	Train []string `json:"train,omitempty"`
+	// Accept are the findings that do not refuse the image (warmstop.Finding, What).
+	Accept []string `json:"accept,omitempty"`
 }
 
 // Image is what serves a wish, and what it was made of.
@@ -71,7 +88,7 @@ type Image struct {
 	// Deps is what the image depends on, in the words of package fingerprint.
 	Deps json.RawMessage `json:"deps,omitempty"`
 
-	Kind       string    `json:"kind,omitempty"` // stop point: "linked"
+	Kind       string    `json:"kind,omitempty"` // KindLinked or KindWarm
 	Created    time.Time `json:"created,omitzero"`
 	CRIU       string    `json:"criu,omitempty"`   // version that dumped it
 	Kernel     string    `json:"kernel,omitempty"` // release that it was dumped on
@@ -80,6 +97,12 @@ type Image struct {
 	ImageBytes int64     `json:"image_bytes,omitempty"`
 	Bound      int       `json:"bound,omitempty"` // calls that are bound in the image ahead of their first time
 	Timing     *Timing   `json:"timing,omitempty"`
+	// Modules is how many modules a warm image holds beyond those of each start, and Whole what
+	// add measured of whole runs; Timing is then that of starts to the first line of a script.
+	Modules int     `json:"modules,omitempty"`
+	Whole   *Timing `json:"whole,omitempty"`
+	// Accepted are the findings that were accepted, for people.
+	Accepted []string `json:"accepted,omitempty"`
 	// PlanSums are the checksums of the image's plans, one of each layout: XXH64 as 16
 	// hex digits. Records of older versions have none.
 	PlanSums []string `json:"plan_sums,omitempty"`
@@ -87,6 +110,12 @@ type Image struct {
 	// if nothing is known of a good place.
 	LauncherPlace uint64 `json:"launcher_place,string,omitempty"`
 }
+
+// Kinds of image: what of the program is in it.
+const (
+	KindLinked = "linked" // its libraries, linked
+	KindWarm   = "warm"   // and its own start-up
+)
 
 // HasImage reports whether there is an image.
 func (i *Image) HasImage() bool { return i.ID != "" }

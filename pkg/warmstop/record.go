@@ -34,6 +34,7 @@ const (
 type recorder struct {
 	first int
 	ours  func(path string) bool
+	allow Allow
 
 	probes   []fingerprint.Probe
 	known    map[fingerprint.Probe]bool
@@ -53,14 +54,18 @@ type threadState struct {
 	foreign bool
 }
 
-func newRecorder(first int, ours func(path string) bool) *recorder {
-	if ours == nil {
-		ours = func(string) bool { return false }
-	}
-	return &recorder{
-		first: first, ours: ours, known: map[fingerprint.Probe]bool{}, read: map[string]bool{},
+func newRecorder(first int, opts Options) *recorder {
+	r := &recorder{
+		first: first, ours: opts.Ours, allow: opts.Allow, known: map[fingerprint.Probe]bool{}, read: map[string]bool{},
 		threads: map[int]*threadState{first: {}},
 	}
+	if r.ours == nil {
+		r.ours = func(string) bool { return false }
+	}
+	if r.allow == nil {
+		r.allow = func(string, string) error { return nil }
+	}
+	return r
 }
 
 // look is the tree's ptrace.Look.
@@ -71,8 +76,7 @@ func (r *recorder) look(tid int, call ptrace.SyscallInfo) (arrived bool, err err
 		r.threads[tid] = s
 	}
 	if !call.Entry() {
-		r.onExit(s, call.Result())
-		return false, nil
+		return false, r.onExit(tid, s, call.Result())
 	}
 	s.entry, s.probe, s.then = call, nil, nil
 	if s.foreign || call.Arch != unix.AUDIT_ARCH_X86_64 {
@@ -184,16 +188,21 @@ func (r *recorder) find(what, detail string) {
 	}
 }
 
-func (r *recorder) onExit(s *threadState, result int64) {
+func (r *recorder) onExit(tid int, s *threadState, result int64) error {
 	if s.then != nil && result >= 0 {
 		s.then()
 	}
 	s.then = nil
 	if s.probe == nil {
-		return
+		return nil
 	}
 	p := *s.probe
 	s.probe = nil
+	if result >= 0 && strings.HasPrefix(p.Call, "open") {
+		if err := r.allow(p.Path, fmt.Sprintf("/proc/%d/fd/%d", tid, result)); err != nil {
+			return err
+		}
+	}
 	if result < 0 {
 		p.Errno = syscall.Errno(-result)
 	}
@@ -204,6 +213,7 @@ func (r *recorder) onExit(s *threadState, result int64) {
 		r.known[p] = true
 		r.probes = append(r.probes, p)
 	}
+	return nil
 }
 
 func isThere(path string) bool {

@@ -37,8 +37,14 @@ type Options struct {
 	// Ours reports whether a path is residentctl's own, so that the program's looking at it is
 	// no matter; may be nil.
 	Ours    func(path string) bool
+	Allow   Allow         // may be nil
 	Timeout time.Duration // DefaultTimeout if 0
 }
+
+// An Allow is told each path that the program has opened, and a path in /proc by which the same
+// file can be opened again, before anything is read of it. An error ends the program and is
+// returned.
+type Allow func(path, opened string) error
 
 // Stop starts the program and stops it at its point. When ctx ends before Stop returns, all
 // processes are killed; afterwards the template is the caller's. The errors of a program that
@@ -66,7 +72,7 @@ func (t *Template) stop(opts Options) error {
 	if err != nil {
 		return err
 	}
-	r := newRecorder(first, opts.Ours)
+	r := newRecorder(first, opts)
 	pid, err := t.tracer.WatchTree(first, r.look)
 	if err != nil {
 		return endedBefore(opts.Path, err)
