@@ -89,7 +89,7 @@ func planFor(t testing.TB, path string, answers []plan.CacheAnswer) {
 	const text = 0x7f0000001000
 	p := &plan.Plan{
 		Kind: plan.KindLinked, Path: "/p", Real: "/p",
-		Files:  []plan.MappedFile{{Path: "/p", Flags: plan.FileProgram, Maps: []plan.Map{{Addr: text, Len: 0x1000, Prot: 5}}}},
+		Files:  []plan.MappedFile{{Path: "/p", Flags: plan.FileProgram | plan.FileExe, Maps: []plan.Map{{Addr: text, Len: 0x1000, Prot: 5}}}},
 		Checks: []plan.CheckedFile{{Path: ldcache.Path, ID: plan.FileID{Ino: 1}, Answers: answers}},
 		Caller: plan.Caller{MapsEnd: text + 0x1000},
 		Entry:  plan.Entry{RIP: text, Gadget: text},

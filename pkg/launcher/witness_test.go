@@ -157,7 +157,7 @@ func witnessPlan(t *testing.T, dir, bin string) *plan.Plan {
 	p := &plan.Plan{
 		Kind: plan.KindLinked, Path: bin, Real: bin, ID: "by-hand",
 		Files: []plan.MappedFile{
-			{Path: bin, Flags: plan.FileProgram, ID: id(bin),
+			{Path: bin, Flags: plan.FileProgram | plan.FileExe, ID: id(bin),
 				Maps: []plan.Map{{Addr: witnessText, Len: size, Prot: unix.PROT_READ | unix.PROT_EXEC, Flags: private}}},
 			{Path: filepath.Base(pages), Flags: plan.FilePages, ID: id(pages), Maps: []plan.Map{
 				{Addr: witnessWords, Len: 4096, Prot: unix.PROT_READ | unix.PROT_WRITE, Flags: private},
@@ -182,7 +182,7 @@ func witnessPlan(t *testing.T, dir, bin string) *plan.Plan {
 		Stop: plan.Stop{Addr: f.Entry, Point: plan.StopEntry},
 	}
 	copy(p.Caller.BootID[:], boot)
-	for kind := range uint32(plan.FixKinds) {
+	for kind := range uint32(plan.FixStackSize + 1) {
 		p.Fixups = append(p.Fixups, plan.Fixup{Addr: witnessWords + 8*uint64(kind), Kind: kind, Size: 8})
 	}
 	// A word of four bytes leaves its neighbour alone.

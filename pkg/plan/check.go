@@ -34,11 +34,17 @@ const FrontDoorBase = 0x70100000
 
 // check finds what would make a plan impossible or dangerous to carry out.
 func (p *Plan) check() error {
-	if p.Kind != KindLinked {
-		return damaged("an image of kind %d", p.Kind)
-	}
 	if len(p.Files) == 0 || p.Program().Flags&FileProgram == 0 {
 		return damaged("the first file is not the program")
+	}
+	if n := countFiles(p.Files, FileExe); n != 1 {
+		return damaged("%d files for /proc/self/exe", n)
+	}
+	if err := p.checkKind(); err != nil {
+		return err
+	}
+	if err := p.checkShared(); err != nil {
+		return err
 	}
 	for _, s := range p.paths() {
 		if !strings.HasPrefix(s, "/") || strings.Contains(s, "\x00") || len(s) > 4095 {
@@ -80,6 +86,15 @@ func (p *Plan) check() error {
 	return p.checkWords(maps)
 }
 
+func countFiles(files []MappedFile, flag uint32) (n int) {
+	for _, f := range files {
+		if f.Flags&flag != 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // checkAnswers holds that one file at most has answers, and that they are strings.
 func (p *Plan) checkAnswers() error {
 	files := 0
@@ -108,11 +123,11 @@ func (p *Plan) checkAnswers() error {
 // checkWords holds that every corrected word lies within a writable mapping and
 // every protection within a mapping, and that the stop point and the jumps are in text.
 func (p *Plan) checkWords(sorted []Map) error {
-	within := func(addr, size uint64, prot uint32) bool {
+	within := contains(func(addr, size uint64, prot uint32) bool {
 		i := sort.Search(len(sorted), func(i int) bool { return sorted[i].Addr+sorted[i].Len > addr })
 		return i < len(sorted) && addr >= sorted[i].Addr && size <= sorted[i].Addr+sorted[i].Len-addr &&
 			sorted[i].Prot&prot == prot
-	}
+	})
 	for _, f := range p.Fixups {
 		if f.Kind >= FixKinds || (f.Size != 4 && f.Size != 8) || f.Addr%uint64(f.Size) != 0 ||
 			!within(f.Addr, uint64(f.Size), unix.PROT_WRITE) {
@@ -124,7 +139,7 @@ func (p *Plan) checkWords(sorted []Map) error {
 			return damaged("the protection at %#x", pr.Addr)
 		}
 	}
-	if p.Stop.Point != StopLinked && p.Stop.Point != StopEntry || !within(p.Stop.Addr, 1, unix.PROT_EXEC) {
+	if p.Stop.Point < StopLinked || p.Stop.Point > StopWarm || !within(p.Stop.Addr, 1, unix.PROT_EXEC) {
 		return damaged("the stop point %v at %#x", p.Stop.Point, p.Stop.Addr)
 	}
 	jumps := []uint64{p.Entry.RIP, p.Entry.Gadget}
@@ -135,6 +150,9 @@ func (p *Plan) checkWords(sorted []Map) error {
 		if !within(ip, 1, unix.PROT_EXEC) {
 			return damaged("the jump to %#x", ip)
 		}
+	}
+	if err := p.checkSignals(within); err != nil {
+		return err
 	}
 	return p.VDSO.check()
 }

@@ -20,8 +20,11 @@ import (
 type Source struct {
 	Plan // everything that is known already: names, checks, kernel, entry without its gadgets
 
+	Exe       string // the path of the executable that is mapped; empty if it is Path
+	ProgramID FileID // with Exe: of Path, of which nothing is mapped
+
 	Linker  string // the path of the dynamic linker
-	Areas   []Area // the image's mappings in address order, without stack, vDSO and vsyscall
+	Areas   []Area // the image's mappings in address order, without the kernel's stack, vDSO and vsyscall
 	Runs    []Run  // where CRIU's pages are, in address order
 	Pages   io.ReaderAt
 	PagesAt string // the name, from the store's directory, that CRIU's pages will have when the plan is carried out
@@ -35,12 +38,22 @@ type Area struct {
 	Path       string // the path to open; empty for an anonymous mapping
 	Off        uint64 // in the file, bytes
 	ID         FileID
+	Shared     bool // MAP_SHARED
+	Grows      bool // MAP_GROWSDOWN: the template's stack
 }
 
 // Run is a run of pages that CRIU's pages-*.img holds: Len bytes of memory at
 // Addr stand at the offset Off.
 type Run struct {
 	Addr, Len, Off uint64
+}
+
+// exe is the path of the executable that is mapped.
+func (src *Source) exe() string {
+	if src.Exe != "" {
+		return src.Exe
+	}
+	return src.Path
 }
 
 func (r Run) end() uint64 { return r.Addr + r.Len }
@@ -74,9 +87,9 @@ func Compile(src *Source) (*Plan, error) {
 	if p.Flags&FlagSlowFaults != 0 {
 		c.populateFiles()
 	}
-	p.Anon, p.Protects = c.anon, c.protects
+	p.Anon, p.Protects, p.Copies = c.anon, c.protects, c.copied
 	p.Files = append(c.mapped, MappedFile{Path: src.PagesAt, Flags: FilePages, ID: src.PagesID, Maps: c.pages})
-	if err := programFirst(&p); err != nil {
+	if err := src.programFirst(&p); err != nil {
 		return nil, err
 	}
 	for _, a := range src.Areas {
@@ -102,6 +115,7 @@ type compiler struct {
 	pages    []Map
 	anon     []Map
 	protects []Protect
+	copied   []Map  // what a growing stack holds
 	copies   uint64 // bytes of writable pages that are populated
 }
 
@@ -119,6 +133,13 @@ func (c *compiler) area(a Area) error {
 		}
 		runs = nil
 	}
+	if a.Shared && len(runs) > 0 {
+		return Unusable("the shared mapping at %#x is not what its file holds", a.Start)
+	}
+	if a.Grows {
+		c.stack(a, runs)
+		return nil
+	}
 	at := a.Start
 	for _, r := range runs {
 		c.base(a, at, r.Addr)
@@ -129,6 +150,15 @@ func (c *compiler) area(a Area) error {
 	return nil
 }
 
+// stack maps a stack, which a file cannot back where it has to grow: pages are copied to it.
+func (c *compiler) stack(a Area, runs []Run) {
+	c.anon = append(c.anon, Map{Addr: a.Start, Len: a.End - a.Start, Prot: a.Prot,
+		Flags: unix.MAP_PRIVATE | unix.MAP_FIXED_NOREPLACE | unix.MAP_ANONYMOUS | unix.MAP_GROWSDOWN | unix.MAP_STACK | unix.MAP_NORESERVE})
+	for _, r := range runs {
+		c.copied = append(c.copied, Map{Addr: r.Addr, Len: r.Len, Off: r.Off})
+	}
+}
+
 // base maps [from, to) of the area from its file, or fresh.
 func (c *compiler) base(a Area, from, to uint64) {
 	if from == to {
@@ -137,11 +167,14 @@ func (c *compiler) base(a Area, from, to uint64) {
 	m := Map{Addr: from, Len: to - from, Prot: a.Prot, Flags: unix.MAP_PRIVATE | unix.MAP_FIXED_NOREPLACE}
 	if a.Path == "" {
 		m.Flags |= unix.MAP_ANONYMOUS
-		if a.End-a.Start <= populateFresh && c.isProgramBSS(a) {
+		if c.src.Kind == KindLinked && a.End-a.Start <= populateFresh && c.isProgramBSS(a) {
 			m.Flags |= unix.MAP_POPULATE
 		}
 		c.anon = append(c.anon, m)
 		return
+	}
+	if a.Shared {
+		m.Flags = unix.MAP_SHARED | unix.MAP_FIXED_NOREPLACE
 	}
 	m.Off = a.Off + (from - a.Start)
 	i, ok := c.files[a.Path]
@@ -160,7 +193,7 @@ func (c *compiler) base(a Area, from, to uint64) {
 // maps right after its data (fs/binfmt_elf.c, elf_load).
 func (c *compiler) isProgramBSS(a Area) bool {
 	return slices.ContainsFunc(c.src.Areas, func(data Area) bool {
-		return data.Path == c.src.Path && data.Prot&unix.PROT_WRITE != 0 && data.End == a.Start
+		return data.Path == c.src.exe() && data.Prot&unix.PROT_WRITE != 0 && data.End == a.Start
 	})
 }
 
@@ -171,6 +204,9 @@ func (c *compiler) isProgramBSS(a Area) bool {
 // been written, of longer ones 39; of read-only ones 99 had been read, of longer
 // ones 48. A page fault costs 0.5 µs, in some virtual machines 15; this is done in
 // calls that are made in any case.
+//
+// It holds for linked images. How much of a warm one's memory a program touches is not
+// known by the length of its runs.
 //
 // Written pages are copies: an image has at most populateCopies bytes of them, since
 // of a program of many libraries a good part is written only at its end. Where page
@@ -214,6 +250,7 @@ func (c *compiler) image(a Area, r Run) {
 		copies = populateCopiesSlow
 	}
 	switch writable := m.Prot&unix.PROT_WRITE != 0; {
+	case c.src.Kind != KindLinked:
 	case writable && m.Len <= populateWritten && c.copies+m.Len <= copies:
 		c.copies += m.Len
 		m.Flags |= unix.MAP_POPULATE
@@ -233,7 +270,7 @@ func (c *compiler) image(a Area, r Run) {
 func (c *compiler) populateFiles() {
 	var maps []*Map
 	for i := range c.mapped {
-		if path := c.mapped[i].Path; path != c.src.Path && path != c.src.Linker && !isLibC(path) {
+		if path := c.mapped[i].Path; path != c.src.exe() && path != c.src.Linker && !isLibC(path) {
 			continue
 		}
 		for k := range c.mapped[i].Maps {
@@ -258,7 +295,7 @@ func (c *compiler) populateFiles() {
 				cut = append(cut, m)
 			case m.Prot&unix.PROT_EXEC != 0:
 				cut = append(cut, populateEnds(m, true)...)
-			case c.mapped[i].Path == c.src.Path && m.Off == 0 && m.Prot&unix.PROT_WRITE == 0:
+			case c.mapped[i].Path == c.src.exe() && m.Off == 0 && m.Prot&unix.PROT_WRITE == 0:
 				cut = append(cut, populateEnds(m, false)...)
 			default:
 				cut = append(cut, m)
@@ -309,7 +346,8 @@ func (c *compiler) sameAsFile(a Area, r Run) error {
 
 // held reports whether a dumped page holds the word.
 func (c *compiler) held(addr uint64) bool {
-	return slices.ContainsFunc(c.pages, func(m Map) bool { return addr >= m.Addr && addr < m.Addr+m.Len })
+	in := func(m Map) bool { return addr >= m.Addr && addr < m.Addr+m.Len }
+	return slices.ContainsFunc(c.pages, in) || slices.ContainsFunc(c.copied, in)
 }
 
 func (c *compiler) inArea(r Run) bool {
@@ -341,15 +379,22 @@ func overlap(runs []Run, a Area) []Run {
 	return out
 }
 
-// programFirst moves the program to where the launcher expects it.
-func programFirst(p *Plan) error {
-	i := slices.IndexFunc(p.Files, func(f MappedFile) bool { return f.Path == p.Path })
+// programFirst moves the program to where the launcher expects it. A script comes before
+// its interpreter.
+func (src *Source) programFirst(p *Plan) error {
+	i := slices.IndexFunc(p.Files, func(f MappedFile) bool { return f.Path == src.exe() })
 	if i < 0 {
-		return Unusable("nothing of %s is mapped", p.Path)
+		return Unusable("nothing of %s is mapped", src.exe())
 	}
-	p.Files[i].Flags |= FileProgram
-	program := p.Files[i]
-	p.Files = slices.Insert(slices.Delete(p.Files, i, i+1), 0, program)
+	exe := p.Files[i]
+	exe.Flags |= FileExe
+	first := []MappedFile{exe}
+	if exe.Path == p.Path {
+		first[0].Flags |= FileProgram
+	} else {
+		first = slices.Insert(first, 0, MappedFile{Path: p.Path, Flags: FileProgram, ID: src.ProgramID})
+	}
+	p.Files = slices.Insert(slices.Delete(p.Files, i, i+1), 0, first...)
 	return nil
 }
 

@@ -350,7 +350,7 @@ func TestCompile(t *testing.T) {
 			if diff := cmp.Diff(tc.protects, p.Protects); diff != "" {
 				t.Errorf("protections:\n%s", diff)
 			}
-			if p.Program().Path != s.Path || p.Program().Flags != FileProgram {
+			if p.Program().Path != s.Path || p.Program().Flags != FileProgram|FileExe {
 				t.Errorf("the program is %+v", p.Program())
 			}
 			if pages := p.Pages(); pages.Path != s.PagesAt || pages.Flags != FilePages {

@@ -81,6 +81,14 @@ func (d *decoder) string(off uint32) string {
 	return string(s[:end])
 }
 
+// all reads a table of strings.
+func (d *decoder) all(name string, t Table) (texts []string) {
+	for _, off := range elements[uint32](d, name, t) {
+		texts = append(texts, d.string(off))
+	}
+	return texts
+}
+
 // part takes the run [first, first+n) of a table off its rest. The runs follow
 // one another, so that no few bytes can stand for many elements.
 func part[T any](d *decoder, all []T, rest *[]T, first, n uint32) []T {
@@ -124,7 +132,7 @@ func Decode(raw []byte) (*Plan, error) {
 	switch {
 	case string(h.Magic[:]) != Magic:
 		return nil, damaged("it does not begin like a plan")
-	case h.Version != Version || h.Kind != KindLinked:
+	case h.Version != Version || (h.Kind != KindLinked && h.Kind != KindWarm):
 		return nil, fmt.Errorf("the plan is of version %d, this residentctl reads version %d", h.Version, Version)
 	case h.Size != uint64(len(raw)) || h.Size > maxSize || h.Size%8 != 0:
 		return nil, damaged("%s instead of %d", plural.Count(len(raw), "byte"), h.Size)
@@ -137,7 +145,10 @@ func Decode(raw []byte) (*Plan, error) {
 		Kind: h.Kind, Flags: h.Flags, Path: d.string(h.Program), Real: d.string(h.Real), ID: d.string(h.ID),
 		Anon: elements[Map](d, "anonymous mappings", h.Anon), Protects: elements[Protect](d, "protections", h.Protects),
 		Fixups: elements[Fixup](d, "fix-ups", h.Fixups), CPUID: elements[CPUID](d, "CPU facts", h.CPUID),
-		Caller: h.Caller, VDSO: h.VDSO, MM: h.MM, Kernel: h.Kernel, Entry: h.Entry, Stop: h.Stop,
+		Caller: h.Caller, VDSO: h.VDSO, MM: h.MM, Kernel: h.Kernel, Entry: h.Entry, Stop: h.Stop, Warm: h.Warm,
+		Copies: elements[Map](d, "copies", h.Copies), Populate: elements[Map](d, "ranges to populate", h.Populate),
+		Signals: elements[SignalAction](d, "signals", h.Signals),
+		Layouts: d.all("layouts", h.Layouts), Args: d.all("arguments", h.Args),
 	}
 	maps := elements[Map](d, "mappings", h.Maps)
 	restOfMaps := maps
@@ -163,14 +174,14 @@ func Decode(raw []byte) (*Plan, error) {
 	misses := elements[uint32](d, "misses", h.Misses)
 	restOfMisses := misses
 	for _, f := range elements[Directory](d, "directories", h.Directories) {
-		directory := SearchedDirectory{Path: d.string(f.Path), ID: f.ID}
+		directory := SearchedDirectory{Path: d.string(f.Path), ID: f.ID, Exact: f.Flags&DirectoryExact != 0}
 		for _, m := range part(d, misses, &restOfMisses, f.FirstMiss, f.Misses) {
 			directory.Misses = append(directory.Misses, d.string(m))
 		}
 		p.Directories = append(p.Directories, directory)
 	}
-	for _, l := range elements[uint32](d, "layouts", h.Layouts) {
-		p.Layouts = append(p.Layouts, d.string(l))
+	for _, v := range elements[Variable](d, "variables", h.Env) {
+		p.Env = append(p.Env, EnvCheck{Text: d.string(v.Text), Kind: v.Kind})
 	}
 	if d.err != nil {
 		return nil, d.err

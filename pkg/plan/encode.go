@@ -33,6 +33,13 @@ func (e *encoder) string(s string) uint32 {
 	return off
 }
 
+func (e *encoder) all(texts []string) (offs []uint32) {
+	for _, s := range texts {
+		offs = append(offs, e.string(s))
+	}
+	return offs
+}
+
 // nameOf is the name in an answer: nearly always the end of a path that is there.
 func (e *encoder) nameOf(a CacheAnswer) uint32 {
 	for _, l := range a.Entries {
@@ -80,7 +87,7 @@ func (p *Plan) encode(entry Entry) ([]byte, error) {
 	}
 	h := Header{
 		Version: Version, Kind: p.Kind, Flags: p.Flags,
-		Caller: p.Caller, VDSO: p.VDSO, MM: p.MM, Kernel: p.Kernel, Entry: entry, Stop: p.Stop,
+		Caller: p.Caller, VDSO: p.VDSO, MM: p.MM, Kernel: p.Kernel, Entry: entry, Stop: p.Stop, Warm: p.Warm,
 	}
 	copy(h.Magic[:], Magic)
 	e := &encoder{base: uint32(binary.Size(h)), known: map[string]uint32{}}
@@ -114,10 +121,14 @@ func (p *Plan) encode(entry Entry) ([]byte, error) {
 	var directories []Directory
 	var misses []uint32
 	for _, f := range p.Directories {
-		directories = append(directories, Directory{
+		directory := Directory{
 			Path: e.string(f.Path), ID: f.ID,
 			FirstMiss: uint32(len(misses)), Misses: uint32(len(f.Misses)),
-		})
+		}
+		if f.Exact {
+			directory.Flags = DirectoryExact
+		}
+		directories = append(directories, directory)
 		for _, m := range f.Misses {
 			misses = append(misses, e.string(m))
 		}
@@ -126,11 +137,13 @@ func (p *Plan) encode(entry Entry) ([]byte, error) {
 	h.Protects, h.Fixups = table(e, p.Protects), table(e, p.Fixups)
 	h.Checks, h.Directories, h.Misses = table(e, checks), table(e, directories), table(e, misses)
 	h.Answers, h.Entries = table(e, answers), table(e, entries)
-	var layouts []uint32
-	for _, l := range p.Layouts {
-		layouts = append(layouts, e.string(l))
+	h.CPUID, h.Layouts = table(e, p.CPUID), table(e, e.all(p.Layouts))
+	var variables []Variable
+	for _, v := range p.Env {
+		variables = append(variables, Variable{Text: e.string(v.Text), Kind: v.Kind})
 	}
-	h.CPUID, h.Layouts = table(e, p.CPUID), table(e, layouts)
+	h.Args, h.Env, h.Copies = table(e, e.all(p.Args)), table(e, variables), table(e, p.Copies)
+	h.Signals, h.Populate = table(e, p.Signals), table(e, p.Populate)
 	pad(&e.strings)
 	h.Strings = table(e, e.strings.Bytes())
 

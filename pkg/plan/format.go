@@ -23,8 +23,8 @@ const Magic = "RESPLAN\x00"
 
 // Version is the format's version. A launcher that finds another one starts
 // the program normally. Version 4 has FlagNeedsExe for every program that may look at
-// itself, version 5 what ld.so.cache answers.
-const Version = 5
+// itself, version 5 what ld.so.cache answers, version 6 images of kind warm.
+const Version = 6
 
 // Kinds of image: how far the program had come when the template was dumped.
 const (
@@ -32,6 +32,10 @@ const (
 	// constructor. Its registers are dead but for the entry and the stack
 	// pointer, and the stack is the kernel's own.
 	KindLinked = 1
+	// KindWarm is an image taken inside of a system call that the program makes when
+	// it has done its own start-up. Its stack is part of the image, at an address of its
+	// own, and the kernel's holds only what the new process was given.
+	KindWarm = 2
 )
 
 // A Table is a part of the plan: Count elements at the byte offset Off.
@@ -68,12 +72,20 @@ type Header struct {
 	CPUID       Table // CPUID
 	Strings     Table // bytes: NUL-terminated paths
 
+	// The rest is empty but in plans of kind warm.
+	Args     Table // uint32: offsets of the strings that take the place of argv[0], none for it to stay
+	Env      Table // Variable: EnvExact first
+	Copies   Table // Map: what of CRIU's pages is read into anonymous mappings
+	Signals  Table // SignalAction
+	Populate Table // Map: what to populate before the program runs, for reading or for writing
+
 	Caller Caller
 	VDSO   VDSO
 	MM     MM
 	Kernel Kernel
 	Entry  Entry
 	Stop   Stop
+	Warm   Warm
 }
 
 // Flags of a plan.
@@ -97,6 +109,9 @@ const (
 	// FlagSlowFaults: where the image was made page faults are so slow that it pays
 	// to map text before it is touched. The launcher does not look at it.
 	FlagSlowFaults = 1 << 5
+	// FlagProgramArg: the path of the program that is started follows Args. So the
+	// kernel starts a script (fs/binfmt_script.c, load_script).
+	FlagProgramArg = 1 << 6
 )
 
 // Caller is what must be true of the process that starts the program, because
@@ -138,7 +153,7 @@ type VDSO struct {
 type MM struct {
 	StartCode, EndCode, StartData, EndData uint64
 	// BrkBase is where the program break starts before the kernel's
-	// randomisation is added; with FlagKeepBrk it is the break itself.
+	// randomisation is added; with FlagKeepBrk it is where it starts.
 	BrkBase uint64
 	Brk     uint64 // with FlagKeepBrk: the current break
 }
@@ -158,7 +173,10 @@ type Kernel struct {
 // Entry is where the launcher jumps, with which registers, and what stands on
 // the new auxiliary vector.
 type Entry struct {
-	RIP                          uint64
+	RIP uint64
+	// RSP is the stack pointer, 0 where it is the initial stack's. The eight bytes below
+	// it get RIP, from which the last instruction of the launcher returns.
+	RSP                          uint64
 	RBX, RBP, R12, R13, R14, R15 uint64
 	// Gadget is the address of a `syscall; ret` in the image's own text,
 	// through which the launcher unmaps itself.
@@ -184,13 +202,16 @@ type File struct {
 
 // Flags of a File.
 const (
-	// FileProgram is the program itself, which /proc/self/exe is to name.
+	// FileProgram is the program itself, which has several names perhaps.
 	FileProgram = 1 << 0
 	// FilePages is CRIU's pages image: it is named from the store's directory, and its
 	// owner and mode are checked too.
 	FilePages = 1 << 1
 	// FileLinker is the dynamic linker, whose path may be covered.
 	FileLinker = 1 << 2
+	// FileExe is what /proc/self/exe is to name: the program, or the interpreter of a
+	// program that is a script.
+	FileExe = 1 << 3
 )
 
 // Map is one mmap(2) at a fixed address.
@@ -228,7 +249,15 @@ const (
 	FixCanary           // the stack protector's canary: AT_RANDOM's first word, lowest byte 0
 	FixGuard            // the pointer guard: AT_RANDOM's second word
 	FixStackSize        // the default thread stack size, from RLIMIT_STACK
+	FixIgnored          // warm: the signals that the caller ignores, bit n-1 for signal n
+	FixFlags            // warm: StartExplain and StartStrict
 	FixKinds            // how many there are
+)
+
+// The bits of FixFlags.
+const (
+	StartExplain = 1 << 0 // the start is to be explained
+	StartStrict  = 1 << 1 // a normal start is an error
 )
 
 // Check is a file that the dynamic linker looked at and that the image does
@@ -265,8 +294,47 @@ type Directory struct {
 	Path      uint32
 	FirstMiss uint32
 	Misses    uint32
-	_         uint32
+	Flags     uint32
 	ID        FileID // Size is not compared
+}
+
+// DirectoryExact is the flag of a Directory whose times have to be unchanged, whatever is
+// missing in it.
+const DirectoryExact = 1 << 0
+
+// Variable is what must be true of the caller's environment.
+type Variable struct {
+	Text uint32
+	Kind uint32
+}
+
+// Kinds of Variable.
+const (
+	// EnvExact: the text is NAME=value, and this is the first value that the
+	// environment has for NAME (getenv(3)).
+	EnvExact = 1
+	// EnvPrefix: no string of the environment begins with the text, but for the variables
+	// that an EnvExact names.
+	EnvPrefix = 2
+)
+
+// SignalAction is a signal's disposition, set unless the caller ignores the signal:
+// struct kernel_sigaction of rt_sigaction(2) (asm/signal.h, struct sigaction).
+type SignalAction struct {
+	Signal                         uint32
+	_                              uint32
+	Handler, Flags, Restorer, Mask uint64
+}
+
+// Warm is what else must be true of the caller for an image of kind warm.
+type Warm struct {
+	StackLimit uint64 // the soft limit of RLIMIT_STACK, bytes
+	PID        uint64 // of the template, which no process that is started may have
+	// CPUs is the template's CPU affinity (sched_getaffinity(2)), CPUsLen its length as
+	// the kernel gives it, bytes; 0 if it is not compared.
+	CPUs    [128]byte
+	CPUsLen uint32
+	_       uint32
 }
 
 // CPUID is what the instruction said where the image was made; Mask says which

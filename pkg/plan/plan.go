@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/residentctl/residentctl/pkg/ldcache"
 )
@@ -23,12 +24,20 @@ type Plan struct {
 	CPUID       []CPUID
 	Layouts     []string // the names, from the store's directory, of plans of the same program at other addresses
 
+	// Only of kind warm.
+	Args     []string // what takes the place of argv[0], with FlagProgramArg and the program's path
+	Env      []EnvCheck
+	Copies   []Map // of Pages, into mappings of Anon
+	Signals  []SignalAction
+	Populate []Map // Prot says for what: PROT_READ or PROT_WRITE
+
 	Caller Caller
 	VDSO   VDSO
 	MM     MM
 	Kernel Kernel
 	Entry  Entry
 	Stop   Stop
+	Warm   Warm
 }
 
 // MappedFile is a file and what is mapped of it.
@@ -58,13 +67,45 @@ type SearchedDirectory struct {
 	Path   string
 	ID     FileID
 	Misses []string
+	Exact  bool // it has to be unchanged, whatever is missing in it
 }
 
-// Program returns what is mapped of the program.
+// EnvCheck is what must be true of the caller's environment.
+type EnvCheck struct {
+	Text string
+	Kind uint32 // EnvExact or EnvPrefix
+}
+
+// Program returns the program's file, of which nothing is mapped if it is a script.
 func (p *Plan) Program() *MappedFile { return &p.Files[0] }
 
 // Pages returns what is mapped of CRIU's pages, which are named from the store's directory.
 func (p *Plan) Pages() *MappedFile { return &p.Files[len(p.Files)-1] }
+
+// Exe returns what is mapped of the executable that /proc/self/exe is to name.
+func (p *Plan) Exe() *MappedFile {
+	return &p.Files[slices.IndexFunc(p.Files, func(f MappedFile) bool { return f.Flags&FileExe != 0 })]
+}
+
+// StackRoom returns how many bytes a start needs below the initial stack if Args stand on
+// it: the launcher puts them, with the program's path by which it was found, in argv[0]'s
+// place, and moves what is below down (pkg/launcher/src/warm.c, rebuild).
+func (p *Plan) StackRoom(program string) uint64 {
+	if len(p.Args) == 0 {
+		return 0
+	}
+	// AT_RANDOM's bytes and AT_PLATFORM's string, of at most 64 bytes together, and what
+	// it takes to align them and the vector.
+	room := uint64(64 + 2*16)
+	args := p.Args
+	if p.Flags&FlagProgramArg != 0 {
+		args = append(slices.Clone(args), program)
+	}
+	for _, a := range args {
+		room += uint64(len(a)) + 1 + 8
+	}
+	return roundUp(room, 16)
+}
 
 // Mappings returns the number of mmap calls in the plan.
 func (p *Plan) Mappings() int {

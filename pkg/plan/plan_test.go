@@ -33,7 +33,7 @@ func rich() *Plan {
 	return &Plan{
 		Kind: KindLinked, Flags: FlagCheckExec, Path: "/usr/bin/p", Real: "/usr/bin/p", ID: "0123abcd",
 		Files: []MappedFile{
-			{Path: "/usr/bin/p", Flags: FileProgram, ID: FileID{Dev: 1, Ino: 2, Size: 3, Mtime: -4, Ctime: 5},
+			{Path: "/usr/bin/p", Flags: FileProgram | FileExe, ID: FileID{Dev: 1, Ino: 2, Size: 3, Mtime: -4, Ctime: 5},
 				Maps: []Map{{Addr: prog, Len: 0x2000, Prot: 5, Flags: private}}},
 			{Path: "/lib/ld.so", ID: FileID{Ino: 7}, Maps: []Map{{Addr: text, Len: 0x1000, Off: 0x3000, Prot: 5, Flags: private}}},
 			{Path: "images/0123abcd/pages-1.img", Flags: FilePages, Maps: []Map{{Addr: data, Len: 0x2000, Prot: 3, Flags: private}}},
@@ -67,7 +67,7 @@ func rich() *Plan {
 func small() *Plan {
 	return &Plan{
 		Kind: KindLinked, Path: "/p", Real: "/p",
-		Files:  []MappedFile{{Path: "/p", Flags: FileProgram, Maps: []Map{{Addr: text, Len: 0x1000, Prot: 5}}}},
+		Files:  []MappedFile{{Path: "/p", Flags: FileProgram | FileExe, Maps: []Map{{Addr: text, Len: 0x1000, Prot: 5}}}},
 		Caller: Caller{MapsEnd: text + 0x1000},
 		Entry:  Entry{RIP: text, Gadget: text},
 		Stop:   Stop{Addr: text, Point: StopEntry},
@@ -89,7 +89,7 @@ func resum(raw []byte) {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for name, p := range map[string]*Plan{"rich": rich(), "small": small()} {
+	for name, p := range map[string]*Plan{"rich": rich(), "small": small(), "warm": warm()} {
 		t.Run(name, func(t *testing.T) {
 			raw := encode(t, p)
 			if len(raw)%8 != 0 {
@@ -140,6 +140,9 @@ func TestFormatHasNoPadding(t *testing.T) {
 		{"CacheEntry", CacheEntry{}, unsafe.Sizeof(CacheEntry{})},
 		{"Directory", Directory{}, unsafe.Sizeof(Directory{})},
 		{"CPUID", CPUID{}, unsafe.Sizeof(CPUID{})},
+		{"Variable", Variable{}, unsafe.Sizeof(Variable{})},
+		{"SignalAction", SignalAction{}, unsafe.Sizeof(SignalAction{})},
+		{"Warm", Warm{}, unsafe.Sizeof(Warm{})},
 	} {
 		if got := binary.Size(tc.v); got != int(tc.size) {
 			t.Errorf("%s is written as %d bytes, in C it has %d", tc.name, got, tc.size)
@@ -235,7 +238,7 @@ func TestDecodeOutOfBounds(t *testing.T) {
 	}
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
-			raw := encode(t, rich())
+			raw := encode(t, warm())
 			tc.damage(raw)
 			resum(raw)
 			var d *DamagedError
@@ -263,7 +266,7 @@ func TestCheck(t *testing.T) {
 		change func(p *Plan)
 		want   string
 	}{
-		{"other kind", func(p *Plan) { p.Kind = 2 }, "kind 2"},
+		{"other kind", func(p *Plan) { p.Kind = 3 }, "kind 3"},
 		{"no file", func(p *Plan) { p.Files = nil }, "not the program"},
 		{"program not first", func(p *Plan) { p.Files[0], p.Files[1] = p.Files[1], p.Files[0] }, "not the program"},
 		{"relative program", func(p *Plan) { p.Path = "bin/p" }, "absolute"},
@@ -335,6 +338,7 @@ func TestCheck(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(encode(f, rich()))
 	f.Add(encode(f, small()))
+	f.Add(encode(f, warm()))
 	f.Add([]byte(Magic))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if len(raw) >= summedFrom { // a wrong sum would end every try at once

@@ -19,6 +19,9 @@ const (
 	StopLinked StopPoint = iota + 1
 	// StopEntry is the program's entry (AT_ENTRY), for musl.
 	StopEntry
+	// StopWarm is the instruction after the system call by which a program says that it
+	// has done its start-up.
+	StopWarm
 )
 
 func (p StopPoint) String() string {
@@ -27,6 +30,8 @@ func (p StopPoint) String() string {
 		return "linked"
 	case StopEntry:
 		return "entry"
+	case StopWarm:
+		return "warm"
 	}
 	return fmt.Sprintf("StopPoint(%d)", uint32(p))
 }
@@ -36,7 +41,7 @@ func (p StopPoint) String() string {
 func (p StopPoint) BindsLazily() bool { return p == StopLinked }
 
 // KeepsHeap reports whether there is a heap before the stop point, which becomes part
-// of the image: musl's. Its secret is the second word of AT_RANDOM and is in the header
+// of the image. The secret of musl's is the second word of AT_RANDOM and is in the header
 // of every allocation (mallocng, glue.h), so this word stays as it is in the image. For
 // glibc it is the pointer guard (FixGuard).
-func (p StopPoint) KeepsHeap() bool { return p == StopEntry }
+func (p StopPoint) KeepsHeap() bool { return p == StopEntry || p == StopWarm }

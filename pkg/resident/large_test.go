@@ -232,7 +232,7 @@ func (s *largeStore) image(tb testing.TB, rec *registry.Record) {
 	p := plan.Plan{
 		Kind: plan.KindLinked, Path: rec.Program, Real: rec.Program, ID: rec.ID,
 		Files: []plan.MappedFile{
-			{Path: rec.Program, Flags: plan.FileProgram, ID: rec.Binary, Maps: []plan.Map{{Addr: text, Len: 0x1000, Prot: 5, Flags: private}}},
+			{Path: rec.Program, Flags: plan.FileProgram | plan.FileExe, ID: rec.Binary, Maps: []plan.Map{{Addr: text, Len: 0x1000, Prot: 5, Flags: private}}},
 			{Path: name, Flags: plan.FilePages, ID: id, Maps: []plan.Map{{Addr: data, Len: 0x1000, Prot: 3, Flags: private}}},
 		},
 		Caller: plan.Caller{MapsEnd: data + 0x1000},

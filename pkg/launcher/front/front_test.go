@@ -225,7 +225,7 @@ func keptFree(addr uint64) bool {
 	addr &^= 4095
 	p := plan.Plan{
 		Kind: plan.KindLinked, Path: "/p", Real: "/p",
-		Files:  []plan.MappedFile{{Path: "/p", Flags: plan.FileProgram, Maps: []plan.Map{{Addr: addr, Len: 4096, Prot: 5}}}},
+		Files:  []plan.MappedFile{{Path: "/p", Flags: plan.FileProgram | plan.FileExe, Maps: []plan.Map{{Addr: addr, Len: 4096, Prot: 5}}}},
 		Caller: plan.Caller{MapsEnd: addr + 4096},
 		Entry:  plan.Entry{RIP: addr, Gadget: addr},
 		Stop:   plan.Stop{Addr: addr, Point: plan.StopEntry},

@@ -1,14 +1,22 @@
 /* Written by planheader from pkg/plan/format.go, where the words are explained. */
-#define PLAN_VERSION 5
+#define PLAN_VERSION 6
 #define PLAN_KIND_LINKED 1
+#define PLAN_KIND_WARM 2
 #define PLAN_FLAG_CHECK_EXEC 1
 #define PLAN_FLAG_KEEP_BRK 2
 #define PLAN_FLAG_OWN_PATH 4
 #define PLAN_FLAG_NEEDS_EXE 8
 #define PLAN_FLAG_SET_EXE 16
+#define PLAN_FLAG_PROGRAM_ARG 64
 #define PLAN_FILE_PROGRAM 1
 #define PLAN_FILE_PAGES 2
 #define PLAN_FILE_LINKER 4
+#define PLAN_FILE_EXE 8
+#define PLAN_DIRECTORY_EXACT 1
+#define PLAN_ENV_EXACT 1
+#define PLAN_ENV_PREFIX 2
+#define PLAN_START_EXPLAIN 1
+#define PLAN_START_STRICT 2
 #define PLAN_FIX_SP 0
 #define PLAN_FIX_ARGV 1
 #define PLAN_FIX_ENVP 2
@@ -21,7 +29,9 @@
 #define PLAN_FIX_CANARY 9
 #define PLAN_FIX_GUARD 10
 #define PLAN_FIX_STACK_SIZE 11
-#define PLAN_FIX_KINDS 12
+#define PLAN_FIX_IGNORED 12
+#define PLAN_FIX_FLAGS 13
+#define PLAN_FIX_KINDS 14
 #define PLAN_MAGIC 0x004e414c50534552ULL
 
 struct plan_table {
@@ -130,6 +140,7 @@ _Static_assert(__builtin_offsetof(struct plan_kernel, rseq_sig) == 44, "RseqSig"
 
 struct plan_entry {
 	u64 rip;
+	u64 rsp;
 	u64 rbx;
 	u64 rbp;
 	u64 r12;
@@ -144,21 +155,22 @@ struct plan_entry {
 	u64 base;
 	u64 program_entry;
 };
-_Static_assert(sizeof(struct plan_entry) == 112, "size");
+_Static_assert(sizeof(struct plan_entry) == 120, "size");
 _Static_assert(__builtin_offsetof(struct plan_entry, rip) == 0, "RIP");
-_Static_assert(__builtin_offsetof(struct plan_entry, rbx) == 8, "RBX");
-_Static_assert(__builtin_offsetof(struct plan_entry, rbp) == 16, "RBP");
-_Static_assert(__builtin_offsetof(struct plan_entry, r12) == 24, "R12");
-_Static_assert(__builtin_offsetof(struct plan_entry, r13) == 32, "R13");
-_Static_assert(__builtin_offsetof(struct plan_entry, r14) == 40, "R14");
-_Static_assert(__builtin_offsetof(struct plan_entry, r15) == 48, "R15");
-_Static_assert(__builtin_offsetof(struct plan_entry, gadget) == 56, "Gadget");
-_Static_assert(__builtin_offsetof(struct plan_entry, sig_return) == 64, "SigReturn");
-_Static_assert(__builtin_offsetof(struct plan_entry, phdr) == 72, "Phdr");
-_Static_assert(__builtin_offsetof(struct plan_entry, phent) == 80, "Phent");
-_Static_assert(__builtin_offsetof(struct plan_entry, phnum) == 88, "Phnum");
-_Static_assert(__builtin_offsetof(struct plan_entry, base) == 96, "Base");
-_Static_assert(__builtin_offsetof(struct plan_entry, program_entry) == 104, "ProgramEntry");
+_Static_assert(__builtin_offsetof(struct plan_entry, rsp) == 8, "RSP");
+_Static_assert(__builtin_offsetof(struct plan_entry, rbx) == 16, "RBX");
+_Static_assert(__builtin_offsetof(struct plan_entry, rbp) == 24, "RBP");
+_Static_assert(__builtin_offsetof(struct plan_entry, r12) == 32, "R12");
+_Static_assert(__builtin_offsetof(struct plan_entry, r13) == 40, "R13");
+_Static_assert(__builtin_offsetof(struct plan_entry, r14) == 48, "R14");
+_Static_assert(__builtin_offsetof(struct plan_entry, r15) == 56, "R15");
+_Static_assert(__builtin_offsetof(struct plan_entry, gadget) == 64, "Gadget");
+_Static_assert(__builtin_offsetof(struct plan_entry, sig_return) == 72, "SigReturn");
+_Static_assert(__builtin_offsetof(struct plan_entry, phdr) == 80, "Phdr");
+_Static_assert(__builtin_offsetof(struct plan_entry, phent) == 88, "Phent");
+_Static_assert(__builtin_offsetof(struct plan_entry, phnum) == 96, "Phnum");
+_Static_assert(__builtin_offsetof(struct plan_entry, base) == 104, "Base");
+_Static_assert(__builtin_offsetof(struct plan_entry, program_entry) == 112, "ProgramEntry");
 
 struct plan_stop {
 	u64 addr;
@@ -168,6 +180,19 @@ struct plan_stop {
 _Static_assert(sizeof(struct plan_stop) == 16, "size");
 _Static_assert(__builtin_offsetof(struct plan_stop, addr) == 0, "Addr");
 _Static_assert(__builtin_offsetof(struct plan_stop, point) == 8, "Point");
+
+struct plan_warm {
+	u64 stack_limit;
+	u64 pid;
+	unsigned char cpus[128];
+	u32 cpus_len;
+	u32 pad4;
+};
+_Static_assert(sizeof(struct plan_warm) == 152, "size");
+_Static_assert(__builtin_offsetof(struct plan_warm, stack_limit) == 0, "StackLimit");
+_Static_assert(__builtin_offsetof(struct plan_warm, pid) == 8, "PID");
+_Static_assert(__builtin_offsetof(struct plan_warm, cpus) == 16, "CPUs");
+_Static_assert(__builtin_offsetof(struct plan_warm, cpus_len) == 144, "CPUsLen");
 
 struct plan_header {
 	unsigned char magic[8];
@@ -192,14 +217,20 @@ struct plan_header {
 	struct plan_table layouts;
 	struct plan_table cpuid;
 	struct plan_table strings;
+	struct plan_table args;
+	struct plan_table env;
+	struct plan_table copies;
+	struct plan_table signals;
+	struct plan_table populate;
 	struct plan_caller caller;
 	struct plan_vdso vdso;
 	struct plan_mm mm;
 	struct plan_kernel kernel;
 	struct plan_entry entry;
 	struct plan_stop stop;
+	struct plan_warm warm;
 };
-_Static_assert(sizeof(struct plan_header) == 608, "size");
+_Static_assert(sizeof(struct plan_header) == 808, "size");
 _Static_assert(__builtin_offsetof(struct plan_header, magic) == 0, "Magic");
 _Static_assert(__builtin_offsetof(struct plan_header, version) == 8, "Version");
 _Static_assert(__builtin_offsetof(struct plan_header, kind) == 12, "Kind");
@@ -222,12 +253,18 @@ _Static_assert(__builtin_offsetof(struct plan_header, entries) == 120, "Entries"
 _Static_assert(__builtin_offsetof(struct plan_header, layouts) == 128, "Layouts");
 _Static_assert(__builtin_offsetof(struct plan_header, cpuid) == 136, "CPUID");
 _Static_assert(__builtin_offsetof(struct plan_header, strings) == 144, "Strings");
-_Static_assert(__builtin_offsetof(struct plan_header, caller) == 152, "Caller");
-_Static_assert(__builtin_offsetof(struct plan_header, vdso) == 288, "VDSO");
-_Static_assert(__builtin_offsetof(struct plan_header, mm) == 384, "MM");
-_Static_assert(__builtin_offsetof(struct plan_header, kernel) == 432, "Kernel");
-_Static_assert(__builtin_offsetof(struct plan_header, entry) == 480, "Entry");
-_Static_assert(__builtin_offsetof(struct plan_header, stop) == 592, "Stop");
+_Static_assert(__builtin_offsetof(struct plan_header, args) == 152, "Args");
+_Static_assert(__builtin_offsetof(struct plan_header, env) == 160, "Env");
+_Static_assert(__builtin_offsetof(struct plan_header, copies) == 168, "Copies");
+_Static_assert(__builtin_offsetof(struct plan_header, signals) == 176, "Signals");
+_Static_assert(__builtin_offsetof(struct plan_header, populate) == 184, "Populate");
+_Static_assert(__builtin_offsetof(struct plan_header, caller) == 192, "Caller");
+_Static_assert(__builtin_offsetof(struct plan_header, vdso) == 328, "VDSO");
+_Static_assert(__builtin_offsetof(struct plan_header, mm) == 424, "MM");
+_Static_assert(__builtin_offsetof(struct plan_header, kernel) == 472, "Kernel");
+_Static_assert(__builtin_offsetof(struct plan_header, entry) == 520, "Entry");
+_Static_assert(__builtin_offsetof(struct plan_header, stop) == 640, "Stop");
+_Static_assert(__builtin_offsetof(struct plan_header, warm) == 656, "Warm");
 
 struct plan_file {
 	u32 path;
@@ -315,13 +352,14 @@ struct plan_directory {
 	u32 path;
 	u32 first_miss;
 	u32 misses;
-	u32 pad3;
+	u32 flags;
 	struct plan_file_id id;
 };
 _Static_assert(sizeof(struct plan_directory) == 56, "size");
 _Static_assert(__builtin_offsetof(struct plan_directory, path) == 0, "Path");
 _Static_assert(__builtin_offsetof(struct plan_directory, first_miss) == 4, "FirstMiss");
 _Static_assert(__builtin_offsetof(struct plan_directory, misses) == 8, "Misses");
+_Static_assert(__builtin_offsetof(struct plan_directory, flags) == 12, "Flags");
 _Static_assert(__builtin_offsetof(struct plan_directory, id) == 16, "ID");
 
 struct plan_cpuid {
@@ -335,3 +373,26 @@ _Static_assert(__builtin_offsetof(struct plan_cpuid, leaf) == 0, "Leaf");
 _Static_assert(__builtin_offsetof(struct plan_cpuid, subleaf) == 4, "Subleaf");
 _Static_assert(__builtin_offsetof(struct plan_cpuid, mask) == 8, "Mask");
 _Static_assert(__builtin_offsetof(struct plan_cpuid, value) == 24, "Value");
+
+struct plan_variable {
+	u32 text;
+	u32 kind;
+};
+_Static_assert(sizeof(struct plan_variable) == 8, "size");
+_Static_assert(__builtin_offsetof(struct plan_variable, text) == 0, "Text");
+_Static_assert(__builtin_offsetof(struct plan_variable, kind) == 4, "Kind");
+
+struct plan_signal_action {
+	u32 signal;
+	u32 pad1;
+	u64 handler;
+	u64 flags;
+	u64 restorer;
+	u64 mask;
+};
+_Static_assert(sizeof(struct plan_signal_action) == 40, "size");
+_Static_assert(__builtin_offsetof(struct plan_signal_action, signal) == 0, "Signal");
+_Static_assert(__builtin_offsetof(struct plan_signal_action, handler) == 8, "Handler");
+_Static_assert(__builtin_offsetof(struct plan_signal_action, flags) == 16, "Flags");
+_Static_assert(__builtin_offsetof(struct plan_signal_action, restorer) == 24, "Restorer");
+_Static_assert(__builtin_offsetof(struct plan_signal_action, mask) == 32, "Mask");

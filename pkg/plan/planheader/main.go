@@ -29,22 +29,26 @@ func header() string {
 		name  string
 		value int
 	}{
-		{"VERSION", plan.Version}, {"KIND_LINKED", plan.KindLinked},
+		{"VERSION", plan.Version}, {"KIND_LINKED", plan.KindLinked}, {"KIND_WARM", plan.KindWarm},
 		{"FLAG_CHECK_EXEC", plan.FlagCheckExec}, {"FLAG_KEEP_BRK", plan.FlagKeepBrk}, {"FLAG_OWN_PATH", plan.FlagOwnPath},
 		{"FLAG_NEEDS_EXE", plan.FlagNeedsExe},
-		{"FLAG_SET_EXE", plan.FlagSetExe},
+		{"FLAG_SET_EXE", plan.FlagSetExe}, {"FLAG_PROGRAM_ARG", plan.FlagProgramArg},
 		{"FILE_PROGRAM", plan.FileProgram}, {"FILE_PAGES", plan.FilePages}, {"FILE_LINKER", plan.FileLinker},
+		{"FILE_EXE", plan.FileExe}, {"DIRECTORY_EXACT", plan.DirectoryExact}, {"ENV_EXACT", plan.EnvExact}, {"ENV_PREFIX", plan.EnvPrefix},
+		{"START_EXPLAIN", plan.StartExplain}, {"START_STRICT", plan.StartStrict},
 		{"FIX_SP", plan.FixSP}, {"FIX_ARGV", plan.FixArgv}, {"FIX_ENVP", plan.FixEnvp},
 		{"FIX_AUXV", plan.FixAuxv}, {"FIX_PLATFORM", plan.FixPlatform}, {"FIX_RANDOM", plan.FixRandom},
 		{"FIX_EXECFN", plan.FixExecfn}, {"FIX_ARGC", plan.FixArgc}, {"FIX_TID", plan.FixTID},
 		{"FIX_CANARY", plan.FixCanary}, {"FIX_GUARD", plan.FixGuard}, {"FIX_STACK_SIZE", plan.FixStackSize},
+		{"FIX_IGNORED", plan.FixIgnored}, {"FIX_FLAGS", plan.FixFlags},
 		{"FIX_KINDS", plan.FixKinds},
 	} {
 		fmt.Fprintf(&b, "#define PLAN_%s %d\n", c.name, c.value)
 	}
 	fmt.Fprintf(&b, "#define PLAN_MAGIC 0x%016xULL\n", magic())
-	for _, v := range []any{plan.Table{}, plan.FileID{}, plan.Caller{}, plan.VDSO{}, plan.MM{}, plan.Kernel{}, plan.Entry{}, plan.Stop{},
-		plan.Header{}, plan.File{}, plan.Map{}, plan.Protect{}, plan.Fixup{}, plan.Check{}, plan.Answer{}, plan.CacheEntry{}, plan.Directory{}, plan.CPUID{}} {
+	for _, v := range []any{plan.Table{}, plan.FileID{}, plan.Caller{}, plan.VDSO{}, plan.MM{}, plan.Kernel{}, plan.Entry{}, plan.Stop{}, plan.Warm{},
+		plan.Header{}, plan.File{}, plan.Map{}, plan.Protect{}, plan.Fixup{}, plan.Check{}, plan.Answer{}, plan.CacheEntry{}, plan.Directory{}, plan.CPUID{},
+		plan.Variable{}, plan.SignalAction{}} {
 		structure(&b, reflect.TypeOf(v))
 	}
 	return b.String()
@@ -96,12 +100,13 @@ func declare(t reflect.Type, name string) string {
 }
 
 // snake turns a Go name into a C one: FirstMap into first_map, RseqAddr into
-// rseq_addr, R12 into r12, HWCap2 into hw_cap2.
+// rseq_addr, R12 into r12, HWCap2 into hw_cap2, CPUs into cpus.
 func snake(s string) string {
 	var b strings.Builder
 	r := []rune(s)
 	for i, c := range r {
-		if i > 0 && unicode.IsUpper(c) && (unicode.IsLower(r[i-1]) || i+1 < len(r) && unicode.IsLower(r[i+1]) && unicode.IsUpper(r[i-1])) {
+		plural := i+1 < len(r) && r[i+1] == 's' && (i+2 == len(r) || unicode.IsUpper(r[i+2]))
+		if i > 0 && unicode.IsUpper(c) && (unicode.IsLower(r[i-1]) || i+1 < len(r) && !plural && unicode.IsLower(r[i+1]) && unicode.IsUpper(r[i-1])) {
 			b.WriteByte('_')
 		}
 		b.WriteRune(unicode.ToLower(c))

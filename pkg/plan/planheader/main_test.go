@@ -19,7 +19,7 @@ func TestHeaderIsCurrent(t *testing.T) {
 func TestSnake(t *testing.T) {
 	for in, want := range map[string]string{
 		"Addr": "addr", "FirstMap": "first_map", "R12": "r12", "HWCap2": "hw_cap2", "XCR0": "xcr0",
-		"RIP": "rip", "FSBase": "fs_base", "CPUID": "cpuid", "BootID": "boot_id", "FileID": "file_id",
+		"RIP": "rip", "FSBase": "fs_base", "CPUID": "cpuid", "BootID": "boot_id", "FileID": "file_id", "CPUs": "cpus", "CPUsLen": "cpus_len",
 	} {
 		if got := snake(in); got != want {
 			t.Errorf("snake(%q) = %q, want %q", in, got, want)
