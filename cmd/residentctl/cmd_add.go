@@ -16,6 +16,7 @@ import (
 
 func newAddCommand(g *globals) *cli.Command {
 	var opts resident.AddOptions
+	var warm warmFlags
 	var jobs int
 	return &cli.Command{
 		Name:      "add",
@@ -48,7 +49,18 @@ makes that program resident.
 
 The scripts of pyenv, rbenv and asdf choose a program by directory and environment.
 --follow makes resident the one that they choose here and now. The script itself
-takes longer than linking does; "residentctl help which" says how to start without it.`,
+takes longer than linking does; "residentctl help which" says how to start without it.
+
+--warm is for programs whose own start-up takes long: scripts of python that import
+much, and programs that call residentctl_point (see residentctl_point(3)). Their image
+is taken after that start-up. To learn what a script imports, add runs it: with
+--version and with --help, or with the arguments that --train gives, in a directory
+and a HOME of its own and for at most 30 seconds each. Name a script by its path or as
+PATH finds it. With --name, add makes python3 itself warm, with the modules of
+--import, and the new program python3-NAME starts it; python3 stays as it is.
+
+A warm image holds memory of your processes. Only you can read and use it. All starts
+from it have the same hash seed and the same addresses; see the page on warm images.`,
 		Flags: []cli.Flag{
 			followFlag(&opts.Follow, "make resident the program that a wrapper or script executes"),
 			&cli.BoolFlag{
@@ -61,6 +73,14 @@ takes longer than linking does; "residentctl help which" says how to start witho
 				Usage: fmt.Sprintf("make `N` images at different addresses, of which each start picks one at random (at most %d)", resident.MaxLayouts),
 			},
 			memoryLimitFlag(&opts.MemoryLimit), jobsFlag(&jobs),
+			&cli.BoolFlag{
+				Name: "warm", Usage: "take the image after the program's own start-up: of a python script, or of a program that calls residentctl_point",
+				Destination: &warm.warm, DisableDefaultText: true,
+			},
+			&cli.StringFlag{Name: "name", Usage: "with --warm: make the interpreter PROGRAM resident as the new program python3-`NAME`", Destination: &warm.name},
+			&cli.StringSliceFlag{Name: "import", Usage: "with --name: import these `MODULES` (comma-separated; may be repeated)"},
+			&cli.StringSliceFlag{Name: "train", Usage: "with --warm: run the script with these `ARGUMENTS`, to learn what it imports (may be repeated)", KeepSpace: true},
+			&cli.StringSliceFlag{Name: "accept", Usage: "with --warm: make the image although the program does `WHAT` when it starts (may be repeated)"},
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate +
@@ -77,6 +97,9 @@ takes longer than linking does; "residentctl help which" says how to start witho
 				return usagef("add", "--layouts must be from 1 to %d", resident.MaxLayouts)
 			}
 			if err := checkJobs("add", jobs); err != nil {
+				return err
+			}
+			if err := warm.give(c, &opts, programs); err != nil {
 				return err
 			}
 			m, err := g.open(true)
@@ -223,6 +246,11 @@ func printAdded(g *globals, r addResult) {
 	case stateNamed:
 		g.printf("%s: resident by one more name (id %s, as %s)\n", name, shortID(r.Record.ID), printable(r.Record.Program))
 	default:
+		if r.Record.Kind == registry.KindWarm {
+			g.printf("%s: resident, warm (id %s, %s%s%s)\n", name, shortID(r.Record.ID),
+				formatModules(r.Record.Modules), formatBytes(r.Record.ImageBytes), formatFirstLine(r.Record.Timing))
+			return
+		}
 		g.printf("%s: resident (id %s, %s, %s, %s%s)\n", name, shortID(r.Record.ID),
 			count(r.Record.Libraries, "library"), count(r.Record.Mappings, "mapping"), formatBytes(r.Record.ImageBytes),
 			formatTiming(r.Record.Timing))
@@ -235,6 +263,22 @@ func formatTiming(t *registry.Timing) string {
 		return ""
 	}
 	return fmt.Sprintf(", starts in %.2f instead of %.2f ms", float64(t.ResidentNS)/1e6, float64(t.ExecNS)/1e6)
+}
+
+// formatModules is how many modules a warm image holds, as the beginning of a list.
+func formatModules(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return count(n, "module") + " imported, "
+}
+
+// formatFirstLine is formatTiming for a warm image.
+func formatFirstLine(t *registry.Timing) string {
+	if t == nil {
+		return ""
+	}
+	return fmt.Sprintf(", to its first line in %d instead of %d ms", (t.ResidentNS+5e5)/1e6, (t.ExecNS+5e5)/1e6)
 }
 
 // summarizeAdded prints the outcome of all: as JSON, or in one line for several.

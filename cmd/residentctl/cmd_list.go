@@ -37,7 +37,8 @@ says so.
 
 START GAIN is the time of a normal start divided by that of a resident one. Both are
 timed from the exec to the program's own first instruction, when the program is
-added. After that instruction the program takes as long as always.
+added. After that instruction the program takes as long as always. For a program
+whose KIND is "warm", they are timed to the first line of the script.
 
 With --check, the exit status is 1 if any of the programs shown has no current image,
 for monitoring. With --format json, the states are current, stale and none, and
@@ -164,7 +165,7 @@ func printEntries(g *globals, entries []listed, several, quiet bool) error {
 		}
 		return nil
 	}
-	heading := []string{"ID", "PROGRAM", "STATE", "START GAIN", "LIBRARIES", "SIZE", "CREATED"}
+	heading := []string{"ID", "PROGRAM", "KIND", "STATE", "START GAIN", "LIBRARIES", "SIZE", "CREATED"}
 	if len(entries) > 0 {
 		heading = append(heading, "STORE", "REASON")
 	}
@@ -179,7 +180,7 @@ func printEntries(g *globals, entries []listed, several, quiet bool) error {
 			gain, libraries, size = formatGain(e.Gain), strconv.Itoa(e.Libraries), formatBytes(e.ImageBytes)
 			created = e.Created.Local().Format("2006-01-02 15:04")
 		}
-		t.row(cmp.Or(shortID(e.ID), "-"), e.Program, stateWord(e.State), gain, libraries, size, created, where, firstReason(e.Reasons))
+		t.row(cmp.Or(shortID(e.ID), "-"), e.Program, cmp.Or(e.Kind, "-"), stateWord(e.State), gain, libraries, size, created, where, firstReason(e.Reasons))
 	}
 	return t.print()
 }

@@ -40,6 +40,7 @@ type record struct {
 	System       []string            `json:"system,omitempty"`
 	SystemIn     map[string][]string `json:"system_in,omitempty"`
 	Configured   []string            `json:"configured,omitempty"` // names that are from resident.conf
+	Warm         *registry.Warm      `json:"warm,omitempty"`       // of an entry that is to have a warm image
 
 	ID            string           `json:"id,omitempty"`
 	Binary        *fileID          `json:"binary,omitempty"`
@@ -52,8 +53,11 @@ type record struct {
 	Mappings      int              `json:"mappings,omitempty"`
 	ImageBytes    int64            `json:"image_bytes,omitempty"`
 	Bound         int              `json:"bound,omitempty"`
+	Modules       int              `json:"modules,omitempty"`
+	Accepted      []string         `json:"accepted,omitempty"` // what the program does when it starts, for people
 	Gain          float64          `json:"gain,omitempty"`
 	Timing        *registry.Timing `json:"timing,omitempty"`
+	Whole         *registry.Timing `json:"whole,omitempty"` // of whole runs; timing is then to the first line of a script
 	PlanSums      []string         `json:"plan_sums,omitempty"`
 	LauncherPlace uint64           `json:"launcher_place,omitempty,string"`
 	Launcher      string           `json:"launcher,omitempty"` // list, inspect: the launcher file of Program
@@ -69,13 +73,14 @@ func recordOf(rec registry.Record, state recordState) *record {
 	r := &record{
 		Program: rec.Program, Paths: rec.Paths, State: state, Layouts: rec.Layouts, TrustOwner: rec.TrustOwner,
 		MemoryLimit: rec.MemoryLimit, EvenIfSlower: rec.EvenIfSlower,
-		Shims: rec.Shims, System: rec.System, SystemIn: rec.SystemIn, Configured: rec.Configured,
+		Shims: rec.Shims, System: rec.System, SystemIn: rec.SystemIn, Configured: rec.Configured, Warm: rec.Warm,
 	}
 	if !rec.HasImage() {
 		return r
 	}
 	r.ID, r.Digest, r.Kind, r.CRIU, r.Kernel = rec.ID, rec.Digest, rec.Kind, rec.CRIU, rec.Kernel
 	r.Libraries, r.Mappings, r.ImageBytes, r.Bound = rec.Libraries, rec.Mappings, rec.ImageBytes, rec.Bound
+	r.Modules, r.Accepted, r.Whole = rec.Modules, rec.Accepted, rec.Whole
 	r.Gain, r.Timing, r.PlanSums, r.LauncherPlace = resident.Gain(rec.Timing), rec.Timing, rec.PlanSums, rec.LauncherPlace
 	if rec.Binary != (linux.FileID{}) { // else it was damaged
 		binary, created := fileID(rec.Binary), rec.Created

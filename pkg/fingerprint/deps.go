@@ -70,6 +70,9 @@ type Dependencies struct {
 	Libraries   []File      `json:"libraries"` // in the order in which they were opened
 	Checks      []Checked   `json:"checks"`
 	Directories []Directory `json:"folders"`
+	// Managed are directories, sorted, that a start looks at instead of the checks in them:
+	// they are exact among Directories.
+	Managed []string `json:"managed,omitempty"`
 	// OwnerOnly: something below /proc, /sys or /dev was opened, which may show other
 	// users something else than the user for whom the image was made.
 	OwnerOnly bool `json:"owner_only,omitempty"`

@@ -24,7 +24,7 @@ import (
 
 // expose opens what is staged to those who may read the program and what it depends on.
 func (a *adding) expose(deps *fingerprint.Dependencies) error {
-	return expose(a.staging, a.program.Path, deps)
+	return expose(a.staging, a.entry, deps)
 }
 
 func expose(staging *store.Staging, program string, deps *fingerprint.Dependencies) error {

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"time"
 
@@ -38,6 +39,8 @@ type AddOptions struct {
 	Again        bool              // also if there is a good image already
 	Exactly      bool              // what was asked for at earlier adds counts no more
 	Unasked      bool              // the user did not name it: resident.conf may say that it is never to be resident
+	Warm         *registry.Warm    // an image that is taken after the program's own start-up; its Interpreter comes from Name
+	Name         string            // with Warm: the program is an interpreter, to be started by a wrapper of this name
 	Step         func(what string) // told each step as it begins; may be nil
 }
 
@@ -62,6 +65,11 @@ func (m *Manager) Add(ctx context.Context, name string, opts AddOptions) (*Added
 	path, err := LookPath(name)
 	if err != nil {
 		return nil, err
+	}
+	if opts.Name != "" {
+		if path, err = m.nameInterpreter(path, &opts); err != nil {
+			return nil, err
+		}
 	}
 	if opts.Unasked {
 		if err := m.mayBeAdded(path); err != nil {
@@ -152,6 +160,9 @@ func (m *Manager) asWished(path string, opts AddOptions) (AddOptions, error) {
 		opts.Layouts = max(opts.Layouts, rec.Layouts)
 		opts.TrustOwner = opts.TrustOwner || rec.TrustOwner
 		opts.EvenIfSlower = opts.EvenIfSlower || rec.EvenIfSlower || slower(&rec)
+		if opts.Warm == nil {
+			opts.Warm = rec.Warm
+		}
 		if limit == 0 {
 			opts.MemoryLimit = max(opts.MemoryLimit, rec.MemoryLimit)
 		}
@@ -183,7 +194,7 @@ func (m *Manager) addCurrent(ctx context.Context, path string, opts AddOptions) 
 	if err != nil || !ok || opts.Layouts > max(rec.Layouts, 1) || opts.TrustOwner && !rec.TrustOwner {
 		return nil, err
 	}
-	if opts.Exactly && opts.Layouts < max(rec.Layouts, 1) {
+	if opts.Exactly && opts.Layouts < max(rec.Layouts, 1) || !reflect.DeepEqual(opts.Warm, rec.Warm) {
 		return nil, nil
 	}
 	if err := m.noteOptions(ctx, &rec, opts); err != nil {
@@ -210,6 +221,7 @@ type adding struct {
 	owners *ownerRule // nil where anyone's files may be executed
 
 	id       string // of the image
+	entry    string // the path of what is resident; the program's but for a script
 	program  *elfinfo.File
 	criu     criuwrap.Release
 	criuPath string
@@ -222,6 +234,9 @@ type adding struct {
 
 // makeResident is the whole way, step by step.
 func (a *adding) makeResident(ctx context.Context, path string) (*registry.Record, error) {
+	if a.opts.Warm != nil {
+		return a.makeWarm(ctx, path)
+	}
 	// What can be refused without running anything is.
 	a.opts.Step("inspect")
 	if err := a.inspect(path); err != nil {
@@ -263,6 +278,7 @@ func (a *adding) inspect(path string) (err error) {
 	if a.program, err = elfinfo.Open(path); err != nil {
 		return err
 	}
+	a.entry = path
 	if err := a.program.CanBeResident(); err != nil {
 		return err
 	}
@@ -338,7 +354,11 @@ func (a *adding) makeLayout(ctx context.Context, number int) (*layout, error) {
 // makeImage makes the image of the template.
 func (a *adding) makeImage(ctx context.Context, l *layout) error {
 	a.opts.Step("dump")
-	if err := a.dump(ctx, l); err != nil {
+	reap := func() error {
+		_, err := l.template.Reap()
+		return err
+	}
+	if err := a.dump(ctx, l, l.template.PID, l.template.Detach, reap); err != nil {
 		return err
 	}
 	store.Fault("after-dump")
@@ -396,14 +416,14 @@ func mappedFiles(maps []linux.Mapping) []string {
 	return paths
 }
 
-// dump has CRIU write the template's image into the staging directory, and ends
+// dump has CRIU write the image of a template into the layout's directory, and ends
 // the template. CRIU's log is kept only if it failed.
-func (a *adding) dump(ctx context.Context, l *layout) error {
-	if err := l.template.Detach(); err != nil {
+func (a *adding) dump(ctx context.Context, l *layout, pid int, detach, reap func() error) error {
+	if err := detach(); err != nil {
 		return err
 	}
 	// CRIU restores the policy that it has dumped, and that is not to be ours in the background.
-	_ = linux.Foreground(l.template.PID)
+	_ = linux.Foreground(pid)
 	// Not in the store: where there is no room for an image there must be some
 	// for the log that says so.
 	work, err := store.StageTemporary()
@@ -411,11 +431,11 @@ func (a *adding) dump(ctx context.Context, l *layout) error {
 		return err
 	}
 	defer func() { _ = work.Discard() }()
-	err = criuwrap.Dump(ctx, criuwrap.DumpOptions{PID: l.template.PID, ImagesDir: l.dir, WorkDir: work.Dir, CRIU: a.criuPath})
+	err = criuwrap.Dump(ctx, criuwrap.DumpOptions{PID: pid, ImagesDir: l.dir, WorkDir: work.Dir, CRIU: a.criuPath})
 	if err != nil {
 		return keepLog(work, err)
 	}
-	if _, err := l.template.Reap(); err != nil {
+	if err := reap(); err != nil {
 		return err
 	}
 	if err := withinLimit(l.dir, cmp.Or(a.opts.MemoryLimit, DefaultMemoryLimit)); err != nil {
@@ -463,6 +483,11 @@ func (a *adding) compile(l *layout) error {
 	if l.plan, err = l.planFrom(src); err != nil {
 		return err
 	}
+	return a.writePlan(l)
+}
+
+// writePlan writes a layout's plan beside CRIU's files.
+func (a *adding) writePlan(l *layout) error {
 	raw, err := l.plan.Encode()
 	if err != nil {
 		return err
@@ -483,22 +508,26 @@ func (a *adding) publish(ctx context.Context) (*registry.Record, error) {
 	if err != nil {
 		return nil, err
 	}
+	return rec, a.publishRecord(ctx, rec)
+}
+
+func (a *adding) publishRecord(ctx context.Context, rec *registry.Record) error {
 	if err := a.describe(rec); err != nil {
-		return nil, err
+		return err
 	}
 	unlock, err := a.store.Lock(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer unlock()
 	rec.Paths = a.otherNames(rec.Program, rec.Binary)
 	if err := a.inherit(rec); err != nil {
-		return nil, err
+		return err
 	}
 	if _, err := a.adopt(rec); err != nil {
-		return nil, err
+		return err
 	}
-	return rec, a.publishLocked(rec)
+	return a.publishLocked(rec)
 }
 
 func (a *adding) publishLocked(rec *registry.Record) error {
@@ -577,18 +606,24 @@ func (a *adding) record() (*registry.Record, error) {
 		},
 		Image: registry.Image{
 			ID: a.id, Binary: first.deps.Program.ID, Digest: first.deps.Digest(), Deps: deps, Lookups: first.deps.Lookups(),
-			Kind: "linked", Created: time.Now(), CRIU: a.criu.String(), Kernel: first.deps.Kernel,
+			Kind: registry.KindLinked, Created: time.Now(), CRIU: a.criu.String(), Kernel: first.deps.Kernel,
 			Libraries: len(first.deps.Libraries), Mappings: first.plan.Mappings(), Timing: a.timing,
 			Bound: len(first.template.Bound), LauncherPlace: launcherPlace(a.layouts),
 		},
 	}
+	return rec, a.complete(rec)
+}
+
+// complete adds to a record what is known of the files that are about to be published.
+func (a *adding) complete(rec *registry.Record) error {
+	first := a.layouts[0]
 	for _, l := range a.layouts {
 		rec.PlanSums = append(rec.PlanSums, l.planSum)
 	}
 	for _, f := range append([]fingerprint.File{first.deps.Linker}, first.deps.Libraries...) {
 		rec.LibraryPaths = append(rec.LibraryPaths, f.Path)
 	}
-	return rec, filepath.WalkDir(a.staging.Dir, func(_ string, e fs.DirEntry, err error) error {
+	return filepath.WalkDir(a.staging.Dir, func(_ string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {
 			return err
 		}

@@ -22,13 +22,14 @@ const MaxLayouts = conf.MaxLayouts
 type layout struct {
 	store   *store.Store
 	id      string // of the image that it is part of
-	program *elfinfo.File
+	program *elfinfo.File // that is executed
+	warm    bool          // its image is a warm one
 
 	dir    string   // where it is made
 	at     string   // where it will be
 	others []string // where the layouts will be that a start may take instead of this one
 
-	template *linkstop.Template
+	template *linkstop.Template // nil for a warm image
 	deps     *fingerprint.Dependencies
 	image    *criuwrap.Image
 	plan     *plan.Plan

@@ -272,7 +272,7 @@ func (m *Manager) forgetDamaged(d *registry.DamagedError) (registry.Record, erro
 func (m *Manager) forget(rec registry.Record) error {
 	if !rec.HasImage() {
 		_, err := m.registry.Delete(rec.Program)
-		return err
+		return errors.Join(err, m.store.RemoveNamed(rec.Program))
 	}
 	if err := m.unpublish(rec.Binary.Inode()); err != nil {
 		return err
@@ -281,7 +281,7 @@ func (m *Manager) forget(rec registry.Record) error {
 		return err
 	}
 	store.Fault("after-delete")
-	return m.store.RemoveImage(rec.ID)
+	return errors.Join(m.store.RemoveImage(rec.ID), m.store.RemoveNamed(rec.Program))
 }
 
 // unpublish removes all that leads to the image of one binary.

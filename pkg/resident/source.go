@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/criuwrap"
 	"github.com/residentctl/residentctl/pkg/elfinfo"
@@ -11,6 +13,7 @@ import (
 	"github.com/residentctl/residentctl/pkg/intercept"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/warmstop"
 )
 
 // source puts together what the plan is compiled from: CRIU's images for what
@@ -22,33 +25,59 @@ func (l *layout) source(looks bool) (*plan.Source, error) {
 	if err := l.agree(); err != nil {
 		return nil, err
 	}
+	src, err := l.sourceOf(t.Maps, t.Auxv, looks)
+	if err != nil {
+		return nil, err
+	}
+	src.Kind, src.Stop, src.Fixups = plan.KindLinked, t.Stop, t.Fixups
+	src.MM.BrkBase = t.Auxv.Value(linux.ATEntry) - l.program.Entry + l.program.LoadEnd
+	src.Kernel = plan.Kernel{
+		FSBase: t.FSBase, TIDAddr: t.TIDAddr, RobustHead: t.RobustHead, RobustLen: t.RobustLen,
+		RseqAddr: t.RseqAddr, RseqLen: t.RseqLen, RseqSig: t.RseqSig,
+	}
+	if usesOrigin(l.program) {
+		src.Flags |= plan.FlagOwnPath
+	}
+	src.Entry.RIP, src.Entry.R12 = linkstop.Enter(t.Stop, t.Regs.Rax)
+	if t.Stop.Point.KeepsHeap() {
+		src.Flags |= plan.FlagKeepBrk
+		src.MM.BrkBase, src.MM.Brk = im.MM.StartBrk, im.MM.Brk
+	}
+	for _, dir := range l.others {
+		name, err := l.store.NameOf(filepath.Join(dir, planName(l.store)))
+		if err != nil {
+			return nil, err
+		}
+		src.Layouts = append(src.Layouts, name)
+	}
+	return src, nil
+}
+
+// sourceOf is what of a source does not depend on the kind of image: of a template with these
+// mappings and this auxiliary vector.
+func (l *layout) sourceOf(maps []linux.Mapping, auxv linux.Auxv, looks bool) (*plan.Source, error) {
+	im := l.image
 	boot, err := linux.BootID()
 	if err != nil {
 		return nil, err
 	}
 	src := &plan.Source{
 		Plan: plan.Plan{
-			Kind: plan.KindLinked, Path: l.program.Path, ID: l.id, Stop: t.Stop,
-			Fixups: t.Fixups, CPUID: fingerprint.CPUTable(),
+			Path: l.program.Path, ID: l.id, CPUID: fingerprint.CPUTable(),
 			Caller: plan.Caller{
-				HWCap: t.Auxv.Value(linux.ATHWCap), HWCap2: t.Auxv.Value(linux.ATHWCap2),
-				PageSize: t.Auxv.Value(linux.ATPageSize), ClockTick: t.Auxv.Value(linux.ATClockTick),
-				Flags: t.Auxv.Value(linux.ATFlags), MinSigStack: t.Auxv.Value(linux.ATMinSigStackSize),
-				RseqSize: t.Auxv.Value(linux.ATRseqFeatureSize), RseqAlign: t.Auxv.Value(linux.ATRseqAlign),
+				HWCap: auxv.Value(linux.ATHWCap), HWCap2: auxv.Value(linux.ATHWCap2),
+				PageSize: auxv.Value(linux.ATPageSize), ClockTick: auxv.Value(linux.ATClockTick),
+				Flags: auxv.Value(linux.ATFlags), MinSigStack: auxv.Value(linux.ATMinSigStackSize),
+				RseqSize: auxv.Value(linux.ATRseqFeatureSize), RseqAlign: auxv.Value(linux.ATRseqAlign),
 				XCR0: l.deps.XCR0, MachineSum: l.deps.MachineSum(), BootMark: bootMark(l.deps),
 			},
 			MM: plan.MM{
 				StartCode: im.MM.StartCode, EndCode: im.MM.EndCode,
 				StartData: im.MM.StartData, EndData: im.MM.EndData,
-				BrkBase: t.Auxv.Value(linux.ATEntry) - l.program.Entry + l.program.LoadEnd,
-			},
-			Kernel: plan.Kernel{
-				FSBase: t.FSBase, TIDAddr: t.TIDAddr, RobustHead: t.RobustHead, RobustLen: t.RobustLen,
-				RseqAddr: t.RseqAddr, RseqLen: t.RseqLen, RseqSig: t.RseqSig,
 			},
 			Entry: plan.Entry{
-				Phdr: t.Auxv.Value(linux.ATPhdr), Phent: t.Auxv.Value(linux.ATPhent), Phnum: t.Auxv.Value(linux.ATPhnum),
-				Base: t.Auxv.Value(linux.ATBase), ProgramEntry: t.Auxv.Value(linux.ATEntry),
+				Phdr: auxv.Value(linux.ATPhdr), Phent: auxv.Value(linux.ATPhent), Phnum: auxv.Value(linux.ATPhnum),
+				Base: auxv.Value(linux.ATBase), ProgramEntry: auxv.Value(linux.ATEntry),
 			},
 		},
 		Linker: l.deps.Linker.Path,
@@ -58,9 +87,6 @@ func (l *layout) source(looks bool) (*plan.Source, error) {
 	}
 	copy(src.Caller.BootID[:], boot)
 	src.Flags |= execFlag(l.program)
-	if usesOrigin(l.program) {
-		src.Flags |= plan.FlagOwnPath
-	}
 	if looks {
 		src.Flags |= plan.FlagNeedsExe
 		if intercept.MayMakeUserNamespaces() {
@@ -70,12 +96,7 @@ func (l *layout) source(looks bool) (*plan.Source, error) {
 	if src.Real, err = filepath.EvalSymlinks(l.program.Path); err != nil {
 		return nil, err
 	}
-	src.Entry.RIP, src.Entry.R12 = linkstop.Enter(t.Stop, t.Regs.Rax)
-	if t.Stop.Point.KeepsHeap() {
-		src.Flags |= plan.FlagKeepBrk
-		src.MM.BrkBase, src.MM.Brk = im.MM.StartBrk, im.MM.Brk
-	}
-	if src.VDSO, err = vdso(t.Maps, t.Auxv); err != nil {
+	if src.VDSO, err = vdso(maps, auxv); err != nil {
 		return nil, err
 	}
 	if src.PagesID, err = linux.StatID(im.PagesPath); err != nil {
@@ -88,13 +109,6 @@ func (l *layout) source(looks bool) (*plan.Source, error) {
 		if !kernels(im.VMAs, r.Addr) {
 			src.Runs = append(src.Runs, plan.Run{Addr: r.Addr, Len: r.Pages * criuwrap.PageSize, Off: r.FileOff})
 		}
-	}
-	for _, dir := range l.others {
-		name, err := l.store.NameOf(filepath.Join(dir, planName(l.store)))
-		if err != nil {
-			return nil, err
-		}
-		src.Layouts = append(src.Layouts, name)
 	}
 	src.Checks, src.Directories = checksOf(l.deps), directoriesOf(l.deps)
 	return src, nil
@@ -110,6 +124,9 @@ func execFlag(program *elfinfo.File) uint32 {
 
 func checksOf(deps *fingerprint.Dependencies) (checks []plan.CheckedFile) {
 	for _, c := range deps.Checks {
+		if deps.IsManaged(c) {
+			continue
+		}
 		check := plan.CheckedFile{Path: c.Path, ID: c.ID}
 		for _, a := range c.Answers {
 			check.Answers = append(check.Answers, plan.CacheAnswer{Name: a.Name, Entries: a.Entries})
@@ -121,7 +138,7 @@ func checksOf(deps *fingerprint.Dependencies) (checks []plan.CheckedFile) {
 
 func directoriesOf(deps *fingerprint.Dependencies) (directories []plan.SearchedDirectory) {
 	for _, f := range deps.Directories {
-		directories = append(directories, plan.SearchedDirectory{Path: f.Path, ID: f.ID, Misses: f.Misses})
+		directories = append(directories, plan.SearchedDirectory{Path: f.Path, ID: f.ID, Misses: f.Misses, Exact: f.Exact})
 	}
 	return directories
 }
@@ -129,17 +146,24 @@ func directoriesOf(deps *fingerprint.Dependencies) (directories []plan.SearchedD
 // agree holds that CRIU saw the process that the template is.
 func (l *layout) agree() error {
 	t, im := l.template, l.image
-	for _, w := range []struct {
-		what       string
-		ours, criu uint64
-	}{
+	return agree([]agreement{
 		{"the instruction pointer", t.Regs.Rip, im.Regs.IP},
 		{"the stack pointer", t.Regs.Rsp, im.Regs.SP},
 		{"rax", t.Regs.Rax, im.Regs.AX},
 		{"the thread pointer", t.FSBase, im.Regs.FSBase},
 		{"the robust list", t.RobustHead, im.RobustHead},
 		{"rseq", t.RseqAddr, im.Rseq.Addr},
-	} {
+	})
+}
+
+// An agreement is a value of the template's that CRIU should have seen as well.
+type agreement struct {
+	what       string
+	ours, criu uint64
+}
+
+func agree(values []agreement) error {
+	for _, w := range values {
 		if w.ours != w.criu {
 			return plan.Unusable("CRIU dumped %s as %#x, it is %#x", w.what, w.criu, w.ours)
 		}
@@ -152,7 +176,7 @@ func (l *layout) agree() error {
 func kernels(vmas []criuwrap.VMA, addr uint64) bool {
 	for _, v := range vmas {
 		if v.Start <= addr && addr < v.End {
-			return v.Stack || v.VDSO || v.VVar || v.VSyscall
+			return v.Stack && !warmstop.Moved(v.Start) || v.VDSO || v.VVar || v.VSyscall
 		}
 	}
 	return false
@@ -167,11 +191,11 @@ func (l *layout) areas() ([]plan.Area, error) {
 	}
 	var areas []plan.Area
 	for _, v := range l.image.VMAs {
-		area := plan.Area{Start: v.Start, End: v.End, Prot: v.Prot}
+		area := plan.Area{Start: v.Start, End: v.End, Prot: v.Prot, Shared: v.Shared, Grows: v.Stack}
 		switch {
 		case kernels(l.image.VMAs, v.Start):
 			continue
-		case v.Shared || v.Special:
+		case v.Special || v.Shared && !(l.warm && v.File && v.Prot&unix.PROT_WRITE == 0):
 			return nil, plan.Unusable("the mapping at %#x is shared or of a special kind", v.Start)
 		case v.File:
 			id, err := linux.StatID(v.Path)

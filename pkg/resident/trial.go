@@ -2,6 +2,7 @@ package resident
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -58,7 +59,7 @@ func (a *adding) try(ctx context.Context, l *layout) error {
 	if err != nil {
 		return err
 	}
-	p, err := startTrial(ctx, start, trial)
+	p, err := startTrial(ctx, start, trial, nil)
 	if err != nil {
 		return err
 	}
@@ -113,15 +114,15 @@ func writeStarter(s launcher.Store, dir string, place uint64, program string, ra
 	return start, os.WriteFile(start, file, 0o700)
 }
 
-// startTrial executes a launcher file and stops it at its jump. What the
+// startTrial executes a launcher file with an environment and stops it at its jump. What the
 // launcher says of a normal start is in the error.
-func startTrial(ctx context.Context, file string, pl *plan.Plan) (*ptrace.Process, error) {
+func startTrial(ctx context.Context, file string, pl *plan.Plan, env []string) (*ptrace.Process, error) {
 	said, messages, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer said.Close()
-	p, err := ptrace.StartAt(ctx, file, []string{pl.Path}, []string{"RESIDENTCTL_EXPLAIN=1"}, pl.Entry.RIP,
+	p, err := ptrace.StartAt(ctx, file, []string{pl.Path}, append(slices.Clone(env), "RESIDENTCTL_EXPLAIN=1"), pl.Entry.RIP,
 		ptrace.StartOptions{Stderr: messages})
 	messages.Close()
 	switch {
@@ -141,7 +142,7 @@ func startTrial(ctx context.Context, file string, pl *plan.Plan) (*ptrace.Proces
 // plan: registers, registrations, mappings, and every page of CRIU's, word by
 // word where words were corrected.
 func compareStart(p *plan.Plan, pagesPath string, proc *ptrace.Process) error {
-	stack, auxv, err := proc.Stack()
+	stack, auxv, err := startedWith(p, proc)
 	if err != nil {
 		return err
 	}
@@ -158,13 +159,41 @@ func compareStart(p *plan.Plan, pagesPath string, proc *ptrace.Process) error {
 	return comparePages(p, pagesPath, proc, stack)
 }
 
+// startedWith is what the kernel has left on the stack for a process that is at the
+// launcher's jump. In a warm start the stack pointer is the template's by then, and the
+// answer to the point leads to it.
+func startedWith(p *plan.Plan, proc *ptrace.Process) (linux.InitialStack, linux.Auxv, error) {
+	if p.Kind != plan.KindWarm {
+		return proc.Stack()
+	}
+	answer := slices.IndexFunc(p.Fixups, func(f plan.Fixup) bool { return f.Kind == plan.FixSP })
+	if answer < 0 {
+		return linux.InitialStack{}, nil, wrong("its point gets no answer")
+	}
+	var sp [8]byte
+	if err := proc.ReadMem(p.Fixups[answer].Addr, sp[:]); err != nil {
+		return linux.InitialStack{}, nil, err
+	}
+	maps, err := proc.Maps()
+	if err != nil {
+		return linux.InitialStack{}, nil, err
+	}
+	stack, auxv, _, err := linux.ReadStack(proc.PID, binary.LittleEndian.Uint64(sp[:]), maps)
+	return stack, auxv, err
+}
+
 func compareRegisters(p *plan.Plan, proc *ptrace.Process, stack linux.InitialStack, auxv linux.Auxv) error {
 	for _, w := range []struct {
 		what      string
 		got, want uint64
 	}{
-		{"rsp", proc.Regs.Rsp, stack.SP},
+		{"rsp", proc.Regs.Rsp, cmp.Or(p.Entry.RSP, stack.SP)},
+		{"rbx", proc.Regs.Rbx, p.Entry.RBX},
+		{"rbp", proc.Regs.Rbp, p.Entry.RBP},
 		{"r12", proc.Regs.R12, p.Entry.R12},
+		{"r13", proc.Regs.R13, p.Entry.R13},
+		{"r14", proc.Regs.R14, p.Entry.R14},
+		{"r15", proc.Regs.R15, p.Entry.R15},
 		{"the thread pointer", proc.Regs.Fs_base, p.Kernel.FSBase},
 		{"the robust list", proc.RobustHead, p.Kernel.RobustHead},
 		{"rseq", proc.Rseq.Addr, p.Kernel.RseqAddr},
@@ -257,7 +286,8 @@ func comparePages(p *plan.Plan, pagesPath string, proc *ptrace.Process, stack li
 	if err != nil {
 		return err
 	}
-	for _, m := range p.Pages().Maps {
+	value[plan.FixFlags] = plan.StartExplain // startTrial has asked for it
+	for _, m := range slices.Concat(p.Pages().Maps, p.Copies) {
 		want, got := make([]byte, m.Len), make([]byte, m.Len)
 		if _, err := io.ReadFull(io.NewSectionReader(f, int64(m.Off), int64(m.Len)), want); err != nil {
 			return fmt.Errorf("read %s: %w", pagesPath, err)
@@ -270,13 +300,20 @@ func comparePages(p *plan.Plan, pagesPath string, proc *ptrace.Process, stack li
 				continue
 			}
 			at := want[fix.Addr-m.Addr:]
+			if fix.Kind == plan.FixIgnored { // of which the plan's own actions have become a part
+				copy(at, got[fix.Addr-m.Addr:][:fix.Size])
+				continue
+			}
 			if fix.Size == 4 {
 				binary.LittleEndian.PutUint32(at, uint32(value[fix.Kind]))
 			} else {
 				binary.LittleEndian.PutUint64(at, value[fix.Kind])
 			}
 		}
-		maskRseq(p, m, want, got)
+		maskRange(m, p.Kernel.RseqAddr, uint64(p.Kernel.RseqLen), want, got)
+		if p.Entry.RSP != 0 { // where the launcher's last jump has its target
+			maskRange(m, p.Entry.RSP-8, 8, want, got)
+		}
 		if !bytes.Equal(want, got) {
 			i := 0
 			for want[i] == got[i] {
@@ -288,10 +325,10 @@ func comparePages(p *plan.Plan, pagesPath string, proc *ptrace.Process, stack li
 	return nil
 }
 
-// maskRseq leaves the rseq area out of a comparison: the kernel writes to it
-// whenever the thread is scheduled.
-func maskRseq(p *plan.Plan, m plan.Map, want, got []byte) {
-	for a := p.Kernel.RseqAddr; a < p.Kernel.RseqAddr+uint64(p.Kernel.RseqLen); a++ {
+// maskRange leaves some bytes of memory out of a comparison: the rseq area, to which the
+// kernel writes whenever the thread is scheduled, for instance.
+func maskRange(m plan.Map, from, size uint64, want, got []byte) {
+	for a := from; a < from+size; a++ {
 		if a >= m.Addr && a < m.Addr+m.Len {
 			want[a-m.Addr], got[a-m.Addr] = 0, 0
 		}

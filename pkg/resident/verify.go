@@ -196,7 +196,7 @@ func (v *verifying) memory(ctx context.Context, ref Reference) error {
 		return err
 	}
 	defer remove()
-	proc, err := startTrial(ctx, start, p)
+	proc, err := startTrial(ctx, start, p, environmentOf(p))
 	if err == nil {
 		defer func() { _ = proc.Kill() }()
 		err = compareStart(p, v.pagesPath, proc)

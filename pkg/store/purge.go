@@ -12,7 +12,7 @@ import (
 
 // Everything that is in a store when nothing has been put there from outside.
 var (
-	allDirectories = append(slices.Clone(directories), systemName, execName)
+	allDirectories = append(slices.Clone(directories), systemName, namedName, execName)
 	ownFiles       = []string{bootName, registryName + ".gate", string(NoteStarts), string(NoteSeen)}
 )
 

@@ -22,6 +22,9 @@ type Script struct {
 	Misses      []string // where env would have found it before, and there is nothing
 }
 
+// IsPython reports whether a path is, by its name, that of an interpreter of python.
+func IsPython(path string) bool { return isPython.MatchString(filepath.Base(path)) }
+
 // maxFirstLine is how much of a script the kernel reads (include/uapi/linux/binfmts.h,
 // BINPRM_BUF_SIZE).
 const maxFirstLine = 256
@@ -56,7 +59,7 @@ func ReadScript(path, pathVar string) (*Script, error) {
 			return nil, err
 		}
 	}
-	if !filepath.IsAbs(s.Interpreter) || !isPython.MatchString(filepath.Base(s.Interpreter)) {
+	if !filepath.IsAbs(s.Interpreter) || !IsPython(s.Interpreter) {
 		return nil, problem.Refusef("%s is a script for %s, and only python's can have a warm image", path, s.Interpreter)
 	}
 	return s, nil
@@ -91,4 +94,3 @@ func (s *Script) viaEnv(pathVar string) error {
 	}
 	return problem.Newf(problem.Program, "%s is not found in PATH, where %s looks for it", words[0], s.Path)
 }
-

@@ -30,6 +30,9 @@ const (
 	FoundNetwork = "network" // it made a socket
 )
 
+// Acceptable are the findings that a user can accept.
+var Acceptable = []string{FoundExec, FoundWrite, FoundNetwork}
+
 // A recorder watches the system calls of a template and of what it makes.
 type recorder struct {
 	first int

@@ -20,7 +20,11 @@ import (
 const (
 	stackFrom = 0x100000000000
 	stackTo   = 0x1f0000000000
+	stackSpan = 1 << 30 // more than a stack has before its program runs
 )
+
+// Moved reports whether an address is where templates' stacks are moved to.
+func Moved(addr uint64) bool { return addr >= stackFrom && addr < stackTo+stackSpan }
 
 // moveStack moves the stack of a process that is at its exec stop, to an address at random.
 func (t *Template) moveStack(pid int, insn uint64, regs ptrace.Regs) error {

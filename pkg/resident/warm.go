@@ -1,0 +1,415 @@
+package resident
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
+	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/registry"
+	"github.com/residentctl/residentctl/pkg/store"
+	"github.com/residentctl/residentctl/pkg/warm"
+	"github.com/residentctl/residentctl/pkg/warmstop"
+)
+
+// A warm image is taken after the program's own start-up: at the point of package warmstop. A
+// python script is such a program by the shim of package warm, which imports what a training
+// run of the script has imported.
+
+// warming is an add of a warm image under way.
+type warming struct {
+	*adding
+	path     string         // of the program that is started
+	id       linux.FileID   // of that
+	script   *warm.Script   // nil for a program that has the point itself
+	want     *registry.Warm // what was asked for
+	env      []string       // of the template
+	report   *warm.Report   // of the shim, nil without one
+	imports  []string       // what the shim is to import
+	layout   *layout
+	template *warmstop.Template
+	accepted []string // the findings that were accepted, for people
+	whole    *registry.Timing
+}
+
+// makeWarm is the whole way of a warm image, step by step.
+func (a *adding) makeWarm(ctx context.Context, path string) (*registry.Record, error) {
+	w := &warming{adding: a, path: path, want: a.opts.Warm}
+	a.opts.Step("inspect")
+	if err := w.inspect(); err != nil {
+		return nil, err
+	}
+	var err error
+	if a.staging, err = a.store.Stage(); err != nil {
+		return nil, err
+	}
+	defer func() { _ = a.staging.Discard() }()
+	a.quiet.RLock()
+	defer a.quiet.RUnlock()
+	if err := w.train(ctx); err != nil {
+		return nil, err
+	}
+	if err := w.makeImage(ctx); err != nil {
+		return nil, err
+	}
+	if err := w.gate(ctx); err != nil {
+		return nil, err
+	}
+	if err := w.layout.unchanged(); err != nil {
+		return nil, err
+	}
+	store.Fault("after-trial")
+	a.opts.Step("publish")
+	rec, err := w.record()
+	if err != nil {
+		return nil, err
+	}
+	return rec, a.publishRecord(ctx, rec)
+}
+
+// inspect looks at the program, its interpreter if it is a script, and at what an image is
+// made with.
+func (w *warming) inspect() (err error) {
+	if w.id, err = linux.StatID(w.path); err != nil {
+		return err
+	}
+	executed := w.path
+	if isScript(w.path) {
+		if w.script, err = w.readScript(); err != nil {
+			return err
+		}
+		executed = w.script.Interpreter
+	}
+	if _, err := w.owners.allow(w.path); err != nil {
+		return err
+	}
+	if err := w.adding.inspect(executed); err != nil {
+		return err
+	}
+	if _, _, err := w.begin(); err != nil {
+		return err
+	}
+	w.entry = w.path
+	return nil
+}
+
+// isScript reports whether a file begins with #!.
+func isScript(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var begin [2]byte
+	_, err = f.Read(begin[:])
+	return err == nil && string(begin[:]) == "#!"
+}
+
+// readScript is the program as a script: of a named entry, whose program is a wrapper, the
+// interpreter is known.
+func (w *warming) readScript() (*warm.Script, error) {
+	if w.want.Interpreter != "" {
+		return &warm.Script{Path: w.path, Interpreter: w.want.Interpreter, Argv: []string{w.want.Interpreter}}, nil
+	}
+	return warm.ReadScript(w.path, os.Getenv("PATH"))
+}
+
+// named reports whether it is an interpreter with a name of its own, which is not given a
+// script's path by the launcher.
+func (w *warming) named() bool { return w.want.Interpreter != "" }
+
+// makeImage starts the template, dumps it and compiles the plan.
+func (w *warming) makeImage(ctx context.Context) error {
+	began, err := linux.CoarseNow()
+	if err != nil {
+		return err
+	}
+	w.layout = w.newLayout(0)
+	w.layout.warm = true
+	w.layouts = []*layout{w.layout}
+	if err := os.MkdirAll(w.layout.dir, 0o700); err != nil {
+		return err
+	}
+	w.opts.Step("warm up")
+	if err := w.stop(ctx); err != nil {
+		return err
+	}
+	defer func() { _ = w.template.Kill() }()
+	if err := w.accept(); err != nil {
+		return err
+	}
+	w.opts.Step("hash")
+	if err := w.depend(ctx, began); err != nil {
+		return err
+	}
+	w.opts.Step("dump")
+	t := w.template
+	if err := w.dump(ctx, w.layout, t.PID, t.Detach, t.Kill); err != nil {
+		return w.explained(ctx, err)
+	}
+	store.Fault("after-dump")
+	w.opts.Step("compile")
+	if err := w.compile(); err != nil {
+		return w.explained(ctx, err)
+	}
+	store.Fault("after-compile")
+	return nil
+}
+
+// explained is err, or that something has changed meanwhile, which explains whatever it was.
+func (w *warming) explained(ctx context.Context, err error) error {
+	if changed := w.layout.unchanged(); changed != nil && ctx.Err() == nil {
+		return changed
+	}
+	return err
+}
+
+// stop runs the template to its point.
+func (w *warming) stop(ctx context.Context) error {
+	ours := func(path string) bool {
+		return path == w.staging.Dir || strings.HasPrefix(path, w.staging.Dir+"/")
+	}
+	o := warmstop.Options{Path: w.program.Path, Argv: []string{w.path}, Env: w.env, Dir: "/", Ours: ours, Allow: w.allow}
+	report := filepath.Join(w.staging.Dir, "report")
+	if w.script != nil {
+		shim, err := w.writeShim(warm.PythonConfig{Mode: w.mode(), Program: w.path, Prefix: len(w.script.Argv), Imports: w.imports, Report: report})
+		if err != nil {
+			return err
+		}
+		defer os.Remove(shim)
+		defer os.Remove(report)
+		o.Argv = append(slices.Clone(w.script.Argv), shim)
+	}
+	said, err := os.CreateTemp("", "residentctl-warm-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(said.Name())
+	defer said.Close()
+	o.Stderr = said
+	if w.template, err = warmstop.Stop(ctx, o); err != nil {
+		return w.withMessage(err, said.Name())
+	}
+	if w.script == nil {
+		return nil
+	}
+	text, err := os.ReadFile(report)
+	if err == nil {
+		w.report, err = warm.ParseReport(text)
+	}
+	return err
+}
+
+// withMessage adds the last line that a template has written to standard error to its error.
+func (w *warming) withMessage(err error, file string) error {
+	text, readErr := linux.ReadTail(file, 4096)
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	last := strings.TrimSpace(lines[len(lines)-1])
+	if readErr != nil || last == "" || problem.KindOf(err) != problem.Program {
+		return err
+	}
+	return problem.Newf(problem.Program, "%w: %s", err, last).WithHint("%s", problem.HintOf(err))
+}
+
+func (w *warming) mode() string {
+	if w.named() {
+		return warm.ModeInterpreter
+	}
+	return warm.ModeScript
+}
+
+// writeShim writes the shim to the staging directory.
+func (w *warming) writeShim(cfg warm.PythonConfig) (path string, err error) {
+	text, err := warm.PythonShim(cfg)
+	if err != nil {
+		return "", err
+	}
+	path = filepath.Join(w.staging.Dir, "shim.py")
+	return path, os.WriteFile(path, text, 0o600)
+}
+
+// accept refuses the template for what was found, unless that is accepted.
+func (w *warming) accept() error {
+	found := w.template.Findings
+	if w.report != nil {
+		found = append(found, w.report.Findings...)
+	}
+	for _, f := range found {
+		if !slices.Contains(w.want.Accept, f.What) {
+			return problem.Refusef("%s when it starts, which a start from an image would not repeat", f.Detail).
+				WithHint("give --accept %s if that does not matter", f.What)
+		}
+		w.accepted = append(w.accepted, f.Detail)
+	}
+	return nil
+}
+
+// depend records what the image depends on.
+func (w *warming) depend(ctx context.Context, began int64) (err error) {
+	t, l := w.template, w.layout
+	probes := t.Probes
+	if w.script != nil {
+		probes = append([]fingerprint.Probe{{Call: "open", Path: w.program.Path}}, probes...)
+		for _, path := range w.script.Misses {
+			probes = append(probes, fingerprint.Probe{Call: "stat", Path: path, Errno: syscall.ENOENT})
+		}
+	}
+	if l.deps, err = fingerprint.Record(ctx, w.path, w.program.Interp, probes, mappedFiles(t.Maps)); err != nil {
+		return err
+	}
+	// Memory of its owner's processes: his secrets may be in it.
+	l.deps.OwnerOnly = true
+	if err := l.deps.DependOnDirectories(t.Listed); err != nil {
+		return err
+	}
+	if err := l.deps.DependOnManaged(packaged); err != nil {
+		return err
+	}
+	if err := fingerprint.Settle(ctx, l.deps); err != nil {
+		return err
+	}
+	if changed := l.deps.ChangedSince(began); len(changed) > 0 {
+		return fmt.Errorf("%s %w", changed[0], fingerprint.ErrChanged)
+	}
+	if l.deps.Program.ID != w.id {
+		return fmt.Errorf("%s %w", w.path, fingerprint.ErrChanged)
+	}
+	return nil
+}
+
+// compile makes the plan and writes it beside CRIU's files.
+func (w *warming) compile() error {
+	l := w.layout
+	looks, err := w.looksAtItself(l.deps)
+	if err != nil {
+		return err
+	}
+	src, err := w.source(looks)
+	if err != nil {
+		return err
+	}
+	if slowFaults() {
+		src.Flags |= plan.FlagSlowFaults
+	}
+	if l.plan, err = l.planFrom(src); err != nil {
+		return err
+	}
+	return w.writePlan(l)
+}
+
+// record is the entry of the image.
+func (w *warming) record() (*registry.Record, error) {
+	l := w.layout
+	deps, err := json.Marshal(l.deps)
+	if err != nil {
+		return nil, err
+	}
+	rec := &registry.Record{
+		Wish: registry.Wish{
+			Program: w.path, Layouts: 1, TrustOwner: w.opts.TrustOwner, MemoryLimit: w.opts.MemoryLimit,
+			EvenIfSlower: w.opts.EvenIfSlower, Warm: w.want,
+		},
+		Image: registry.Image{
+			ID: w.adding.id, Binary: l.deps.Program.ID, Digest: l.deps.Digest(), Deps: deps, Lookups: l.deps.Lookups(),
+			Kind: registry.KindWarm, Created: time.Now(), CRIU: w.criu.String(), Kernel: l.deps.Kernel,
+			Libraries: len(l.deps.Libraries), Mappings: l.plan.Mappings(), Timing: w.timing, Whole: w.whole,
+			LauncherPlace: launcherPlace(w.layouts), Accepted: w.accepted,
+		},
+	}
+	if w.report != nil {
+		rec.Modules = len(w.report.Modules)
+	}
+	return rec, w.complete(rec)
+}
+
+// source puts together what the plan is compiled from.
+func (w *warming) source(looks bool) (*plan.Source, error) {
+	t, l := w.template, w.layout
+	if err := w.agree(); err != nil {
+		return nil, err
+	}
+	src, err := l.sourceOf(t.Maps, t.Auxv, looks)
+	if err != nil {
+		return nil, err
+	}
+	im, r := l.image, t.Regs
+	src.Kind, src.Path = plan.KindWarm, w.path
+	src.Stop = plan.Stop{Addr: r.Rip, Point: plan.StopWarm}
+	src.Fixups, src.Signals = t.Fixups, t.Signals
+	src.Flags |= plan.FlagKeepBrk
+	src.MM.BrkBase, src.MM.Brk = im.MM.StartBrk, im.MM.Brk
+	src.Kernel = plan.Kernel{
+		FSBase: r.Fs_base, TIDAddr: t.TIDAddr(), RobustHead: t.RobustHead, RobustLen: t.RobustLen,
+		RseqAddr: t.Rseq.Addr, RseqLen: t.Rseq.Len, RseqSig: t.Rseq.Sig,
+	}
+	src.Entry.RIP, src.Entry.RSP = r.Rip, r.Rsp
+	src.Entry.RBX, src.Entry.RBP = r.Rbx, r.Rbp
+	src.Entry.R12, src.Entry.R13, src.Entry.R14, src.Entry.R15 = r.R12, r.R13, r.R14, r.R15
+	src.Warm = plan.Warm{StackLimit: t.StackLimit, PID: uint64(t.PID)}
+	src.Env = warm.Checks(w.env, w.read())
+	if w.script != nil {
+		src.Exe, src.ProgramID = w.program.Path, w.id
+		src.Args = w.script.Argv
+		if !w.named() {
+			src.Flags |= plan.FlagProgramArg
+		}
+	}
+	return src, nil
+}
+
+// read are the environment variables that the template was seen to read.
+func (w *warming) read() []string {
+	if w.report == nil {
+		return nil
+	}
+	return w.report.Read
+}
+
+// agree holds that CRIU saw the process that the template is.
+func (w *warming) agree() error {
+	t, im := w.template, w.layout.image
+	return agree([]agreement{
+		{"the instruction pointer", t.Regs.Rip, im.Regs.IP},
+		{"the stack pointer", t.Regs.Rsp, im.Regs.SP},
+		{"rbx", t.Regs.Rbx, im.Regs.BX},
+		{"rbp", t.Regs.Rbp, im.Regs.BP},
+		{"r12", t.Regs.R12, im.Regs.R12},
+		{"r13", t.Regs.R13, im.Regs.R13},
+		{"r14", t.Regs.R14, im.Regs.R14},
+		{"r15", t.Regs.R15, im.Regs.R15},
+		{"the thread pointer", t.Regs.Fs_base, im.Regs.FSBase},
+		{"the thread id's address", t.TIDAddr(), im.ClearTIDAddr},
+		{"the robust list", t.RobustHead, im.RobustHead},
+		{"rseq", t.Rseq.Addr, im.Rseq.Addr},
+	})
+}
+
+// packaged reports whether what is in a directory is a package manager's, which replaces files
+// and does not write to them: it is root's alone, below /usr but for /usr/local.
+func packaged(dir string) bool {
+	if !strings.HasPrefix(dir, "/usr/") || strings.HasPrefix(dir, "/usr/local/") {
+		return false
+	}
+	info, err := os.Stat(dir)
+	return err == nil && info.Mode().Perm()&0o022 == 0 && info.Sys().(*syscall.Stat_t).Uid == 0
+}
+
+// environmentOf are the variables that a plan wants to have.
+func environmentOf(p *plan.Plan) []string {
+	var env []string
+	for _, c := range p.Env {
+		if c.Kind == plan.EnvExact {
+			env = append(env, c.Text)
+		}
+	}
+	return env
+}

@@ -1,0 +1,44 @@
+package warm
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/residentctl/residentctl/pkg/warmstop"
+)
+
+// A Report is what a run of the shim has found out.
+type Report struct {
+	Modules  []string // that were imported, in order
+	Failed   []string // those that could not be, with the reason
+	Read     []string // the environment variables that were read
+	Findings []warmstop.Finding
+}
+
+// ParseReport reads the lines that the shim has written: each a word, and what it is about.
+func ParseReport(text []byte) (*Report, error) {
+	r := &Report{}
+	for line := range strings.Lines(string(text)) {
+		word, about, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		switch word {
+		case "module":
+			r.Modules = append(r.Modules, about)
+		case "failed":
+			r.Failed = append(r.Failed, strings.Replace(about, "\t", ": ", 1))
+		case "env":
+			name, _, _ := strings.Cut(about, "=")
+			if name != "" && !slices.Contains(r.Read, name) {
+				r.Read = append(r.Read, name)
+			}
+		case "found":
+			what, detail, _ := strings.Cut(about, "\t")
+			r.Findings = append(r.Findings, warmstop.Finding{What: what, Detail: detail})
+		case "python", "frames", "extension", "effect", "env-all", "path", "fd", "":
+			// for people who look into a report
+		default:
+			return nil, fmt.Errorf("the shim's report has the line %q", line)
+		}
+	}
+	return r, nil
+}
