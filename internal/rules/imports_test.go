@@ -21,7 +21,7 @@ var layers = [][]string{
 	{"pkg/registry", "pkg/store", "pkg/criuwrap", "pkg/linkstop", "pkg/inherit", "pkg/launcher/front", "pkg/binfmt"},
 	{"pkg/fingerprint", "pkg/ptrace"},
 	{"pkg/launcher"},
-	{"pkg/plan", "pkg/plan/planheader", "pkg/elfinfo", "pkg/ldcache", "pkg/conf"},
+	{"pkg/plan", "pkg/plan/planheader", "pkg/elfinfo", "pkg/ldcache", "pkg/conf", "pkg/warm"},
 	{"internal/unchanged", "internal/seeded", "internal/fixture"}, // of tests only
 	{"internal/owners"},
 	{"internal/linux", "internal/descriptors", "internal/ordered", "internal/plural", "internal/problem", "internal/bytesize"},
