@@ -21,7 +21,7 @@ const MaxLayouts = conf.MaxLayouts
 // A layout is one image of a program, at addresses of its own.
 type layout struct {
 	store   *store.Store
-	id      string // of the image that it is part of
+	id      string        // of the image that it is part of
 	program *elfinfo.File // that is executed
 	warm    bool          // its image is a warm one
 

@@ -173,15 +173,36 @@ func (w *warming) explained(ctx context.Context, err error) error {
 	return err
 }
 
-// stop runs the template to its point.
+// maxTemplates is how often the template is run at most until it has all of the environment
+// that it was seen to read.
+const maxTemplates = 3
+
+// stop runs the template to its point, and again with more of the environment if it has read
+// what it did not get.
 func (w *warming) stop(ctx context.Context) error {
+	w.env = warm.Environment(os.Environ(), nil)
+	for range maxTemplates {
+		if err := w.stopOnce(ctx); err != nil {
+			return err
+		}
+		env := warm.Environment(os.Environ(), w.read())
+		if slices.Equal(env, w.env) {
+			return nil
+		}
+		w.env = env
+		_ = w.template.Kill()
+	}
+	return problem.Refusef("what it reads of the environment when it starts is different each time")
+}
+
+func (w *warming) stopOnce(ctx context.Context) error {
 	ours := func(path string) bool {
 		return path == w.staging.Dir || strings.HasPrefix(path, w.staging.Dir+"/")
 	}
 	o := warmstop.Options{Path: w.program.Path, Argv: []string{w.path}, Env: w.env, Dir: "/", Ours: ours, Allow: w.allow}
 	report := filepath.Join(w.staging.Dir, "report")
 	if w.script != nil {
-		shim, err := w.writeShim(warm.PythonConfig{Mode: w.mode(), Program: w.path, Prefix: len(w.script.Argv), Imports: w.imports, Report: report})
+		shim, err := w.writeShim(w.shimConfig(report))
 		if err != nil {
 			return err
 		}
@@ -206,7 +227,21 @@ func (w *warming) stop(ctx context.Context) error {
 	if err == nil {
 		w.report, err = warm.ParseReport(text)
 	}
+	if err != nil {
+		_ = w.template.Kill()
+	}
 	return err
+}
+
+// shimConfig is what the shim does in the template.
+func (w *warming) shimConfig(report string) warm.PythonConfig {
+	cfg := warm.PythonConfig{Mode: warm.PythonTemplate, Imports: w.imports, Report: report}
+	if w.named() {
+		cfg.Kind, cfg.Program = warm.KindInterpreter, w.want.Interpreter
+	} else {
+		cfg.Kind, cfg.Program, cfg.Script, cfg.Prefix = warm.KindScript, w.path, w.path, len(w.script.Argv)
+	}
+	return cfg
 }
 
 // withMessage adds the last line that a template has written to standard error to its error.
@@ -218,13 +253,6 @@ func (w *warming) withMessage(err error, file string) error {
 		return err
 	}
 	return problem.Newf(problem.Program, "%w: %s", err, last).WithHint("%s", problem.HintOf(err))
-}
-
-func (w *warming) mode() string {
-	if w.named() {
-		return warm.ModeInterpreter
-	}
-	return warm.ModeScript
 }
 
 // writeShim writes the shim to the staging directory.

@@ -26,7 +26,6 @@ const trainingTimeout = 30 * time.Second
 // train finds out what the template is to import and what of the environment it needs. A script
 // is run for that, as the shim's main program.
 func (w *warming) train(ctx context.Context) error {
-	w.env = warm.Environment(os.Environ(), nil)
 	switch {
 	case w.script == nil:
 		return nil
@@ -39,10 +38,9 @@ func (w *warming) train(ctx context.Context) error {
 	if len(lines) == 0 {
 		lines = trainByDefault
 	}
-	var read []string
 	var failed error
 	for _, line := range lines {
-		report, err := w.trainOnce(ctx, strings.Fields(line))
+		imported, err := w.trainOnce(ctx, strings.Fields(line))
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -50,14 +48,12 @@ func (w *warming) train(ctx context.Context) error {
 			failed = errors.Join(failed, err)
 			continue
 		}
-		w.imports = union(w.imports, report.Modules)
-		read = union(read, report.Read)
+		w.imports = union(w.imports, imported)
 	}
 	if len(w.imports) == 0 {
 		return problem.Newf(problem.Program, "its training runs have imported nothing: %w", errors.Join(failed, errNoImports)).
 			WithHint("give --train with arguments with which it runs and ends")
 	}
-	w.env = warm.Environment(os.Environ(), read)
 	return nil
 }
 
@@ -74,23 +70,25 @@ func union(all, more []string) []string {
 
 // trainOnce runs the script with these arguments: in a directory and a HOME of its own, without
 // a network where that can be had, and for a limited time. What it says does not matter.
-func (w *warming) trainOnce(ctx context.Context, args []string) (*warm.Report, error) {
+func (w *warming) trainOnce(ctx context.Context, args []string) ([]string, error) {
 	home, err := os.MkdirTemp("", "residentctl-train-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(home)
 	report := filepath.Join(home, "report")
-	shim, err := w.writeShim(warm.PythonConfig{Mode: warm.ModeTrain, Program: w.path, Prefix: len(w.script.Argv), Report: report})
+	command := slices.Concat(w.script.Argv, []string{w.path}, args)
+	shim, err := w.writeShim(warm.PythonConfig{
+		Mode: warm.PythonTrain, Kind: warm.KindScript, Prefix: len(w.script.Argv), Script: w.path, Program: w.path, Argv: command, Report: report,
+	})
 	if err != nil {
 		return nil, err
 	}
 	defer os.Remove(shim)
 	ctx, cancel := context.WithTimeoutCause(ctx, trainingTimeout, fmt.Errorf("it has not ended after %v", trainingTimeout))
 	defer cancel()
-	command := append(slices.Clone(w.script.Argv), shim)
-	cmd := exec.CommandContext(ctx, w.program.Path, append(append(command[1:], w.path), args...)...)
-	cmd.Args[0] = command[0]
+	cmd := exec.CommandContext(ctx, w.program.Path)
+	cmd.Args = append(slices.Clone(w.script.Argv), shim)
 	cmd.Dir = home
 	cmd.Env = append(withoutHome(os.Environ()), "HOME="+home)
 	var said bytes.Buffer
@@ -103,7 +101,7 @@ func (w *warming) trainOnce(ctx context.Context, args []string) (*warm.Report, e
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", w.path, strings.Join(args, " "), errors.Join(runErr, context.Cause(ctx), err))
 	}
-	return warm.ParseReport(text)
+	return strings.Fields(string(text)), nil
 }
 
 // withoutHome is an environment without what leads to files of the user's, and without ours.

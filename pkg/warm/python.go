@@ -16,13 +16,19 @@ const (
 	PythonTemplate = "template" // import modules, wait at the point, run a program
 )
 
+// Kinds of programs of the python shim: how a start's arguments are read.
+const (
+	KindScript      = "script"
+	KindInterpreter = "interpreter"
+)
+
 // A PythonConfig says what the python shim does.
 type PythonConfig struct {
 	Mode    string   `json:"mode"`              // PythonTrain or PythonTemplate
 	Report  string   `json:"report,omitempty"`  // path of the file that is written; none if empty
 	Argv    []string `json:"argv,omitempty"`    // PythonTrain: the interpreter's words: INTERP SCRIPT ARGS, or -c, -m
 	Imports []string `json:"imports,omitempty"` // PythonTemplate: the modules, in order
-	Kind    string   `json:"kind,omitempty"`    // "script", or "interpreter": how a start's arguments are read
+	Kind    string   `json:"kind,omitempty"`    // KindScript or KindInterpreter
 	Prefix  int      `json:"prefix"`            // script: how many words of argv are before the script
 	Script  string   `json:"script,omitempty"`  // script: its path, whose directory is searched first
 	Program string   `json:"program,omitempty"` // interpreter: the real program, for a normal start; else a name for messages

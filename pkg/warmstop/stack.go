@@ -61,10 +61,40 @@ func (t *Template) moveStack(pid int, insn uint64, regs ptrace.Regs) error {
 	if err := linux.WriteMem(pid, regs.Rsp, block[:stack.AuxvEnd-stack.SP]); err != nil {
 		return err
 	}
+	if err := t.describeStack(pid, insn, regs.Rsp, by); err != nil {
+		return err
+	}
 	regs.Orig_rax = ^uint64(0)
 	if err := t.tracer.SetRegs(pid, &regs); err != nil {
 		return err
 	}
 	t.Stack, t.Auxv, err = linux.ParseStack(regs.Rsp, block)
 	return err
+}
+
+// describeStack tells the kernel where arguments and environment are now, for
+// /proc/PID/cmdline and the stack's name in /proc/PID/maps (prctl(2), PR_SET_MM_MAP).
+func (t *Template) describeStack(pid int, insn, sp, by uint64) error {
+	stat, err := linux.StatFields(pid) // proc_pid_stat(5)
+	if err != nil {
+		return err
+	}
+	now, err := t.tracer.Inject(pid, insn, unix.SYS_BRK, 0)
+	if err != nil {
+		return err
+	}
+	mm := linux.MMMap{
+		StartCode: stat[26], EndCode: stat[27], StartData: stat[45], EndData: stat[46], StartBrk: stat[47], Brk: now,
+		StartStack: sp, ArgStart: stat[48] + by, ArgEnd: stat[49] + by, EnvStart: stat[50] + by, EnvEnd: stat[51] + by,
+		ExeFD: linux.NoFD,
+	}
+	raw := mm.Bytes()
+	at := (sp - 1024) &^ 15 // nothing but zeros is below a fresh stack pointer
+	if err := linux.WriteMem(pid, at, raw); err != nil {
+		return err
+	}
+	if _, err := t.tracer.Inject(pid, insn, unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, at, uint64(len(raw))); err != nil {
+		return fmt.Errorf("describe the moved stack: %w", err)
+	}
+	return linux.WriteMem(pid, at, make([]byte, len(raw)))
 }
