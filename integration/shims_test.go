@@ -583,23 +583,21 @@ func TestShimsMakeEnvironments(t *testing.T) {
 }
 
 // launcherOfAnotherVersion makes a launcher file one for plans of another version, which it returns.
-// Version and kind are compared as one word, of which the compiler makes one of these.
+// The version is compared in the plan's header: cmpl $VERSION, 8(REGISTER).
 func launcherOfAnotherVersion(t *testing.T, raw []byte) byte {
 	t.Helper()
-	const kind = uint64(plan.KindLinked) << 32
-	whole := binary.LittleEndian.AppendUint64(nil, kind|plan.Version)               // movabs
-	quarter := binary.LittleEndian.AppendUint32(nil, uint32((kind|plan.Version)/4)) // mov, and shl $2
-	other := byte(plan.Version + 1)
-	at, changed := bytes.Index(raw, whole), other
-	if at < 0 {
-		other = plan.Version + 4
-		at, changed = bytes.Index(raw, quarter), quarter[0]+1
+	const other = plan.Version + 1
+	compared := -1
+	for at := 3; at+1 < len(raw); at++ {
+		if raw[at] == 8 && raw[at+1] == plan.Version && (raw[at-2] == 0x83 || raw[at-3] == 0x83 && raw[at-1] == 0x24) {
+			compared = at + 1
+		}
 	}
 	mark := fmt.Appendf(nil, "RESCONF%d", plan.Version)
-	if at < 0 || !bytes.Contains(raw, mark) {
+	if compared < 0 || !bytes.Contains(raw, mark) {
 		t.Fatal("the launcher compares the version of a plan in a way that this test does not know")
 	}
-	raw[at] = changed
+	raw[compared] = other
 	copy(raw[bytes.Index(raw, mark):], fmt.Appendf(nil, "RESCONF%d", other))
 	return other
 }

@@ -63,6 +63,7 @@ type config struct {
 	Entry, Base   int64
 	Span          uint64
 	Root, Log     uint32
+	Room          uint64
 	Stores        [MaxStores]configStore
 }
 
@@ -70,6 +71,10 @@ type configStore struct {
 	Path, _  uint32
 	Dev, Ino uint64
 }
+
+// maxRoom bounds what is left free below the initial stack, bytes: a limit of the stack
+// leaves at least that, besides the arguments (fs/exec.c, setup_arg_pages).
+const maxRoom = 96 << 10
 
 // MaxStores is how many stores a launcher looks in at most.
 const MaxStores = 4
@@ -84,9 +89,16 @@ type Store struct {
 // File returns the launcher file of a program: an executable which starts the
 // program from the plan that planName, from the store's directory, leads to (an index
 // link) and, whenever that cannot be, executes the program itself, by the same path. It is
-// linked at place (plan.LauncherPlace), unless that is 0 or too narrow for it.
-func File(place uint64, s Store, planName, program string) ([]byte, error) {
+// linked at place (plan.LauncherPlace), unless that is 0 or too narrow for it, and leaves
+// the room in bytes for the plan's own arguments below the initial stack (Plan.StackRoom).
+func File(place uint64, s Store, planName, program string, room uint64) ([]byte, error) {
 	w := wrapper{place: place}
+	if room > 0 { // the program's path may be one of them
+		w.config.Room = (room + uint64(len(program)) + 1 + 8 + 15) &^ 15
+	}
+	if w.config.Room > maxRoom {
+		w.err = fmt.Errorf("%d bytes of arguments are more than a launcher holds", room)
+	}
 	w.stores([]Store{s})
 	w.config.Program = w.path(program)
 	w.config.Plan = w.name(planName)

@@ -53,7 +53,7 @@ func TestUnusablePlans(t *testing.T) {
 			}},
 		{name: "other kind", want: "another version",
 			change: func(t *testing.T, index string, raw []byte) {
-				binary.LittleEndian.PutUint32(raw[12:], plan.KindLinked+1)
+				binary.LittleEndian.PutUint32(raw[12:], plan.KindWarm+1)
 				writeFile(t, index, raw, 0o644)
 			}},
 		{name: "larger than a launcher maps", want: "its plan is damaged",

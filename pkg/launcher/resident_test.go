@@ -30,7 +30,7 @@ func asExec(t *testing.T, resident, plain ending) {
 		t.Fatalf("this is no resident start: %s%s", resident.stderr, resident.stdout)
 	}
 	for _, word := range []string{"stack-alignment", "argc", "argv", "env", "aux-phdr", "aux-phnum", "aux-entry", "aux-base",
-		"aux-pagesz", "aux-secure", "vdso-magic", "comm", "cmdline", "environ", "open"} {
+		"aux-pagesz", "aux-secure", "vdso-magic", "platform", "random-misplaced", "mask", "comm", "cmdline", "environ", "open"} {
 		if diff := cmp.Diff(want[word], got[word]); diff != "" {
 			t.Errorf("%s, after an exec and resident:\n%s", word, diff)
 		}
@@ -59,7 +59,7 @@ func cleanMaps(t *testing.T, s saying) {
 		switch {
 		case m.Start == witnessWords && m.Prot != syscall.PROT_READ:
 			t.Errorf("the corrected words can be written: %v", m)
-		case m.Start >= witnessText && m.End <= witnessBrk, m.Path == "[stack]", m.Path == "[vsyscall]", m.Path == "[heap]":
+		case m.Start >= witnessText && m.End <= witnessBrk, m.Start >= warmStack-1<<20 && m.End <= warmStack+warmStackLen, m.Path == "[stack]", m.Path == "[vsyscall]", m.Path == "[heap]":
 		case m.Kernel() && m.Start >= witnessVDSO && m.End <= witnessVDSO+1<<20:
 			vdso = true
 		default:
@@ -152,7 +152,7 @@ func TestResidentStartOfFrontDoor(t *testing.T) {
 	binary := id.Inode().String()
 	write(t, filepath.Join(store, "index", binary), p)
 	// Executed by the front door where the caller cannot set /proc/self/exe.
-	raw, err := File(0, storeIn(store), "index/"+binary, bin)
+	raw, err := File(0, storeIn(store), "index/"+binary, bin, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,8 +30,8 @@ func requireTool(t *testing.T, name string) {
 }
 
 func TestCodeHasItsShape(t *testing.T) {
-	if len(Code)%16 != 0 || len(Code) >= 30<<10 {
-		t.Errorf("%d bytes: want a multiple of 16 (the configuration follows it) below 30 KiB", len(Code))
+	if len(Code)%16 != 0 || len(Code) >= 32<<10 {
+		t.Errorf("%d bytes: want a multiple of 16 (the configuration follows it) below 32 KiB", len(Code))
 	}
 	// The front door's entry: xor %esi, %esi; jmp.
 	if front := Code[16:19]; front[0] != 0x31 || front[1] != 0xf6 || (front[2] != 0xe9 && front[2] != 0xeb) {
@@ -70,11 +70,11 @@ func codeEnd() int {
 }
 
 func TestFileHasItsShape(t *testing.T) {
-	raw, err := File(0, storeOf("/store", 1<<40, 2), "index/1-2", "/bin/p")
+	raw, err := File(0, storeOf("/store", 1<<40, 2), "index/1-2", "/bin/p", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, _ := File(0, storeOf("/store", 1<<40, 2), "index/1-2", "/bin/p"); !bytes.Equal(raw, again) {
+	if again, _ := File(0, storeOf("/store", 1<<40, 2), "index/1-2", "/bin/p", 0); !bytes.Equal(raw, again) {
 		t.Error("the same launcher file is made of other bytes")
 	}
 	f, err := elf.NewFile(bytes.NewReader(raw))
@@ -107,7 +107,7 @@ func TestFileIsLinkedAtItsPlace(t *testing.T) {
 		{"beside the image", 0x7f0000100000, 0x7f0000100000},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			raw, err := File(tc.place, Store{Dir: "/store"}, "index/1-2", "/bin/p")
+			raw, err := File(tc.place, Store{Dir: "/store"}, "index/1-2", "/bin/p", 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -123,8 +123,8 @@ func TestFileIsLinkedAtItsPlace(t *testing.T) {
 }
 
 func TestConfig(t *testing.T) {
-	if binary.Size(config{}) != int(unsafe.Sizeof(config{})) || binary.Size(config{}) != 152 {
-		t.Errorf("struct config has %d bytes here, 152 in caller.c", binary.Size(config{}))
+	if binary.Size(config{}) != int(unsafe.Sizeof(config{})) || binary.Size(config{}) != 160 {
+		t.Errorf("struct config has %d bytes here, 160 in caller.c", binary.Size(config{}))
 	}
 	read := func(raw []byte, err error) (c config, str func(uint32) string) {
 		t.Helper()
@@ -140,7 +140,7 @@ func TestConfig(t *testing.T) {
 			return s
 		}
 	}
-	c, str := read(File(0, storeOf("/store", 1<<40, 2), "index/1-2", "/bin/p"))
+	c, str := read(File(0, storeOf("/store", 1<<40, 2), "index/1-2", "/bin/p", 0))
 	if string(c.Magic[:]) != configMagic || c.Front != 0 || str(c.Program) != "/bin/p" || str(c.Plan) != "index/1-2" ||
 		str(c.Stores[0].Path) != "/store" || c.Stores[0].Dev != 1<<40 || c.Stores[0].Ino != 2 || c.Stores[1].Path != 0 {
 		t.Errorf("launcher file: %+v, %q, %q", c, str(c.Program), str(c.Plan))
@@ -164,11 +164,11 @@ func TestRefusedPaths(t *testing.T) {
 		{"store too long", long, "plan", "/p"},
 		{"plan too long", "/s", long[1:257], "/p"},
 	} {
-		if _, err := File(0, Store{Dir: tc.store}, tc.plan, tc.program); err == nil {
+		if _, err := File(0, Store{Dir: tc.store}, tc.plan, tc.program, 0); err == nil {
 			t.Errorf("%s is accepted", tc.name)
 		}
 	}
-	if _, err := File(0, Store{Dir: long[:4095]}, long[1:256], long[:4095]); err != nil {
+	if _, err := File(0, Store{Dir: long[:4095]}, long[1:256], long[:4095], 0); err != nil {
 		t.Errorf("the longest paths: %v", err)
 	}
 	if _, err := Front([]Store{{Dir: "/1"}, {Dir: "/2"}, {Dir: "/3"}, {Dir: "/4"}, {Dir: "/5"}}); err == nil {
@@ -291,7 +291,7 @@ func TestChecksumIsXXH64(t *testing.T) {
 // TestPlanVersion: a launcher file says which plans it carries out, also an older one, and
 // whatever the name of its program.
 func TestPlanVersion(t *testing.T) {
-	raw, err := File(0, Store{"/store/RESCONF9", linux.Inode{Dev: 1, Ino: 2}}, "index/1-2", "/bin/RESCONF9")
+	raw, err := File(0, Store{"/store/RESCONF9", linux.Inode{Dev: 1, Ino: 2}}, "index/1-2", "/bin/RESCONF9", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

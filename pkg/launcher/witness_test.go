@@ -239,7 +239,7 @@ func storeOf(dir string, dev, ino uint64) Store { return Store{dir, linux.Inode{
 
 func launcherFile(t *testing.T, path, program, planPath string) string {
 	t.Helper()
-	raw, err := File(0, storeIn(filepath.Dir(planPath)), filepath.Base(planPath), program)
+	raw, err := File(0, storeIn(filepath.Dir(planPath)), filepath.Base(planPath), program, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -87,24 +87,20 @@ func (p *Plan) Exe() *MappedFile {
 	return &p.Files[slices.IndexFunc(p.Files, func(f MappedFile) bool { return f.Flags&FileExe != 0 })]
 }
 
-// StackRoom returns how many bytes a start needs below the initial stack if Args stand on
-// it: the launcher puts them, with the program's path by which it was found, in argv[0]'s
-// place, and moves what is below down (pkg/launcher/src/warm.c, rebuild).
-func (p *Plan) StackRoom(program string) uint64 {
+// StackRoom returns how many bytes a start needs below the initial stack for Args, besides
+// those for the program's path: the launcher puts them in argv[0]'s place, and moves what is
+// below down (pkg/launcher/src/warm.c, rebuild).
+func (p *Plan) StackRoom() uint64 {
 	if len(p.Args) == 0 {
 		return 0
 	}
 	// AT_RANDOM's bytes and AT_PLATFORM's string, of at most 64 bytes together, and what
 	// it takes to align them and the vector.
 	room := uint64(64 + 2*16)
-	args := p.Args
-	if p.Flags&FlagProgramArg != 0 {
-		args = append(slices.Clone(args), program)
-	}
-	for _, a := range args {
+	for _, a := range p.Args {
 		room += uint64(len(a)) + 1 + 8
 	}
-	return roundUp(room, 16)
+	return room
 }
 
 // Mappings returns the number of mmap calls in the plan.

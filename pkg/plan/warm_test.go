@@ -140,11 +140,11 @@ func TestCheckLinkedIsNotWarm(t *testing.T) {
 
 func TestStackRoom(t *testing.T) {
 	p := warm()
-	if got := p.StackRoom("/usr/bin/script"); got%16 != 0 || got < 11+3+16+3*8+64 || got > 256 {
-		t.Errorf("%d bytes", got)
+	if got, want := p.StackRoom(), uint64(len("/usr/bin/p\x00-E\x00")+2*8+64+32); got != want {
+		t.Errorf("%d bytes, want %d", got, want)
 	}
 	p.Args = nil
-	if got := p.StackRoom("/usr/bin/script"); got != 0 {
+	if got := p.StackRoom(); got != 0 {
 		t.Errorf("without arguments: %d bytes", got)
 	}
 }

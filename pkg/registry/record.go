@@ -109,6 +109,9 @@ type Image struct {
 	// LauncherPlace is where its launcher files are linked (plan.LauncherPlace), 0
 	// if nothing is known of a good place.
 	LauncherPlace uint64 `json:"launcher_place,string,omitempty"`
+	// LauncherRoom is the room in bytes that they leave below the initial stack
+	// (plan.Plan.StackRoom), 0 for a linked image.
+	LauncherRoom uint64 `json:"launcher_room,omitempty"`
 }
 
 // Kinds of image: what of the program is in it.

@@ -609,6 +609,7 @@ func (a *adding) record() (*registry.Record, error) {
 			Kind: registry.KindLinked, Created: time.Now(), CRIU: a.criu.String(), Kernel: first.deps.Kernel,
 			Libraries: len(first.deps.Libraries), Mappings: first.plan.Mappings(), Timing: a.timing,
 			Bound: len(first.template.Bound), LauncherPlace: launcherPlace(a.layouts),
+			LauncherRoom: first.plan.StackRoom(),
 		},
 	}
 	return rec, a.complete(rec)

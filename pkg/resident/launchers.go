@@ -42,7 +42,7 @@ func (m *Manager) writeLaunchers(rec registry.Record) error {
 
 // launcherFile is the launcher file of one of an entry's names.
 func (m *Manager) launcherFile(rec registry.Record, name string) ([]byte, error) {
-	return launcher.File(rec.LauncherPlace, m.store.ForLaunchers(), store.IndexName(rec.Binary.Inode()), name)
+	return launcher.File(rec.LauncherPlace, m.store.ForLaunchers(), store.IndexName(rec.Binary.Inode()), name, rec.LauncherRoom)
 }
 
 // launchersAreCurrent reports whether an entry's launcher files are as this residentctl

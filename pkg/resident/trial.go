@@ -55,7 +55,7 @@ func (a *adding) try(ctx context.Context, l *layout) error {
 		return err
 	}
 	place := plan.LauncherPlace(len(raw), trial)
-	start, err := writeStarter(a.store.ForLaunchers(), side.Dir, place, trial.Path, raw)
+	start, err := writeStarter(a.store.ForLaunchers(), side.Dir, place, trial, raw)
 	if err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func (a *adding) try(ctx context.Context, l *layout) error {
 	if raw, err = trial.EncodeToNowhere(); err != nil {
 		return err
 	}
-	if start, err = writeStarter(a.store.ForLaunchers(), side.Dir, place, trial.Path, raw); err != nil {
+	if start, err = writeStarter(a.store.ForLaunchers(), side.Dir, place, trial, raw); err != nil {
 		return err
 	}
 	return a.gate(ctx, l, start)
@@ -91,9 +91,9 @@ func aloneOf(p *plan.Plan) *plan.Plan {
 	return &alone
 }
 
-// writeStarter writes a plan, and a launcher file at place that carries it out, to
+// writeStarter writes a plan, encoded as raw, and a launcher file at place that carries it out, to
 // dir in the store, over what was written there before.
-func writeStarter(s launcher.Store, dir string, place uint64, program string, raw []byte) (string, error) {
+func writeStarter(s launcher.Store, dir string, place uint64, p *plan.Plan, raw []byte) (string, error) {
 	planPath := filepath.Join(dir, "plan")
 	if err := os.WriteFile(planPath, raw, 0o600); err != nil {
 		return "", err
@@ -102,11 +102,11 @@ func writeStarter(s launcher.Store, dir string, place uint64, program string, ra
 	if err != nil {
 		return "", err
 	}
-	file, err := launcher.File(place, s, name, program)
+	file, err := launcher.File(place, s, name, p.Path, p.StackRoom())
 	if err != nil {
 		return "", err
 	}
-	start := filepath.Join(dir, filepath.Base(program))
+	start := filepath.Join(dir, filepath.Base(p.Path))
 	// A process that is being made for something else meanwhile would have it open for
 	// writing until its own exec, so that this one's fails (ETXTBSY).
 	syscall.ForkLock.RLock()

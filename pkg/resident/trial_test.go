@@ -41,7 +41,7 @@ func TestTrialStartsNormally(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	start, err := writeStarter(launcher.Store{Dir: dir, Inode: id.Inode()}, dir, 0, "/bin/true", []byte("no plan"))
+	start, err := writeStarter(launcher.Store{Dir: dir, Inode: id.Inode()}, dir, 0, &plan.Plan{Path: "/bin/true"}, []byte("no plan"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -247,7 +247,7 @@ func (v *verifying) starter() (path string, p *plan.Plan, remove func(), err err
 		raw, err = alone.Encode()
 	}
 	if err == nil {
-		path, err = writeStarter(s, dir, plan.LauncherPlace(len(raw), alone), alone.Path, raw)
+		path, err = writeStarter(s, dir, plan.LauncherPlace(len(raw), alone), alone, raw)
 	}
 	if err != nil {
 		remove()

@@ -87,7 +87,7 @@ static struct reason read_plan(struct caller *c, const char *name, struct image 
 
 	if (*(u64 *)im->head->magic != PLAN_MAGIC)
 		return no_in_store(c, "its plan is damaged", name);
-	if (im->head->version != PLAN_VERSION || im->head->kind != PLAN_KIND_LINKED)
+	if (im->head->version != PLAN_VERSION || (im->head->kind != PLAN_KIND_LINKED && im->head->kind != PLAN_KIND_WARM))
 		return no_in_store(c, "its plan is of another version of residentctl", name);
 	if (im->head->size != (u64)st.size ||
 	    im->head->sum != checksum((const u64 *)at + SUMMED, st.size / 8 - SUMMED))
@@ -337,6 +337,8 @@ static struct reason ask_files(const struct caller *c, const struct image *im)
 
 		if (!failed(sys3(SYS_stat, (u64)path, (u64)&st, 0)) && same_times(&st, &directory->id))
 			continue;
+		if (directory->flags & PLAN_DIRECTORY_EXACT)
+			NO_FOR("this has changed", path);
 		for (k = 0; k < directory->misses; k++) {
 			const char *missing = string(im, miss[directory->first_miss + k]);
 			long ret = sys3(SYS_stat, (u64)missing, (u64)&st, 0);

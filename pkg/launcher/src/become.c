@@ -48,6 +48,8 @@ static struct reason ask(struct caller *c, const char *name, const struct plan_f
 	TRY(ask_machine(c, im));
 	TRY(ask_files(c, im));
 	TRY(ask_stack(c, im, stack));
+	if (im->head->kind == PLAN_KIND_WARM)
+		TRY(ask_warm(c, im, stack));
 	if (flags & PLAN_FLAG_CHECK_EXEC && !opened(c) &&
 	    failed(sys4(SYS_faccessat2, AT_FDCWD, (u64)c->program, X_OK, AT_EACCESS)))
 		NO_FOR("you may not execute it", c->program);
@@ -93,6 +95,8 @@ static struct reason prepare(struct caller *c, const struct image *im, const str
 
 	TRY(map_image(c, im, program));
 	TRY(register_thread(im, &tid));
+	if (im->head->args.count)
+		rebuild(c, im);
 	if (!via_binfmt(c))
 		name_program(c);
 	TRY(correct(c, im, stack, tid));
@@ -134,8 +138,13 @@ static struct reason become(struct caller *c, const char *name, const struct pla
 		sys3(SYS_close, program, 0, 0);
 		program = -1;
 	}
-	if (!no.why)
+	if (!no.why) {
+		if (im.head->kind == PLAN_KIND_WARM)
+			wake(c, &im);
 		no = jump(c, &im, &mm, program);
+	}
+	if (im.head->kind == PLAN_KIND_WARM)
+		fall_back(c, &im);
 	if (via_binfmt(c))
 		undo(c, &im);
 	return no;

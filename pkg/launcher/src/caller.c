@@ -39,9 +39,11 @@ struct config {
 	u64 span;		/* interp: of the whole mapping of it */
 	u32 root;		/* interp: the uid that stat(2) shows for root, 0 but in a user namespace */
 	u32 log;		/* interp: the file to note starts in, or 0 */
+	u64 room;		/* bytes to leave free below the initial stack; start_amd64.S knows the place */
 	struct config_store stores[STORES];
 };
-_Static_assert(sizeof(struct config) == 152, "pkg/launcher knows the size");
+_Static_assert(sizeof(struct config) == 160, "pkg/launcher knows the size");
+_Static_assert(__builtin_offsetof(struct config, room) == 56, "place");
 
 /* What is known of this process. */
 struct text;
@@ -71,6 +73,10 @@ struct caller {
 	int filtered;		/* binfmt_misc, exec_behind: there is a seccomp filter */
 	struct text *own;	/* interp, binfmt_misc: for the program's path, once it is asked for */
 	u32 mapped;		/* how much of the image is mapped */
+	int by_file;		/* is this an exec of the program's launcher file? */
+	u64 room;		/* then so many bytes are free below the initial stack */
+	u64 ignored;		/* warm: the signals that the caller ignores, bit n-1 for signal n */
+	u32 added;		/* warm: how many arguments stand before the one in argv[0]'s place */
 	u64 arg_start, arg_end, env_end; /* where the strings stand */
 	const char *program;	/* what an exec would have been given */
 	const char *name;	/* front: comm, if it has to be set */

@@ -19,6 +19,8 @@ _Noreturn void launcher_file(u64 *sp, const struct config *cfg)
 	find_self(&c);
 	if (c.aux[AT_FLAGS] & AT_FLAGS_PRESERVE_ARGV0)
 		launcher_given(&c, cfg);
+	c.by_file = 1;
+	c.room = cfg->room;
 	c.program = (const char *)cfg + cfg->program;
 	no = ask_environment(&c);
 	if (!no.why)

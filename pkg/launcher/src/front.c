@@ -75,10 +75,15 @@ static struct reason exec_launcher(struct caller *c, const struct plan_file_id *
 static struct reason start_from(struct caller *c, const char *dir, const struct plan_file_id *id, struct text *name,
 				int *touched)
 {
+	struct reason no;
+
 	TRY(enter_store(c, dir));
 	name_in_store(name, "index/", id);
-	if (c->may_set_exe && room_for_name(c))
-		return become(c, name->buf, id, touched);
+	if (c->may_set_exe && room_for_name(c)) {
+		no = become(c, name->buf, id, touched);
+		if (!no.why || !equal(no.why, BY_FILE_ONLY))
+			return no;
+	}
 	return exec_launcher(c, id, name);
 }
 

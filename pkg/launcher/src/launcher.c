@@ -14,6 +14,7 @@
  *   map.c     map                  + the image; the vDSO has moved
  *             register             + TLS, as far as the kernel knows
  *             correct the words
+ *   warm.c    what a warm image needs besides
  *   leave.c   leave                the image, the stack and the vDSO; nothing else
  *
  * become.c puts them together; normal.c has the way back, by execve. There are three ways
@@ -32,6 +33,7 @@
 #include "store.c"
 #include "cache.c"
 #include "ask.c"
+#include "warm.c"
 #include "map.c"
 #include "leave.c"
 #include "become.c"

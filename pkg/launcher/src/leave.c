@@ -172,7 +172,7 @@ static struct reason enter(const struct caller *c, const struct image *im, struc
 {
 	const struct plan_entry *e = &im->head->entry;
 	struct sigframe set_exe, close_file;
-	u64 mask = 0, *slot = c->sp - 1;
+	u64 mask = 0, *slot = (e->rsp ? (u64 *)e->rsp : c->sp) - 1;
 	struct leave l = {
 		.rsp = (u64)slot, .rbx = e->rbx, .rbp = e->rbp, .r12 = e->r12, .r13 = e->r13,
 		.r14 = e->r14, .r15 = e->r15, .gadget = e->gadget,

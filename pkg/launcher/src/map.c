@@ -124,13 +124,15 @@ static struct reason no_file(struct caller *c, const struct plan_file *f, const 
 }
 
 /* Files are opened by the path that the dynamic linker used, compared, mapped
- * and closed. Two are kept: the program, for /proc/self/exe, and what is mapped over
+ * and closed. Two are kept: the executable, for /proc/self/exe, and what is mapped over
  * that. */
 static struct reason map_image(struct caller *c, const struct image *im, long *program)
 {
 	const struct plan_file *f = TABLE(im, files, plan_file);
 	const struct plan_map *maps = TABLE(im, maps, plan_map);
 	struct stat st;
+	long pages = -1;
+	int copied = 1;
 	u32 i;
 
 	for (i = 0; i < im->head->files.count; i++, f++) {
@@ -161,8 +163,10 @@ static struct reason map_image(struct caller *c, const struct image *im, long *p
 			return no_file(c, f, "its image is not safe: it must belong to root or to you, and nobody else may write it", path);
 		}
 		mapped = map_all(c, &maps[f->first_map], f->maps, fd, 0);
-		if (program && f->flags & PLAN_FILE_PROGRAM)
+		if (program && f->flags & PLAN_FILE_EXE)
 			*program = fd;
+		else if (f->flags & PLAN_FILE_PAGES && im->head->copies.count)
+			pages = fd;
 		else if (keep && c->keeps < KEPT)
 			c->kept[c->keeps++] = fd, keep = 0;
 		else
@@ -173,6 +177,12 @@ static struct reason map_image(struct caller *c, const struct image *im, long *p
 	leave_store(c);
 	if (!map_all(c, TABLE(im, anon, plan_map), im->head->anon.count, -1, 0))
 		NO("there is no memory at the image's place");
+	if (pages >= 0) {
+		copied = copy_pages(im, pages);
+		sys3(SYS_close, pages, 0, 0);
+	}
+	if (!copied)
+		NO("its image cannot be read");
 	return YES;
 }
 
@@ -243,6 +253,8 @@ static struct reason correct(const struct caller *c, const struct image *im, con
 	value[PLAN_FIX_CANARY] = random[0] & ~0xffUL;	/* sysdeps/unix/sysv/linux/dl-osinfo.h */
 	value[PLAN_FIX_GUARD] = random[1];
 	value[PLAN_FIX_STACK_SIZE] = thread_stack(stack);
+	value[PLAN_FIX_IGNORED] = c->ignored;
+	value[PLAN_FIX_FLAGS] = (c->explain ? PLAN_START_EXPLAIN : 0) | (c->strict ? PLAN_START_STRICT : 0);
 
 	for (i = 0; i < im->head->fixups.count; i++, f++) {
 		if (f->size == 4)

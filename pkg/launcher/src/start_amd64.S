@@ -9,13 +9,9 @@
 	.section .text.start, "ax"
 	.globl _start, _front, _interp, leave
 
-/* An exec of a launcher file. rsp is the initial stack (psABI 3.4.1), which is
- * 16-byte aligned, so a call leaves the alignment that C expects. */
+/* An exec of a launcher file. */
 _start:
-	mov	%rsp, %rdi
-	lea	config(%rip), %rsi
-	call	launcher_file
-	hlt
+	jmp	file
 
 	.balign	16
 /* Called from residentctl's entry with rdi = the initial stack, before there
@@ -29,6 +25,16 @@ _front:
  * from an image, it is entered as the kernel would have: rsp as it was. */
 _interp:
 	jmp	interp
+
+/* rsp is the initial stack (psABI 3.4.1), which is 16-byte aligned, so a call leaves the
+ * alignment that C expects. Below it stays the room that the configuration asks for, where
+ * the stack of a script is put together (warm.c). */
+file:
+	mov	%rsp, %rdi
+	lea	config(%rip), %rsi
+	sub	56(%rsi), %rsp
+	call	launcher_file
+	hlt
 
 interp:
 	mov	%rsp, %rdi

@@ -20,9 +20,11 @@ typedef long s64;
 #define SYS_mprotect		10
 #define SYS_munmap		11
 #define SYS_brk			12
+#define SYS_rt_sigaction	13
 #define SYS_rt_sigprocmask	14
 #define SYS_pread64		17
 #define SYS_mremap		25
+#define SYS_madvise		28
 #define SYS_getpid		39
 #define SYS_clone		56
 #define SYS_execve		59
@@ -35,6 +37,7 @@ typedef long s64;
 #define SYS_prctl		157
 #define SYS_arch_prctl		158
 #define SYS_fgetxattr		193
+#define SYS_sched_getaffinity	204
 #define SYS_set_tid_address	218
 #define SYS_openat		257
 #define SYS_readlinkat		267
@@ -71,6 +74,11 @@ typedef long s64;
 #define MAP_FIXED_NOREPLACE	0x100000	/* since Linux 4.17 */
 #define MREMAP_MAYMOVE		1
 #define MREMAP_FIXED		2
+#define MADV_POPULATE_READ	22	/* since Linux 5.14 */
+#define MADV_POPULATE_WRITE	23
+
+#define SIG_DFL			0
+#define SIG_IGN			1
 
 #define ADDR_NO_RANDOMIZE	0x0040000	/* linux/personality.h */
 #define RSEQ_FLAG_UNREGISTER	1	/* linux/rseq.h */

@@ -2,21 +2,35 @@
  * A program without a C library that says how it finds its process. Its file
  * can be exec'd, and since it is linked at a fixed place and has no data, a
  * test can write a plan for it by hand. r12 is 0 after an exec (the kernel
- * clears the registers) and what the plan says after a resident start.
+ * clears the registers) and what the plan says after a resident start. A warm one
+ * begins at `warm`, with a stack of its own.
  */
 #include "sys.h"
 #include "plan.h"
 
 #define SYS_readlink	89
+#define SYS_kill	62
 #define SYS_fcntl	72
 #define F_GETFD		1
 #define ARCH_GET_FS	0x1003
 
 #define WORDS		((const u64 *)0x20000000)	/* one word for each kind of fix-up */
 #define WORDS_FS	0x20001000UL
+#define FRESH		0x20002000UL
+#define STACK_END	0x7d0000010000UL	/* of a warm image's own */
+#define WARM_KINDS	(1 << PLAN_FIX_SP | 1 << PLAN_FIX_ARGV | 1 << PLAN_FIX_ENVP | 1 << PLAN_FIX_AUXV | \
+			 1 << PLAN_FIX_TID | 1 << PLAN_FIX_IGNORED | 1 << PLAN_FIX_FLAGS)
 
-__asm__(".globl _start, gadget, sig_return\n"
+__asm__(".globl _start, warm, handler, gadget, sig_return\n"
+	"warm:	mov %rax, %rcx\n"
+	"	mov %rsp, %r8\n"
+	"	mov 0x20000000, %rdi\n"
+	"	mov %r12, %rsi\n"
+	"	mov %rbx, %rdx\n"
+	"	call run\n"
+	"handler: jmp handled\n"
 	"_start:	mov %rsp, %rdi\n"
+	"	xor %r8d, %r8d\n"
 	"	mov %r12, %rsi\n"
 	"	mov %rbx, %rdx\n"
 	"	call run\n"
@@ -90,7 +104,56 @@ static int same_text(const char *a, const char *b)
 	return *a == *b;
 }
 
-static void words(u64 *sp, u64 argc, char **envp, u64 *auxv, const u64 *aux)
+__attribute__((used)) void handled(int signal)
+{
+	number("handled", signal);
+}
+
+/* Signals that are not as an exec leaves them, and the mask. */
+static void signals(void)
+{
+	u64 now[4], mask = 0;
+	int n;
+
+	for (n = 1; n <= 64; n++) {
+		if (failed(sys4(SYS_rt_sigaction, n, 0, (u64)now, 8)) || !now[0])
+			continue;
+		number(now[0] == SIG_IGN ? "signal-ignored" : "signal-handled", n);
+	}
+	sys4(SYS_rt_sigprocmask, 0, 0, (u64)&mask, 8);
+	number("mask", mask);
+}
+
+static int present(u64 addr)
+{
+	long fd = open_file("/proc/self/pagemap");
+	u64 entry = 0;
+
+	sys4(SYS_pread64, fd, (u64)&entry, 8, addr / 4096 * 8);
+	sys3(SYS_close, fd, 0, 0);
+	return entry >> 63;
+}
+
+/* What a warm start has besides. */
+static void warm_state(u64 rax, u64 rsp)
+{
+	const u64 *page = (const u64 *)(STACK_END - 4096);
+	u64 kilobytes;
+
+	number("rax", rax);
+	number("rsp", rsp);
+	number("ignored", WORDS[PLAN_FIX_IGNORED]);
+	number("flags", WORDS[PLAN_FIX_FLAGS]);
+	number("copied", page[0]);
+	number("corrected", page[256] == WORDS[PLAN_FIX_SP]);
+	number("populated", present(FRESH) | present(FRESH + 4096) << 1);
+	for (kilobytes = 4; kilobytes <= 256; kilobytes += 4)
+		*(volatile char *)(STACK_END - kilobytes * 1024) = 1;
+	put("stack-grows\n");
+	sys3(SYS_kill, sys3(SYS_getpid, 0, 0, 0), 10, 0);
+}
+
+static void words(u64 *sp, u64 argc, char **envp, u64 *auxv, const u64 *aux, u32 kinds)
 {
 	const u64 *random = (const u64 *)aux[AT_RANDOM];
 	struct rlimit stack;
@@ -111,14 +174,16 @@ static void words(u64 *sp, u64 argc, char **envp, u64 *auxv, const u64 *aux)
 	want[PLAN_FIX_CANARY] = random[0] & ~0xffUL;
 	want[PLAN_FIX_GUARD] = random[1];
 	want[PLAN_FIX_STACK_SIZE] = (stack.cur + 4095) & ~4095UL;
+	want[PLAN_FIX_IGNORED] = WORDS[PLAN_FIX_IGNORED];
+	want[PLAN_FIX_FLAGS] = WORDS[PLAN_FIX_FLAGS];
 	for (i = 0; i < PLAN_FIX_KINDS; i++)
-		if (WORDS[i] != want[i])
+		if (kinds >> i & 1 && WORDS[i] != want[i])
 			number("wrong-word", i);
 	if (fs != WORDS_FS)
 		number("wrong-fs", fs);
 }
 
-__attribute__((used)) void run(u64 *sp, u64 r12, u64 rbx)
+__attribute__((used)) void run(u64 *sp, u64 r12, u64 rbx, u64 rax, u64 rsp)
 {
 	u64 aux[AT_COUNT] = { 0 }, argc = *sp, brk, *auxv, *a;
 	char **envp = (char **)(sp + 1 + argc + 1), **e;
@@ -148,6 +213,10 @@ __attribute__((used)) void run(u64 *sp, u64 r12, u64 rbx)
 	number("aux-vdso", aux[AT_SYSINFO_EHDR]);
 	number("vdso-magic", *(u32 *)aux[AT_SYSINFO_EHDR]);
 	string("execfn", (char *)aux[AT_EXECFN]);
+	string("platform", (char *)aux[AT_PLATFORM]);
+	if (aux[AT_RANDOM] < (u64)a || aux[AT_RANDOM] + 16 > (u64)((char **)(sp + 1))[0] || !*(u64 *)aux[AT_RANDOM])
+		put("random-misplaced\n");
+	signals();
 	file("comm", "/proc/self/comm");
 	file("cmdline", "/proc/self/cmdline");
 	file("environ", "/proc/self/environ");
@@ -163,7 +232,9 @@ __attribute__((used)) void run(u64 *sp, u64 r12, u64 rbx)
 		*(volatile u64 *)(brk + 4096) = 1;
 	sys3(SYS_brk, brk, 0, 0);
 	if (r12)
-		words(sp, argc, envp, auxv, aux);
+		words(sp, argc, envp, auxv, aux, rsp ? WARM_KINDS : (1 << PLAN_FIX_IGNORED) - 1);
+	if (rsp)
+		warm_state(rax, rsp);
 	file("maps", "/proc/self/maps");
 	sys3(SYS_exit, argc > 1 && same_text(((char **)(sp + 1))[1], "--fail") ? 42 : 0, 0, 0);
 }
