@@ -107,7 +107,7 @@ func (s *sorter) add(p Probe) error {
 		return nil // a call on a descriptor that is already open
 	case !strings.HasPrefix(p.Path, "/"):
 		return searchesHere(p.Path)
-	case underKernel(p.Path):
+	case UnderKernel(p.Path):
 		s.deps.OwnerOnly = s.deps.OwnerOnly || p.Errno == 0 && strings.HasPrefix(p.Call, "open")
 		return nil
 	case p.Errno == 0 && strings.HasPrefix(p.Call, "readlink"):
@@ -128,9 +128,9 @@ func searchesHere(path string) error {
 		Hint:   "give the program absolute directories in DT_RPATH or DT_RUNPATH, or none"}
 }
 
-// underKernel reports whether the path is an interface of the kernel and not a
+// UnderKernel reports whether the path is an interface of the kernel and not a
 // file.
-func underKernel(path string) bool {
+func UnderKernel(path string) bool {
 	for _, top := range []string{"/proc", "/sys", "/dev"} {
 		if path == top || strings.HasPrefix(path, top+"/") {
 			return true

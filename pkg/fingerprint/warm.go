@@ -14,7 +14,7 @@ import (
 // gone by now is ErrChanged.
 func (d *Dependencies) DependOnDirectories(paths []string) error {
 	for _, path := range paths {
-		if underKernel(path) {
+		if UnderKernel(path) {
 			continue
 		}
 		if err := d.dependOn(path); err != nil {

@@ -350,7 +350,7 @@ func (w *warming) record() (*registry.Record, error) {
 			ID: w.adding.id, Binary: l.deps.Program.ID, Digest: l.deps.Digest(), Deps: deps, Lookups: l.deps.Lookups(),
 			Kind: registry.KindWarm, Created: time.Now(), CRIU: w.criu.String(), Kernel: l.deps.Kernel,
 			Libraries: len(l.deps.Libraries), Mappings: l.plan.Mappings(), Timing: w.timing, Whole: w.whole,
-			LauncherPlace: launcherPlace(w.layouts), Accepted: w.accepted,
+			LauncherPlace: launcherPlace(w.layouts), LauncherRoom: l.plan.StackRoom(), Accepted: w.accepted,
 		},
 	}
 	if w.report != nil {

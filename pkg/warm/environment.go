@@ -7,12 +7,9 @@ import (
 	"github.com/residentctl/residentctl/pkg/plan"
 )
 
-// What a template gets of its maker's environment beside what the program was seen to read: names,
-// and beginnings of names that end with "*".
-var given = []string{
-	"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "PYTHON*",
-	"XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME",
-}
+// given are the variables that a template gets of its maker's environment, beside what is
+// compared and what the program was seen to read.
+var given = []string{"PATH", "USER", "LOGNAME", "TZ", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"}
 
 // compared are the variables that a start always compares, whether or not the program was seen
 // to read them: those that the interpreter, the C library and the libraries that python's
@@ -27,16 +24,17 @@ var compared = []string{
 	"OPENBLAS_", "GOTO_", "OMP_", "MKL_", "KMP_", "BLIS_", "NPY_", // numerical libraries
 }
 
-// Environment returns what of an environment a template gets: given, and what was read.
+// isCompared reports whether a variable, NAME=value, is always compared.
+func isCompared(v string) bool {
+	return slices.ContainsFunc(compared, func(c string) bool { return strings.HasPrefix(v, c) })
+}
+
+// Environment returns what of an environment a template gets.
 func Environment(own, read []string) []string {
 	var env []string
 	for _, v := range own {
 		name, _, _ := strings.Cut(v, "=")
-		isGiven := slices.ContainsFunc(given, func(g string) bool {
-			beginning, isBeginning := strings.CutSuffix(g, "*")
-			return name == g || isBeginning && strings.HasPrefix(name, beginning)
-		})
-		if (isGiven || slices.Contains(read, name)) && !strings.HasPrefix(name, "RESIDENTCTL_") {
+		if (slices.Contains(given, name) || isCompared(v) || slices.Contains(read, name)) && !strings.HasPrefix(name, "RESIDENTCTL_") {
 			env = append(env, v)
 		}
 	}
@@ -49,7 +47,7 @@ func Checks(env []string, read []string) []plan.EnvCheck {
 	var exact, prefixes []plan.EnvCheck
 	matters := func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
-		return slices.Contains(read, name) || slices.ContainsFunc(compared, func(c string) bool { return strings.HasPrefix(v, c) })
+		return slices.Contains(read, name) || isCompared(v)
 	}
 	for _, v := range env {
 		if matters(v) {
@@ -60,9 +58,8 @@ func Checks(env []string, read []string) []plan.EnvCheck {
 		prefixes = append(prefixes, plan.EnvCheck{Text: c, Kind: plan.EnvPrefix})
 	}
 	for _, name := range read {
-		covered := slices.ContainsFunc(compared, func(c string) bool { return strings.HasPrefix(name+"=", c) })
 		isSet := slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, name+"=") })
-		if !covered && !isSet {
+		if !isCompared(name+"=") && !isSet {
 			prefixes = append(prefixes, plan.EnvCheck{Text: name + "=", Kind: plan.EnvPrefix})
 		}
 	}

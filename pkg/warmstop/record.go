@@ -201,7 +201,7 @@ func (r *recorder) onExit(tid int, s *threadState, result int64) error {
 	}
 	p := *s.probe
 	s.probe = nil
-	if result >= 0 && strings.HasPrefix(p.Call, "open") {
+	if result >= 0 && strings.HasPrefix(p.Call, "open") && !fingerprint.UnderKernel(p.Path) {
 		if err := r.allow(p.Path, fmt.Sprintf("/proc/%d/fd/%d", tid, result)); err != nil {
 			return err
 		}
