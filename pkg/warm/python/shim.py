@@ -157,7 +157,7 @@ def bare(called, *arguments):
         depth.value -= used
 
 
-FRAMES_BELOW = 3  # the module's, its caller's of bare, bare's
+FRAMES_BELOW = 5 if VERSION < (3, 12) else 4  # of this file, as the interpreter counts its recursion
 
 
 def bare_call(called, *arguments):
@@ -831,7 +831,8 @@ def arguments(argv):
     if VERSION >= (3, 10):
         sys.orig_argv[:] = argv
     if kind == "script":
-        what, source = rest[0], open_script(rest[0])
+        what = absolute(rest[0])
+        source = open_script(what)
         sys.argv[:] = rest
     else:
         what, source = rest[0], None
@@ -839,6 +840,16 @@ def arguments(argv):
     if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
         sys.path.insert(0, first_path(kind, what))
     return kind, what, source
+
+
+def absolute(path):
+    """The path of __file__ (Python/fileutils.c, _Py_abspath)."""
+    if path.startswith("/"):
+        return path
+    try:
+        return posix.getcwd() + "/" + path
+    except OSError:
+        raise No("its working directory cannot be read")
 
 
 def interpreter_arguments(rest):
@@ -910,14 +921,14 @@ def make_stream(number, name, mode):
         posix.fstat(number)
     except OSError:
         return None
-    unbuffered = sys.flags.unbuffered
+    unbuffered = STREAMS["unbuffered"]
     buffer = _io.open(number, mode + "b", 0 if unbuffered and mode == "w" else -1, closefd=False)
     raw = buffer if unbuffered and mode == "w" else buffer.raw
     raw.name = "<" + name + ">"
     lines = not unbuffered and (number == 2 or raw.isatty())
     encoding, errors = STREAMS[name]
     stream = STREAM_OBJECTS.pop(name)
-    stream.__init__(buffer, encoding, errors, "\n", lines, bool(unbuffered))
+    stream.__init__(buffer, encoding, errors, "\n", lines, unbuffered)
     stream.mode = mode
     return stream
 
@@ -930,6 +941,7 @@ def note_streams():
             stream = _io.TextIOWrapper(_io.BytesIO(), known[0].encoding, known[0].errors)
         STREAMS[name] = stream.encoding, "backslashreplace" if name == "stderr" else stream.errors
         STREAM_OBJECTS[name] = stream
+        STREAMS["unbuffered"] = stream.write_through  # -u or PYTHONUNBUFFERED
 
 
 STREAMS = {}
