@@ -296,7 +296,7 @@ func (w *warming) depend(ctx context.Context, began int64) (err error) {
 	}
 	// Memory of its owner's processes: his secrets may be in it.
 	l.deps.OwnerOnly = true
-	if err := l.deps.DependOnDirectories(t.Listed); err != nil {
+	if err := l.deps.DependOnDirectories(w.listed()); err != nil {
 		return err
 	}
 	if err := l.deps.DependOnManaged(packaged); err != nil {
@@ -312,6 +312,16 @@ func (w *warming) depend(ctx context.Context, began int64) (err error) {
 		return fmt.Errorf("%s %w", w.path, fingerprint.ErrChanged)
 	}
 	return nil
+}
+
+// listed are the directories that the template has read, but for the script's own: the shim
+// compares that at each start, since what comes there may shadow a module.
+func (w *warming) listed() []string {
+	real, err := filepath.EvalSymlinks(w.path)
+	if w.script == nil || err != nil || slices.Contains(w.report.Path, filepath.Dir(real)) {
+		return w.template.Listed
+	}
+	return slices.DeleteFunc(slices.Clone(w.template.Listed), func(dir string) bool { return dir == filepath.Dir(real) })
 }
 
 // compile makes the plan and writes it beside CRIU's files.

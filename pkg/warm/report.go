@@ -13,6 +13,7 @@ type Report struct {
 	Modules  []string // that were imported, in order
 	Failed   []string // those that could not be, with the reason
 	Read     []string // the environment variables that were read
+	Path     []string // sys.path, without the script's directory
 	Findings []warmstop.Finding
 }
 
@@ -34,7 +35,9 @@ func ParseReport(text []byte) (*Report, error) {
 		case "found":
 			what, detail, _ := strings.Cut(about, "\t")
 			r.Findings = append(r.Findings, warmstop.Finding{What: what, Detail: detail})
-		case "python", "frames", "extension", "effect", "env-all", "path", "fd", "":
+		case "path":
+			r.Path = append(r.Path, about)
+		case "python", "frames", "extension", "effect", "env-all", "fd", "":
 			// for people who look into a report
 		default:
 			return nil, fmt.Errorf("the shim's report has the line %q", line)
