@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -28,8 +29,20 @@ const (
 	warmBudget  = 2 * time.Second
 )
 
-// gate tries the image, and times what a user waits for both ways: starts to the first line of
-// a script, and where there is one the run of a training command.
+// A warmTrial is an image that is not published yet, and how it is started for a trial.
+type warmTrial struct {
+	dir   string     // in staging
+	plan  *plan.Plan // which names CRIU's pages where they still are
+	start string     // a launcher file of the program
+
+	// Of a script: another one that imports what the image holds and ends, and a launcher
+	// file that starts it from the image.
+	first      string
+	firstStart []string
+}
+
+// gate tries the image, finds out which pages its starts write, and times what a user waits for
+// both ways: starts to the first line of a script, and the run of a training command.
 func (w *warming) gate(ctx context.Context) error {
 	w.opts.Step("try")
 	side, err := w.store.Stage()
@@ -37,19 +50,21 @@ func (w *warming) gate(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = side.Discard() }()
-	trial := aloneOf(w.layout.plan)
-	if trial.Pages().Path, err = w.store.NameOf(w.layout.image.PagesPath); err != nil {
+	t := &warmTrial{dir: side.Dir, plan: aloneOf(w.layout.plan)}
+	if t.plan.Pages().Path, err = w.store.NameOf(w.layout.image.PagesPath); err != nil {
 		return err
 	}
-	start, err := w.starterFor(side.Dir, trial)
-	if err != nil {
+	if err := w.write(t); err != nil {
 		return err
 	}
-	if err := w.tryOnce(ctx, start, trial); err != nil {
+	if err := w.tryOnce(ctx, t); err != nil {
 		return err
 	}
 	if w.script == nil {
 		return nil // what it does after its point is not known
+	}
+	if err := w.populate(ctx, t); err != nil {
+		return err
 	}
 	w.opts.Step("time")
 	w.quiet.RUnlock() // makeWarm's
@@ -58,35 +73,61 @@ func (w *warming) gate(ctx context.Context) error {
 		w.quiet.Unlock()
 		w.quiet.RLock()
 	}()
-	return w.timeStarts(ctx, side.Dir, trial, start)
+	return w.timeStarts(ctx, t)
+}
+
+// write writes the launcher files of a trial.
+func (w *warming) write(t *warmTrial) (err error) {
+	if t.start, err = w.starterFor(t.dir, t.plan); err != nil || w.script == nil {
+		return err
+	}
+	t.first = filepath.Join(t.dir, "first.py")
+	if err := os.WriteFile(t.first, []byte(w.firstLine()), 0o700); err != nil {
+		return err
+	}
+	if w.named() {
+		t.firstStart = []string{t.start, t.first}
+		return nil
+	}
+	other := aloneOf(t.plan)
+	id, err := linux.StatID(t.first)
+	if err != nil {
+		return err
+	}
+	other.Path, other.Real = t.first, t.first
+	other.Program().Path, other.Program().ID = t.first, id
+	dir := filepath.Join(t.dir, "first")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	file, err := w.starterFor(dir, other)
+	t.firstStart = []string{file}
+	return err
 }
 
 // starterFor writes a launcher file that starts the plan's program.
-func (w *warming) starterFor(dir string, trial *plan.Plan) (string, error) {
-	raw, err := trial.Encode()
+func (w *warming) starterFor(dir string, p *plan.Plan) (string, error) {
+	raw, err := p.Encode()
 	if err != nil {
 		return "", err
 	}
-	return writeStarter(w.store.ForLaunchers(), dir, plan.LauncherPlace(len(raw), trial), trial, raw)
+	return writeStarter(w.store.ForLaunchers(), dir, plan.LauncherPlace(len(raw), p), p, raw)
 }
 
 // tryOnce starts the program up to the launcher's last jump, and compares.
-func (w *warming) tryOnce(ctx context.Context, start string, trial *plan.Plan) error {
-	p, err := startTrial(ctx, start, trial, w.env)
+func (w *warming) tryOnce(ctx context.Context, t *warmTrial) error {
+	p, err := startTrial(ctx, t.start, t.plan, w.env)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = p.Kill() }()
-	return compareStart(trial, w.layout.image.PagesPath, p)
+	return compareStart(t.plan, w.layout.image.PagesPath, p)
 }
 
 // firstLine is a script that imports what the image holds, and ends.
 func (w *warming) firstLine() string {
 	var b strings.Builder
-	if !w.named() {
-		fmt.Fprintf(&b, "#!%s\n", strings.Join(w.script.Argv, " "))
-	}
-	b.WriteString("import importlib\nfor name in (\n")
+	fmt.Fprintf(&b, "#!%s\nimport importlib\nfor name in (\n", strings.Join(w.script.Argv, " "))
 	for _, m := range w.imports {
 		name, _ := json.Marshal(m)
 		fmt.Fprintf(&b, "    %s,\n", name)
@@ -96,37 +137,12 @@ func (w *warming) firstLine() string {
 }
 
 // timeStarts times both ways, in turn.
-func (w *warming) timeStarts(ctx context.Context, dir string, trial *plan.Plan, start string) error {
-	first := filepath.Join(dir, "first.py")
-	if err := os.WriteFile(first, []byte(w.firstLine()), 0o700); err != nil {
+func (w *warming) timeStarts(ctx context.Context, t *warmTrial) (err error) {
+	if w.timing, err = w.timeRuns(ctx, append(w.interpreter(), t.first), t.firstStart); err != nil {
 		return err
 	}
-	plain, resident := append(w.interpreter(), first), []string{start, first}
-	if !w.named() {
-		other := aloneOf(trial)
-		id, err := linux.StatID(first)
-		if err != nil {
-			return err
-		}
-		other.Path, other.Real = first, first
-		other.Program().Path, other.Program().ID = first, id
-		firstDir := filepath.Join(dir, "first")
-		if err := os.Mkdir(firstDir, 0o700); err != nil {
-			return err
-		}
-		file, err := w.starterFor(firstDir, other)
-		if err != nil {
-			return err
-		}
-		resident = []string{file}
-	}
-	var err error
-	if w.timing, err = w.timeRuns(ctx, plain, resident); err != nil {
-		return err
-	}
-	if !w.named() {
-		line := strings.Fields(append(w.want.Train, trainByDefault...)[0])
-		if w.whole, err = w.timeRuns(ctx, append(append(w.interpreter(), w.path), line...), append([]string{start}, line...)); err != nil {
+	if line := w.trainingLine(); line != nil {
+		if w.whole, err = w.timeRuns(ctx, slices.Concat(w.interpreter(), []string{w.path}, line), append([]string{t.start}, line...)); err != nil {
 			return err
 		}
 	}
@@ -135,6 +151,14 @@ func (w *warming) timeStarts(ctx context.Context, dir string, trial *plan.Plan, 
 		return &SlowerError{Program: w.path, Timing: *w.timing, Warm: true}
 	}
 	return nil
+}
+
+// trainingLine is the first training run's arguments; nil for an entry that has none.
+func (w *warming) trainingLine() []string {
+	if w.named() {
+		return nil
+	}
+	return strings.Fields(append(slices.Clone(w.want.Train), trainByDefault...)[0])
 }
 
 // interpreter is how the interpreter is executed, with its options.

@@ -1,0 +1,69 @@
+package resident
+
+import (
+	"context"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/warmstop"
+)
+
+// A start from a warm image copies the pages that it writes, one page fault each. Those that
+// a run of the program was seen to write are copied ahead, in few calls.
+
+// populateGap is how much between two runs of written pages is copied with them, in bytes: a
+// call takes longer than a copy.
+const populateGap = 2 * linux.PageSize
+
+// populate sees which pages a run of the program writes, and has the plan populate them.
+func (w *warming) populate(ctx context.Context, t *warmTrial) error {
+	command := t.firstStart
+	if line := w.trainingLine(); line != nil {
+		command = append([]string{t.start}, line...)
+	}
+	pages, err := warmstop.Written(ctx, warmstop.Options{Path: command[0], Argv: command, Env: w.env, Dir: "/"}, writable(t.plan))
+	if err != nil {
+		return err
+	}
+	t.plan.Populate = populated(pages, writable(t.plan))
+	w.layout.plan.Populate = t.plan.Populate
+	if err := w.writePlan(w.layout); err != nil {
+		return err
+	}
+	return w.write(t)
+}
+
+// writable are the mappings of a plan that a start can write to and that have something in
+// them.
+func writable(p *plan.Plan) []linux.PageRange {
+	var ranges []linux.PageRange
+	for _, f := range p.Files {
+		for _, m := range f.Maps {
+			if m.Prot&unix.PROT_WRITE != 0 && m.Flags&unix.MAP_SHARED == 0 {
+				ranges = append(ranges, linux.PageRange{Start: m.Addr, End: m.Addr + m.Len})
+			}
+		}
+	}
+	return linux.UnionRanges(ranges, nil)
+}
+
+// populated are the pages as the plan has them, joined over gaps that can be written to.
+func populated(pages, writable []linux.PageRange) []plan.Map {
+	var all []plan.Map
+	for _, within := range writable {
+		for _, r := range pages {
+			from, to := max(r.Start, within.Start), min(r.End, within.End)
+			if from >= to {
+				continue
+			}
+			if n := len(all) - 1; n >= 0 && all[n].Addr >= within.Start && from-(all[n].Addr+all[n].Len) <= populateGap {
+				all[n].Len = to - all[n].Addr
+				continue
+			}
+			all = append(all, plan.Map{Addr: from, Len: to - from, Prot: unix.PROT_WRITE})
+		}
+	}
+	return all
+}
