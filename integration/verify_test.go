@@ -168,7 +168,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 		{"Flags", func(p *plan.Plan) { p.Flags ^= plan.FlagKeepBrk }},
 		{"Files[0].ID.Ctime", func(p *plan.Plan) { p.Program().ID.Ctime++ }},
 		{fmt.Sprintf("Files[%d].Flags", len(original.Files)-1), func(p *plan.Plan) { p.Pages().Flags, p.Pages().Path = 0, pagesPath }},
-		{"Maps.Flags", func(p *plan.Plan) { p.Pages().Maps[0].Flags ^= unix.MAP_PRIVATE | unix.MAP_SHARED }},
+		{"Maps.Flags", func(p *plan.Plan) { p.Pages().Maps[0].Flags ^= unix.MAP_NORESERVE }},
 		{"number of Checks", func(p *plan.Plan) { p.Checks = p.Checks[1:] }},
 		{"Checks[0].ID.Mtime", func(p *plan.Plan) { p.Checks[0].ID.Mtime++ }},
 		{"number of Directories", func(p *plan.Plan) { p.Directories = append(p.Directories, p.Directories...) }},

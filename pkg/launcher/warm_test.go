@@ -519,3 +519,61 @@ func TestWarmStartNeedsItsLauncherFile(t *testing.T) {
 	file := launcherFile(t, filepath.Join(w.dir, "launchers/tool"), w.script, filepath.Join(w.dir, "index"))
 	startsNormally(t, file, w.script, nil, "its launcher file leaves no room for its arguments")
 }
+
+// TestWarmStartWithStackLimit: the room for the arguments is there whatever the limit is.
+func TestWarmStartWithStackLimit(t *testing.T) {
+	requireTool(t, "prlimit")
+	for limit, value := range map[string]uint64{"262144": 256 << 10, "unlimited": unix.RLIM_INFINITY} {
+		t.Run(limit, func(t *testing.T) {
+			w := newWarmTool(t)
+			w.plan.Warm.StackLimit = value
+			file := w.write(t)
+			args := slices.Repeat([]string{strings.Repeat("x", 1000)}, 20)
+			start := func(path string) ending {
+				return run(t, &exec.Cmd{Path: toolPath(t, "prlimit"), Args: append([]string{"prlimit", "--stack=" + limit + ":", path}, args...),
+					Env: []string{"RESIDENTCTL_EXPLAIN=1"}})
+			}
+			got := start(file)
+			if limit == "unlimited" {
+				if !strings.Contains(got.stderr, "the stack limit leaves no room beside the image") {
+					t.Errorf("it says %q", got.stderr)
+				}
+				return
+			}
+			plain := start(w.script)
+			if diff := cmp.Diff(plain.said()["argv"], got.said()["argv"]); diff != "" || got.said().one("rsp") != fmt.Sprintf("%x", warmRSP) {
+				t.Errorf("%s\n%s", got.stderr, diff)
+			}
+		})
+	}
+}
+
+// TestWarmStartByLinker: inside of a dynamic linker nothing can be put below the stack, and
+// the start is normal.
+func TestWarmStartByLinker(t *testing.T) {
+	requireTool(t, "gcc")
+	w := newWarmTool(t)
+	const linker = "/lib64/ld-linux-x86-64.so.2"
+	raw, err := os.ReadFile(linker)
+	if err != nil {
+		t.Skip("there is no glibc")
+	}
+	covered, err := Cover(raw, CoverOptions{Original: linker, Stores: []Store{storeIn(w.dir)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied, program := filepath.Join(w.dir, "ld.so"), filepath.Join(w.dir, "program")
+	writeFile(t, copied, covered, 0o755)
+	source := filepath.Join(w.dir, "program.c")
+	writeFile(t, source, []byte("int main(void) { return 7; }\n"), 0o644)
+	if out, err := exec.Command("gcc", "-o", program, "-Wl,--dynamic-linker="+copied, source).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	id := statID(t, program)
+	w.plan.Files[0].ID = id
+	write(t, filepath.Join(w.dir, "index", id.Inode().String()), w.plan)
+	got := run(t, &exec.Cmd{Path: program, Env: []string{"RESIDENTCTL_EXPLAIN=1"}})
+	if want := "started normally: a warm image starts by its launcher file only"; got.status != 7 || !strings.Contains(got.stderr, want) {
+		t.Errorf("status %d, it says %q, want %q", got.status, got.stderr, want)
+	}
+}

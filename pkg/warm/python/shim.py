@@ -81,7 +81,6 @@ after_fork_parent = function("PyOS_AfterFork_Parent", None)
 call_object = function("PyObject_CallObject", Object, Object, Object)
 run_file = function("PyRun_FileExFlags", Object, Pointer, Text, Int, Object, Object, Int, Pointer)
 run_string = function("PyRun_StringFlags", Object, Text, Int, Object, Object, Pointer)
-get_importer = function("PyImport_GetImporter", Object, Object)
 thread_state = function("PyThreadState_Get", Pointer)
 display = function("PyErr_Display", None, Object, Object, Object)
 fdopen = function("fdopen", Pointer, Int, Text)
@@ -165,17 +164,6 @@ def bare_call(called, *arguments):
 
 
 # ---- Preloading -----------------------------------------------------------
-
-class Kept:
-    """A module that is handed out when it is imported."""
-    __slots__ = "module", "spec", "attribute", "group", "events"
-
-    def __init__(self, module, spec):
-        self.module, self.spec = module, spec
-        self.attribute = None  # its parent and its name there, if it was there
-        self.group = ()  # what its import brings in, in order
-        self.events = []  # what its import changed elsewhere
-
 
 class Recorder:
     """Records what each import brings in and changes while modules are preloaded."""
@@ -360,8 +348,16 @@ class Reading(os._Environ):
 given = {}  # the environment that the kernel passed on
 names_read = {}
 all_read = []
-store = {}  # name: Kept
 failed = {}  # name: reason
+
+# The store: what is handed out when it is imported. Its names are strings of its
+# own, which lie side by side, so that a start writes to few pages.
+handed = {}  # name: module, handed out or not
+left = {}  # the names that were not handed out yet
+specs = {}  # name: spec
+groups = {}  # name: what its import brings in, in order
+attributes = {}  # name: its parent and its name there, if it was there and the parent's import does not put it there
+effects = {}  # name: what its import changes elsewhere
 
 
 def preload(names):
@@ -402,53 +398,61 @@ def forget(name):
     names = getattr(parent, "__dict__", {})
     if names.get(child) is module:
         delattr(parent, child)
-        return parent, child
-    return None
 
 
 def keep(recorder):
     """Moves what was imported from sys.modules to the store."""
-    names = [n for n in sys.modules if n not in BASE]
+    names = {n: n[:1] + n[1:] for n in sys.modules if n not in BASE}
+    for name, own in names.items():
+        handed[own] = sys.modules[name]
+        specs[own] = recorder.specs.get(name) or getattr(handed[own], "__spec__", None)
+        changed = lasting(recorder.events.get(name, ()), recorder.before[3])
+        if changed:
+            effects[own] = changed
+    for name, own in names.items():
+        groups[own] = tuple(names[n] for n in group_of(name, recorder.touched))
     for name in names:
-        module = sys.modules[name]
-        spec = recorder.specs.get(name)
-        kept = Kept(module, spec if spec is not None else getattr(module, "__spec__", None))
-        kept.events = recorder.events.pop(name, kept.events)
-        store[name] = kept
-    for name in names:
-        store[name].attribute = attribute_of(name)
-    for name in names:
-        kept = store[name]
-        if kept.attribute is not None and kept.attribute[0].__dict__.get(kept.attribute[1]) is kept.module:
-            delattr(*kept.attribute)
-        del sys.modules[name]
-    for name, kept in store.items():
-        kept.group = tuple(group_of(name, recorder.touched))
-    for name in list(store):
-        for member in store[name].group:
+        hide(name)
+    for own, group in groups.items():
+        for member in group:
             if member in recorder.refused:
-                failed.setdefault(member, recorder.refused[member])
-                store[name].group = ()
+                failed[member] = recorder.refused[member]
+                groups[own] = ()
+    left.update(dict.fromkeys(handed))
 
 
-def attribute_of(name):
+def lasting(changes, environment):
+    """Leaves out variables that a module sets and removes again."""
+    final = {name: value for kind, name, value in changes if kind == "environ"}
+    gone = {name for name, value in final.items() if environment.get(name, MISSING) == value}
+    return [c for c in changes if c[0] != "environ" or c[1] not in gone]
+
+
+def hide(name):
+    """Removes a module from sys.modules, and from its parent if the parent can be
+    imported without it."""
+    module = sys.modules.pop(name)
     parent, _, child = name.rpartition(".")
-    module = sys.modules.get(parent) if parent else None
-    if getattr(module, "__dict__", {}).get(child) is sys.modules[name]:
-        return module, child
-    return None
+    package = handed.get(parent, sys.modules.get(parent)) if parent else None
+    if getattr(package, "__dict__", {}).get(child) is module and name not in groups.get(parent, ()):
+        attributes[name] = package, child
+        delattr(package, child)
 
 
 def group_of(name, touched):
-    """What importing name puts in sys.modules, in the order in which it does."""
-    found, open_ = {}, [iter((name,))]
+    """What importing name puts in sys.modules, in the order of a plain run: a module
+    comes after those that it imports (Lib/importlib/_bootstrap.py, _load_unlocked,
+    puts it at the end again)."""
+    found, seen, open_ = [], {name}, [(name, iter(touched.get(name, ())))]
     while open_:
-        for n in open_[-1]:
-            if n in store and n not in found:
-                found[n] = None
-                open_.append(iter(touched.get(n, ())))
+        current, asked = open_[-1]
+        for n in asked:
+            if n in handed and n not in seen:
+                seen.add(n)
+                open_.append((n, iter(touched.get(n, ()))))
                 break
         else:
+            found.append(current)
             open_.pop()
     return found
 
@@ -457,31 +461,32 @@ def group_of(name, touched):
 
 load_unlocked = bootstrap._load_unlocked
 search_path = []  # sys.path of the template
-shadowing = {}  # names in a directory that may shadow a module of the store: the module's top-level name
+shadowing = {}  # names in a directory that may shadow a preloaded module: its top-level name
 checked = {}  # entries of sys.path that were asked for what they shadow: their mtime and the names
 
 
 def hand_out(spec):
     """In the place of _load_unlocked: hands out a module of the store, if it is
     what the search has found, or loads one as ever."""
-    kept = store.get(spec.name)
-    if kept is None or not same(spec, kept.spec):
+    name = spec.name
+    if name not in left or not same(spec, specs[name]):
         return load_unlocked(spec)
-    missing = free(kept.group)
+    missing = free(groups[name])
     if not missing:
         return load_unlocked(spec)
     modules = sys.modules
-    given = [store.pop(name) for name in missing]
-    for name, one in zip(missing, given):
-        modules[name] = one.module
-    for one in given:
-        if one.attribute is not None:
-            setattr(*one.attribute, one.module)
-        for event in one.events:
-            replay(*event)
-    if not store:
+    for one in missing:
+        modules[one] = handed[one]
+        del left[one]
+    for one in missing:
+        if one in attributes:
+            setattr(*attributes[one], handed[one])
+        if one in effects:
+            for change in effects[one]:
+                replay(*change)
+    if not left:
         bootstrap._load_unlocked = load_unlocked
-    return kept.module
+    return modules[name]
 
 
 # A traceback leaves out frames of this file only (Python/import.c,
@@ -510,7 +515,7 @@ def free(group):
         if name in modules:
             if handed.get(name) is not modules[name]:
                 return ()
-        elif name in store:
+        elif name in left:
             missing.append(name)
         else:
             return ()
@@ -518,9 +523,6 @@ def free(group):
     if shadowed is None or shadowed and any(name.partition(".")[0] in shadowed for name in missing):
         return ()
     return missing
-
-
-handed = {}  # every module of the store, handed out or not
 
 
 def shadowed_names():
@@ -536,7 +538,7 @@ def shadowed_names():
 
 
 def names_in(entry):
-    """The names of the store that an entry of sys.path has a module of."""
+    """The names of preloaded modules that an entry of sys.path has a module of."""
     if not isinstance(entry, (str, bytes)):
         return set()
     finder = external.PathFinder._path_importer_cache(entry)
@@ -601,9 +603,8 @@ atexit_register = atexit.register
 def prepare_search():
     """What the finder compares at a start."""
     search_path[:] = sys.path
-    handed.update((name, kept.module) for name, kept in store.items())
     suffixes = [""] + _imp.extension_suffixes() + external.SOURCE_SUFFIXES + external.BYTECODE_SUFFIXES
-    for name in {n.partition(".")[0] for n in store}:
+    for name in {n.partition(".")[0] for n in handed}:
         tops.append(name)
         for suffix in suffixes:
             shadowing[name + suffix] = name
@@ -671,13 +672,13 @@ def strings(address):
 
 def report(recorder):
     lines = ["python %d.%d.%d" % sys.version_info[:3], "frames " + ("hidden" if HIDE else "visible")]
-    for name, kept in store.items():
+    for name in handed:
         lines.append("module " + name)
-        origin = getattr(kept.spec, "origin", None)
+        origin = getattr(specs[name], "origin", None)
         if isinstance(origin, str) and origin.endswith(tuple(_imp.extension_suffixes())):
             lines.append("extension %s\t%s" % (name, origin))
-        for event in kept.events:
-            lines.append("effect %s\t%s" % (name, event[0]))
+        for change in effects.get(name, ()):
+            lines.append("effect %s\t%s" % (name, change[0]))
     for name, reason in failed.items():
         lines.append("failed %s\t%s" % (name, reason))
     for key, value in names_read.items():
@@ -875,11 +876,18 @@ def open_script(path):
         raise No("its script is not a regular file")
     if path.endswith(".pyc") or posix.pread(number, 2, 0) == external.MAGIC_NUMBER[:2]:
         raise No("its script is byte code")
-    if CONFIG.get("kind") == "script":
-        sys.path_importer_cache[path] = None
-    elif get_importer(path) is not None:
+    if may_be_archive(number):
         raise No("its script is an archive")
+    sys.path_importer_cache[path] = None
     return fdopen(number, b"rb")
+
+
+def may_be_archive(number):
+    """Reports whether zipimport could read a file: an end of central directory is in
+    its last 64 KiB (Lib/zipimport.py, _read_directory)."""
+    size = posix.fstat(number).st_size
+    length = min(size, 65557)
+    return b"PK\5\6" in posix.pread(number, length, size - length)
 
 
 def first_path(kind, what):
@@ -987,8 +995,8 @@ def find_renewals():
     """Has each module that was imported before the point renewed: when it is handed
     out, or, if a plain start imports it, at the start."""
     for name, renewal in RENEWED.items():
-        if name in store:
-            store[name].events.append(("renew", renewal, store[name].module))
+        if name in handed:
+            effects.setdefault(name, []).append(("renew", renewal, handed[name]))
         elif name in sys.modules:
             renewals.append((renewal, sys.modules[name]))
 
