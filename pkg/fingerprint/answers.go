@@ -173,7 +173,22 @@ func (d *Dependencies) lookedUp() (names []string, ok bool) {
 			}
 		}
 	}
+	if objects[0].Path != d.Program.Path {
+		names = append(names, d.loadedLater(seen)...)
+	}
 	return names, true
+}
+
+// loadedLater are the names of libraries that nothing needs: a script's interpreter has loaded
+// them when it ran (dlopen(3)), by their file names perhaps.
+func (d *Dependencies) loadedLater(seen map[string]bool) (names []string) {
+	for _, l := range d.Libraries {
+		if name := filepath.Base(l.Path); strings.HasPrefix(name, "lib") && !seen[name] {
+			seen[name] = true
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // object is the program or a library.
@@ -187,7 +202,14 @@ type object struct {
 // goes through what they need: breadth first, which is the order in which it opened them
 // (elf/dl-deps.c, _dl_map_object_deps; preloaded ones come before).
 func (d *Dependencies) objects() (objects []object, ok bool) {
+	libraries := d.Libraries
 	program, err := elfinfo.Open(d.Program.Path)
+	var refused *elfinfo.Refusal
+	if errors.As(err, &refused) && refused.Kind == elfinfo.Script && len(libraries) > 0 {
+		// Its interpreter is what was executed.
+		program, err = elfinfo.Open(libraries[0].Path)
+		libraries = libraries[1:]
+	}
 	if err != nil {
 		return nil, false
 	}
@@ -202,7 +224,7 @@ func (d *Dependencies) objects() (objects []object, ok bool) {
 	}
 	first.search = directories(program, real)
 	objects = append(objects, first)
-	for _, l := range d.Libraries {
+	for _, l := range libraries {
 		file, err := elfinfo.Open(l.Path)
 		if err != nil {
 			return nil, false
