@@ -1,7 +1,9 @@
 package resident
 
 import (
+	"cmp"
 	"context"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -46,6 +48,7 @@ func writable(p *plan.Plan) []linux.PageRange {
 			}
 		}
 	}
+	slices.SortFunc(ranges, func(a, b linux.PageRange) int { return cmp.Compare(a.Start, b.Start) })
 	return linux.UnionRanges(ranges, nil)
 }
 
