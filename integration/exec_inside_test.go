@@ -37,7 +37,7 @@ func TestExecInside(t *testing.T) {
 					}
 				}
 			}
-			inside(0, rctl+"list", "/usr/bin/perl  current")
+			inside(0, rctl+"list", "/usr/bin/perl  linked  current")
 			inside(0, rctl+"gc", "0 items removed")
 			inside(0, rctl+"add perl", "already resident")
 			inside(0, rctl+"check", "current; its image, plan, link and launcher file fit")
@@ -61,7 +61,7 @@ func TestExecInside(t *testing.T) {
 				inside(0, rctl+"check", refused)
 			}
 			r := e.Does(t, "--store", e.dir, "list")
-			if !strings.Contains(r.Stdout, "/usr/bin/perl  current") {
+			if !strings.Contains(r.Stdout, "/usr/bin/perl  linked  current") {
 				t.Errorf("outside: %v", r)
 			}
 			if r := e.Does(t, "--store", e.dir, "gc"); !strings.Contains(r.Stdout, "0 items removed") {
@@ -94,7 +94,7 @@ func TestExecInsideRootsStore(t *testing.T) {
 			}
 		}
 	}
-	inside(0, []string{"/true  current"}, "--store", roots.Dir, "list")
+	inside(0, []string{"/true  linked  current"}, "--store", roots.Dir, "list")
 	inside(0, []string{"shim  resident"}, "--store", roots.Dir, "status")
 	inside(0, []string{roots.Shims()}, "--store", roots.Dir, "env", "sh")
 	inside(0, []string{"state:     current"}, "--store", roots.Dir, "inspect", "true")

@@ -245,8 +245,8 @@ func TestSystemStore(t *testing.T) {
 	c := exec.Command("/bin/bash", "-c", script, "bash", kit.Residentctl(t), kit.CapableCRIU(t), alice.Home, fmt.Sprint(alice.UID))
 	c.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	r := kit.Finish(t, c)
-	const id, rest = `[0-9a-f]{12}  `, ` +current  +\S+ +\d+ +\S+ \S+ +\S+ \S+`
-	const head = `ID +PROGRAM +STATE +START GAIN +LIBRARIES +SIZE +CREATED`
+	const id, rest = `[0-9a-f]{12}  `, ` +linked +current  +\S+ +\d+ +\S+ \S+ +\S+ \S+`
+	const head = `ID +PROGRAM +KIND +STATE +START GAIN +LIBRARIES +SIZE +CREATED`
 	want := regexp.MustCompile(`(?s)^` + head + `\n` +
 		id + `/usr/bin/true` + rest + `\n` +
 		head + ` +STORE\n` +

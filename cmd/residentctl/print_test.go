@@ -37,7 +37,7 @@ func TestPrintEntries(t *testing.T) {
 	record := func(id, program string, libraries int, size int64) registry.Record {
 		return registry.Record{
 			Wish:  registry.Wish{Program: program},
-			Image: registry.Image{ID: id, Libraries: libraries, ImageBytes: size, Created: created},
+			Image: registry.Image{ID: id, Kind: registry.KindLinked, Libraries: libraries, ImageBytes: size, Created: created},
 		}
 	}
 	entries := []resident.Entry{
@@ -46,6 +46,7 @@ func TestPrintEntries(t *testing.T) {
 			State: resident.StateStale, Reasons: []string{"/tmp/a was replaced", "the kernel is another one"}},
 		{Record: registry.Record{Wish: registry.Wish{Program: "/opt/x"}}, State: resident.StateNone, Reasons: []string{"/opt/x is gone"}},
 	}
+	entries[1].Kind = registry.KindWarm
 	one := []listed{{entries[0], "/own"}, {entries[1], "/own"}, {entries[2], "/own"}}
 	two := []listed{{entries[0], "/own"}, {entries[1], "/system"}}
 	for _, tc := range []struct {
@@ -55,18 +56,18 @@ func TestPrintEntries(t *testing.T) {
 		want           string
 	}{
 		{"table", one, false, false, "" +
-			"ID            PROGRAM          STATE     START GAIN  LIBRARIES  SIZE     CREATED           REASON\n" +
-			"0123456789ab  /usr/bin/ffmpeg  current   19.1x       214        9.0 MiB  2026-02-03 04:05\n" +
-			"fedcba987654  /tmp/a\uFFFDb         stale     -           1          4 KiB    2026-02-03 04:05  /tmp/a was replaced, and 1 more\n" +
-			"-             /opt/x           no image  -           -          -        -                 /opt/x is gone\n"},
+			"ID            PROGRAM          KIND    STATE     START GAIN  LIBRARIES  SIZE     CREATED           REASON\n" +
+			"0123456789ab  /usr/bin/ffmpeg  linked  current   19.1x       214        9.0 MiB  2026-02-03 04:05\n" +
+			"fedcba987654  /tmp/a\uFFFDb         warm    stale     -           1          4 KiB    2026-02-03 04:05  /tmp/a was replaced, and 1 more\n" +
+			"-             /opt/x           -       no image  -           -          -        -                 /opt/x is gone\n"},
 		{"two stores", two, true, false, "" +
-			"ID            PROGRAM          STATE    START GAIN  LIBRARIES  SIZE     CREATED           STORE    REASON\n" +
-			"0123456789ab  /usr/bin/ffmpeg  current  19.1x       214        9.0 MiB  2026-02-03 04:05  /own\n" +
-			"fedcba987654  /tmp/a\uFFFDb         stale    -           1          4 KiB    2026-02-03 04:05  /system  /tmp/a was replaced, and 1 more\n"},
+			"ID            PROGRAM          KIND    STATE    START GAIN  LIBRARIES  SIZE     CREATED           STORE    REASON\n" +
+			"0123456789ab  /usr/bin/ffmpeg  linked  current  19.1x       214        9.0 MiB  2026-02-03 04:05  /own\n" +
+			"fedcba987654  /tmp/a\uFFFDb         warm    stale    -           1          4 KiB    2026-02-03 04:05  /system  /tmp/a was replaced, and 1 more\n"},
 		{"current", one[:1], false, false, "" +
-			"ID            PROGRAM          STATE    START GAIN  LIBRARIES  SIZE     CREATED\n" +
-			"0123456789ab  /usr/bin/ffmpeg  current  19.1x       214        9.0 MiB  2026-02-03 04:05\n"},
-		{"none", nil, false, false, "ID  PROGRAM  STATE  START GAIN  LIBRARIES  SIZE  CREATED\n"},
+			"ID            PROGRAM          KIND    STATE    START GAIN  LIBRARIES  SIZE     CREATED\n" +
+			"0123456789ab  /usr/bin/ffmpeg  linked  current  19.1x       214        9.0 MiB  2026-02-03 04:05\n"},
+		{"none", nil, false, false, "ID  PROGRAM  KIND  STATE  START GAIN  LIBRARIES  SIZE  CREATED\n"},
 		{"ids", one, true, true, "0123456789abcdef\nfedcba9876543210\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -5,7 +5,7 @@
 # Sets kind and words, which say what a command's arguments are, and options.
 _residentctl_command() {
     case $1 in
-        add) kind=program words='' options='--follow --even-if-slower --trust-owner --layouts --memory-limit --jobs -j --store --format --help -h' ;;
+        add) kind=program words='' options='--follow --even-if-slower --trust-owner --layouts --memory-limit --jobs -j --warm --name --import --train --accept --store --format --help -h' ;;
         run) kind=command-line words='' options='--strict --explain --engine --store --help -h' ;;
         exec) kind=command-line words='' options='--strict --auto --after --quiet -q --no-background --store --help -h' ;;
         list) kind=resident words='' options='--library --quiet -q --check --store --format --help -h' ;;
@@ -37,6 +37,10 @@ _residentctl_value() {
         'add --memory-limit') kind=nothing words='' ;;
         'add --jobs') kind=nothing words='' ;;
         'add -j') kind=nothing words='' ;;
+        'add --name') kind=nothing words='' ;;
+        'add --import') kind=nothing words='' ;;
+        'add --train') kind=nothing words='' ;;
+        'add --accept') kind=nothing words='' ;;
         'add --store') kind=directory words='' ;;
         'add --format') kind=word words='table json' ;;
         'run --engine') kind=word words='auto direct criu exec' ;;

@@ -15,7 +15,7 @@ function __residentctl_words
         else if test -z "$ended"; and string match -q -- '-*' $word
             if test "$word" = --
                 set ended yes
-            else if contains -- "$command $word" ' --store' ' --format' 'add --layouts' 'add --memory-limit' 'add --jobs' 'add -j' 'add --store' 'add --format' 'run --engine' 'run --store' 'exec --after' 'exec --store' 'list --library' 'list --store' 'list --format' 'which --store' 'which --format' 'apply --store' 'apply --format' 'refresh --jobs' 'refresh -j' 'refresh --store' 'refresh --format' 'remove --store' 'remove --format' 'enable --memory-limit' 'enable --store' 'enable --format' 'disable --store' 'disable --format' 'status --store' 'status --format' 'env --store' 'inspect --store' 'inspect --format' 'verify --engine' 'verify --jobs' 'verify -j' 'verify --store' 'verify --format' 'gc --store' 'gc --format' 'purge --store' 'purge --format' 'check --store' 'check --format' 'version --format'
+            else if contains -- "$command $word" ' --store' ' --format' 'add --layouts' 'add --memory-limit' 'add --jobs' 'add -j' 'add --name' 'add --import' 'add --train' 'add --accept' 'add --store' 'add --format' 'run --engine' 'run --store' 'exec --after' 'exec --store' 'list --library' 'list --store' 'list --format' 'which --store' 'which --format' 'apply --store' 'apply --format' 'refresh --jobs' 'refresh -j' 'refresh --store' 'refresh --format' 'remove --store' 'remove --format' 'enable --memory-limit' 'enable --store' 'enable --format' 'disable --store' 'disable --format' 'status --store' 'status --format' 'env --store' 'inspect --store' 'inspect --format' 'verify --engine' 'verify --jobs' 'verify -j' 'verify --store' 'verify --format' 'gc --store' 'gc --format' 'purge --store' 'purge --format' 'check --store' 'check --format' 'version --format'
                 set value yes
             end
         else if test -z "$command"
@@ -92,6 +92,11 @@ complete -c residentctl -n '__residentctl_options_of "add"' -l trust-owner -d 'a
 complete -c residentctl -n '__residentctl_options_of "add"' -l layouts -x -d 'make N images at different addresses, of which each start picks one at random (at most 64)'
 complete -c residentctl -n '__residentctl_options_of "add"' -l memory-limit -x -d 'refuse a program if linking it takes more than SIZE (512M, 2G) of its own memory, or if its image is larger'
 complete -c residentctl -n '__residentctl_options_of "add"' -l jobs -s j -x -d 'work on N programs at a time'
+complete -c residentctl -n '__residentctl_options_of "add"' -l warm -d 'take the image after the program\'s own start-up: of a python script, or of a program that calls residentctl_point'
+complete -c residentctl -n '__residentctl_options_of "add"' -l name -x -d 'with --warm: make the interpreter PROGRAM resident as the new program python3-NAME'
+complete -c residentctl -n '__residentctl_options_of "add"' -l import -x -d 'with --name: import these MODULES (comma-separated; may be repeated)'
+complete -c residentctl -n '__residentctl_options_of "add"' -l train -x -d 'with --warm: run the script with these ARGUMENTS, to learn what it imports (may be repeated)'
+complete -c residentctl -n '__residentctl_options_of "add"' -l accept -x -d 'with --warm: make the image although the program does WHAT when it starts (may be repeated)'
 complete -c residentctl -n '__residentctl_options_of "add"' -l store -x -a '(__fish_complete_directories)' -d 'work on the store in DIR'
 complete -c residentctl -n '__residentctl_options_of "add"' -l format -x -a 'table json' -d 'print results as table|json'
 complete -c residentctl -n '__residentctl_options_of "add"' -l help -s h -d 'show help'

@@ -18,10 +18,10 @@ var layers = [][]string{
 	{"cmd/residentctl", "internal/sweep"},
 	{"pkg/resident", "pkg/intercept"},
 	{"pkg/readers"},
-	{"pkg/registry", "pkg/store", "pkg/criuwrap", "pkg/linkstop", "pkg/inherit", "pkg/launcher/front", "pkg/binfmt"},
+	{"pkg/registry", "pkg/store", "pkg/criuwrap", "pkg/linkstop", "pkg/inherit", "pkg/launcher/front", "pkg/binfmt", "pkg/warmstop", "pkg/warm"},
 	{"pkg/fingerprint", "pkg/ptrace"},
 	{"pkg/launcher"},
-	{"pkg/plan", "pkg/plan/planheader", "pkg/elfinfo", "pkg/ldcache", "pkg/conf", "pkg/warm"},
+	{"pkg/plan", "pkg/plan/planheader", "pkg/elfinfo", "pkg/ldcache", "pkg/conf"},
 	{"internal/unchanged", "internal/seeded", "internal/fixture"}, // of tests only
 	{"internal/owners"},
 	{"internal/linux", "internal/descriptors", "internal/ordered", "internal/plural", "internal/problem", "internal/bytesize"},
