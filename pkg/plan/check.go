@@ -53,7 +53,7 @@ func (p *Plan) check() error {
 	}
 	for _, s := range p.names() {
 		if !filepath.IsLocal(s) || strings.Contains(s, "\x00") || len(s) > 4095 {
-			return damaged("%q is not the name of a file in a store", s)
+			return damaged("%q is not the name of a file below a directory", s)
 		}
 	}
 	if len(p.ID) > 4095 || strings.Contains(p.ID, "\x00") {
@@ -174,9 +174,19 @@ func (v *VDSO) check() error {
 	return nil
 }
 
-// names are those that are named from the store's directory.
+// isHere reports whether a check is of what must not be in the working directory.
+func (p *Plan) isHere(c CheckedFile) bool {
+	return p.Kind == KindWarm && c.ID.Ino == 0 && !strings.HasPrefix(c.Path, "/")
+}
+
+// names are those that are named from the store's directory, and from the working directory.
 func (p *Plan) names() []string {
 	names := slices.Clone(p.Layouts)
+	for _, c := range p.Checks {
+		if p.isHere(c) {
+			names = append(names, c.Path)
+		}
+	}
 	for _, f := range p.Files {
 		if f.Flags&FilePages != 0 {
 			names = append(names, f.Path)
@@ -194,7 +204,9 @@ func (p *Plan) paths() []string {
 		}
 	}
 	for _, c := range p.Checks {
-		out = append(out, c.Path)
+		if !p.isHere(c) {
+			out = append(out, c.Path)
+		}
 	}
 	for _, f := range p.Directories {
 		out = append(out, f.Path)

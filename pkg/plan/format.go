@@ -261,7 +261,8 @@ const (
 )
 
 // Check is a file that the dynamic linker looked at and that the image does
-// not map (ld.so.cache, a configuration). With ID.Ino 0 it must not exist.
+// not map (ld.so.cache, a configuration). With ID.Ino 0 it must not exist; then a warm plan's
+// may be in the working directory, by a relative path.
 type Check struct {
 	Path uint32
 	// Answers is 0, or their number if the file is ld.so.cache: then another file will do
@@ -335,6 +336,9 @@ type Warm struct {
 	CPUs    [128]byte
 	CPUsLen uint32
 	_       uint32
+	// NetNS is the inode of the network namespace (/proc/self/ns/net, namespaces(7)); 0 if it
+	// is not compared.
+	NetNS uint64
 }
 
 // CPUID is what the instruction said where the image was made; Mask says which

@@ -132,7 +132,7 @@ func (a *adding) changedMeanwhile(path string, err error) error {
 	if a.program == nil || problem.KindOf(err) != problem.Refused {
 		return err
 	}
-	if id, statErr := linux.StatID(path); statErr == nil && id == a.program.ID {
+	if id, statErr := linux.StatID(path); statErr == nil && id == a.entryID {
 		return err
 	}
 	return fmt.Errorf("%s %w: %w", path, fingerprint.ErrChanged, err)
@@ -220,8 +220,9 @@ type adding struct {
 	opts   AddOptions
 	owners *ownerRule // nil where anyone's files may be executed
 
-	id       string // of the image
-	entry    string // the path of what is resident; the program's but for a script
+	id       string       // of the image
+	entry    string       // the path of what is resident; the program's but for a script
+	entryID  linux.FileID // which file that is
 	program  *elfinfo.File
 	criu     criuwrap.Release
 	criuPath string
@@ -278,7 +279,7 @@ func (a *adding) inspect(path string) (err error) {
 	if a.program, err = elfinfo.Open(path); err != nil {
 		return err
 	}
-	a.entry = path
+	a.entry, a.entryID = path, a.program.ID
 	if err := a.program.CanBeResident(); err != nil {
 		return err
 	}

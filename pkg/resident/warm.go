@@ -10,6 +10,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/problem"
@@ -98,7 +101,7 @@ func (w *warming) inspect() (err error) {
 	if _, _, err := w.begin(); err != nil {
 		return err
 	}
-	w.entry = w.path
+	w.entry, w.entryID = w.path, w.id
 	return nil
 }
 
@@ -199,7 +202,12 @@ func (w *warming) stopOnce(ctx context.Context) error {
 	ours := func(path string) bool {
 		return path == w.staging.Dir || strings.HasPrefix(path, w.staging.Dir+"/")
 	}
-	o := warmstop.Options{Path: w.program.Path, Argv: []string{w.path}, Env: w.env, Dir: "/", Ours: ours, Allow: w.allow}
+	dir, err := os.MkdirTemp("", "residentctl-here-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	o := warmstop.Options{Path: w.program.Path, Argv: []string{w.path}, Env: w.env, Dir: dir, Ours: ours, Allow: w.allow}
 	report := filepath.Join(w.staging.Dir, "report")
 	if w.script != nil {
 		shim, err := w.writeShim(w.shimConfig(report))
@@ -393,6 +401,12 @@ func (w *warming) source(looks bool) (*plan.Source, error) {
 	src.Entry.RBX, src.Entry.RBP = r.Rbx, r.Rbp
 	src.Entry.R12, src.Entry.R13, src.Entry.R14, src.Entry.R15 = r.R12, r.R13, r.R14, r.R15
 	src.Warm = plan.Warm{StackLimit: t.StackLimit, PID: uint64(t.PID)}
+	if err := w.compareCaller(&src.Warm); err != nil {
+		return nil, err
+	}
+	for _, name := range t.Missed {
+		src.Checks = append(src.Checks, plan.CheckedFile{Path: name})
+	}
 	src.Env = warm.Checks(w.env, w.read())
 	if w.script != nil {
 		src.Exe, src.ProgramID = w.program.Path, w.id
@@ -402,6 +416,26 @@ func (w *warming) source(looks bool) (*plan.Source, error) {
 		}
 	}
 	return src, nil
+}
+
+// compareCaller adds what the template has asked for of where it runs.
+func (w *warming) compareCaller(c *plan.Warm) error {
+	if w.template.ReadNetwork {
+		id, err := linux.StatID("/proc/self/ns/net")
+		if err != nil {
+			return err
+		}
+		c.NetNS = id.Ino
+	}
+	if w.template.ReadCPUs {
+		var set unix.CPUSet
+		n, err := linux.Affinity(0, &set)
+		if err != nil {
+			return err
+		}
+		c.CPUsLen = uint32(copy(c.CPUs[:], unsafe.Slice((*byte)(unsafe.Pointer(&set)), n)))
+	}
+	return nil
 }
 
 // read are the environment variables that the template was seen to read.

@@ -268,6 +268,3 @@ func (t *Template) pointers(kinds map[uint64]uint32) ([]plan.Fixup, error) {
 	}
 	return found, nil
 }
-
-// findings are what was found, one for each detail.
-func (r *recorder) findings() []Finding { return r.found }

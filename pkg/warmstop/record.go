@@ -27,11 +27,12 @@ type Finding struct {
 const (
 	FoundExec    = "exec"    // it executed another program
 	FoundWrite   = "write"   // it wrote to a file, or made, renamed or removed one
-	FoundNetwork = "network" // it made a socket
+	FoundNetwork = "network" // it sent something, or was connected
+	FoundHere    = "cwd"     // it looked at what is in its working directory
 )
 
 // Acceptable are the findings that a user can accept.
-var Acceptable = []string{FoundExec, FoundWrite, FoundNetwork}
+var Acceptable = []string{FoundExec, FoundWrite, FoundNetwork, FoundHere}
 
 // A recorder watches the system calls of a template and of what it makes.
 type recorder struct {
@@ -43,7 +44,10 @@ type recorder struct {
 	known    map[fingerprint.Probe]bool
 	read     map[string]bool // directories
 	found    []Finding
-	readCPUs bool
+	dir      string   // the working directory, which is empty
+	missed   []string // what was looked for in it, relative to it
+	cpus     bool     // the CPUs that it may run on were asked for
+	network  bool     // a socket was made
 	start    uint64
 	threads  map[int]*threadState
 }
@@ -59,7 +63,7 @@ type threadState struct {
 
 func newRecorder(first int, opts Options) *recorder {
 	r := &recorder{
-		first: first, ours: opts.Ours, allow: opts.Allow, known: map[fingerprint.Probe]bool{}, read: map[string]bool{},
+		first: first, dir: opts.Dir, ours: opts.Ours, allow: opts.Allow, known: map[fingerprint.Probe]bool{}, read: map[string]bool{},
 		threads: map[int]*threadState{first: {}},
 	}
 	if r.ours == nil {
@@ -113,14 +117,19 @@ func (r *recorder) onEntry(tid int, s *threadState) error {
 			r.find(FoundExec, "executes "+exe)
 		}
 	case unix.SYS_SOCKET:
-		if domain := s.entry.Arg(0); domain != unix.AF_UNIX {
-			s.then = func() { r.find(FoundNetwork, fmt.Sprintf("makes a socket of the address family %d", domain)) }
+		if s.entry.Arg(0) != unix.AF_UNIX {
+			s.then = func() { r.network = true }
 		}
+	case unix.SYS_CONNECT, unix.SYS_SENDTO, unix.SYS_SENDMSG, unix.SYS_LISTEN:
+		s.then = func() { r.find(FoundNetwork, "uses a socket") }
 	case unix.SYS_SCHED_GETAFFINITY:
-		r.readCPUs = true
+		r.cpus = true
 	case unix.SYS_GETDENTS64, unix.SYS_GETDENTS:
 		if dir, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", tid, int32(s.entry.Arg(0)))); err == nil && !r.ours(dir) {
-			r.read[dir] = true
+			if dir == r.dir {
+				r.find(FoundHere, "reads its working directory")
+			}
+			r.read[dir] = dir != r.dir
 		}
 	}
 	return nil
@@ -214,9 +223,23 @@ func (r *recorder) onExit(tid int, s *threadState, result int64) error {
 	}
 	if !r.known[p] {
 		r.known[p] = true
-		r.probes = append(r.probes, p)
+		r.note(p)
 	}
 	return nil
+}
+
+// note takes in a path that was looked at. What is below the working directory is another file
+// in each start, so it may only be missing.
+func (r *recorder) note(p fingerprint.Probe) {
+	name, isHere := strings.CutPrefix(p.Path, r.dir+"/")
+	switch {
+	case !isHere || r.dir == "/":
+		r.probes = append(r.probes, p)
+	case p.Errno == 0 || !filepath.IsLocal(name):
+		r.find(FoundHere, "looks at "+name+" in its working directory")
+	default:
+		r.missed = append(r.missed, name)
+	}
 }
 
 func isThere(path string) bool {
@@ -227,8 +250,10 @@ func isThere(path string) bool {
 // listed are the directories that were read, sorted.
 func (r *recorder) listed() []string {
 	var dirs []string
-	for dir := range r.read {
-		dirs = append(dirs, dir)
+	for dir, is := range r.read {
+		if is {
+			dirs = append(dirs, dir)
+		}
 	}
 	slices.Sort(dirs)
 	return dirs

@@ -77,7 +77,8 @@ func (t *Template) stop(opts Options) error {
 	if err != nil {
 		return endedBefore(opts.Path, err)
 	}
-	t.PID, t.Probes, t.Listed, t.Findings = pid, r.probes, r.listed(), r.findings()
+	t.PID, t.Probes, t.Listed, t.Missed, t.Findings = pid, r.probes, r.listed(), r.missed, r.found
+	t.ReadCPUs, t.ReadNetwork = r.cpus, r.network
 	return t.arrive(r.start)
 }
 
@@ -168,7 +169,11 @@ type Template struct {
 	// Probes are the paths that were looked at, Listed the directories that were read.
 	Probes   []fingerprint.Probe
 	Listed   []string
+	Missed   []string // what it looked for in its working directory, relative to that
 	Findings []Finding
+	// ReadCPUs: it has asked for the CPUs that it may run on; ReadNetwork: which families of
+	// addresses there are.
+	ReadCPUs, ReadNetwork bool
 
 	tracer   *ptrace.Tracer
 	umask    uint64

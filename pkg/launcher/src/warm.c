@@ -97,6 +97,7 @@ static struct reason ask_warm(struct caller *c, const struct image *im, const st
 {
 	const struct plan_warm *w = &im->head->warm;
 	char cpus[sizeof(w->cpus)];
+	struct stat st;
 
 	if (!c->by_file)
 		NO(BY_FILE_ONLY);
@@ -108,6 +109,8 @@ static struct reason ask_warm(struct caller *c, const struct image *im, const st
 	if (w->cpus_len && (sys3(SYS_sched_getaffinity, 0, sizeof(cpus), (u64)cpus) != (long)w->cpus_len ||
 			    !same(cpus, w->cpus, w->cpus_len)))
 		NO("it may run on other CPUs than its image");
+	if (w->net_ns && (failed(sys3(SYS_stat, (u64)"/proc/self/ns/net", (u64)&st, 0)) || st.ino != w->net_ns))
+		NO("it is in another network namespace than its image was");
 	if (im->head->args.count && stack_room(c, im) > c->room)
 		NO("its launcher file leaves no room for its arguments");
 	c->ignored = ignored_signals();
