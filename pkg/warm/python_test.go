@@ -101,7 +101,6 @@ type start struct {
 	files   [3]*os.File // nil: closed
 	ignored uint64      // bit n-1: signal n
 	flags   int
-	python  string // the program, if argv[0] is not
 }
 
 // run starts a program in a fork of the server.
@@ -137,37 +136,26 @@ func (s *server) run(st start) (syscall.WaitStatus, error) {
 	return syscall.WaitStatus(status), err
 }
 
-// plain starts a program as the shell does.
+// plain starts a program. A shell makes signals ignored.
 func plain(st start) (syscall.WaitStatus, error) {
-	script := "umask 022; "
+	argv, script := st.argv, ""
 	for n := 1; n <= 64; n++ {
 		if st.ignored>>(n-1)&1 == 1 {
 			script += fmt.Sprintf("trap '' %d; ", n)
 		}
 	}
-	script += `exec "$@"`
-	for n, f := range st.files {
-		if f == nil {
-			script += fmt.Sprintf(" %d<&-", n)
-		}
+	if script != "" {
+		argv = append([]string{"/bin/sh", "-c", script + `exec "$@"`, "sh"}, argv...)
 	}
-	cmd := exec.Command("/bin/bash", append([]string{"-c", script, "bash"}, st.argv...)...)
-	cmd.Env, cmd.Dir = st.env, st.dir
-	for n, to := range []any{&cmd.Stdin, &cmd.Stdout, &cmd.Stderr} {
-		if f := st.files[n]; f != nil {
-			switch to := to.(type) {
-			case *io.Reader:
-				*to = f
-			case *io.Writer:
-				*to = f
-			}
-		}
-	}
-	err := cmd.Run()
-	if cmd.ProcessState == nil {
+	p, err := os.StartProcess(argv[0], argv, &os.ProcAttr{Dir: st.dir, Env: st.env, Files: st.files[:]})
+	if err != nil {
 		return 0, err
 	}
-	return cmd.ProcessState.Sys().(syscall.WaitStatus), nil
+	state, err := p.Wait()
+	if err != nil {
+		return 0, err
+	}
+	return state.Sys().(syscall.WaitStatus), nil
 }
 
 // A pythonCase is a program, and how it is started.
@@ -237,7 +225,7 @@ func pythonCases() []pythonCase {
 		builtins wrapped detached tempfile traceback local asyncio socket subprocess extension meta stdio`) {
 		cases = append(cases, script("final", what))
 	}
-	for _, what := range words(`before path pathremoved later none replaced finder hook lazy pickle reload warnings star
+	for _, what := range words(`before path pathremoved later none replaced finder foreign hook lazy pickle reload warnings star
 		resources threads`) {
 		cases = append(cases, script("imports", what))
 	}

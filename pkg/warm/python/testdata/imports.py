@@ -60,9 +60,29 @@ elif what == "replaced":
 elif what == "finder":
     class Finder:
         def find_spec(self, name, path=None, target=None):
-            print("asked for", name)
+            asked.add(name)
+    asked = set()
     sys.meta_path.insert(0, Finder())
     import decimal
+    print(sorted(asked))
+elif what == "foreign":
+    class Loader:
+        def create_module(self, spec):
+            return None
+
+        def exec_module(self, module):
+            print("loads", module.__name__)
+            module.Number = object
+
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name == "numbers":
+                return type(sys.__spec__)(name, Loader())
+    sys.meta_path.insert(0, Finder())
+    try:
+        import decimal
+    except AttributeError as e:
+        print(e)
 elif what == "hook":
     import builtins
     real = builtins.__import__
