@@ -159,10 +159,6 @@ def bare(called, *arguments):
 FRAMES_BELOW = 5 if VERSION < (3, 12) else 4  # of this file, as the interpreter counts its recursion
 
 
-def bare_call(called, *arguments):
-    return bare(call_object, called, arguments)
-
-
 # ---- Preloading -----------------------------------------------------------
 
 class Recorder:
@@ -177,6 +173,7 @@ class Recorder:
         self.events = {}
         self.refused = {}
         self.known = set(sys.modules)
+        self.size = len(sys.modules)
         self.state = self.look()
         self.before = self.state
 
@@ -189,7 +186,18 @@ class Recorder:
         signals = [_signal.getsignal(n) for n in range(1, 65)]
         return lists, system, dict(builtins.__dict__), dict(os.environ._data), sys.getrecursionlimit(), signals
 
+    def planted(self):
+        """Finds names that a module itself has put in sys.modules."""
+        if len(sys.modules) == self.size:
+            return
+        self.size = len(sys.modules)
+        for name in list(sys.modules):
+            if name not in self.known:
+                self.known.add(name)
+                self.touch(name)
+
     def touch(self, name):
+        self.planted()
         asked = self.touched.setdefault(self.stack[-1], {})
         end = name.find(".")
         while end >= 0:
@@ -202,10 +210,7 @@ class Recorder:
 
     def checkpoint(self):
         """Puts changes since the last checkpoint down to the module that runs."""
-        for name in list(sys.modules):
-            if name not in self.known:
-                self.known.add(name)
-                self.touch(name)
+        self.planted()
         now, self.state, last = self.look(), None, self.state
         self.state = now
         if now == last:
@@ -460,7 +465,10 @@ def group_of(name, touched):
 # ---- Handing out ----------------------------------------------------------
 
 load_unlocked = bootstrap._load_unlocked
+real_import = builtins.__import__
 search_path = []  # sys.path of the template
+finders = []  # sys.meta_path of the template
+replayed_finders = set()  # ids of the finders that preloaded modules have added
 shadowing = {}  # names in a directory that may shadow a preloaded module: its top-level name
 checked = {}  # entries of sys.path that were asked for what they shadow: their mtime and the names
 
@@ -519,10 +527,40 @@ def free(group):
             missing.append(name)
         else:
             return ()
+    if builtins.__import__ is not real_import:
+        return ()
     shadowed = shadowed_names()
     if shadowed is None or shadowed and any(name.partition(".")[0] in shadowed for name in missing):
         return ()
-    return missing
+    return missing if finders_agree(missing) else ()
+
+
+def finders_agree(names):
+    """Reports whether the finders of sys.meta_path are those of the template, and
+    whether others, asked as in a plain run, have none of the modules."""
+    wanted = 0
+    for finder in sys.meta_path:
+        if wanted < len(finders) and (finder is finders[wanted] or wraps(finder, finders[wanted])):
+            wanted += 1
+        elif wanted < len(finders) and id(finder) not in replayed_finders and has_one(finder, names):
+            return False
+    return wanted == len(finders)
+
+
+def wraps(finder, kept):
+    return getattr(finder, "_finder", None) is kept  # hgdemandimport's
+
+
+def has_one(finder, names):
+    find_spec = getattr(finder, "find_spec", None)
+    if find_spec is None:
+        return False
+    for name in names:
+        parent = name.rpartition(".")[0]
+        path = getattr(handed.get(parent, sys.modules.get(parent)), "__path__", None) if parent else None
+        if find_spec(name, path, None) is not None:
+            return True
+    return False
 
 
 def shadowed_names():
@@ -567,6 +605,8 @@ def names_in(entry):
 
 def replay(kind, name, value):
     """Repeats what a module's import changed elsewhere."""
+    if kind in ("front", "back") and name == "meta_path":
+        replayed_finders.update(map(id, value))
     if kind == "front":
         if name == "filters":
             set_filters(value + _warnings.filters)
@@ -603,6 +643,7 @@ atexit_register = atexit.register
 def prepare_search():
     """What the finder compares at a start."""
     search_path[:] = sys.path
+    finders[:] = sys.meta_path
     suffixes = [""] + _imp.extension_suffixes() + external.SOURCE_SUFFIXES + external.BYTECODE_SUFFIXES
     for name in {n.partition(".")[0] for n in handed}:
         tops.append(name)
@@ -754,8 +795,8 @@ def warm_start(start, coerced):
         argv = [os.fsdecode(a) for a in raw]
         set_environment(variables, coerced)
         ignore(start.ignored)
-        program = arguments(argv)
         streams()
+        program = arguments(argv)
         renew()
         return program
     except BaseException as e:
@@ -1029,7 +1070,7 @@ def run(kind, what, source):
             run_code(what, names)
         else:
             import runpy
-            bare_call(runpy._run_module_as_main, what, 1)
+            bare(call_object, runpy._run_module_as_main, (what, 1))
     except BaseException as e:
         raised = e
     if kind == "script":
@@ -1042,8 +1083,9 @@ def run(kind, what, source):
 def run_code(code, names):
     try:
         encoded = code.encode()
-    except UnicodeEncodeError as e:
-        raise e.with_traceback(None)
+    except UnicodeEncodeError:
+        stderr_text("Unable to decode the command from the command line:\n")
+        raise
     if VERSION >= (3, 13):
         import linecache
         compiled = bare(compile_string, encoded, b"<string>", FILE_INPUT, None, -1)
@@ -1062,17 +1104,21 @@ def status_of(raised):
     _PyErr_PrintEx)."""
     if raised is None:
         return 0
-    own_code = run.__code__.co_filename
-    traceback = raised.__traceback__
-    while traceback is not None and traceback.tb_frame.f_code.co_filename == own_code:
-        traceback = traceback.tb_next
-    raised.__traceback__ = traceback
+    raised.__traceback__ = foreign_frames(raised.__traceback__)
     if isinstance(raised, SystemExit):
         return exit_status(raised)
     last_exception(raised)
     interrupted = type(raised) is KeyboardInterrupt
     status = print_exception(raised)
     return None if interrupted and status == 1 else status
+
+
+def foreign_frames(traceback):
+    """A traceback without this file's frames."""
+    own = run.__code__.co_filename
+    while traceback is not None and traceback.tb_frame.f_code.co_filename == own:
+        traceback = traceback.tb_next
+    return traceback
 
 
 def exit_status(raised):
@@ -1082,19 +1128,24 @@ def exit_status(raised):
         return 0
     if isinstance(code, int):
         return code & 0xff if -1 << 63 <= code < 1 << 63 else 0xff
+    stderr_text(str(code), flush=True)
+    stderr_text("\n")
+    return 1
+
+
+def stderr_text(text, flush=False):
+    """Writes to sys.stderr, or without one to C's (Python/sysmodule.c,
+    PySys_WriteStderr)."""
     stderr = getattr(sys, "stderr", None)
     try:
-        if stderr is not None:
-            stderr.write(str(code))
+        if stderr is None:
+            posix.write(2, text.encode("utf-8", "backslashreplace"))
+            return
+        stderr.write(text)
+        if flush:
             stderr.flush()
     except BaseException:
         pass
-    try:
-        if stderr is not None:
-            stderr.write("\n")
-    except BaseException:
-        pass
-    return 1
 
 
 def last_exception(raised):
@@ -1106,30 +1157,23 @@ def last_exception(raised):
 def print_exception(raised):
     hook = getattr(sys, "excepthook", None)
     if hook is None:
-        stderr_line("sys.excepthook is missing\n")
+        stderr_text("sys.excepthook is missing\n")
         bare(display, type(raised), raised, raised.__traceback__)
         return 1
     second = None
     try:
-        bare_call(hook, type(raised), raised, raised.__traceback__)
+        bare(call_object, hook, (type(raised), raised, raised.__traceback__))
     except BaseException as e:
         second = e
     if second is not None:
         if isinstance(second, SystemExit):
             return exit_status(second)
-        second.__traceback__ = second.__traceback__.tb_next and second.__traceback__.tb_next.tb_next
-        stderr_line("Error in sys.excepthook:\n")
+        second.__traceback__ = foreign_frames(second.__traceback__)
+        stderr_text("Error in sys.excepthook:\n")
         bare(display, type(second), second, second.__traceback__)
-        stderr_line("\nOriginal exception was:\n")
+        stderr_text("\nOriginal exception was:\n")
         bare(display, type(raised), raised, raised.__traceback__)
     return 1
-
-
-def stderr_line(text):
-    try:
-        sys.stderr.write(text)
-    except BaseException:
-        pass
 
 
 # ---- The end --------------------------------------------------------------
@@ -1143,16 +1187,18 @@ def finish(status):
     if thread_count() > 0:
         return
     try:
-        bare_call(run_exitfuncs)
+        bare(call_object, run_exitfuncs, ())
     except BaseException:
         pass  # 3.9 raises what it has printed
     if CONFIG.get("exit") == "full" or foreign_code() or not flushed():
         return
     if gc.isenabled():
         gc.collect()
-    clear_user_part()
+    before = clear_user_part()
     if left_over() or not flushed():
+        sys.modules.update(before)
         return
+    del before
     fflush(None)
     end(status)
 
@@ -1167,7 +1213,7 @@ def end(status):
 
 def shut_down(threading):
     try:
-        bare_call(threading._shutdown)
+        bare(call_object, threading._shutdown, ())
         return True
     except BaseException:
         return False
@@ -1199,7 +1245,8 @@ SPECIAL = ("path", "argv", "ps1", "ps2", "last_exc", "last_type", "last_value", 
 
 
 def clear_user_part():
-    """Python/pylifecycle.c, finalize_modules, for modules made after the point."""
+    """Python/pylifecycle.c, finalize_modules, for modules made after the point.
+    Returns the others."""
     builtins.__dict__["_"] = None
     system = sys.__dict__
     for name in SPECIAL:
@@ -1207,12 +1254,13 @@ def clear_user_part():
             system[name] = None
     for name in ("stdin", "stdout", "stderr"):
         system[name] = system.get("__" + name + "__")
-    modules, weak = sys.modules, []
+    modules, weak, others = sys.modules, [], {}
     for name in list(modules):
         module = modules[name]
-        if name not in BASE or name == "__main__":
-            if isinstance(module, MODULE) and handed.get(name) is not module:
-                weak.append(reference(module))
+        if module is handed.get(name, MISSING) or module is BASE.get(name, MISSING):
+            others[name] = module
+        elif isinstance(module, MODULE):
+            weak.append(reference(module))
         modules[name] = None
         del module
     modules.clear()
@@ -1224,6 +1272,7 @@ def clear_user_part():
             clear_module(module.__dict__)
         del module
     gc.collect()
+    return others
 
 
 MODULE = type(sys)
@@ -1233,8 +1282,10 @@ reference = sys.modules["_weakref"].ref
 def restore_builtins():
     names = builtins.__dict__
     if len(names) != len(BUILTINS) or any(names.get(k) is not v for k, v in BUILTINS.items()):
+        before = dict(names)  # what is dropped still finds builtins
         names.clear()
         names.update(BUILTINS)
+        del before
 
 
 def clear_module(names):
@@ -1419,6 +1470,7 @@ if CONFIG["mode"] == "template":
     RESULT = main()
 elif CONFIG["mode"] == "train":
     RESULT = train()
+bootstrap._load_unlocked = load_unlocked
 gc.unfreeze()
 if RESULT:
     raise SystemExit(RESULT)
