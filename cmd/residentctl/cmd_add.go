@@ -247,8 +247,8 @@ func printAdded(g *globals, r addResult) {
 		g.printf("%s: resident by one more name (id %s, as %s)\n", name, shortID(r.Record.ID), printable(r.Record.Program))
 	default:
 		if r.Record.Kind == registry.KindWarm {
-			g.printf("%s: resident, warm (id %s, %s%s%s)\n", name, shortID(r.Record.ID),
-				formatModules(r.Record.Modules), formatBytes(r.Record.ImageBytes), formatFirstLine(r.Record.Timing))
+			g.printf("%s: resident, warm (id %s, %s%s%s%s)\n", name, shortID(r.Record.ID),
+				formatModules(r.Record.Modules), formatLeftOut(r.Record.LeftOut), formatBytes(r.Record.ImageBytes), formatFirstLine(r.Record.Timing))
 			return
 		}
 		g.printf("%s: resident (id %s, %s, %s, %s%s)\n", name, shortID(r.Record.ID),
@@ -271,6 +271,14 @@ func formatModules(n int) string {
 		return ""
 	}
 	return count(n, "module") + " imported, "
+}
+
+// formatLeftOut is how many modules are not in a warm image for what they do.
+func formatLeftOut(modules []string) string {
+	if len(modules) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d left out, ", len(modules))
 }
 
 // formatFirstLine is formatTiming for a warm image.

@@ -101,8 +101,10 @@ type Image struct {
 	// add measured of whole runs; Timing is then that of starts to the first line of a script.
 	Modules int     `json:"modules,omitempty"`
 	Whole   *Timing `json:"whole,omitempty"`
-	// Accepted are the findings that were accepted, for people.
+	// Accepted are the findings that were accepted, and LeftOut the modules that are not in the
+	// image, with what they do; for people.
 	Accepted []string `json:"accepted,omitempty"`
+	LeftOut  []string `json:"left_out,omitempty"`
 	// PlanSums are the checksums of the image's plans, one of each layout: XXH64 as 16
 	// hex digits. Records of older versions have none.
 	PlanSums []string `json:"plan_sums,omitempty"`

@@ -41,6 +41,8 @@ type warming struct {
 	layout   *layout
 	template *warmstop.Template
 	accepted []string // the findings that were accepted, for people
+	excluded []string // modules that are not in the image
+	leftOut  []string // what these do, for people
 	whole    *registry.Timing
 }
 
@@ -177,11 +179,11 @@ func (w *warming) explained(ctx context.Context, err error) error {
 }
 
 // maxTemplates is how often the template is run at most until it has all of the environment
-// that it was seen to read.
-const maxTemplates = 3
+// that it was seen to read, and imports nothing that an image cannot hold.
+const maxTemplates = 12
 
-// stop runs the template to its point, and again with more of the environment if it has read
-// what it did not get.
+// stop runs the template to its point: again with more of the environment if it has read what it
+// did not get, and without the modules that do what a start would not repeat.
 func (w *warming) stop(ctx context.Context) error {
 	w.env = warm.Environment(os.Environ(), nil)
 	for range maxTemplates {
@@ -189,13 +191,35 @@ func (w *warming) stop(ctx context.Context) error {
 			return err
 		}
 		env := warm.Environment(os.Environ(), w.read())
-		if slices.Equal(env, w.env) {
+		again := w.leaveOut()
+		if !again && slices.Equal(env, w.env) {
 			return nil
 		}
 		w.env = env
 		_ = w.template.Kill()
 	}
-	return problem.Refusef("what it reads of the environment when it starts is different each time")
+	return problem.Refusef("what it does when it starts is different each time")
+}
+
+// found is what the template was found to do and is not accepted.
+func (w *warming) found() []warmstop.Finding {
+	found := slices.Clone(w.template.Findings)
+	if w.report != nil {
+		found = append(found, w.report.Findings...)
+	}
+	return slices.DeleteFunc(found, func(f warmstop.Finding) bool { return slices.Contains(w.want.Accept, f.What) })
+}
+
+// leaveOut takes the modules that were found to do something from what is imported. It reports
+// whether there are any.
+func (w *warming) leaveOut() (any bool) {
+	for _, f := range w.found() {
+		if f.Module != "" && !slices.Contains(w.excluded, f.Module) {
+			w.excluded, any = append(w.excluded, f.Module), true
+			w.leftOut = append(w.leftOut, f.Module+" "+f.Detail)
+		}
+	}
+	return any
 }
 
 func (w *warming) stopOnce(ctx context.Context) error {
@@ -210,7 +234,7 @@ func (w *warming) stopOnce(ctx context.Context) error {
 	o := warmstop.Options{Path: w.program.Path, Argv: []string{w.path}, Env: w.env, Dir: dir, Ours: ours, Allow: w.allow}
 	report := filepath.Join(w.staging.Dir, "report")
 	if w.script != nil {
-		shim, err := w.writeShim(w.shimConfig(report))
+		shim, err := w.writeShim(w.shimConfig(report, dir))
 		if err != nil {
 			return err
 		}
@@ -242,8 +266,12 @@ func (w *warming) stopOnce(ctx context.Context) error {
 }
 
 // shimConfig is what the shim does in the template.
-func (w *warming) shimConfig(report string) warm.PythonConfig {
-	cfg := warm.PythonConfig{Mode: warm.PythonTemplate, Imports: w.imports, Report: report}
+func (w *warming) shimConfig(report, dir string) warm.PythonConfig {
+	cfg := warm.PythonConfig{Mode: warm.PythonTemplate, Imports: w.imports, Exclude: w.excluded, Report: report}
+	cfg.Audit = []warm.Kept{{warmstop.FoundHere, dir, 1}}
+	if name, err := os.Hostname(); err == nil && name != "" {
+		cfg.Audit = append(cfg.Audit, warm.Kept{warmstop.FoundHost, name, 0})
+	}
 	if w.named() {
 		cfg.Kind, cfg.Program = warm.KindInterpreter, w.want.Interpreter
 	} else {
@@ -273,17 +301,17 @@ func (w *warming) writeShim(cfg warm.PythonConfig) (path string, err error) {
 	return path, os.WriteFile(path, text, 0o600)
 }
 
-// accept refuses the template for what was found, unless that is accepted.
+// accept refuses the template for what was found and is not accepted.
 func (w *warming) accept() error {
-	found := w.template.Findings
-	if w.report != nil {
-		found = append(found, w.report.Findings...)
+	if found := w.found(); len(found) > 0 {
+		return problem.Refusef("it %s when it starts, which a start from an image would not repeat", found[0].Detail).
+			WithHint("give --accept %s if that does not matter", found[0].What)
 	}
-	for _, f := range found {
-		if !slices.Contains(w.want.Accept, f.What) {
-			return problem.Refusef("%s when it starts, which a start from an image would not repeat", f.Detail).
-				WithHint("give --accept %s if that does not matter", f.What)
-		}
+	all := slices.Clone(w.template.Findings)
+	if w.report != nil {
+		all = append(all, w.report.Findings...)
+	}
+	for _, f := range all {
 		w.accepted = append(w.accepted, f.Detail)
 	}
 	return nil
@@ -368,7 +396,7 @@ func (w *warming) record() (*registry.Record, error) {
 			ID: w.adding.id, Binary: l.deps.Program.ID, Digest: l.deps.Digest(), Deps: deps, Lookups: l.deps.Lookups(),
 			Kind: registry.KindWarm, Created: time.Now(), CRIU: w.criu.String(), Kernel: l.deps.Kernel,
 			Libraries: len(l.deps.Libraries), Mappings: l.plan.Mappings(), Timing: w.timing, Whole: w.whole,
-			LauncherPlace: launcherPlace(w.layouts), LauncherRoom: l.plan.StackRoom(), Accepted: w.accepted,
+			LauncherPlace: launcherPlace(w.layouts), LauncherRoom: l.plan.StackRoom(), Accepted: w.accepted, LeftOut: w.leftOut,
 		},
 	}
 	if w.report != nil {

@@ -28,6 +28,8 @@ type PythonConfig struct {
 	Report  string   `json:"report,omitempty"`  // path of the file that is written; none if empty
 	Argv    []string `json:"argv,omitempty"`    // PythonTrain: the interpreter's words: INTERP SCRIPT ARGS, or -c, -m
 	Imports []string `json:"imports,omitempty"` // PythonTemplate: the modules, in order
+	Exclude []string `json:"exclude,omitempty"` // PythonTemplate: modules that are not imported, nor what imports them
+	Audit   []Kept   `json:"audit,omitempty"`   // PythonTemplate: what no module may have kept
 	Kind    string   `json:"kind,omitempty"`    // KindScript or KindInterpreter
 	Prefix  int      `json:"prefix"`            // script: how many words of argv are before the script
 	Script  string   `json:"script,omitempty"`  // script: its path, whose directory is searched first
@@ -35,6 +37,11 @@ type PythonConfig struct {
 	Exit    string   `json:"exit,omitempty"`    // "full": always a normal end of the interpreter
 	Point   string   `json:"point,omitempty"`   // "forkserver": requests on standard input in the point's place
 }
+
+// Kept is a value of the process that a module may keep when it is imported: a list for the
+// shim, of what it is (warmstop.Finding, What), the value, and whether a string that contains it
+// counts.
+type Kept [3]any
 
 // PythonShim returns a script for the python interpreter that does what cfg says.
 func PythonShim(cfg PythonConfig) ([]byte, error) {

@@ -34,10 +34,11 @@ func ParseReport(text []byte) (*Report, error) {
 			}
 		case "found":
 			what, detail, _ := strings.Cut(about, "\t")
-			r.Findings = append(r.Findings, warmstop.Finding{What: what, Detail: detail})
+			detail, module, _ := strings.Cut(detail, "\t")
+			r.Findings = append(r.Findings, warmstop.Finding{What: what, Detail: detail, Module: module})
 		case "path":
 			r.Path = append(r.Path, about)
-		case "python", "frames", "extension", "effect", "env-all", "fd", "":
+		case "python", "frames", "extension", "effect", "fd", "":
 			// for people who look into a report
 		default:
 			return nil, fmt.Errorf("the shim's report has the line %q", line)

@@ -20,19 +20,28 @@ import (
 // image does not repeat.
 type Finding struct {
 	What   string `json:"what"`   // one of the words that may be accepted
-	Detail string `json:"detail"` // for people, once for each What
+	Detail string `json:"detail"` // for people
+	// Module is what the program was importing then, where it says so by a call like the
+	// point's.
+	Module string `json:"module,omitempty"`
 }
 
 // What of a Finding.
 const (
-	FoundExec    = "exec"    // it executed another program
-	FoundWrite   = "write"   // it wrote to a file, or made, renamed or removed one
-	FoundNetwork = "network" // it sent something, or was connected
-	FoundHere    = "cwd"     // it looked at what is in its working directory
+	FoundExec    = "exec"     // it executed another program
+	FoundWrite   = "write"    // it wrote to a file, or made, renamed or removed one
+	FoundNetwork = "network"  // it sent something, or was connected
+	FoundHere    = "cwd"      // it looked at what is in its working directory, or keeps its path
+	FoundHost    = "hostname" // it keeps the host's name
+	FoundEnviron = "environ"  // it has copied its environment
 )
 
+// importing in the place of PointVersion says which module is being imported: the third
+// argument is its name, or NULL.
+const importing = 2
+
 // Acceptable are the findings that a user can accept.
-var Acceptable = []string{FoundExec, FoundWrite, FoundNetwork, FoundHere}
+var Acceptable = []string{FoundExec, FoundWrite, FoundNetwork, FoundHere, FoundHost, FoundEnviron}
 
 // A recorder watches the system calls of a template and of what it makes.
 type recorder struct {
@@ -40,17 +49,21 @@ type recorder struct {
 	ours  func(path string) bool
 	allow Allow
 
-	probes   []fingerprint.Probe
-	known    map[fingerprint.Probe]bool
-	read     map[string]bool // directories
-	found    []Finding
-	dir      string   // the working directory, which is empty
-	missed   []string // what was looked for in it, relative to it
-	cpus     bool     // the CPUs that it may run on were asked for
-	network  bool     // a socket was made
-	start    uint64
-	threads  map[int]*threadState
+	probes  []fingerprint.Probe
+	known   map[fingerprint.Probe]bool
+	read    map[string]bool // directories
+	found   []Finding
+	dir     string   // the working directory, which is empty
+	missed  []string // what was looked for in it, relative to it
+	cpus    bool     // the CPUs that it may run on were asked for
+	network bool     // a socket was made
+	start   uint64
+	module  string // that is being imported
+	threads map[int]*threadState
 }
+
+// maxModule bounds the name of a module, in bytes.
+const maxModule = 1024
 
 // threadState is what is known of a thread: the call that it makes, and whether it has
 // executed another program.
@@ -89,9 +102,14 @@ func (r *recorder) look(tid int, call ptrace.SyscallInfo) (arrived bool, err err
 	if s.foreign || call.Arch != unix.AUDIT_ARCH_X86_64 {
 		return false, nil
 	}
-	if call.Number() == unix.SYS_PRCTL && uint32(call.Arg(0)) == PointOption && call.Arg(1) == PointVersion {
-		r.start = call.Arg(2)
-		return true, nil
+	if call.Number() == unix.SYS_PRCTL && uint32(call.Arg(0)) == PointOption {
+		switch call.Arg(1) {
+		case PointVersion:
+			r.start = call.Arg(2)
+			return true, nil
+		case importing:
+			r.module, _ = linux.ReadString(tid, call.Arg(2), maxModule)
+		}
 	}
 	return false, r.onEntry(tid, s)
 }
@@ -194,7 +212,7 @@ func (r *recorder) wrote(path string) {
 }
 
 func (r *recorder) find(what, detail string) {
-	f := Finding{What: what, Detail: detail}
+	f := Finding{What: what, Detail: detail, Module: r.module}
 	if !slices.Contains(r.found, f) {
 		r.found = append(r.found, f)
 	}
@@ -233,6 +251,9 @@ func (r *recorder) onExit(tid int, s *threadState, result int64) error {
 func (r *recorder) note(p fingerprint.Probe) {
 	name, isHere := strings.CutPrefix(p.Path, r.dir+"/")
 	switch {
+	case strings.Contains(p.Path, "/__pycache__/"):
+		// Python compares what it compiled with the source, which is looked at, too
+		// (Lib/importlib/_bootstrap_external.py, SourceLoader.get_code).
 	case !isHere || r.dir == "/":
 		r.probes = append(r.probes, p)
 	case p.Errno == 0 || !filepath.IsLocal(name):

@@ -28,6 +28,7 @@ import gc
 
 POINT = 0x52455354  # prctl(2)'s operation that every kernel refuses
 POINT_VERSION = 1
+IMPORTING = 2  # in the version's place: which module is being imported, for who watches
 EXPLAIN, STRICT = 1, 2
 STRICT_STATUS = 125
 MISSING = object()
@@ -74,6 +75,7 @@ def function(name, result, *arguments):
 
 
 fork = function("fork", Int)
+mark = function("syscall", Long, Long, Long, Long, Text, Long, Long)
 syscall = function("syscall", Long, Long, Long, Long, Pointer, Long, Long)
 before_fork = function("PyOS_BeforeFork", None)
 after_fork_child = function("PyOS_AfterFork_Child", None)
@@ -161,13 +163,17 @@ FRAMES_BELOW = 5 if VERSION < (3, 12) else 4  # of this file, as the interpreter
 
 # ---- Preloading -----------------------------------------------------------
 
+class Excluded(BaseException):
+    """Ends the import of a module that is not to be in the image."""
+
+
 class Recorder:
     """Records what each import brings in and changes while modules are preloaded."""
 
     LISTS = ("path", "meta_path", "path_hooks")
 
     def __init__(self):
-        self.stack = [None]  # the modules that are being imported
+        self.stack = importing  # the modules that are being imported
         self.touched = {None: {}}  # what each import asks for, in order
         self.specs = {}
         self.events = {}
@@ -266,12 +272,19 @@ class Recorder:
             self.touch(absolute)
             return gcd_import(name, package, level)
 
+        excluded = frozenset(CONFIG.get("exclude", ()))
+
         def _load_unlocked(spec):
+            if spec.name in excluded:
+                for name in self.stack[1:]:
+                    self.refused.setdefault(name, "it imports " + spec.name)
+                raise Excluded("it is left out")
             self.touch(spec.name)
             self.checkpoint()
             self.known.add(spec.name)
             self.stack.append(spec.name)
             self.touched[spec.name] = {}
+            tell_importing(spec.name)
             try:
                 module = load_unlocked(spec)
                 self.specs[spec.name] = spec
@@ -279,6 +292,7 @@ class Recorder:
             finally:
                 self.checkpoint()
                 self.stack.pop()
+                tell_importing(self.stack[-1])
 
         def atexit_register(called, *args, **kwargs):
             self.event("atexit", called, (args, kwargs))
@@ -346,13 +360,14 @@ class Reading(os._Environ):
         return super().__contains__(key)
 
     def __iter__(self):
-        all_read.append(sys._getframe(1).f_code.co_filename)
+        all_read.append(importing[-1])
         return super().__iter__()
 
 
 given = {}  # the environment that the kernel passed on
 names_read = {}
-all_read = []
+all_read = []  # the modules that read all names
+importing = [None]
 failed = {}  # name: reason
 
 # The store: what is handed out when it is imported. Its names are strings of its
@@ -363,6 +378,31 @@ specs = {}  # name: spec
 groups = {}  # name: what its import brings in, in order
 attributes = {}  # name: its parent and its name there, if it was there and the parent's import does not put it there
 effects = {}  # name: what its import changes elsewhere
+
+
+def tell_importing(name):
+    mark(157, POINT, IMPORTING, None if name is None else os.fsencode(name), 0, 0)
+
+
+def audit(wanted):
+    """Finds the modules that have kept one of some values: lists of what it is, the
+    value, and whether a string may contain it."""
+    seen, found = set(), []
+    for name, module in handed.items():
+        waiting = [getattr(module, "__dict__", None)]
+        while waiting:
+            one = waiting.pop()
+            if id(one) in seen or isinstance(one, (type(sys), Recorder)) or one is globals():
+                continue
+            seen.add(id(one))
+            if type(one) in (str, bytes):
+                text = one if type(one) is str else os.fsdecode(one)
+                for what, value, part in wanted:
+                    if text == value or part and value in text:
+                        found.append((what, name, text))
+            elif gc.is_tracked(one) or type(one) is dict:
+                waiting.extend(gc.get_referents(one))
+    return found
 
 
 def preload(names):
@@ -725,7 +765,10 @@ def report(recorder):
     for key, value in names_read.items():
         key = os.fsdecode(key)
         lines.append("env " + key + ("" if value is None else "=" + os.fsdecode(value)))
-    lines.extend("env-all " + file for file in dict.fromkeys(all_read))
+    for module in dict.fromkeys(all_read):
+        lines.append("found environ\tcopies its environment\t" + (module or ""))
+    for what, module, text in audit(CONFIG.get("audit", ())):
+        lines.append("found %s\tkeeps %r\t%s" % (what, text, module))
     lines.extend("path " + str(entry) for entry in sys.path)
     for number in sorted(map(int, posix.listdir("/proc/self/fd"))):
         if number > 2:
