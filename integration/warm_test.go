@@ -144,7 +144,7 @@ func (w *warmed) start(t testing.TB, c warmCase, warm bool, dir string) (o kit.O
 	if cmd.ProcessState == nil || ctx.Err() != nil {
 		t.Fatalf("start %q: %v (%v)\n%s%s", cmd.Args, err, ctx.Err(), stdout.String(), stderr.String())
 	}
-	how, why = kit.Explanation(stderr.String())
+	how, why = explained(stderr.String())
 	said := warmExplanation.ReplaceAllString(stderr.String(), "")
 	quiet := kit.Command{Noise: c.noise}
 	o = kit.Outcome{Stdout: quiet.Quiet(stdout.String()), Stderr: quiet.Quiet(said), Status: cmd.ProcessState.String(),
@@ -157,6 +157,16 @@ func (w *warmed) start(t testing.TB, c warmCase, warm bool, dir string) (o kit.O
 		o.Outputs[name] = string(content)
 	}
 	return o, how, why
+}
+
+// explained is what is said last of how the program was started: the launcher says that it
+// is resident, and the program itself may still find that it has to be started normally.
+func explained(stderr string) (how, why string) {
+	all := warmExplanation.FindAllString(stderr, -1)
+	if len(all) == 0 {
+		return kit.Explanation("")
+	}
+	return kit.Explanation(all[len(all)-1])
 }
 
 var warmExplanation = regexp.MustCompile(`(?m)^residentctl: \S+: (resident start|started normally): .*\n`)
