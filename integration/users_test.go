@@ -246,7 +246,7 @@ func TestSystemStore(t *testing.T) {
 	c.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	r := kit.Finish(t, c)
 	const id, rest = `[0-9a-f]{12}  `, ` +linked +current  +\S+ +\d+ +\S+ \S+ +\S+ \S+`
-	const head = `ID +PROGRAM +KIND +STATE +START GAIN +LIBRARIES +SIZE +CREATED`
+	const head = `ID +PROGRAM +KIND +STATE +GAIN +LIBRARIES +SIZE +CREATED`
 	want := regexp.MustCompile(`(?s)^` + head + `\n` +
 		id + `/usr/bin/true` + rest + `\n` +
 		head + ` +STORE\n` +

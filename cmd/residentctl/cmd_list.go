@@ -35,7 +35,7 @@ After an upgrade of residentctl, "run" and "exec" may start a program normally, 
 shims and launcher files of the older version still start it from its image. list then
 says so.
 
-START GAIN is the time of a normal start divided by that of a resident one. Both are
+GAIN is the time of a normal start divided by that of a resident one. Both are
 timed from the exec to the program's own first instruction, when the program is
 added. After that instruction the program takes as long as always. For a program
 whose KIND is "warm", they are timed to the first line of the script.
@@ -165,7 +165,7 @@ func printEntries(g *globals, entries []listed, several, quiet bool) error {
 		}
 		return nil
 	}
-	heading := []string{"ID", "PROGRAM", "KIND", "STATE", "START GAIN", "LIBRARIES", "SIZE", "CREATED"}
+	heading := []string{"ID", "PROGRAM", "KIND", "STATE", "GAIN", "LIBRARIES", "SIZE", "CREATED"}
 	if len(entries) > 0 {
 		heading = append(heading, "STORE", "REASON")
 	}

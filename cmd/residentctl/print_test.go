@@ -56,18 +56,18 @@ func TestPrintEntries(t *testing.T) {
 		want           string
 	}{
 		{"table", one, false, false, "" +
-			"ID            PROGRAM          KIND    STATE     START GAIN  LIBRARIES  SIZE     CREATED           REASON\n" +
-			"0123456789ab  /usr/bin/ffmpeg  linked  current   19.1x       214        9.0 MiB  2026-02-03 04:05\n" +
-			"fedcba987654  /tmp/a\uFFFDb         warm    stale     -           1          4 KiB    2026-02-03 04:05  /tmp/a was replaced, and 1 more\n" +
-			"-             /opt/x           -       no image  -           -          -        -                 /opt/x is gone\n"},
+			"ID            PROGRAM          KIND    STATE     GAIN   LIBRARIES  SIZE     CREATED           REASON\n" +
+			"0123456789ab  /usr/bin/ffmpeg  linked  current   19.1x  214        9.0 MiB  2026-02-03 04:05\n" +
+			"fedcba987654  /tmp/a\uFFFDb         warm    stale     -      1          4 KiB    2026-02-03 04:05  /tmp/a was replaced, and 1 more\n" +
+			"-             /opt/x           -       no image  -      -          -        -                 /opt/x is gone\n"},
 		{"two stores", two, true, false, "" +
-			"ID            PROGRAM          KIND    STATE    START GAIN  LIBRARIES  SIZE     CREATED           STORE    REASON\n" +
-			"0123456789ab  /usr/bin/ffmpeg  linked  current  19.1x       214        9.0 MiB  2026-02-03 04:05  /own\n" +
-			"fedcba987654  /tmp/a\uFFFDb         warm    stale    -           1          4 KiB    2026-02-03 04:05  /system  /tmp/a was replaced, and 1 more\n"},
+			"ID            PROGRAM          KIND    STATE    GAIN   LIBRARIES  SIZE     CREATED           STORE    REASON\n" +
+			"0123456789ab  /usr/bin/ffmpeg  linked  current  19.1x  214        9.0 MiB  2026-02-03 04:05  /own\n" +
+			"fedcba987654  /tmp/a\uFFFDb         warm    stale    -      1          4 KiB    2026-02-03 04:05  /system  /tmp/a was replaced, and 1 more\n"},
 		{"current", one[:1], false, false, "" +
-			"ID            PROGRAM          KIND    STATE    START GAIN  LIBRARIES  SIZE     CREATED\n" +
-			"0123456789ab  /usr/bin/ffmpeg  linked  current  19.1x       214        9.0 MiB  2026-02-03 04:05\n"},
-		{"none", nil, false, false, "ID  PROGRAM  KIND  STATE  START GAIN  LIBRARIES  SIZE  CREATED\n"},
+			"ID            PROGRAM          KIND    STATE    GAIN   LIBRARIES  SIZE     CREATED\n" +
+			"0123456789ab  /usr/bin/ffmpeg  linked  current  19.1x  214        9.0 MiB  2026-02-03 04:05\n"},
+		{"none", nil, false, false, "ID  PROGRAM  KIND  STATE  GAIN  LIBRARIES  SIZE  CREATED\n"},
 		{"ids", one, true, true, "0123456789abcdef\nfedcba9876543210\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

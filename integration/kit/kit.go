@@ -24,10 +24,13 @@ var Temporary string
 // Run runs a package's tests and returns the exit status. They run in the directory
 // integration, whichever package they are of: there are the fixtures.
 func Run(m *testing.M) int {
-	// Under nohup(1) it is ignored, and what is started here would inherit that. A
-	// signal that is caught is the default again after an exec.
-	if signal.Ignored(syscall.SIGHUP) {
-		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	// Under nohup(1), or in the background of a shell without job control, they are ignored, and
+	// what is started here would inherit that. A signal that is caught is the default again
+	// after an exec.
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
 	}
 	cleanup := func() { os.RemoveAll(Temporary) }
 	if err := prepare(); err != nil {

@@ -158,3 +158,12 @@ func (term *Terminal) Wait() string {
 	}
 	return term.cmd.ProcessState.String()
 }
+
+// More waits for what comes next and reports whether there was any: not after the last
+// process has closed the terminal.
+func (term *Terminal) More() bool {
+	text, ok := <-term.text
+	term.rest += text
+	term.Seen.WriteString(text)
+	return ok
+}

@@ -241,12 +241,13 @@ func (t *Template) writable(addr uint64) bool {
 }
 
 // pointers looks for the words of the template's own memory that hold one of these addresses
-// on its stack, which nothing else can be by chance. Those on the stack itself are of functions
-// that have them in use.
+// on its stack, which nothing else can be by chance. Some are in memory that is read-only by
+// now: _dl_auxv, which getauxval(3) reads (elf/rtld.c, _rtld_global_ro). Those on the stack
+// itself are of functions that have them in use.
 func (t *Template) pointers(kinds map[uint64]uint32) ([]plan.Fixup, error) {
 	var image []linux.Mapping
 	for _, m := range t.Maps {
-		if !m.Kernel() && m.Prot&unix.PROT_WRITE != 0 && !m.Contains(t.Stack.SP) {
+		if !m.Kernel() && m.Prot&unix.PROT_READ != 0 && m.Prot&unix.PROT_EXEC == 0 && !m.Contains(t.Stack.SP) {
 			image = append(image, m)
 		}
 	}

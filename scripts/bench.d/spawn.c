@@ -1,9 +1,10 @@
 /*
  * Starts a command in several ways and tells how long each takes.
  *
- *	spawn measure [--also WAY] ROUNDS WAY COMMAND [ARG...] [-- WAY COMMAND [ARG...]]...
+ *	spawn measure [OPTION...] ROUNDS WAY COMMAND [ARG...] [-- WAY COMMAND [ARG...]]...
  *	spawn serve COMMAND [ARG...]
  *	spawn resident COMMAND [ARG...]
+ *	spawn faults COMMAND [ARG...]
  *
  * measure: every round runs every way once, in a new random order, so that what
  * disturbs the machine disturbs all of them; the ratio is taken within a round,
@@ -13,9 +14,12 @@
  *
  *	way  rounds  total  median  p25  p75  ratio's median  p25  p75
  *
- * with times in microseconds; with --also three more, of the ratio to that way. A
- * way that ends otherwise than the first one is an error, and so is an exit status
- * that changes.
+ * with times in microseconds. A way that ends otherwise than the first one is an
+ * error, and so is an exit status that changes. The options are:
+ *
+ *	--also WAY  three numbers more, of the ratio to that way
+ *	--first     stop the clock at the first byte that a command writes to stdout
+ *	--any-end   how the ways end does not matter
  *
  * A command that begins `in PREFIX... do` is started by a process that PREFIX...
  * has executed, to stand in a namespace for instance, and that looks at the clock
@@ -24,16 +28,22 @@
  *
  * resident: runs the command under ptrace up to its end and succeeds when it
  * then has an image's pages mapped, with 1 when it has none.
+ *
+ * faults: prints how many page faults the command took from its exec to the first byte
+ * that it writes to stdout. It has to wait for input then. Pages that the kernel
+ * populated count as none (perf_event_open(2), PERF_COUNT_SW_PAGE_FAULTS).
  */
 #define _GNU_SOURCE
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/perf_event.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -41,6 +51,9 @@
 enum { WAYS = 16, WARM_UP = 2 };
 
 extern char **environ;
+
+static const char *also; /* the way of --also */
+static int until_first, any_end;
 
 struct way {
 	const char *name;
@@ -65,22 +78,29 @@ static double now_us(void)
 	return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
 }
 
-/* start runs argv to its end and returns what wait4 says of it. */
-static int start(char **argv)
+static int wait_for(pid_t pid)
 {
 	int status;
-	pid_t pid = vfork();
 
-	if (pid == 0) {
-		execve(argv[0], argv, environ);
-		_exit(127);
-	}
-	if (pid < 0)
-		err(2, "vfork");
 	while (wait4(pid, &status, 0, NULL) < 0)
 		if (errno != EINTR)
 			err(2, "wait4");
 	return status;
+}
+
+/* start executes argv, with out as its stdout unless that is -1. */
+static pid_t start(char **argv, int out)
+{
+	pid_t pid = vfork();
+
+	if (pid == 0) {
+		if (out < 0 || dup2(out, 1) == 1)
+			execve(argv[0], argv, environ);
+		_exit(127);
+	}
+	if (pid < 0)
+		err(2, "vfork");
+	return pid;
 }
 
 static const char *describe(int status)
@@ -167,9 +187,31 @@ static FILE *quiet(void)
 static struct answer start_timed(char **argv)
 {
 	double begin = now_us();
-	int status = start(argv);
+	int status = wait_for(start(argv, -1));
 
 	return (struct answer){ .us = now_us() - begin, .status = status };
+}
+
+/* start_until_first starts argv and takes the time until it writes to stdout. */
+static struct answer start_until_first(char **argv)
+{
+	struct answer a;
+	int out[2];
+	double begin;
+	char byte;
+	pid_t pid;
+
+	if (pipe2(out, O_CLOEXEC))
+		err(2, "pipe");
+	begin = now_us();
+	pid = start(argv, out[1]);
+	close(out[1]);
+	if (read(out[0], &byte, 1) != 1)
+		errx(1, "%s: it has written nothing", argv[0]);
+	a.us = now_us() - begin;
+	a.status = wait_for(pid);
+	close(out[0]);
+	return a;
 }
 
 /* serve starts argv for every byte that arrives. */
@@ -230,13 +272,13 @@ static struct answer start_way(struct way *w)
 	struct answer a;
 
 	if (w->ask < 0)
-		return start_timed(w->argv);
+		return until_first ? start_until_first(w->argv) : start_timed(w->argv);
 	if (write(w->ask, "", 1) != 1 || read(w->answer, &a, sizeof(a)) != sizeof(a))
 		errx(2, "%s: the process that starts it has ended", w->name);
 	return a;
 }
 
-static void measure(const char *also, int rounds, char **argv)
+static void measure(int rounds, char **argv)
 {
 	struct way ways[WAYS], *second = NULL;
 	int count = 0, order[WAYS], expected = 0, apart = 0;
@@ -278,6 +320,8 @@ static void measure(const char *also, int rounds, char **argv)
 		errx(2, "nothing to measure");
 	if (also && !second)
 		errx(2, "%s is not among the ways", also);
+	if (apart && until_first)
+		errx(2, "--first is for ways without `in`");
 	for (int i = 0; apart && i < count; i++)
 		employ(&ways[i]);
 
@@ -296,7 +340,7 @@ static void measure(const char *also, int rounds, char **argv)
 			struct way *w = &ways[order[i]];
 			struct answer a = start_way(w);
 
-			if (a.status != expected)
+			if (a.status != expected && !any_end)
 				errx(1, "%s (%s): %s, and %s gave %s", w->argv[0], w->name, describe(a.status),
 				     ways[0].name, describe(expected));
 			if (round >= 0)
@@ -386,26 +430,81 @@ static int resident(char **argv)
 	return !found;
 }
 
+/* count_faults opens the counter of a process that has not executed its program yet. */
+static int count_faults(pid_t pid)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_SOFTWARE, .size = sizeof(attr), .config = PERF_COUNT_SW_PAGE_FAULTS,
+		.disabled = 1, .enable_on_exec = 1,
+	};
+	int counter = syscall(SYS_perf_event_open, &attr, pid, -1, -1, PERF_FLAG_FD_CLOEXEC);
+
+	if (counter < 0)
+		err(2, "perf_event_open");
+	return counter;
+}
+
+static int faults(char **argv)
+{
+	int begin[2], in[2], out[2], counter;
+	unsigned long long count;
+	char byte;
+	pid_t pid;
+
+	if (pipe2(begin, O_CLOEXEC) || pipe2(in, O_CLOEXEC) || pipe2(out, O_CLOEXEC))
+		err(2, "pipe");
+	pid = fork();
+	if (pid < 0)
+		err(2, "fork");
+	if (pid == 0) {
+		close(begin[1]);
+		if (read(begin[0], &byte, 1) == 0 && dup2(in[0], 0) == 0 && dup2(out[1], 1) == 1)
+			execve(argv[0], argv, environ);
+		_exit(127);
+	}
+	counter = count_faults(pid);
+	close(begin[1]);
+	close(out[1]);
+	if (read(out[0], &byte, 1) != 1)
+		errx(1, "%s: it has written nothing", argv[0]);
+	if (read(counter, &count, sizeof(count)) != sizeof(count))
+		err(2, "read the counter");
+	close(in[0]);
+	close(in[1]);
+	wait_for(pid);
+	printf("%llu\n", count);
+	return 0;
+}
+
+static int usage(void)
+{
+	errx(2, "usage: spawn measure [--also WAY] [--first] [--any-end] ROUNDS WAY COMMAND [ARG...] [-- WAY COMMAND [ARG...]]... | "
+		"spawn serve COMMAND [ARG...] | spawn resident COMMAND [ARG...] | spawn faults COMMAND [ARG...]");
+}
+
 int main(int argc, char **argv)
 {
-	const char *also = NULL;
-
 	seed = (unsigned long long)now_us() * 2654435761u | 1;
 	if (argc >= 3 && !strcmp(argv[1], "resident"))
 		return resident(argv + 2);
 	if (argc >= 3 && !strcmp(argv[1], "serve"))
 		return serve(argv + 2);
-	if (argc >= 5 && !strcmp(argv[1], "measure")) {
-		if (!strcmp(argv[2], "--also")) {
-			also = argv[3];
-			argv += 2;
-			argc -= 2;
-		}
-		if (argc >= 5 && atoi(argv[2]) > 0) {
-			measure(also, atoi(argv[2]), argv + 3);
-			return 0;
-		}
+	if (argc >= 3 && !strcmp(argv[1], "faults"))
+		return faults(argv + 2);
+	if (argc < 2 || strcmp(argv[1], "measure"))
+		return usage();
+	for (argv += 2; *argv && !strncmp(*argv, "--", 2); argv++) {
+		if (!strcmp(*argv, "--first"))
+			until_first = 1;
+		else if (!strcmp(*argv, "--any-end"))
+			any_end = 1;
+		else if (!strcmp(*argv, "--also") && argv[1])
+			also = *++argv;
+		else
+			return usage();
 	}
-	errx(2, "usage: spawn measure [--also WAY] ROUNDS WAY COMMAND [ARG...] [-- WAY COMMAND [ARG...]]... | "
-		"spawn serve COMMAND [ARG...] | spawn resident COMMAND [ARG...]");
+	if (!argv[0] || !argv[1] || !argv[2] || atoi(argv[0]) <= 0)
+		return usage();
+	measure(atoi(argv[0]), argv + 1);
+	return 0;
 }

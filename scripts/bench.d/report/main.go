@@ -3,6 +3,7 @@
 //
 //	report [-json] time LINES
 //	report [-json] memory LINES
+//	report [-json] warm LINES COUNTS
 //	report [-json] against LINES               fails if the new build's starts are slower
 //	report [-check] table JSON [DOCUMENT]      writes the tables in the documents
 package main
@@ -30,8 +31,8 @@ func report(w io.Writer, args []string, asJSON, check bool) error {
 	if len(args) > 1 && args[0] == "table" {
 		return writeTables(args[1], args[2:], check)
 	}
-	if len(args) != 2 {
-		return errors.New("usage: report [-json] time|memory|against LINES, or report [-check] table JSON [DOCUMENT]")
+	if len(args) != 2 && (len(args) != 3 || args[0] != "warm") {
+		return errors.New("usage: report [-json] time|memory|warm|against LINES [COUNTS], or report [-check] table JSON [DOCUMENT]")
 	}
 	lines, err := readLines(args[1])
 	if err != nil {
@@ -40,6 +41,8 @@ func report(w io.Writer, args []string, asJSON, check bool) error {
 	switch args[0] {
 	case "time":
 		return write(w, asJSON, lines.starts(), printStarts)
+	case "warm":
+		return reportWarm(w, asJSON, lines, args[2:])
 	case "memory":
 		return write(w, asJSON, lines.memory(), printMemory)
 	case "against":

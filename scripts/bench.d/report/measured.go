@@ -35,6 +35,7 @@ type times struct {
 type ratio struct {
 	spread
 	ToLauncher *spread `json:"to_launcher,omitempty"`
+	ToBound    *spread `json:"to_bound,omitempty"`
 }
 
 // dirty is how much memory of a process is its own while it waits for input.
@@ -94,10 +95,15 @@ func numbers(line []string) (n [11]float64) {
 
 // starts reads: program, command, way, rounds, total, median, p25, p75, and the ratio's
 // median, p25, p75, and these of the ratio to the launcher.
-func (t records) starts() (all []measured) {
+func (t records) starts() []measured {
+	return t.group(func(last *measured, line []string) bool { return last.Program == line[0] })
+}
+
+// group reads lines of starts; same reports whether a line goes on with the last command.
+func (t records) group(same func(last *measured, line []string) bool) (all []measured) {
 	for _, line := range t {
 		n := numbers(line)
-		if len(all) == 0 || all[len(all)-1].Program != line[0] {
+		if len(all) == 0 || !same(&all[len(all)-1], line) {
 			all = append(all, measured{line[0], line[1], int(n[0]), map[string]times{}, map[string]ratio{}, nil})
 		}
 		m, way := &all[len(all)-1], line[2]

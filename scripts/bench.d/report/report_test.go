@@ -127,3 +127,45 @@ func TestReportMemory(t *testing.T) {
 		t.Errorf("got:\n%swant:\n%s", &b, want)
 	}
 }
+
+const (
+	warmStartLines = `python3 | python3 to user code | plain | 15 | 4500000.0 | 300000.00 | 290000.00 | 310000.00 | 1.0000 | 1.0000 | 1.0000
+python3 | python3 to user code | warm | 15 | 450000.0 | 30000.00 | 29000.00 | 31000.00 | 0.1000 | 0.0900 | 0.1100
+python3 | a whole run | plain | 15 | 4500000.0 | 300000.00 | 290000.00 | 310000.00 | 1.0000 | 1.0000 | 1.0000 | 5.0000 | 4.9000 | 5.1000
+python3 | a whole run | warm | 15 | 900000.0 | 60000.00 | 59000.00 | 61000.00 | 0.2000 | 0.1900 | 0.2100 | 1.1000 | 1.0900 | 1.1100
+python3 | a whole run | forked | 15 | 810000.0 | 54000.00 | 53000.00 | 55000.00 | 0.1800 | 0.1700 | 0.1900 | 1.0000 | 1.0000 | 1.0000
+`
+	countLines = "python3 | page faults | plain | 5500\npython3 | page faults | warm | 275\n"
+)
+
+// Commands of one program are apart, and a warm start has its bound beside it.
+func TestReportWarm(t *testing.T) {
+	var b strings.Builder
+	args := []string{"warm", lines(t, warmStartLines), lines(t, countLines)}
+	if err := report(&b, args, false, false); err != nil {
+		t.Fatal(err)
+	}
+	const want = `command                    way          median ms              p25..p75     ratio         p25..p75     to bound
+python3 to user code       plain          300.000      290.000..310.000
+                           warm            30.000        29.000..31.000     0.100     0.090..0.110
+a whole run                plain          300.000      290.000..310.000
+                           warm            60.000        59.000..61.000     0.200     0.190..0.210        1.100
+                           forked          54.000        53.000..55.000     0.180     0.170..0.190
+
+page faults  plain 5500  warm 275  ratio 0.050
+`
+	if b.String() != want {
+		t.Errorf("got:\n%swant:\n%s", &b, want)
+	}
+	b.Reset()
+	if err := report(&b, args, true, false); err != nil {
+		t.Fatal(err)
+	}
+	var r warmResults
+	if err := json.Unmarshal([]byte(b.String()), &r); err != nil || len(r.Starts) != 2 || len(r.Counts) != 1 {
+		t.Errorf("%v, %d starts and %d counts in:\n%s", err, len(r.Starts), len(r.Counts), &b)
+	}
+	if bound := r.Starts[1].Ratios["warm"].ToBound; bound == nil || bound.Median != 1.1 {
+		t.Errorf("ratio to the bound: got %v, want 1.1", bound)
+	}
+}

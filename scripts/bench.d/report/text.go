@@ -9,8 +9,8 @@ import (
 // third digit.
 func printStarts(w io.Writer, all []measured) {
 	fmt.Fprintf(w, "%-26s %-12s %9s %21s   %7s  %15s", "command", "way", "median ms", "p25..p75", "ratio", "p25..p75")
-	if toLauncher(all) {
-		fmt.Fprintf(w, "  %11s", "to launcher")
+	if second := secondRatio(all); second != "" {
+		fmt.Fprintf(w, "  %11s", second)
 	}
 	fmt.Fprintln(w)
 	for _, m := range all {
@@ -22,6 +22,9 @@ func printStarts(w io.Writer, all []measured) {
 				fmt.Fprintf(w, "   %7.3f  %15s", r.Median, fmt.Sprintf("%.3f..%.3f", r.P25, r.P75))
 				if r.ToLauncher != nil && way != "launcher" {
 					fmt.Fprintf(w, "  %11.3f", r.ToLauncher.Median)
+				}
+				if r.ToBound != nil {
+					fmt.Fprintf(w, "  %11.3f", r.ToBound.Median)
 				}
 			}
 			fmt.Fprintln(w)
@@ -44,15 +47,19 @@ func printPerl(w io.Writer, all []measured) {
 	}
 }
 
-func toLauncher(all []measured) bool {
+// secondRatio is the title of the ratios to another way than plain, or "" without any.
+func secondRatio(all []measured) string {
 	for _, m := range all {
 		for _, r := range m.Ratios {
-			if r.ToLauncher != nil {
-				return true
+			switch {
+			case r.ToLauncher != nil:
+				return "to launcher"
+			case r.ToBound != nil:
+				return "to bound"
 			}
 		}
 	}
-	return false
+	return ""
 }
 
 func printMemory(w io.Writer, all []dirty) {
