@@ -339,6 +339,8 @@ type Warm struct {
 	// NetNS is the inode of the network namespace (/proc/self/ns/net, namespaces(7)); 0 if it
 	// is not compared.
 	NetNS uint64
+	// Host is the host's name (uname(2), nodename), NULs behind it; empty if it is not compared.
+	Host [72]byte
 }
 
 // CPUID is what the instruction said where the image was made; Mask says which

@@ -207,7 +207,14 @@ func (w *warming) found() []warmstop.Finding {
 	if w.report != nil {
 		found = append(found, w.report.Findings...)
 	}
-	return slices.DeleteFunc(found, func(f warmstop.Finding) bool { return slices.Contains(w.want.Accept, f.What) })
+	return slices.DeleteFunc(found, func(f warmstop.Finding) bool {
+		return f.What == warmstop.FoundHost || slices.Contains(w.want.Accept, f.What)
+	})
+}
+
+// keepsHost reports whether a module keeps the host's name, which is compared then.
+func (w *warming) keepsHost() bool {
+	return w.report != nil && slices.ContainsFunc(w.report.Findings, func(f warmstop.Finding) bool { return f.What == warmstop.FoundHost })
 }
 
 // leaveOut takes the modules that were found to do something from what is imported. It reports
@@ -312,7 +319,9 @@ func (w *warming) accept() error {
 		all = append(all, w.report.Findings...)
 	}
 	for _, f := range all {
-		w.accepted = append(w.accepted, f.Detail)
+		if slices.Contains(w.want.Accept, f.What) {
+			w.accepted = append(w.accepted, f.Detail)
+		}
 	}
 	return nil
 }
@@ -454,6 +463,13 @@ func (w *warming) compareCaller(c *plan.Warm) error {
 			return err
 		}
 		c.NetNS = id.Ino
+	}
+	if w.keepsHost() {
+		name, err := os.Hostname()
+		if err != nil {
+			return err
+		}
+		copy(c.Host[:len(c.Host)-1], name)
 	}
 	if w.template.ReadCPUs {
 		var set unix.CPUSet

@@ -41,7 +41,7 @@ const (
 const importing = 2
 
 // Acceptable are the findings that a user can accept.
-var Acceptable = []string{FoundExec, FoundWrite, FoundNetwork, FoundHere, FoundHost, FoundEnviron}
+var Acceptable = []string{FoundExec, FoundWrite, FoundNetwork, FoundHere, FoundEnviron}
 
 // A recorder watches the system calls of a template and of what it makes.
 type recorder struct {

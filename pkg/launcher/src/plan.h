@@ -188,13 +188,15 @@ struct plan_warm {
 	u32 cpus_len;
 	u32 pad4;
 	u64 net_ns;
+	unsigned char host[72];
 };
-_Static_assert(sizeof(struct plan_warm) == 160, "size");
+_Static_assert(sizeof(struct plan_warm) == 232, "size");
 _Static_assert(__builtin_offsetof(struct plan_warm, stack_limit) == 0, "StackLimit");
 _Static_assert(__builtin_offsetof(struct plan_warm, pid) == 8, "PID");
 _Static_assert(__builtin_offsetof(struct plan_warm, cpus) == 16, "CPUs");
 _Static_assert(__builtin_offsetof(struct plan_warm, cpus_len) == 144, "CPUsLen");
 _Static_assert(__builtin_offsetof(struct plan_warm, net_ns) == 152, "NetNS");
+_Static_assert(__builtin_offsetof(struct plan_warm, host) == 160, "Host");
 
 struct plan_header {
 	unsigned char magic[8];
@@ -232,7 +234,7 @@ struct plan_header {
 	struct plan_stop stop;
 	struct plan_warm warm;
 };
-_Static_assert(sizeof(struct plan_header) == 816, "size");
+_Static_assert(sizeof(struct plan_header) == 888, "size");
 _Static_assert(__builtin_offsetof(struct plan_header, magic) == 0, "Magic");
 _Static_assert(__builtin_offsetof(struct plan_header, version) == 8, "Version");
 _Static_assert(__builtin_offsetof(struct plan_header, kind) == 12, "Kind");

@@ -30,6 +30,7 @@ typedef long s64;
 #define SYS_execve		59
 #define SYS_exit		60
 #define SYS_wait4		61
+#define SYS_uname		63
 #define SYS_fcntl		72
 #define SYS_readlink		89
 #define SYS_capget		125

@@ -98,6 +98,7 @@ static struct reason ask_warm(struct caller *c, const struct image *im, const st
 	const struct plan_warm *w = &im->head->warm;
 	char cpus[sizeof(w->cpus)];
 	struct stat st;
+	struct { char sysname[65], nodename[65], others[4][65]; } host; /* linux/utsname.h, struct new_utsname */
 
 	if (!c->by_file)
 		NO(BY_FILE_ONLY);
@@ -111,6 +112,8 @@ static struct reason ask_warm(struct caller *c, const struct image *im, const st
 		NO("it may run on other CPUs than its image");
 	if (w->net_ns && (failed(sys3(SYS_stat, (u64)"/proc/self/ns/net", (u64)&st, 0)) || st.ino != w->net_ns))
 		NO("it is in another network namespace than its image was");
+	if (w->host[0] && (failed(sys3(SYS_uname, (u64)&host, 0, 0)) || !equal(host.nodename, (const char *)w->host)))
+		NO("the host has another name");
 	if (im->head->args.count && stack_room(c, im) > c->room)
 		NO("its launcher file leaves no room for its arguments");
 	c->ignored = ignored_signals();

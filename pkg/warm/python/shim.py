@@ -387,12 +387,12 @@ def tell_importing(name):
 def audit(wanted):
     """Finds the modules that have kept one of some values: lists of what it is, the
     value, and whether a string may contain it."""
-    seen, found = set(), []
+    seen, found = {id(CONFIG), id(globals())}, []
     for name, module in handed.items():
         waiting = [getattr(module, "__dict__", None)]
         while waiting:
             one = waiting.pop()
-            if id(one) in seen or isinstance(one, (type(sys), Recorder)) or one is globals():
+            if id(one) in seen:
                 continue
             seen.add(id(one))
             if type(one) in (str, bytes):
@@ -400,9 +400,21 @@ def audit(wanted):
                 for what, value, part in wanted:
                     if text == value or part and value in text:
                         found.append((what, name, text))
-            elif gc.is_tracked(one) or type(one) is dict:
+            elif is_data(one, name):
                 waiting.extend(gc.get_referents(one))
     return found
+
+
+def is_data(one, name):
+    """Reports whether an object holds what a module has computed: code does not, nor
+    do other modules and their classes."""
+    kind = type(one)
+    if isinstance(one, type):
+        return getattr(one, "__module__", None) == name
+    return kind is dict or gc.is_tracked(one) and not issubclass(kind, CODE)
+
+
+CODE = (type(sys), type(is_data), type(len), type(sys._getframe()), type(is_data.__code__), Recorder)
 
 
 def preload(names):
