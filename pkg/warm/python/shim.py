@@ -346,8 +346,14 @@ class Reading(os._Environ):
         return super().__contains__(key)
 
     def __iter__(self):
-        all_read.append(sys._getframe(1).f_code.co_filename)
+        frame = sys._getframe(1)
+        while frame.f_back is not None and frame.f_code.co_filename in MAPPING_FILES:
+            frame = frame.f_back
+        all_read.append(frame.f_code.co_filename)
         return super().__iter__()
+
+
+MAPPING_FILES = {c.__iter__.__code__.co_filename for c in (os._Environ, sys.modules["_collections_abc"].KeysView)}
 
 
 given = {}  # the environment that the kernel passed on
@@ -881,6 +887,8 @@ def arguments(argv):
         sys.argv[:] = ["-c" if kind == "code" else "-m"] + rest[1:]
     if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
         sys.path.insert(0, first_path(kind, what))
+        for name in names_in(sys.path[0]):
+            raise No("its directory has a module that its image has from elsewhere: " + name)
     return kind, what, source
 
 
@@ -1089,7 +1097,8 @@ def run_code(code, names):
     if VERSION >= (3, 13):
         import linecache
         compiled = bare(compile_string, encoded, b"<string>", FILE_INPUT, None, -1)
-        linecache._register_code(compiled, code, "<string>")
+        key = compiled if hasattr(linecache, "_interactive_cache") else "<string>"  # 3.13.0 has it by name
+        linecache._register_code(key, code, "<string>")
         bare(evaluate, compiled, names, names)
     else:
         bare(run_string, encoded, FILE_INPUT, names, names, None)
@@ -1127,7 +1136,7 @@ def exit_status(raised):
     if code is None:
         return 0
     if isinstance(code, int):
-        return code & 0xff if -1 << 63 <= code < 1 << 63 else 0xff
+        return code & 0xff if -1 << 63 <= code < 1 << 63 else int(code)
     stderr_text(str(code), flush=True)
     stderr_text("\n")
     return 1
@@ -1181,6 +1190,8 @@ def print_exception(raised):
 def finish(status):
     """Ends the process as Py_FinalizeEx does, but for what was there at the point.
     Returns if a normal end of the interpreter is needed."""
+    if status is not None and not 0 <= status < 256:
+        return  # a number that C cannot hold is an error of its own
     threading = sys.modules.get("threading")
     if threading is not None and not shut_down(threading):
         return
