@@ -208,7 +208,14 @@ func (w *warming) found() []warmstop.Finding {
 		found = append(found, w.report.Findings...)
 	}
 	return slices.DeleteFunc(found, func(f warmstop.Finding) bool {
-		return f.What == warmstop.FoundHost || slices.Contains(w.want.Accept, f.What)
+		return f.What == warmstop.FoundHost || w.renewed(f) || slices.Contains(w.want.Accept, f.What)
+	})
+}
+
+// renewed reports whether the shim makes up for a finding at each start.
+func (w *warming) renewed(f warmstop.Finding) bool {
+	return w.report != nil && slices.ContainsFunc(w.report.Renewed, func(r warmstop.Finding) bool {
+		return r.What == f.What && r.Module == f.Module
 	})
 }
 
@@ -338,6 +345,9 @@ func (w *warming) depend(ctx context.Context, began int64) (err error) {
 	}
 	if l.deps, err = fingerprint.Record(ctx, w.path, w.program.Interp, probes, mappedFiles(t.Maps)); err != nil {
 		return err
+	}
+	if t.ReadCache {
+		l.deps.DependOnCache()
 	}
 	// Memory of its owner's processes: his secrets may be in it.
 	l.deps.OwnerOnly = true

@@ -15,6 +15,7 @@ type Report struct {
 	Read     []string // the environment variables that were read
 	Path     []string // sys.path, without the script's directory
 	Findings []warmstop.Finding
+	Renewed  []warmstop.Finding // What and Module of findings that the shim makes up for at a start
 }
 
 // ParseReport reads the lines that the shim has written: each a word, and what it is about.
@@ -36,6 +37,9 @@ func ParseReport(text []byte) (*Report, error) {
 			what, detail, _ := strings.Cut(about, "\t")
 			detail, module, _ := strings.Cut(detail, "\t")
 			r.Findings = append(r.Findings, warmstop.Finding{What: what, Detail: detail, Module: module})
+		case "renewed":
+			what, module, _ := strings.Cut(about, "\t")
+			r.Renewed = append(r.Renewed, warmstop.Finding{What: what, Module: module})
 		case "path":
 			r.Path = append(r.Path, about)
 		case "python", "frames", "extension", "effect", "fd", "":

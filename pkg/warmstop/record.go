@@ -132,7 +132,7 @@ func (r *recorder) onEntry(tid int, s *threadState) error {
 		s.then = func() {
 			s.foreign = true
 			exe, _ := os.Readlink(exeOf(tid))
-			r.find(FoundExec, "executes "+exe)
+			r.executed(exe)
 		}
 	case unix.SYS_SOCKET:
 		if s.entry.Arg(0) != unix.AF_UNIX {
@@ -151,6 +151,16 @@ func (r *recorder) onEntry(tid int, s *threadState) error {
 		}
 	}
 	return nil
+}
+
+// executed notes an exec. What ldconfig(8) says of its cache, which ctypes.util.find_library asks
+// it for, stays as it is while the cache does.
+func (r *recorder) executed(exe string) {
+	if filepath.Base(exe) == "ldconfig" {
+		r.cacheRead = true
+		return
+	}
+	r.find(FoundExec, "executes "+exe)
 }
 
 // changes are the calls that change what others can see of the file system: the numbers of the

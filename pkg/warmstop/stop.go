@@ -78,7 +78,7 @@ func (t *Template) stop(opts Options) error {
 		return endedBefore(opts.Path, err)
 	}
 	t.PID, t.Probes, t.Listed, t.Missed, t.Findings = pid, r.probes, r.listed(), r.missed, r.found
-	t.ReadCPUs, t.ReadNetwork = r.cpus, r.network
+	t.ReadCPUs, t.ReadNetwork, t.ReadCache = r.cpus, r.network, r.cacheRead
 	return t.arrive(r.start)
 }
 
@@ -174,6 +174,7 @@ type Template struct {
 	// ReadCPUs: it has asked for the CPUs that it may run on; ReadNetwork: which families of
 	// addresses there are.
 	ReadCPUs, ReadNetwork bool
+	ReadCache             bool // all of what /etc/ld.so.cache says
 
 	tracer   *ptrace.Tracer
 	umask    uint64

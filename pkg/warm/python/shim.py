@@ -717,6 +717,8 @@ def template():
         system_lists["path"] = sys.path
     coerced = settle_environment()
     recorder = preload(CONFIG.get("imports", ()))
+    if "linecache" in handed:
+        handed["linecache"].cache.pop(__file__, None)
     ENVIRON.value = block_of(STACK)[1] if STACK is not None else first_environ
     prepare_search()
     report(recorder)
@@ -779,6 +781,9 @@ def report(recorder):
         lines.append("env " + key + ("" if value is None else "=" + os.fsdecode(value)))
     for module in dict.fromkeys(all_read):
         lines.append("found environ\tcopies its environment\t" + (module or ""))
+    for name, (_, what, _) in RENEWED.items():
+        if what and name in handed:
+            lines.append("renewed %s\t%s" % (what, name))
     for what, module, text in audit(CONFIG.get("audit", ())):
         lines.append("found %s\tkeeps %r\t%s" % (what, text, module))
     lines.extend("path " + str(entry) for entry in sys.path)
@@ -936,6 +941,8 @@ def arguments(argv):
         sys.argv[:] = ["-c" if kind == "code" else "-m"] + rest[1:]
     if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
         sys.path.insert(0, first_path(kind, what))
+        for name in names_in(sys.path[0]):
+            raise No("its directory has a module that its image has from elsewhere: " + name)
     return kind, what, source
 
 
@@ -1076,13 +1083,33 @@ def renew_numpy(mtrand):
 def renew_multiprocessing(process):
     main = process.current_process()
     main._config["authkey"] = process.AuthenticationString(posix.urandom(32))
+    try:
+        process.ORIGINAL_DIR = os.path.abspath(posix.getcwd())
+    except OSError:
+        process.ORIGINAL_DIR = None
 
 
+def renew_ansible(constants):
+    """A temporary directory of its own, which is removed at the exit
+    (ansible/config/manager.py, ensure_type)."""
+    constants.DEFAULT_LOCAL_TMP = constants.config.get_config_value("DEFAULT_LOCAL_TMP", variables=vars(constants))
+
+
+def forget_ansible(constants):
+    """Removes the template's directory, and what would remove it in each start."""
+    os.rmdir(constants.DEFAULT_LOCAL_TMP)
+    changes = effects.get("ansible.constants", [])
+    changes[:] = [c for c in changes if c[0] != "atexit"]
+
+
+# By module: its renewal, what of its finding that makes up for, and what is done with it
+# at once.
 RENEWED = {
-    "threading": renew_thread,
-    "logging": renew_logging,
-    "numpy.random.mtrand": renew_numpy,
-    "multiprocessing.process": renew_multiprocessing,
+    "threading": (renew_thread, "", None),
+    "logging": (renew_logging, "", None),
+    "numpy.random.mtrand": (renew_numpy, "", None),
+    "multiprocessing.process": (renew_multiprocessing, "cwd", None),
+    "ansible.constants": (renew_ansible, "write", forget_ansible),
 }
 renewals = []  # of the modules of a plain start
 
@@ -1090,7 +1117,9 @@ renewals = []  # of the modules of a plain start
 def find_renewals():
     """Has each module that was imported before the point renewed: when it is handed
     out, or, if a plain start imports it, at the start."""
-    for name, renewal in RENEWED.items():
+    for name, (renewal, _, forget_it) in RENEWED.items():
+        if name in handed and forget_it is not None:
+            forget_it(handed[name])
         if name in handed:
             effects.setdefault(name, []).append(("renew", renewal, handed[name]))
         elif name in sys.modules:
@@ -1144,7 +1173,8 @@ def run_code(code, names):
     if VERSION >= (3, 13):
         import linecache
         compiled = bare(compile_string, encoded, b"<string>", FILE_INPUT, None, -1)
-        linecache._register_code(compiled, code, "<string>")
+        key = compiled if hasattr(linecache, "_interactive_cache") else "<string>"  # 3.13.0 has it by name
+        linecache._register_code(key, code, "<string>")
         bare(evaluate, compiled, names, names)
     else:
         bare(run_string, encoded, FILE_INPUT, names, names, None)
@@ -1182,7 +1212,7 @@ def exit_status(raised):
     if code is None:
         return 0
     if isinstance(code, int):
-        return code & 0xff if -1 << 63 <= code < 1 << 63 else 0xff
+        return code & 0xff if -1 << 63 <= code < 1 << 63 else int(code)
     stderr_text(str(code), flush=True)
     stderr_text("\n")
     return 1
@@ -1236,6 +1266,8 @@ def print_exception(raised):
 def finish(status):
     """Ends the process as Py_FinalizeEx does, but for what was there at the point.
     Returns if a normal end of the interpreter is needed."""
+    if status is not None and not 0 <= status < 256:
+        return  # a number that C cannot hold is an error of its own
     threading = sys.modules.get("threading")
     if threading is not None and not shut_down(threading):
         return

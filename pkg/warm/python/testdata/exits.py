@@ -144,12 +144,10 @@ elif how == "pool":
 elif how == "forked":
     sys.stdout.flush()
     pid = os.fork()
-    print("child" if pid == 0 else "parent")
-    if pid:
-        sys.stdout.flush()
-        print(os.waitpid(pid, 0)[1])
-    else:
+    if pid == 0:
+        print("child")
         sys.exit(6)
+    print("parent", os.waitpid(pid, 0)[1])
 elif how == "exec":
     sys.stdout.flush()
     os.execv("/bin/echo", ["echo", "executed"])

@@ -72,16 +72,16 @@ elif what == "foreign":
 
         def exec_module(self, module):
             print("loads", module.__name__)
-            module.Number = object
+            module.mine = True
 
     class Finder:
         def find_spec(self, name, path=None, target=None):
-            if name == "numbers":
+            if name == "gettext":
                 return type(sys.__spec__)(name, Loader())
     sys.meta_path.insert(0, Finder())
     try:
-        import decimal
-    except AttributeError as e:
+        import argparse
+    except ImportError as e:
         print(e)
 elif what == "hook":
     import builtins
