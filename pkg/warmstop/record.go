@@ -49,17 +49,18 @@ type recorder struct {
 	ours  func(path string) bool
 	allow Allow
 
-	probes  []fingerprint.Probe
-	known   map[fingerprint.Probe]bool
-	read    map[string]bool // directories
-	found   []Finding
-	dir     string   // the working directory, which is empty
-	missed  []string // what was looked for in it, relative to it
-	cpus    bool     // the CPUs that it may run on were asked for
-	network bool     // a socket was made
-	start   uint64
-	module  string // that is being imported
-	threads map[int]*threadState
+	probes    []fingerprint.Probe
+	known     map[fingerprint.Probe]bool
+	read      map[string]bool // directories
+	found     []Finding
+	dir       string   // the working directory, which is empty
+	missed    []string // what was looked for in it, relative to it
+	cpus      bool     // the CPUs that it may run on were asked for
+	network   bool     // a socket was made
+	cacheRead bool     // all of ld.so.cache was read
+	start     uint64
+	module    string // that is being imported
+	threads   map[int]*threadState
 }
 
 // maxModule bounds the name of a module, in bytes.
