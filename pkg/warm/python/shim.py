@@ -1119,7 +1119,9 @@ def find_renewals():
     out, or, if a plain start imports it, at the start."""
     for name, (renewal, _, forget_it) in RENEWED.items():
         if name in handed and forget_it is not None:
+            tell_importing(name)
             forget_it(handed[name])
+            tell_importing(None)
         if name in handed:
             effects.setdefault(name, []).append(("renew", renewal, handed[name]))
         elif name in sys.modules:
