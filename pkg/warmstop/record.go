@@ -262,6 +262,8 @@ func (r *recorder) onExit(tid int, s *threadState, result int64) error {
 func (r *recorder) note(p fingerprint.Probe) {
 	name, isHere := strings.CutPrefix(p.Path, r.dir+"/")
 	switch {
+	case p.Path == r.dir && r.dir != "/":
+		// There is one in each start.
 	case strings.Contains(p.Path, "/__pycache__/"):
 		// Python compares what it compiled with the source, which is looked at, too
 		// (Lib/importlib/_bootstrap_external.py, SourceLoader.get_code).
