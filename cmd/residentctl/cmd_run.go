@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -107,6 +108,9 @@ func runRun(ctx context.Context, o startLine, stores []string, errOut io.Writer)
 	program, err := findProgram(o.argv[0], stores)
 	if err != nil {
 		return err
+	}
+	if slices.ContainsFunc(stores, func(dir string) bool { return store.NamedPathOf(dir, o.argv[0]) == program }) {
+		o.argv = append([]string{program}, o.argv[1:]...) // PATH does not lead there
 	}
 	why := errors.New("--engine exec asks for it")
 	if o.engine != engineExec {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -219,11 +220,13 @@ func (w *warming) stopOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(said.Name())
 	defer said.Close()
+	if err := os.Remove(said.Name()); err != nil {
+		return err
+	}
 	o.Stderr = said
 	if w.template, err = warmstop.Stop(ctx, o); err != nil {
-		return w.withMessage(err, said.Name())
+		return w.withMessage(err, said)
 	}
 	if w.script == nil {
 		return nil
@@ -250,8 +253,10 @@ func (w *warming) shimConfig(report string) warm.PythonConfig {
 }
 
 // withMessage adds the last line that a template has written to standard error to its error.
-func (w *warming) withMessage(err error, file string) error {
-	text, readErr := linux.ReadTail(file, 4096)
+func (w *warming) withMessage(err error, said *os.File) error {
+	const enough = 4096 // bytes
+	size, readErr := said.Seek(0, io.SeekEnd)
+	text, _ := io.ReadAll(io.NewSectionReader(said, max(0, size-enough), enough))
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	last := strings.TrimSpace(lines[len(lines)-1])
 	if readErr != nil || last == "" || problem.KindOf(err) != problem.Program {
@@ -289,7 +294,7 @@ func (w *warming) accept() error {
 // depend records what the image depends on.
 func (w *warming) depend(ctx context.Context, began int64) (err error) {
 	t, l := w.template, w.layout
-	probes := t.Probes
+	probes := slices.DeleteFunc(t.Probes, func(p fingerprint.Probe) bool { return isCached(p.Path) })
 	if w.script != nil {
 		probes = append([]fingerprint.Probe{{Call: "open", Path: w.program.Path}}, probes...)
 		for _, path := range w.script.Misses {
@@ -318,6 +323,11 @@ func (w *warming) depend(ctx context.Context, began int64) (err error) {
 	}
 	return nil
 }
+
+// isCached reports whether a path is of python's cache of compiled modules: it looks at their
+// sources too, and writes the cache again at any time, for another option for instance
+// (PEP 3147).
+func isCached(path string) bool { return strings.Contains(path+"/", "/__pycache__/") }
 
 // listed are the directories that the template has read, but for the script's own: the shim
 // compares that at each start, since what comes there may shadow a module.
