@@ -127,12 +127,12 @@ line on standard error then says why and what can be done.`,
 // runExec becomes the command, or with --auto stays beside it.
 func runExec(o startLine, stderr io.Writer) error {
 	intercept.SurviveBrokenPipe()
-	program, err := findProgram(o.argv[0])
+	stores, storesErr := storesToSearch(o.store)
+	program, err := findProgram(o.argv[0], stores)
 	if err != nil {
 		return err
 	}
-	stores, err := storesToSearch(o.store)
-	if err == nil && o.store != "" {
+	if err = storesErr; err == nil && o.store != "" {
 		err = store.MayMake(o.store)
 	}
 	if o.inside == nil {

@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -177,6 +180,7 @@ func printInspection(g *globals, i *resident.Inspection) error {
 	p.row("program's headers", i.Start.Headers)
 	p.row("dynamic linker", i.Start.LinkerBase)
 	p.row("program break from", i.Start.BreakBase)
+	printWarm(p, i.WarmImage)
 	printDependencies(p, i.DependsOn)
 	return p.end()
 }
@@ -217,6 +221,8 @@ func printSummary(t *table, i *resident.Inspection) {
 			field("stale", reason)
 		}
 	}
+	field("kind", i.Kind)
+	printWarmSummary(field, i)
 	field("layouts", max(i.Layouts, 1))
 	field("stopped", i.StopPoint)
 	if i.TrustOwner {
@@ -229,15 +235,86 @@ func printSummary(t *table, i *resident.Inspection) {
 	field("by", fmt.Sprintf("CRIU %s on Linux %s", i.CRIU, i.Kernel))
 	field("contents", i.Digest)
 	if t := i.Timing; t != nil {
-		field("time", fmt.Sprintf("%.2f ms normally, %.2f ms from the image (medians of %s)",
-			float64(t.ExecNS)/1e6, float64(t.ResidentNS)/1e6, count(t.Starts, "start")))
+		field("time", formatTimes(t, "start"))
+	}
+	if i.Whole != nil {
+		field("whole run", formatTimes(i.Whole, "run"))
 	}
 	s := i.Sizes
 	field("on disk", fmt.Sprintf("%s (pages %s, plan %s)", size(s.Image), size(s.Pages), size(s.Plan)))
 	field("mapped", fmt.Sprintf("%s: %s of files, %s of CRIU's pages, %s of fresh memory",
 		count(s.Mappings, "mapping"), size(s.MappedFiles), size(s.MappedPages), size(s.FreshMemory)))
-	field("bound", count(i.Bound, "call")+" in advance")
+	if i.WarmImage == nil {
+		field("bound", count(i.Bound, "call")+" in advance")
+	}
 	field("copied", fmt.Sprintf("%s at each start, at most %s when it is written to", size(s.CorrectedPages), size(s.WritablePages)))
+}
+
+// formatTimes is what was measured both ways.
+func formatTimes(t *registry.Timing, of string) string {
+	return fmt.Sprintf("%.2f ms normally, %.2f ms from the image (medians of %s)",
+		float64(t.ExecNS)/1e6, float64(t.ResidentNS)/1e6, count(t.Starts, of))
+}
+
+// printWarmSummary prints what was asked for of a warm image, and what was accepted.
+func printWarmSummary(field func(name string, value any), i *resident.Inspection) {
+	w := i.Warm
+	if w == nil {
+		return
+	}
+	if w.Interpreter != "" {
+		field("interpreter", w.Interpreter)
+		field("imports", strings.Join(w.Imports, ", "))
+	}
+	for _, line := range w.Train {
+		field("trained with", line)
+	}
+	if i.Modules > 0 {
+		field("modules", i.Modules)
+	}
+	for _, what := range i.Accepted {
+		field("accepted", what)
+	}
+}
+
+// printWarm prints what a start from a warm image has and compares beside the rest.
+func printWarm(p *sections, w *resident.WarmImage) {
+	if w == nil {
+		return
+	}
+	p.section("WARM")
+	p.row("executable", w.Executable)
+	if len(w.Args) > 0 {
+		args := strings.Join(w.Args, " ")
+		if w.ProgramArg {
+			args += " PROGRAM"
+		}
+		p.row("in place of argv[0]", args)
+	}
+	p.row("template's stack", fmt.Sprintf("%v, %s", w.OldStack, size(w.OldStackLength)))
+	p.row("mapped in advance", size(w.Populated))
+	if len(w.Signals) > 0 {
+		p.section("SETS ACTIONS OF SIGNALS", "SIGNAL", "HANDLER", "WHERE IT IS")
+	}
+	for _, s := range w.Signals {
+		handler := s.Handler.String()
+		if s.Handler == 1 {
+			handler = "ignored"
+		}
+		p.row(cmp.Or(s.Name, strconv.Itoa(s.Signal)), handler, s.In)
+	}
+	p.section("COMPARES", "OF THE CALLER", "WHAT IT MUST BE")
+	limit := size(w.StackLimit)
+	if w.StackLimit == math.MaxUint64 {
+		limit = "unlimited"
+	}
+	p.row("stack limit", limit)
+	for _, v := range w.Environment {
+		p.row("environment", v)
+	}
+	for _, v := range w.Unset {
+		p.row("environment", "otherwise no "+v+"…")
+	}
 }
 
 func printDependencies(p *sections, d *fingerprint.Dependencies) {

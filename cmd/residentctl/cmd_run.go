@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -104,9 +105,12 @@ func storesFor(euid int, named string) ([]string, error) {
 
 // runRun becomes the program. When it returns, with an error, there was none.
 func runRun(ctx context.Context, o startLine, stores []string, errOut io.Writer) error {
-	program, err := findProgram(o.argv[0])
+	program, err := findProgram(o.argv[0], stores)
 	if err != nil {
 		return err
+	}
+	if slices.ContainsFunc(stores, func(dir string) bool { return store.NamedPathOf(dir, o.argv[0]) == program }) {
+		o.argv = append([]string{program}, o.argv[1:]...) // PATH does not lead there
 	}
 	why := errors.New("--engine exec asks for it")
 	if o.engine != engineExec {
@@ -170,12 +174,13 @@ func explainByEnvironment() bool {
 	return v != "" && v != "0"
 }
 
-// findProgram finds what execvp(3) would execute. What it lets pass the
+// findProgram finds what execvp(3) would execute, or in one of the stores an interpreter with
+// a name of its own. What it lets pass the
 // launcher finds too: a regular file that the caller may execute.
-func findProgram(name string) (string, error) {
+func findProgram(name string, stores []string) (string, error) {
 	program, err := name, error(nil)
 	if !strings.Contains(name, "/") {
-		program, err = resident.LookPath(name)
+		program, err = resident.LookPathIn(name, stores...)
 	}
 	var refusal *elfinfo.Refusal
 	if errors.As(err, &refusal) {

@@ -30,6 +30,9 @@ Every word that differs must be of a known kind. Without arguments, every progra
 the store is verified. Like add, verify executes parts of the program, for root by the
 same rule.
 
+A warm image is of a start-up that does not give the same memory twice, so it is
+compared with CRIU's files.
+
 With --engine criu, CRIU restores the image too, and the two processes are compared:
 registers, mappings and memory. This needs root or the capabilities that CRIU
 requires, and the process id of the dumped process must be free.`,
@@ -167,8 +170,11 @@ func printVerified(g *globals, r verifyResult) {
 		return
 	}
 	with := "a fresh link"
-	if r.Reference == resident.ReferenceCRIU {
+	switch {
+	case r.Reference == resident.ReferenceCRIU:
 		with = "CRIU's restore"
+	case r.Warm:
+		with = "CRIU's files"
 	}
 	g.printf("%s: the same as %s (id %s, %s hashed, %s compared)\n", printable(r.Program), with, shortID(r.ID),
 		count(r.Files, "file"), count(r.Pages, "page"))

@@ -106,7 +106,7 @@ func (w *which) run(ctx context.Context, g *globals, programs []string) error {
 // find looks for a program in each of the stores. Its error says that it is in none.
 func (w *which) find(ctx context.Context, name string, missed *unread) (r whichResult, err error) {
 	r = whichResult{Program: name, Ways: []resident.WayIn{}}
-	if r.Path, err = resident.LookPath(name); err == nil && w.follow {
+	if r.Path, err = resident.LookPathIn(name, w.dirs()...); err == nil && w.follow {
 		r.Path, err = resident.Follow(ctx, r.Path, w.trustOwner)
 	}
 	if err != nil {
@@ -131,6 +131,14 @@ func (w *which) find(ctx context.Context, name string, missed *unread) (r whichR
 		return r, w.notResident(name, r)
 	}
 	return r, nil
+}
+
+// dirs are the paths of the stores.
+func (w *which) dirs() (all []string) {
+	for _, s := range w.stores {
+		all = append(all, s.dir)
+	}
+	return all
 }
 
 // best is the way in that a caller takes: the first that is resident, or else the first

@@ -158,12 +158,13 @@ type inspection struct {
 	Fixups        []resident.ImageFixup  `json:"fixups"`
 	Registrations resident.Registrations `json:"registrations"`
 	Start         resident.StartPoint    `json:"start"`
+	WarmImage     *resident.WarmImage    `json:"warm_image,omitempty"`
 	DependsOn     dependencies           `json:"depends_on"`
 }
 
 func inspectionOf(i *resident.Inspection) *inspection {
 	return &inspection{
-		*recordOfEntry(i.Entry), i.StopPoint, i.PlanVersion, i.Sizes, i.Objects, i.Maps, i.Fixups, i.Registrations, i.Start,
+		*recordOfEntry(i.Entry), i.StopPoint, i.PlanVersion, i.Sizes, i.Objects, i.Maps, i.Fixups, i.Registrations, i.Start, i.WarmImage,
 		dependenciesOf(i.DependsOn),
 	}
 }

@@ -28,7 +28,7 @@ var engines = []string{engineAuto, engineDirect, engineCRIU, engineExec}
 // error, and then the program has not been started: falling back would hide
 // what was asked for.
 func runCRIU(ctx context.Context, o startLine, stores []string, errOut io.Writer) error {
-	program, err := findProgram(o.argv[0])
+	program, err := findProgram(o.argv[0], stores)
 	if err != nil {
 		return err
 	}

@@ -116,7 +116,8 @@ func (d *Dependencies) files() []*File {
 
 // Lookups returns the paths on which the image depends beside its program and libraries: what was
 // looked at, the directories where something was not found, and each path whose coming into
-// being would be noticed: what was not found, and the directories on the way to it.
+// being would be noticed: what was not found, and the directories on the way to it. A path that
+// ends in a slash is a directory of which any entry counts.
 func (d *Dependencies) Lookups() []string {
 	seen := map[string]bool{}
 	for _, c := range d.Checks {
@@ -124,6 +125,9 @@ func (d *Dependencies) Lookups() []string {
 	}
 	for _, f := range d.Directories {
 		seen[f.Path] = true
+		if f.Exact {
+			seen[f.Path+"/"] = true
+		}
 		for _, miss := range f.Misses {
 			seen[miss] = true
 			for dir := filepath.Dir(miss); len(dir) > len(f.Path) && strings.HasPrefix(dir, f.Path); dir = filepath.Dir(dir) {

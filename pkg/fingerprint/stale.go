@@ -153,12 +153,23 @@ func (d *Dependencies) staleMachine() []string {
 	return reasons
 }
 
-// Verify is Stale, and reads every mapped file again: its reasons also name
-// files whose content differs although their times do not. Its error is the
-// context's.
+// Hashed are the files of which the content is recorded: those that are mapped, and of those
+// that were looked at all that could be read.
+func (d *Dependencies) Hashed() []*File {
+	files := d.files()
+	for _, c := range d.Checks {
+		if c.SHA256 != "" {
+			files = append(files, &File{Path: c.Path, ID: c.ID, SHA256: c.SHA256})
+		}
+	}
+	return files
+}
+
+// Verify is Stale, and reads every file again: its reasons also name files whose content
+// differs although their times do not. Its error is the context's.
 func (d *Dependencies) Verify(ctx context.Context) ([]string, error) {
 	reasons := d.Stale()
-	files := d.files()
+	files := d.Hashed()
 	found := make([]string, len(files))
 	err := each(ctx, len(files), func(i int) error {
 		found[i] = staleContent(*files[i])

@@ -83,7 +83,8 @@ type Image struct {
 	// LibraryPaths are the libraries' paths as they were opened, for ByLibrary.
 	LibraryPaths []string `json:"library_paths,omitempty"`
 	// Lookups are the other paths on which it depends, for ByFiles: files and directories that
-	// were looked at, and where something was not found.
+	// were looked at, and where something was not found. One that ends in a slash is a directory
+	// of which any entry counts.
 	Lookups []string `json:"lookups,omitempty"`
 	// Deps is what the image depends on, in the words of package fingerprint.
 	Deps json.RawMessage `json:"deps,omitempty"`

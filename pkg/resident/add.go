@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"time"
 
@@ -37,7 +36,7 @@ type AddOptions struct {
 	Layouts      int               // how many layouts to make, of which a start takes one at random; 0 is 1
 	MemoryLimit  uint64            // how many bytes of its own it may have when it is linked, and its image may take; 0 is DefaultMemoryLimit
 	Again        bool              // also if there is a good image already
-	Exactly      bool              // what was asked for at earlier adds counts no more
+	Exactly      bool              // what was asked for at earlier adds counts no more, but for Warm
 	Unasked      bool              // the user did not name it: resident.conf may say that it is never to be resident
 	Warm         *registry.Warm    // an image that is taken after the program's own start-up; its Interpreter comes from Name
 	Name         string            // with Warm: the program is an interpreter, to be started by a wrapper of this name
@@ -62,14 +61,12 @@ func (m *Manager) Add(ctx context.Context, name string, opts AddOptions) (*Added
 	if opts.Step == nil {
 		opts.Step = func(string) {}
 	}
-	path, err := LookPath(name)
+	path, err := m.lookPath(name)
 	if err != nil {
 		return nil, err
 	}
 	if opts.Name != "" {
-		if path, err = m.nameInterpreter(path, &opts); err != nil {
-			return nil, err
-		}
+		return m.addNamed(ctx, path, opts)
 	}
 	if opts.Unasked {
 		if err := m.mayBeAdded(path); err != nil {
@@ -82,6 +79,11 @@ func (m *Manager) Add(ctx context.Context, name string, opts AddOptions) (*Added
 			return nil, err
 		}
 	}
+	return m.addAt(ctx, path, opts)
+}
+
+// addAt is Add of the program at path.
+func (m *Manager) addAt(ctx context.Context, path string, opts AddOptions) (*Added, error) {
 	added, err := m.addPath(ctx, path, opts)
 	if errors.Is(err, fingerprint.ErrChanged) {
 		// An upgrade under way, most likely at its end by now.
@@ -100,6 +102,10 @@ func (m *Manager) addPath(ctx context.Context, path string, opts AddOptions) (*A
 	opts, err := m.asWished(path, opts)
 	if err != nil {
 		return nil, err
+	}
+	if opts.Unasked && opts.Warm != nil {
+		return nil, problem.Refusef("%s is to have a warm image, which runs it", path).
+			WithHint("make the image with `residentctl refresh %s`", path)
 	}
 	if opts.Layouts > MaxLayouts {
 		return nil, fmt.Errorf("%d layouts are more than an image may have (%d)", opts.Layouts, MaxLayouts)
@@ -142,10 +148,7 @@ func (a *adding) changedMeanwhile(path string, err error) error {
 // another name of the same file. What is at the path may be another file by now.
 func (m *Manager) asWished(path string, opts AddOptions) (AddOptions, error) {
 	opts.Layouts = max(opts.Layouts, 1)
-	if opts.Exactly {
-		return opts, nil
-	}
-	limit := opts.MemoryLimit
+	exactly, limit := opts.Exactly, opts.MemoryLimit
 	for _, find := range []func() (registry.Record, error){
 		func() (registry.Record, error) { return m.registry.ByPath(path) },
 		func() (registry.Record, error) { return m.sameFile(path) },
@@ -157,15 +160,19 @@ func (m *Manager) asWished(path string, opts AddOptions) (AddOptions, error) {
 		case err != nil:
 			return opts, err
 		}
+		opts.Warm = warmAsWished(opts.Warm, rec.Warm)
+		if exactly {
+			continue
+		}
 		opts.Layouts = max(opts.Layouts, rec.Layouts)
 		opts.TrustOwner = opts.TrustOwner || rec.TrustOwner
 		opts.EvenIfSlower = opts.EvenIfSlower || rec.EvenIfSlower || slower(&rec)
-		if opts.Warm == nil {
-			opts.Warm = rec.Warm
-		}
 		if limit == 0 {
 			opts.MemoryLimit = max(opts.MemoryLimit, rec.MemoryLimit)
 		}
+	}
+	if opts.Warm != nil {
+		opts.Layouts = 1
 	}
 	return opts, nil
 }
@@ -194,7 +201,7 @@ func (m *Manager) addCurrent(ctx context.Context, path string, opts AddOptions) 
 	if err != nil || !ok || opts.Layouts > max(rec.Layouts, 1) || opts.TrustOwner && !rec.TrustOwner {
 		return nil, err
 	}
-	if opts.Exactly && opts.Layouts < max(rec.Layouts, 1) || !reflect.DeepEqual(opts.Warm, rec.Warm) {
+	if opts.Exactly && opts.Layouts < max(rec.Layouts, 1) || !sameWarm(opts.Warm, rec.Warm) {
 		return nil, nil
 	}
 	if err := m.noteOptions(ctx, &rec, opts); err != nil {

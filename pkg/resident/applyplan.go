@@ -127,7 +127,7 @@ func (p *applyPlanner) know(rec *registry.Record) {
 // group sorts a program to the other names of its file, unless it cannot be resident.
 func (p *applyPlanner) group(program conf.Program) {
 	rec, key := p.byName[program.Path], program.Path
-	if rec == nil || !rec.HasImage() {
+	if rec == nil || !rec.HasImage() && rec.Warm == nil {
 		if err := p.cannot(program); err != nil {
 			return
 		}
@@ -219,6 +219,9 @@ func (p *applyPlanner) compareOptions(g *applyGroup) {
 	was := conf.Options{Layouts: max(g.rec.Layouts, 1), MemoryLimit: g.rec.MemoryLimit, EvenIfSlower: g.rec.EvenIfSlower, TrustOwner: g.rec.TrustOwner}
 	is := g.options
 	is.Shim, is.System, is.Layouts = false, false, max(is.Layouts, 1)
+	if g.rec.Warm != nil { // which has one, and no file asks for it
+		is.Layouts = was.Layouts
+	}
 	is.EvenIfSlower = is.EvenIfSlower || was.EvenIfSlower // it may be noted of an image that is slower
 	exactly := !slices.ContainsFunc(g.rec.Names(), func(name string) bool { return !slices.Contains(g.rec.Configured, name) })
 	if !exactly {

@@ -3,6 +3,7 @@ package resident
 import (
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/pkg/ldcache"
@@ -15,12 +16,13 @@ import (
 type changed struct {
 	places places
 	paths  map[string]bool // as named, and where they lead to
+	dirs   map[string]bool // where these are
 	inodes map[linux.Inode]bool
 	all    bool // /etc/ld.so.cache has changed
 }
 
 func newChanged(paths []string) *changed {
-	c := &changed{places: places{}, paths: map[string]bool{}, inodes: map[linux.Inode]bool{}}
+	c := &changed{places: places{}, paths: map[string]bool{}, dirs: map[string]bool{}, inodes: map[linux.Inode]bool{}}
 	cache := c.places.of(ldcache.Path)
 	for _, path := range paths {
 		abs, err := filepath.Abs(path)
@@ -29,7 +31,7 @@ func newChanged(paths []string) *changed {
 		}
 		// The name may be that of a link, which has been pointed elsewhere.
 		for _, p := range []string{abs, c.places.name(abs), c.places.of(abs)} {
-			c.paths[p] = true
+			c.paths[p], c.dirs[filepath.Dir(p)] = true, true
 			c.all = c.all || p == cache || p == ldcache.Path
 		}
 		if id, err := linux.StatID(abs); err == nil {
@@ -39,8 +41,12 @@ func newChanged(paths []string) *changed {
 	return c
 }
 
-// has reports whether a path is, or leads to, one of the files.
+// has reports whether a path is, or leads to, one of the files; one that ends in a slash,
+// whether one of them is in that directory.
 func (c *changed) has(path string) bool {
+	if dir, ok := strings.CutSuffix(path, "/"); ok && dir != "" {
+		return c.dirs[dir] || c.dirs[c.places.of(dir)]
+	}
 	if c.paths[path] || c.paths[c.places.name(path)] || c.paths[c.places.of(path)] {
 		return true
 	}

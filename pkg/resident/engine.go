@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/inherit"
 	"github.com/residentctl/residentctl/pkg/plan"
 	"github.com/residentctl/residentctl/pkg/ptrace"
@@ -33,6 +34,10 @@ func (m *Manager) RestoreWithCRIU(ctx context.Context, exec inherit.Exec) (*Rest
 	rec, err := m.ofFile(exec.Path)
 	if err != nil {
 		return nil, err
+	}
+	if rec.Kind == registry.KindWarm {
+		return nil, problem.Newf(problem.Run, "it has a warm image, which starts by its launcher file only").
+			WithHint("run it without --engine criu; `residentctl verify --engine criu` compares the image with what CRIU restores")
 	}
 	if reasons := m.stale(rec); len(reasons) > 0 {
 		return nil, errors.New(reasons[0])

@@ -31,6 +31,7 @@ const (
 	GCLauncher  GCKind = "launcher"  // a launcher file under a name that its entry does not have
 	GCLaunchers GCKind = "launchers" // launcher files without a record
 	GCImage     GCKind = "image"     // an image without a record
+	GCNamed     GCKind = "named"     // the wrapper of an interpreter's name that no entry has
 	GCExec      GCKind = "exec"      // a covered dynamic linker of another libc or residentctl
 	GCNote      GCKind = "note"      // a file of counts or times that cannot be read
 	GCStaging   GCKind = "staging"   // what a killed process was making
@@ -68,6 +69,7 @@ var garbage = []garbageKind{
 	{kind: GCLaunchers, reason: "no entry of the registry has them",
 		plan: (*gcSearch).launchers, collect: (*Manager).collectLaunchers, report: (*checker).leftInStore},
 	{kind: GCImage, reason: noEntry, plan: (*gcSearch).images, collect: (*Manager).collectImage, report: (*checker).leftInStore},
+	{kind: GCNamed, reason: noEntry, plan: (*gcSearch).named, collect: (*Manager).collectNamed, report: (*checker).leftInStore, reportLocked: true},
 	{kind: GCExec, reason: "the dynamic linker, or residentctl, is another one now",
 		plan: (*gcSearch).execs, collect: (*Manager).collectExec},
 	{kind: GCNote, reason: "it cannot be read, and counts as empty",
@@ -115,12 +117,21 @@ type gcSearch struct {
 	records  []registry.Record   // that have an image
 	binaries map[linux.Inode]int // that have a record: its place in records
 	ids      map[string]bool     // of the records' images
+	names    map[string]bool     // of all records
 	going    map[string]bool     // ids of the entries that are garbage themselves
 	kept     []GCItem
 }
 
 func (m *Manager) searchGarbage(ctx context.Context, records []registry.Record) *gcSearch {
-	s := &gcSearch{Manager: m, ctx: ctx, records: withImage(records), binaries: map[linux.Inode]int{}, ids: map[string]bool{}, going: map[string]bool{}}
+	s := &gcSearch{
+		Manager: m, ctx: ctx, records: withImage(records), binaries: map[linux.Inode]int{},
+		ids: map[string]bool{}, names: map[string]bool{}, going: map[string]bool{},
+	}
+	for _, rec := range records {
+		for _, name := range rec.Names() {
+			s.names[name] = true
+		}
+	}
 	for i, rec := range s.records {
 		s.binaries[rec.Binary.Inode()], s.ids[rec.ID] = i, true
 	}

@@ -42,7 +42,7 @@ func (a *Address) UnmarshalText(text []byte) error {
 // about the first. Fields are only added.
 type Inspection struct {
 	Entry
-	StopPoint     string                    `json:"stop_point"` // "linked" or "entry"
+	StopPoint     string                    `json:"stop_point"` // "linked", "entry" or "warm"
 	PlanVersion   int                       `json:"plan_version"`
 	Sizes         Sizes                     `json:"sizes"`
 	Objects       []Object                  `json:"objects"`
@@ -50,6 +50,7 @@ type Inspection struct {
 	Fixups        []ImageFixup              `json:"fixups"`
 	Registrations Registrations             `json:"registrations"`
 	Start         StartPoint                `json:"start"`
+	WarmImage     *WarmImage                `json:"warm_image,omitempty"` // of a warm image
 	DependsOn     *fingerprint.Dependencies `json:"depends_on"`
 }
 
@@ -70,7 +71,7 @@ type Sizes struct {
 type Object struct {
 	Path    string  `json:"path"` // as it was opened
 	SOName  string  `json:"soname,omitempty"`
-	Role    string  `json:"role"` // "program", "library", "dynamic linker" or "vdso"
+	Role    string  `json:"role"` // "program", "script", "library", "dynamic linker" or "vdso"
 	Address Address `json:"address"`
 	Length  uint64  `json:"length"` // up to the end of its last mapping from the file
 }
@@ -134,6 +135,8 @@ var fixupNames = [plan.FixKinds]string{
 	plan.FixCanary:    "canary",
 	plan.FixGuard:     "pointer guard",
 	plan.FixStackSize: "thread stack size",
+	plan.FixIgnored:   "ignored signals",
+	plan.FixFlags:     "flags of the start",
 }
 
 // FixupName returns what a word is that a start corrects.
@@ -179,6 +182,7 @@ func (m *Manager) readImage(i *inspecting, rec registry.Record) (err error) {
 	i.maps()
 	i.objects()
 	i.words()
+	i.warm()
 	return i.sizes(m.store.ImageDir(rec.ID), m.store.PlanPath(rec.ID))
 }
 
@@ -275,9 +279,15 @@ func (i *inspecting) objects() {
 		o.Length = end - uint64(o.Address)
 		i.Objects = append(i.Objects, o)
 	}
-	add(i.DependsOn.Program.Path, "program")
+	exe := exeOf(i.plan)
+	if exe != i.DependsOn.Program.Path {
+		i.Objects = append(i.Objects, Object{Path: i.DependsOn.Program.Path, Role: "script"})
+	}
+	add(exe, "program")
 	for _, l := range i.DependsOn.Libraries {
-		add(l.Path, "library")
+		if l.Path != exe {
+			add(l.Path, "library")
+		}
 	}
 	add(i.DependsOn.Linker.Path, "dynamic linker")
 	i.Objects = append(i.Objects, Object{

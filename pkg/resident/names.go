@@ -94,15 +94,27 @@ func sameOrigin(program, path string) error {
 	if err != nil || filepath.Dir(was) == filepath.Dir(is) {
 		return err
 	}
-	f, err := elfinfo.Open(path)
+	searched, err := searchedBeside(path)
 	if err != nil {
 		return err
 	}
-	if usesOrigin(f) {
-		return problem.Refusef("%s is the same file as %s, which is resident, and its libraries are searched relative to its directory", path, program).
+	if searched != "" {
+		return problem.Refusef("%s is the same file as %s, which is resident, and its %s are searched relative to its directory", path, program, searched).
 			WithHint("use the name that is resident, or replace the hard link with a copy: there is one image per file")
 	}
 	return nil
+}
+
+// searchedBeside is what a program has searched relative to its own directory, or "".
+func searchedBeside(path string) (what string, err error) {
+	if isScript(path) {
+		return "modules", nil
+	}
+	f, err := elfinfo.Open(path)
+	if err == nil && usesOrigin(f) {
+		what = "libraries"
+	}
+	return what, err
 }
 
 // usesOrigin reports whether a program has libraries searched relative to itself.

@@ -126,6 +126,11 @@ func (m *Manager) purgeImages() error {
 	for _, id := range ids {
 		err = errors.Join(err, m.store.RemoveImage(id))
 	}
+	named, namedErr := m.store.Named()
+	err = errors.Join(err, namedErr)
+	for _, path := range named {
+		err = errors.Join(err, m.store.RemoveNamed(path))
+	}
 	return errors.Join(err, m.store.RemoveExecs())
 }
 

@@ -111,11 +111,14 @@ func (m *Manager) renewNeeded(ctx context.Context, records []registry.Record) ma
 // dated reports whether new times would make an entry's starts shorter.
 func dated(rec registry.Record) bool {
 	var deps fingerprint.Dependencies
-	return json.Unmarshal(rec.Deps, &deps) == nil && deps.Dated()
+	return rec.Kind != registry.KindWarm && json.Unmarshal(rec.Deps, &deps) == nil && deps.Dated()
 }
 
 // renewable are an entry's dependencies with new times, if only those differ.
 func renewable(ctx context.Context, rec registry.Record) (*fingerprint.Dependencies, error) {
+	if rec.Kind == registry.KindWarm {
+		return nil, madeAgain("what the program has read of times is in its memory")
+	}
 	var deps fingerprint.Dependencies
 	if err := json.Unmarshal(rec.Deps, &deps); err != nil {
 		return nil, madeAgain(fmt.Sprintf("what it depends on cannot be read (%v)", err))

@@ -9,7 +9,7 @@ import (
 )
 
 // Serve makes a program resident. One that has an entry is refreshed instead: it keeps
-// its options and its other names. Made is false where there was nothing to do. The error
+// its options and its other names. One that is to have a warm image is left alone. Made is false where there was nothing to do. The error
 // is as Add's.
 func (m *Manager) Serve(ctx context.Context, program string) (made bool, err error) {
 	rec, err := m.entryOf(program)
@@ -19,6 +19,9 @@ func (m *Manager) Serve(ctx context.Context, program string) (made bool, err err
 	}
 	if err != nil {
 		return false, err
+	}
+	if rec.Warm != nil {
+		return false, nil // making its image runs the program, which the user asks for
 	}
 	r := m.refresh(ctx, rec, RefreshOptions{}, m.renewNeeded(ctx, []registry.Record{rec}), func(string) {})
 	return r.Err == nil && !r.Current && !r.Gone, r.Err

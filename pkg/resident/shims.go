@@ -53,7 +53,7 @@ type Enabled struct {
 
 // Enable makes a shim for a program, which is made resident if it is not.
 func (m *Manager) Enable(ctx context.Context, name string, opts AddOptions) (*Enabled, error) {
-	path, err := LookPath(name)
+	path, err := m.lookPath(name)
 	if err != nil {
 		return nil, err
 	}
@@ -153,8 +153,12 @@ var relocatable = []struct {
 	{"SELFAUTOLOC", false},    // TeX Live (kpathsea/progname.c, kpathsea_selfdir)
 }
 
-// findsItsFiles refuses a program that would not find its files by a shim.
+// findsItsFiles refuses a program that would not find its files by a shim. A script's
+// interpreter is executed by its own path.
 func findsItsFiles(rec registry.Record) error {
+	if isScript(rec.Program) {
+		return nil
+	}
 	real, err := filepath.EvalSymlinks(rec.Program)
 	if err != nil {
 		return err

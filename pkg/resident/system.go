@@ -61,6 +61,10 @@ func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions
 	if err := m.mayBeEnabled(path); err != nil {
 		return nil, err
 	}
+	if rec, err := m.entryOf(path); err == nil && rec.Warm != nil {
+		return nil, problem.Errorf("%s is to have a warm image, which starts by its launcher file only", path).
+			WithHint("enable it with a shim (without --system)")
+	}
 	// Whether it can be read at all Add says better.
 	if reads, err := readsItself(path); err == nil && reads {
 		return nil, problem.Errorf("it reads its own file through /proc/self/exe, which not every start by binfmt_misc can set").

@@ -43,6 +43,7 @@ type Verified struct {
 	ID        string    `json:"id"`
 	Program   string    `json:"program"`
 	Reference Reference `json:"reference"`
+	Warm      bool      `json:"warm,omitempty"` // with ReferenceLink it is compared with CRIU's files
 	OK        bool      `json:"ok"`
 	Failures  []string  `json:"failures,omitempty"` // what is wrong, for people
 
@@ -97,7 +98,9 @@ func (m *Manager) Verify(ctx context.Context, rec registry.Record, ref Reference
 	if err := notInside(); err != nil {
 		return nil, err
 	}
-	v := &verifying{Manager: m, rec: rec, owners: ownersUnless(rec.TrustOwner), result: &Verified{ID: rec.ID, Program: rec.Program, Reference: ref}}
+	v := &verifying{Manager: m, rec: rec, owners: ownersUnless(rec.TrustOwner), result: &Verified{
+		ID: rec.ID, Program: rec.Program, Reference: ref, Warm: rec.Kind == registry.KindWarm,
+	}}
 	if err := v.files(ctx); err != nil {
 		return nil, err
 	}
@@ -156,7 +159,7 @@ func (v *verifying) files(ctx context.Context) error {
 			v.result.Failures = append(v.result.Failures, c)
 		}
 	}
-	v.result.Files = len(v.deps.Libraries) + 2
+	v.result.Files = len(v.deps.Hashed())
 	if v.deps.Digest() != v.rec.Digest {
 		v.result.failf("the record's digest is not that of the files it names")
 	}
@@ -166,7 +169,7 @@ func (v *verifying) files(ctx context.Context) error {
 // mayExecute holds the program and its dynamic linker to the rule about owners. To the
 // libraries it is applied when they are opened.
 func (v *verifying) mayExecute() error {
-	for _, path := range []string{v.plan.Path, v.deps.Linker.Path} {
+	for _, path := range []string{v.plan.Path, exeOf(v.plan), v.deps.Linker.Path} {
 		if _, err := v.owners.allow(path); err != nil {
 			return err
 		}
@@ -208,9 +211,12 @@ func (v *verifying) memory(ctx context.Context, ref Reference) error {
 	if err != nil {
 		return err
 	}
-	if ref == ReferenceCRIU {
+	switch {
+	case ref == ReferenceCRIU:
 		err = v.withCRIU(ctx, proc)
-	} else {
+	case p.Kind == plan.KindWarm: // running the program again would not make the same memory
+		v.result.Pages, v.result.NotCompared = heldPages(p), notComparedWarm
+	default:
 		err = v.withLink(ctx, proc)
 	}
 	if errors.Is(err, errLayout) {
@@ -319,7 +325,7 @@ func (v *verifying) comparison(proc *ptrace.Process, pid int, stack linux.Initia
 	if c.pagesPath, err = filepath.EvalSymlinks(v.pagesPath); err != nil {
 		return nil, err
 	}
-	ours, _, err := proc.Stack()
+	ours, _, err := startedWith(v.plan, proc)
 	if err != nil {
 		return nil, err
 	}
@@ -329,6 +335,7 @@ func (v *verifying) comparison(proc *ptrace.Process, pid int, stack linux.Initia
 	if c.ref, err = newSide(pid, stack); err != nil {
 		return nil, err
 	}
+	c.trial.values[plan.FixFlags] = plan.StartExplain // startTrial has asked for it
 	c.image = imageStretches(v.image, v.plan.VDSO)
 	return c, nil
 }
@@ -406,7 +413,7 @@ func (v *verifying) withCRIU(ctx context.Context, proc *ptrace.Process) error {
 // compare compares the resident start with the reference: registers,
 // registrations, mappings and memory.
 func (v *verifying) compare(proc, ref *ptrace.Process, bound map[uint64]uint64, noise func(addr, word uint64) string) error {
-	stack, auxv, err := ref.Stack()
+	stack, auxv, err := v.stackOf(ref)
 	if err != nil {
 		return err
 	}
@@ -421,6 +428,9 @@ func (v *verifying) compare(proc, ref *ptrace.Process, bound map[uint64]uint64, 
 	v.result.Failures = append(v.result.Failures, c.failures()...)
 	v.result.Differences, v.result.Pages = c.found(), c.pages
 	v.result.NotCompared = notCompared
+	if v.plan.Kind == plan.KindWarm {
+		v.result.NotCompared = notComparedWarm
+	}
 	v.same([]value{
 		{"the robust list", proc.RobustHead, ref.RobustHead},
 		{"the robust list's length", proc.RobustLen, ref.RobustLen},
@@ -464,10 +474,17 @@ func (v *verifying) sameRegisters(proc, ref *ptrace.Process) error {
 	if err != nil {
 		return err
 	}
-	rip, r12 := linkstop.Enter(plan.Stop{Addr: ref.Regs.Rip, Point: v.plan.Stop.Point}, ref.Regs.Rax)
+	if v.plan.Kind == plan.KindWarm {
+		v.sameWarmRegisters(proc, ref)
+	} else {
+		rip, r12 := linkstop.Enter(plan.Stop{Addr: ref.Regs.Rip, Point: v.plan.Stop.Point}, ref.Regs.Rax)
+		v.same([]value{{"rip", proc.Regs.Rip, rip}, {"r12", proc.Regs.R12, r12}})
+	}
+	const status = 0x3f // what operations have left (Intel SDM volume 1, 10.2.3): an exec's in a warm start
+	if v.plan.Kind == plan.KindWarm {
+		refSSE &^= status
+	}
 	v.same([]value{
-		{"rip", proc.Regs.Rip, rip},
-		{"r12", proc.Regs.R12, r12},
 		{"the thread pointer", proc.Regs.Fs_base, ref.Regs.Fs_base},
 		{"the gs base", proc.Regs.Gs_base, ref.Regs.Gs_base},
 		{"the direction flag", proc.Regs.Eflags & directionFlag, ref.Regs.Eflags & directionFlag},

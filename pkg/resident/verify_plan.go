@@ -39,6 +39,9 @@ func (v *verifying) planAgrees() {
 // only were so then: which words belong to the process, which comparing the memory
 // says, the boot in which it was made, and how long page faults took.
 func (v *verifying) compileAgain() (*plan.Plan, error) {
+	if v.plan.Kind == plan.KindWarm {
+		return v.compileWarmAgain()
+	}
 	template, err := dumpedTemplate(v.image)
 	if err != nil {
 		return nil, err
@@ -122,7 +125,11 @@ func planDifferences(p, again *plan.Plan) []string {
 	}
 	maps := func(field string, maps []plan.Map, flags uint32) {
 		for _, m := range maps {
-			if got := m.Flags &^ unix.MAP_POPULATE; got != flags {
+			got := m.Flags &^ unix.MAP_POPULATE
+			if p.Kind == plan.KindWarm {
+				got = asLinked(m)
+			}
+			if got != flags {
 				differs(fmt.Sprintf("%s.Flags at %#x", field, m.Addr), fmt.Sprintf("%#x", got), fmt.Sprintf("%#x", flags))
 			}
 		}

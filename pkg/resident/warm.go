@@ -1,9 +1,11 @@
 package resident
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -96,6 +98,10 @@ func (w *warming) inspect() (err error) {
 	}
 	if _, err := w.owners.allow(w.path); err != nil {
 		return err
+	}
+	if rec, err := w.entryOf(w.path); err == nil && len(systemWays(rec)) > 0 {
+		return problem.Refusef("%s is enabled for the whole system, and a warm image starts by its launcher file only", w.path).
+			WithHint("run `residentctl disable --system %s` first", w.path)
 	}
 	if err := w.adding.inspect(executed); err != nil {
 		return err
@@ -260,11 +266,13 @@ func (w *warming) stopOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(said.Name())
 	defer said.Close()
+	if err := os.Remove(said.Name()); err != nil {
+		return err
+	}
 	o.Stderr = said
 	if w.template, err = warmstop.Stop(ctx, o); err != nil {
-		return w.withMessage(err, said.Name())
+		return w.withMessage(err, said)
 	}
 	if w.script == nil {
 		return nil
@@ -295,8 +303,10 @@ func (w *warming) shimConfig(report, dir string) warm.PythonConfig {
 }
 
 // withMessage adds the last line that a template has written to standard error to its error.
-func (w *warming) withMessage(err error, file string) error {
-	text, readErr := linux.ReadTail(file, 4096)
+func (w *warming) withMessage(err error, said *os.File) error {
+	const enough = 4096 // bytes
+	size, readErr := said.Seek(0, io.SeekEnd)
+	text, _ := io.ReadAll(io.NewSectionReader(said, max(0, size-enough), enough))
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	last := strings.TrimSpace(lines[len(lines)-1])
 	if readErr != nil || last == "" || problem.KindOf(err) != problem.Program {
@@ -336,7 +346,7 @@ func (w *warming) accept() error {
 // depend records what the image depends on.
 func (w *warming) depend(ctx context.Context, began int64) (err error) {
 	t, l := w.template, w.layout
-	probes := t.Probes
+	probes := slices.DeleteFunc(t.Probes, func(p fingerprint.Probe) bool { return isCached(p.Path) })
 	if w.script != nil {
 		probes = append([]fingerprint.Probe{{Call: "open", Path: w.program.Path}}, probes...)
 		for _, path := range w.script.Misses {
@@ -368,6 +378,11 @@ func (w *warming) depend(ctx context.Context, began int64) (err error) {
 	}
 	return nil
 }
+
+// isCached reports whether a path is of python's cache of compiled modules: it looks at their
+// sources too, and writes the cache again at any time, for another option for instance
+// (PEP 3147).
+func isCached(path string) bool { return strings.Contains(path+"/", "/__pycache__/") }
 
 // listed are the directories that the template has read, but for the script's own: the shim
 // compares that at each start, since what comes there may shadow a module.
@@ -430,23 +445,11 @@ func (w *warming) source(looks bool) (*plan.Source, error) {
 	if err := w.agree(); err != nil {
 		return nil, err
 	}
-	src, err := l.sourceOf(t.Maps, t.Auxv, looks)
+	src, err := l.warmSource(t.Maps, t.Auxv, looks)
 	if err != nil {
 		return nil, err
 	}
-	im, r := l.image, t.Regs
-	src.Kind, src.Path = plan.KindWarm, w.path
-	src.Stop = plan.Stop{Addr: r.Rip, Point: plan.StopWarm}
-	src.Fixups, src.Signals = t.Fixups, t.Signals
-	src.Flags |= plan.FlagKeepBrk
-	src.MM.BrkBase, src.MM.Brk = im.MM.StartBrk, im.MM.Brk
-	src.Kernel = plan.Kernel{
-		FSBase: r.Fs_base, TIDAddr: t.TIDAddr(), RobustHead: t.RobustHead, RobustLen: t.RobustLen,
-		RseqAddr: t.Rseq.Addr, RseqLen: t.Rseq.Len, RseqSig: t.Rseq.Sig,
-	}
-	src.Entry.RIP, src.Entry.RSP = r.Rip, r.Rsp
-	src.Entry.RBX, src.Entry.RBP = r.Rbx, r.Rbp
-	src.Entry.R12, src.Entry.R13, src.Entry.R14, src.Entry.R15 = r.R12, r.R13, r.R14, r.R15
+	src.Path, src.Fixups, src.Signals = w.path, t.Fixups, t.Signals
 	src.Warm = plan.Warm{StackLimit: t.StackLimit, PID: uint64(t.PID)}
 	if err := w.compareCaller(&src.Warm); err != nil {
 		return nil, err
@@ -492,6 +495,26 @@ func (w *warming) compareCaller(c *plan.Warm) error {
 	return nil
 }
 
+// warmSource is sourceOf with what CRIU's image says of a process at its point.
+func (l *layout) warmSource(maps []linux.Mapping, auxv linux.Auxv, looks bool) (*plan.Source, error) {
+	src, err := l.sourceOf(maps, auxv, looks)
+	if err != nil {
+		return nil, err
+	}
+	im, r := l.image, l.image.Regs
+	src.Kind, src.Stop = plan.KindWarm, plan.Stop{Addr: r.IP, Point: plan.StopWarm}
+	src.Flags |= plan.FlagKeepBrk
+	src.MM.BrkBase, src.MM.Brk = im.MM.StartBrk, im.MM.Brk
+	src.Kernel = plan.Kernel{
+		FSBase: r.FSBase, TIDAddr: im.ClearTIDAddr, RobustHead: im.RobustHead, RobustLen: im.RobustLen,
+		RseqAddr: im.Rseq.Addr, RseqLen: im.Rseq.Len, RseqSig: im.Rseq.Sig,
+	}
+	src.Entry.RIP, src.Entry.RSP = r.IP, r.SP
+	src.Entry.RBX, src.Entry.RBP = r.BX, r.BP
+	src.Entry.R12, src.Entry.R13, src.Entry.R14, src.Entry.R15 = r.R12, r.R13, r.R14, r.R15
+	return src, nil
+}
+
 // read are the environment variables that the template was seen to read.
 func (w *warming) read() []string {
 	if w.report == nil {
@@ -515,6 +538,7 @@ func (w *warming) agree() error {
 		{"the thread pointer", t.Regs.Fs_base, im.Regs.FSBase},
 		{"the thread id's address", t.TIDAddr(), im.ClearTIDAddr},
 		{"the robust list", t.RobustHead, im.RobustHead},
+		{"the robust list's length", t.RobustLen, uint64(im.RobustLen)},
 		{"rseq", t.Rseq.Addr, im.Rseq.Addr},
 	})
 }
@@ -538,4 +562,34 @@ func environmentOf(p *plan.Plan) []string {
 		}
 	}
 	return env
+}
+
+// warmAsWished is a wish for a warm image with what was asked for at an earlier add: its
+// training runs and modules, unless others are given, and all that was accepted.
+func warmAsWished(now, earlier *registry.Warm) *registry.Warm {
+	if now == nil || earlier == nil {
+		return cmp.Or(now, earlier)
+	}
+	w := *now
+	w.Interpreter = cmp.Or(w.Interpreter, earlier.Interpreter)
+	if len(w.Imports) == 0 {
+		w.Imports = earlier.Imports
+	}
+	if len(w.Train) == 0 {
+		w.Train = earlier.Train
+	}
+	for _, what := range earlier.Accept {
+		w.Accept = with(w.Accept, what)
+	}
+	return &w
+}
+
+// sameWarm reports whether two wishes for a warm image ask for the same one.
+func sameWarm(a, b *registry.Warm) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	sorted := func(words []string) []string { return slices.Sorted(slices.Values(words)) }
+	return a.Interpreter == b.Interpreter && slices.Equal(a.Imports, b.Imports) && slices.Equal(a.Train, b.Train) &&
+		slices.Equal(sorted(a.Accept), sorted(b.Accept))
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/residentctl/residentctl/internal/problem"
+	"github.com/residentctl/residentctl/pkg/store"
 	"github.com/residentctl/residentctl/pkg/warm"
 )
 
@@ -71,11 +72,12 @@ func union(all, more []string) []string {
 // trainOnce runs the script with these arguments: in a directory and a HOME of its own, without
 // a network where that can be had, and for a limited time. What it says does not matter.
 func (w *warming) trainOnce(ctx context.Context, args []string) ([]string, error) {
-	home, err := os.MkdirTemp("", "residentctl-train-")
+	temporary, err := store.StageTemporary() // gc knows it
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(home)
+	defer func() { _ = temporary.Discard() }()
+	home := temporary.Dir
 	report := filepath.Join(home, "report")
 	command := slices.Concat(w.script.Argv, []string{w.path}, args)
 	shim, err := w.writeShim(warm.PythonConfig{

@@ -15,7 +15,10 @@ import (
 const namedName = "named"
 
 // NamedPath returns the wrapper of a name.
-func (s *Store) NamedPath(name string) string { return s.in(namedName, name) }
+func (s *Store) NamedPath(name string) string { return NamedPathOf(s.dir, name) }
+
+// NamedPathOf returns the same of a store in dir that may not exist yet.
+func NamedPathOf(dir, name string) string { return filepath.Join(dir, namedName, name) }
 
 // WriteNamed writes the wrapper of a name: a script of sh(1) that executes the interpreter. One
 // that is there already stays, so that it is the same file.
@@ -31,6 +34,18 @@ func (s *Store) WriteNamed(name, interpreter string) error {
 		err = s.replace(path, "named", func(path string) error { return writeFile(path, text, 0o755) })
 	}
 	return wrap("write", path, err)
+}
+
+// Named are the wrappers that there are.
+func (s *Store) Named() (paths []string, err error) {
+	entries, err := os.ReadDir(s.in(namedName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for _, e := range entries {
+		paths = append(paths, s.NamedPath(e.Name()))
+	}
+	return paths, wrap("read", s.in(namedName), err)
 }
 
 // RemoveNamed removes the wrapper of a name, if the path is one.
