@@ -19,7 +19,8 @@
  * In a warm start everything that was computed before is as it was when the image was made.
  * The environment (getenv(3)), descriptors, working directory, umask, limits, ids and the
  * process id are the new process's. What the program has read of these before the point is
- * old. Random numbers that were drawn before are the same in each start: seed generators
+ * old, and so is program_invocation_name(3). A signal that the caller ignores stays ignored,
+ * whatever handler the program has set. Random numbers that were drawn before are the same in each start: seed generators
  * after the point. There must be no other threads and no open descriptors but the standard
  * ones.
  *

@@ -45,6 +45,7 @@ func TestWarmModules(t *testing.T) {
 	w := warmPython(t)
 	w.try(t, []warmCase{
 		{args: []string{"handed-out"}},
+		{args: []string{"importers"}},
 		{args: []string{"reloaded"}},
 		{args: []string{"shadowed"}},
 	})

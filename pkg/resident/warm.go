@@ -346,7 +346,7 @@ func (w *warming) accept() error {
 // depend records what the image depends on.
 func (w *warming) depend(ctx context.Context, began int64) (err error) {
 	t, l := w.template, w.layout
-	probes := slices.DeleteFunc(t.Probes, func(p fingerprint.Probe) bool { return isCached(p.Path) })
+	probes := t.Probes
 	if w.script != nil {
 		probes = append([]fingerprint.Probe{{Call: "open", Path: w.program.Path}}, probes...)
 		for _, path := range w.script.Misses {
@@ -378,11 +378,6 @@ func (w *warming) depend(ctx context.Context, began int64) (err error) {
 	}
 	return nil
 }
-
-// isCached reports whether a path is of python's cache of compiled modules: it looks at their
-// sources too, and writes the cache again at any time, for another option for instance
-// (PEP 3147).
-func isCached(path string) bool { return strings.Contains(path+"/", "/__pycache__/") }
 
 // listed are the directories that the template has read, but for the script's own: the shim
 // compares that at each start, since what comes there may shadow a module.

@@ -264,9 +264,10 @@ func (r *recorder) note(p fingerprint.Probe) {
 	switch {
 	case p.Path == r.dir && r.dir != "/":
 		// There is one in each start.
-	case strings.Contains(p.Path, "/__pycache__/"):
-		// Python compares what it compiled with the source, which is looked at, too
-		// (Lib/importlib/_bootstrap_external.py, SourceLoader.get_code).
+	case strings.Contains(p.Path+"/", "/__pycache__/"):
+		// What python keeps beside its sources is good only for the source, which is looked at
+		// too, and is written by whichever run comes first (Lib/importlib/_bootstrap_external.py,
+		// SourceLoader.get_code).
 	case !isHere || r.dir == "/":
 		r.probes = append(r.probes, p)
 	case p.Errno == 0 || !filepath.IsLocal(name):

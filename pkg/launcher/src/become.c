@@ -98,7 +98,7 @@ static struct reason prepare(struct caller *c, const struct image *im, const str
 	if (im->head->args.count)
 		rebuild(c, im);
 	if (!via_binfmt(c))
-		name_program(c);
+		name_program(c, im);
 	TRY(correct(c, im, stack, tid));
 	write_auxv(c, im);
 	return describe(c, im, mm);

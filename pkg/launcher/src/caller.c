@@ -79,7 +79,7 @@ struct caller {
 	u32 added;		/* warm: how many arguments stand before the one in argv[0]'s place */
 	u64 arg_start, arg_end, env_end; /* where the strings stand */
 	const char *program;	/* what an exec would have been given */
-	const char *name;	/* front: comm, if it has to be set */
+	const char *name;	/* comm, if it has to be set */
 	int explain, strict;
 	u32 root;		/* root's uid as this process sees it */
 	int hides_root;		/* interp: is that the overflow uid? 0: not asked yet, -1: no */

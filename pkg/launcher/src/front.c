@@ -79,7 +79,7 @@ static struct reason start_from(struct caller *c, const char *dir, const struct 
 
 	TRY(enter_store(c, dir));
 	name_in_store(name, "index/", id);
-	if (c->may_set_exe && room_for_name(c)) {
+	if (c->may_set_exe && room_for_name(c, c->program)) {
 		no = become(c, name->buf, id, touched);
 		if (!no.why || !equal(no.why, BY_FILE_ONLY))
 			return no;

@@ -272,10 +272,10 @@ static struct reason correct(const struct caller *c, const struct image *im, con
  * place of the launcher's, or of the arguments that were residentctl's. 0 where
  * neither is as long. A launcher file in the store is, its path ends with the
  * program's. */
-static char *room_for_name(const struct caller *c)
+static char *room_for_name(const struct caller *c, const char *path)
 {
 	char *old = (char *)c->aux[AT_EXECFN];
-	u64 room = length(old), len = length(c->program);
+	u64 room = length(old), len = length(path);
 	u64 freed = c->argv[0] ? (u64)c->argv[0] - c->arg_start : 0;
 
 	if (len <= room)
@@ -285,14 +285,17 @@ static char *room_for_name(const struct caller *c)
 
 /* As the interpreter of a script the launcher leaves the script's path, which
  * is what an exec would have left. */
-static void name_program(struct caller *c)
+static void name_program(struct caller *c, const struct image *im)
 {
-	char *to = room_for_name(c);
+	const char *path = executed(c, im);
+	char *to = room_for_name(c, path);
 
 	if (!to || (!c->name && !equal(base_name((char *)c->aux[AT_EXECFN]), base_name(c->program))))
 		return;
-	memcpy(to, c->program, length(c->program) + 1);
+	memcpy(to, path, length(path) + 1);
 	c->aux[AT_EXECFN] = (u64)to;
+	if (path != c->program)
+		c->name = base_name(path);
 }
 
 static void write_auxv(struct caller *c, const struct image *im)
