@@ -19,11 +19,11 @@ const withoutSources = 77
 
 // TestSuites runs a slice of the upstream suites that scripts/suites runs whole.
 func TestSuites(t *testing.T) {
-	slice := kit.Today(t, 2)
+	slice := kit.Today(t, 3)
 	for i, test := range []struct {
 		name string
 		run  func(t *testing.T)
-	}{{"resident", suitesResident}, {"under exec", suitesUnderExec}} {
+	}{{"resident", suitesResident}, {"under exec", suitesUnderExec}, {"warm", suitesWarm}} {
 		if slice.Has(i) {
 			t.Run(test.name, test.run)
 		}
@@ -31,8 +31,16 @@ func TestSuites(t *testing.T) {
 }
 
 func suitesResident(t *testing.T) {
+	suitesSlice(t, "perl", "bash")
+}
+
+// suitesWarm runs some of CPython's own tests from a warm image.
+func suitesWarm(t *testing.T) { suitesSlice(t, "python") }
+
+// suitesSlice runs slices of the suites, which must all be the same plain and resident.
+func suitesSlice(t *testing.T, suites ...string) {
 	kit.RequireCRIU(t)
-	output, status := runSuites(t, "--slice", "--residentctl", kit.Residentctl(t))
+	output, status := runSuites(t, append([]string{"--slice", "--residentctl", kit.Residentctl(t)}, suites...)...)
 	switch {
 	case status == withoutSources && slices.Contains(strings.Split(os.Getenv("RESIDENTCTL_TEST_REQUIRE"), ","), "suites"):
 		t.Fatalf("RESIDENTCTL_TEST_REQUIRE says that the suites' sources can be had:\n%s", output)
@@ -44,8 +52,8 @@ func suitesResident(t *testing.T) {
 	}
 	summary := regexp.MustCompile(`(?m)^suites: (\w+): (\d+) of (\d+) test files pass .*, 0 differ resident; .* (\d+) of them resident`)
 	found := summary.FindAllStringSubmatch(output, -1)
-	if len(found) != 2 {
-		t.Fatalf("%d suites instead of 2 say that all is the same:\n%s", len(found), output)
+	if len(found) != len(suites) {
+		t.Fatalf("%d suites instead of %d say that all is the same:\n%s", len(found), len(suites), output)
 	}
 	for _, match := range found {
 		t.Log(match[0])
