@@ -274,6 +274,8 @@ class Recorder:
             self.refuse("it changes " + name)
 
     def refuse(self, reason):
+        if self.stack[-1] in RENEWED:
+            return
         self.refused.setdefault(self.stack[-1], reason)
 
     # What is wrapped while modules are preloaded.
@@ -1128,11 +1130,26 @@ def renew_multiprocessing(process):
         process.ORIGINAL_DIR = None
 
 
+def renew_mercurial_arguments(pycompat):
+    pycompat.sysargv[:] = map(os.fsencode, sys.argv)
+
+
+def renew_umask(name, value=lambda mask: mask):
+    def renew(module):
+        mask = posix.umask(0)
+        posix.umask(mask)
+        setattr(module, name, value(mask))
+    return renew
+
+
 RENEWED = {
     "threading": renew_thread,
     "logging": renew_logging,
     "numpy.random.mtrand": renew_numpy,
     "multiprocessing.process": renew_multiprocessing,
+    "mercurial.pycompat": renew_mercurial_arguments,
+    "mercurial.posix": renew_umask("umask"),
+    "sphinx.testing.path": renew_umask("UMASK", lambda mask: 0o777 & ~mask),
 }
 renewals = []  # of the modules of a plain start
 
@@ -1377,13 +1394,14 @@ def clear_user_part():
     for one in reversed(weak):
         module = one()
         if module is not None:
-            clear_module(module.__dict__)
+            clear_module(names_of(module))
         del module
     gc.collect()
     return others
 
 
 MODULE = type(sys)
+names_of = MODULE.__dict__["__dict__"].__get__  # asking a lazy module itself would load it
 reference = sys.modules["_weakref"].ref
 
 
