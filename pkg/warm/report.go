@@ -42,7 +42,7 @@ func ParseReport(text []byte) (*Report, error) {
 			r.Renewed = append(r.Renewed, warmstop.Finding{What: what, Module: module})
 		case "path":
 			r.Path = append(r.Path, about)
-		case "python", "frames", "extension", "effect", "fd", "":
+		case "python", "frames", "extension", "effect", "read", "fd", "":
 			// for people who look into a report
 		default:
 			return nil, fmt.Errorf("the shim's report has the line %q", line)

@@ -167,10 +167,45 @@ class Excluded(BaseException):
     """Ends the import of a module that is not to be in the image."""
 
 
+IMPORTLIB = "<frozen importlib._bootstrap>"
+READS = ("getcwd", "getcwdb", "getpid", "getppid", "uname", "cpu_count", "isatty", "sched_getaffinity", "getuid", "getlogin",
+         "get_terminal_size", "umask", "urandom", "getloadavg")
+
+
+class Arguments(list):
+    """sys.argv while modules are preloaded. A copy of its end that is kept, as a
+    default argument, is filled in at a start; what else is read refuses a module."""
+
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        if type(key) is slice and key.stop is None and key.step is None and type(key.start) is int and key.start > 0:
+            copies.append((self.recorder.stack[-1], found, key.start))
+        else:
+            self.recorder.refuse("it reads the program's arguments")
+        return found
+
+    def __iter__(self):
+        self.recorder.refuse("it reads the program's arguments")
+        return super().__iter__()
+
+    def __len__(self):
+        self.recorder.refuse("it reads the program's arguments")
+        return super().__len__()
+
+    def __contains__(self, item):
+        self.recorder.refuse("it reads the program's arguments")
+        return super().__contains__(item)
+
+
+copies = []  # of sys.argv's end: the module, the list, where it begins
+reads = {}  # module: what it asks of the process
+
+
 class Recorder:
     """Records what each import brings in and changes while modules are preloaded."""
 
     LISTS = ("path", "meta_path", "path_hooks")
+    NOT_COMPARED = LISTS + ("stdin", "stdout", "stderr", "argv")
 
     def __init__(self):
         self.stack = importing  # the modules that are being imported
@@ -187,7 +222,7 @@ class Recorder:
         lists = {name: list(getattr(sys, name)) for name in self.LISTS}
         lists["filters"] = list(_warnings.filters)
         system = dict(sys.__dict__)
-        for name in self.LISTS + ("stdin", "stdout", "stderr"):
+        for name in self.NOT_COMPARED:
             system.pop(name, None)
         signals = [_signal.getsignal(n) for n in range(1, 65)]
         return lists, system, dict(builtins.__dict__), dict(os.environ._data), sys.getrecursionlimit(), signals
@@ -245,13 +280,14 @@ class Recorder:
             self.refuse("it changes " + name)
 
     def refuse(self, reason):
+        if self.stack[-1] in RENEWED:
+            return
         self.refused.setdefault(self.stack[-1], reason)
 
     # What is wrapped while modules are preloaded.
 
     def wrap(self):
-        self.originals = (builtins.__import__, bootstrap._gcd_import, bootstrap._load_unlocked, atexit.register)
-        real_import, gcd_import, load_unlocked, register = self.originals
+        real_import, gcd_import, load_unlocked = builtins.__import__, bootstrap._gcd_import, bootstrap._load_unlocked
 
         def __import__(name, globals=None, locals=None, fromlist=(), level=0):
             absolute = name
@@ -298,15 +334,59 @@ class Recorder:
             self.event("atexit", called, (args, kwargs))
             return called
 
-        builtins.__import__, atexit.register = __import__, atexit_register
-        bootstrap._gcd_import, bootstrap._load_unlocked = _gcd_import, _load_unlocked
-        self.wrappers = (__import__, _gcd_import, _load_unlocked, atexit_register)
+        for wrapper in (__import__, _gcd_import, _load_unlocked):
+            wrapper.__code__ = wrapper.__code__.replace(co_filename=IMPORTLIB)  # warnings pass over it
+        self.swaps = []
+        self.swap(builtins, "__import__", __import__)
+        self.swap(bootstrap, "_gcd_import", _gcd_import)
+        self.swap(bootstrap, "_load_unlocked", _load_unlocked)
+        self.swap(atexit, "register", atexit_register)
+        self.swap(_warnings, "warn", self.warn)
+        if "warnings" in sys.modules:
+            sys.modules["warnings"].warn = _warnings.warn
+        self.argv = Arguments(["", "-"])
+        self.argv.recorder = self
+        self.swap(sys, "argv", self.argv)
+        for name in READS:
+            self.swap(posix, name, self.reading(name, getattr(posix, name)))
+            if hasattr(os, name):
+                setattr(os, name, getattr(posix, name))
         self.before = self.state = self.look()
+
+    def swap(self, where, name, wrapper):
+        self.swaps.append((where, name, wrapper, getattr(where, name)))
+        setattr(where, name, wrapper)
+
+    def reading(self, name, called):
+        def read(*arguments):
+            reads.setdefault(self.stack[-1], {})[name] = None
+            return called(*arguments)
+        return read
+
+    def warn(self, message, category=None, stacklevel=1, source=None, **others):
+        """Records a warning in the place of _warnings.warn (Python/_warnings.c,
+        setup_context)."""
+        frame = sys._getframe(1)
+        for _ in range(stacklevel - 1):
+            frame = frame and frame.f_back
+            while frame and "importlib" in frame.f_code.co_filename and "_bootstrap" in frame.f_code.co_filename:
+                frame = frame.f_back
+        if isinstance(message, Warning):
+            category = type(message)
+        category = category or UserWarning
+        place = None
+        if frame is not None and frame.f_globals is not globals():
+            names = frame.f_globals
+            place = (frame.f_code.co_filename, frame.f_lineno, names.get("__name__") or "<string>",
+                     names.setdefault("__warningregistry__", {}))
+        own = place is not None and place[2] == self.stack[-1]
+        self.event("warning", (message, category), place if own else (None, place))
 
     def unwrap(self):
         """Restores what was wrapped, in the modules that have copied it too."""
-        builtins.__import__, bootstrap._gcd_import, bootstrap._load_unlocked, atexit.register = self.originals
-        swap = {id(w): o for w, o in zip(self.wrappers, self.originals)}
+        for where, name, wrapper, original in self.swaps:
+            setattr(where, name, original)
+        swap = {id(wrapper): original for where, name, wrapper, original in self.swaps}
         for module in list(sys.modules.values()):
             names = getattr(module, "__dict__", None)
             if type(names) is not dict or names is globals():
@@ -325,7 +405,7 @@ class Recorder:
         set_filters(lists["filters"])
         for there, before in ((sys.__dict__, system), (builtins.__dict__, built)):
             for name in list(there):
-                if name not in before and name not in self.LISTS + ("stdin", "stdout", "stderr", "__import__"):
+                if name not in before and name not in self.NOT_COMPARED and name != "__import__":
                     del there[name]
             for name, value in before.items():
                 if there.get(name, MISSING) is not value and name != "__import__":
@@ -470,6 +550,9 @@ def keep(recorder):
         groups[own] = tuple(names[n] for n in group_of(name, recorder.touched))
     for name in names:
         hide(name)
+    for owner, copied, _ in copies:
+        if sys.getrefcount(copied) < 4:  # copies', the loop's, the call's
+            recorder.refused.setdefault(owner, "it reads the program's arguments")
     for own, group in groups.items():
         for member in group:
             if member in recorder.refused:
@@ -543,7 +626,10 @@ def hand_out(spec):
             setattr(*attributes[one], handed[one])
         if one in effects:
             for change in effects[one]:
-                replay(*change)
+                if change[0] == "warning" and one == name and change[2][0] is None:
+                    _warnings.warn(*change[1], 2)  # of the module that imports
+                else:
+                    replay(*change)
     if not left:
         bootstrap._load_unlocked = load_unlocked
     return modules[name]
@@ -551,7 +637,7 @@ def hand_out(spec):
 
 # A traceback leaves out frames of this file only (Python/import.c,
 # remove_importlib_frames).
-hand_out.__code__ = hand_out.__code__.replace(co_filename="<frozen importlib._bootstrap>")
+hand_out.__code__ = hand_out.__code__.replace(co_filename=IMPORTLIB)
 
 
 def same(found, kept):
@@ -677,6 +763,10 @@ def replay(kind, name, value):
             del os.environ[key]
     elif kind == "atexit":
         atexit_register(name, *value[0], **value[1])
+    elif kind == "warning":
+        place = value if value[0] is not None else value[1]
+        if place is not None:
+            _warnings.warn_explicit(*name, *place)
     elif kind == "renew":
         name(value)
     elif kind == "recursion":
@@ -716,6 +806,7 @@ def template():
     if sys.path is not system_lists["path"]:
         system_lists["path"] = sys.path
     coerced = settle_environment()
+    main_module()
     recorder = preload(CONFIG.get("imports", ()))
     if "linecache" in handed:
         handed["linecache"].cache.pop(__file__, None)
@@ -772,6 +863,8 @@ def report(recorder):
         origin = getattr(specs[name], "origin", None)
         if isinstance(origin, str) and origin.endswith(tuple(_imp.extension_suffixes())):
             lines.append("extension %s\t%s" % (name, origin))
+        for what in reads.get(name, ()):
+            lines.append("read %s\t%s" % (name, what))
         for change in effects.get(name, ()):
             lines.append("effect %s\t%s" % (name, change[0]))
     for name, reason in failed.items():
@@ -809,7 +902,7 @@ def write_report(lines):
 
 def settle():
     """The last steps before the point."""
-    for name in ("Recorder", "Reading", "preload", "keep", "report", "template"):
+    for name in ("Recorder", "Reading", "Arguments", "preload", "keep", "report", "template"):
         globals().pop(name, None)
     bootstrap._load_unlocked = hand_out
     gc.collect()
@@ -939,6 +1032,8 @@ def arguments(argv):
     else:
         what, source = rest[0], None
         sys.argv[:] = ["-c" if kind == "code" else "-m"] + rest[1:]
+    for _, copied, start in copies:
+        copied[:] = sys.argv[start:]
     if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
         sys.path.insert(0, first_path(kind, what))
         for name in names_in(sys.path[0]):
@@ -1089,6 +1184,18 @@ def renew_multiprocessing(process):
         process.ORIGINAL_DIR = None
 
 
+def renew_mercurial_arguments(pycompat):
+    pycompat.sysargv[:] = map(os.fsencode, sys.argv)
+
+
+def renew_umask(name, value=lambda mask: mask):
+    def renew(module):
+        mask = posix.umask(0)
+        posix.umask(mask)
+        setattr(module, name, value(mask))
+    return renew
+
+
 def renew_ansible(constants):
     """A temporary directory of its own, which is removed at the exit
     (ansible/config/manager.py, ensure_type)."""
@@ -1109,6 +1216,9 @@ RENEWED = {
     "logging": (renew_logging, "", None),
     "numpy.random.mtrand": (renew_numpy, "", None),
     "multiprocessing.process": (renew_multiprocessing, "cwd", None),
+    "mercurial.pycompat": (renew_mercurial_arguments, "", None),
+    "mercurial.posix": (renew_umask("umask"), "", None),
+    "sphinx.testing.path": (renew_umask("UMASK", lambda mask: 0o777 & ~mask), "", None),
     "ansible.constants": (renew_ansible, "write", forget_ansible),
 }
 renewals = []  # of the modules of a plain start
@@ -1358,13 +1468,14 @@ def clear_user_part():
     for one in reversed(weak):
         module = one()
         if module is not None:
-            clear_module(module.__dict__)
+            clear_module(names_of(module))
         del module
     gc.collect()
     return others
 
 
 MODULE = type(sys)
+names_of = MODULE.__dict__["__dict__"].__get__  # asking a lazy module itself would load it
 reference = sys.modules["_weakref"].ref
 
 
