@@ -66,6 +66,9 @@ func (w *warming) gate(ctx context.Context) error {
 	if err := w.populate(ctx, t); err != nil {
 		return err
 	}
+	if err := w.compareRuns(ctx, t); err != nil {
+		return err
+	}
 	w.opts.Step("time")
 	w.quiet.RUnlock() // makeWarm's
 	w.quiet.Lock()
@@ -158,7 +161,7 @@ func (w *warming) trainingLine() []string {
 	if w.named() {
 		return nil
 	}
-	return strings.Fields(append(slices.Clone(w.want.Train), trainByDefault...)[0])
+	return strings.Fields(w.trainingLines()[0])
 }
 
 // interpreter is how the interpreter is executed, with its options.

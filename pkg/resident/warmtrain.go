@@ -35,12 +35,8 @@ func (w *warming) train(ctx context.Context) error {
 		return nil
 	}
 	w.opts.Step("train")
-	lines := w.want.Train
-	if len(lines) == 0 {
-		lines = trainByDefault
-	}
 	var failed error
-	for _, line := range lines {
+	for _, line := range w.trainingLines() {
 		imported, err := w.trainOnce(ctx, strings.Fields(line))
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -56,6 +52,14 @@ func (w *warming) train(ctx context.Context) error {
 			WithHint("give --train with arguments with which it runs and ends")
 	}
 	return nil
+}
+
+// trainingLines are the arguments of the training runs, each a line.
+func (w *warming) trainingLines() []string {
+	if len(w.want.Train) > 0 {
+		return w.want.Train
+	}
+	return trainByDefault
 }
 
 var errNoImports = errors.New("no module beyond those of each start")

@@ -34,6 +34,7 @@ const (
 	FoundHere    = "cwd"      // it looked at what is in its working directory, or keeps its path
 	FoundHost    = "hostname" // it keeps the host's name
 	FoundEnviron = "environ"  // it has copied its environment
+	FoundOutput  = "output"   // a warm run gives another output than a plain one
 )
 
 // importing in the place of PointVersion says which module is being imported: the third
@@ -41,7 +42,7 @@ const (
 const importing = 2
 
 // Acceptable are the findings that a user can accept.
-var Acceptable = []string{FoundExec, FoundWrite, FoundNetwork, FoundHere, FoundEnviron}
+var Acceptable = []string{FoundExec, FoundWrite, FoundNetwork, FoundHere, FoundEnviron, FoundOutput}
 
 // A recorder watches the system calls of a template and of what it makes.
 type recorder struct {
@@ -180,13 +181,14 @@ func (r *recorder) onPath(tid int, s *threadState, call ptrace.PathCall) error {
 	if err != nil || path == "" || r.ours(path) {
 		return nil // a path that cannot be read: the call fails with it too
 	}
-	if flags, ok := s.entry.OpenFlags(tid); ok && flags&(unix.O_ACCMODE|unix.O_CREAT|unix.O_TRUNC) != unix.O_RDONLY {
+	name := call.Name
+	flags, opens := s.entry.OpenFlags(tid)
+	switch {
+	case opens && flags&unix.O_PATH != 0, strings.HasPrefix(name, "readlink"):
+		name = "lstat" // nothing is read but a link, and where that leads shows in what is found there
+	case opens && flags&(unix.O_ACCMODE|unix.O_CREAT|unix.O_TRUNC) != unix.O_RDONLY:
 		s.then = func() { r.wrote(path) }
 		return nil
-	}
-	name := call.Name
-	if strings.HasPrefix(name, "readlink") {
-		name = "lstat" // where a link leads shows in what is found there
 	}
 	s.probe = &fingerprint.Probe{Call: name, Path: path}
 	return nil

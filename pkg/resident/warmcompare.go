@@ -1,0 +1,108 @@
+package resident
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/residentctl/residentctl/internal/problem"
+	"github.com/residentctl/residentctl/pkg/warmstop"
+)
+
+// An outcome is what a run of a program shows to who called it.
+type outcome struct {
+	status         int
+	stdout, stderr []byte
+}
+
+func (o *outcome) equal(p *outcome) bool {
+	return o.status == p.status && bytes.Equal(o.stdout, p.stdout) && bytes.Equal(o.stderr, p.stderr)
+}
+
+// compareRuns refuses an image whose training runs do not come out as plain ones do. A run of
+// which two plain ones differ says nothing.
+func (w *warming) compareRuns(ctx context.Context, t *warmTrial) error {
+	if w.named() {
+		return nil
+	}
+	for _, line := range w.trainingLines() {
+		args := strings.Fields(line)
+		plain := slices.Concat(w.interpreter(), []string{w.path}, args)
+		first, err := w.outcomeOf(ctx, plain)
+		if err != nil {
+			return err
+		}
+		resident, err := w.outcomeOf(ctx, append([]string{t.start}, args...))
+		if err != nil {
+			return err
+		}
+		if first.equal(resident) {
+			continue
+		}
+		again, err := w.outcomeOf(ctx, plain)
+		if err != nil {
+			return err
+		}
+		if !first.equal(again) {
+			continue
+		}
+		difference := fmt.Sprintf("gives another result for %q than a plain run: %s", line, first.difference(resident))
+		if slices.Contains(w.want.Accept, warmstop.FoundOutput) {
+			w.accepted = append(w.accepted, difference)
+			continue
+		}
+		return problem.Refusef("a run from its image %s", difference).
+			WithHint("leave it as it is, or give --accept %s if that does not matter", warmstop.FoundOutput)
+	}
+	return nil
+}
+
+// difference says in what p differs from o, for people.
+func (o *outcome) difference(p *outcome) string {
+	for _, s := range []struct {
+		what string
+		a, b []byte
+	}{{"standard output", o.stdout, p.stdout}, {"standard error", o.stderr, p.stderr}} {
+		if bytes.Equal(s.a, s.b) {
+			continue
+		}
+		a, b := strings.Split(string(s.a), "\n"), strings.Split(string(s.b), "\n")
+		for i := range max(len(a), len(b)) {
+			if i >= len(a) || i >= len(b) || a[i] != b[i] {
+				return fmt.Sprintf("line %d of %s is %s instead of %s", i+1, s.what, lineOf(b, i), lineOf(a, i))
+			}
+		}
+	}
+	return fmt.Sprintf("the status is %d instead of %d", p.status, o.status)
+}
+
+// lineOf is a line in quotes, short enough for a message.
+func lineOf(lines []string, i int) string {
+	if i >= len(lines) {
+		return "missing"
+	}
+	return fmt.Sprintf("%.80q", lines[i])
+}
+
+// outcomeOf runs a command with the template's environment, without input.
+func (w *warming) outcomeOf(ctx context.Context, command []string) (*outcome, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, trainingTimeout, fmt.Errorf("%s has not ended after %v", w.path, trainingTimeout))
+	defer cancel()
+	var o outcome
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", w.env, &stdout, &stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	err := cmd.Run()
+	var ended *exec.ExitError
+	if err != nil && (!errors.As(err, &ended) || ctx.Err() != nil) {
+		return nil, fmt.Errorf("run %s: %w", w.path, errors.Join(err, context.Cause(ctx)))
+	}
+	o.status, o.stdout, o.stderr = cmd.ProcessState.ExitCode(), stdout.Bytes(), stderr.Bytes()
+	return &o, nil
+}
