@@ -335,13 +335,20 @@ type Warm struct {
 	// the kernel gives it, bytes; 0 if it is not compared.
 	CPUs    [128]byte
 	CPUsLen uint32
-	_       uint32
+	// NoTerminals are the standard streams, bit 0 for 0, that must not be terminals.
+	NoTerminals uint32
 	// NetNS is the inode of the network namespace (/proc/self/ns/net, namespaces(7)); 0 if it
 	// is not compared.
 	NetNS uint64
 	// Host is the host's name (uname(2), nodename), NULs behind it; empty if it is not compared.
 	Host [72]byte
+	// Umask is the umask(2), with UmaskCompared; 0 if it is not compared.
+	Umask uint32
+	_     uint32
 }
+
+// UmaskCompared is in Warm.Umask where that is compared.
+const UmaskCompared = 1 << 31
 
 // CPUID is what the instruction said where the image was made; Mask says which
 // bits of it must be the same.

@@ -214,7 +214,7 @@ func (w *warming) found() []warmstop.Finding {
 		found = append(found, w.report.Findings...)
 	}
 	return slices.DeleteFunc(found, func(f warmstop.Finding) bool {
-		return f.What == warmstop.FoundHost || w.renewed(f) || slices.Contains(w.want.Accept, f.What)
+		return isCompared(f) || w.renewed(f) || slices.Contains(w.want.Accept, f.What)
 	})
 }
 
@@ -225,9 +225,18 @@ func (w *warming) renewed(f warmstop.Finding) bool {
 	})
 }
 
-// keepsHost reports whether a module keeps the host's name, which is compared then.
-func (w *warming) keepsHost() bool {
-	return w.report != nil && slices.ContainsFunc(w.report.Findings, func(f warmstop.Finding) bool { return f.What == warmstop.FoundHost })
+// isCompared reports whether a finding is of what each start compares then.
+func isCompared(f warmstop.Finding) bool {
+	return f.What == warmstop.FoundHost || f.What == warmstop.FoundUmask
+}
+
+// has reports whether there is a finding of this kind that the shim does not make up for.
+func (w *warming) has(what string) bool {
+	found := slices.Clone(w.template.Findings)
+	if w.report != nil {
+		found = append(found, w.report.Findings...)
+	}
+	return slices.ContainsFunc(found, func(f warmstop.Finding) bool { return f.What == what && !w.renewed(f) })
 }
 
 // leaveOut takes the modules that were found to do something from what is imported. It reports
@@ -472,14 +481,18 @@ func (w *warming) compareCaller(c *plan.Warm) error {
 		}
 		c.NetNS = id.Ino
 	}
-	if w.keepsHost() {
+	if w.has(warmstop.FoundHost) {
 		name, err := os.Hostname()
 		if err != nil {
 			return err
 		}
 		copy(c.Host[:len(c.Host)-1], name)
 	}
-	if w.template.ReadCPUs {
+	c.NoTerminals = w.template.NoTerminals
+	if w.has(warmstop.FoundUmask) {
+		c.Umask = w.template.Umask() | plan.UmaskCompared
+	}
+	if w.template.ReadCPUs || w.report != nil && w.report.ReadCPUs {
 		var set unix.CPUSet
 		n, err := linux.Affinity(0, &set)
 		if err != nil {

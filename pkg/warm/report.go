@@ -13,6 +13,7 @@ type Report struct {
 	Modules  []string // that were imported, in order
 	Failed   []string // those that could not be, with the reason
 	Read     []string // the environment variables that were read
+	ReadCPUs bool     // how many CPUs there are was asked for
 	Path     []string // sys.path, without the script's directory
 	Findings []warmstop.Finding
 	Renewed  []warmstop.Finding // What and Module of findings that the shim makes up for at a start
@@ -38,11 +39,21 @@ func ParseReport(text []byte) (*Report, error) {
 			detail, module, _ := strings.Cut(detail, "\t")
 			r.Findings = append(r.Findings, warmstop.Finding{What: what, Detail: detail, Module: module})
 		case "renewed":
-			what, module, _ := strings.Cut(about, "\t")
-			r.Renewed = append(r.Renewed, warmstop.Finding{What: what, Module: module})
+			whats, module, _ := strings.Cut(about, "\t")
+			for what := range strings.FieldsSeq(whats) {
+				r.Renewed = append(r.Renewed, warmstop.Finding{What: what, Module: module})
+			}
+		case "read":
+			module, what, _ := strings.Cut(about, "\t")
+			switch what {
+			case "urandom":
+				r.Findings = append(r.Findings, warmstop.Finding{What: warmstop.FoundRandom, Detail: "draws random bytes", Module: module})
+			case "cpu_count", "sched_getaffinity":
+				r.ReadCPUs = true
+			}
 		case "path":
 			r.Path = append(r.Path, about)
-		case "python", "frames", "extension", "effect", "read", "fd", "":
+		case "python", "frames", "extension", "effect", "fd", "":
 			// for people who look into a report
 		default:
 			return nil, fmt.Errorf("the shim's report has the line %q", line)

@@ -35,6 +35,10 @@ const (
 	FoundHost    = "hostname" // it keeps the host's name
 	FoundEnviron = "environ"  // it has copied its environment
 	FoundOutput  = "output"   // a warm run gives another output than a plain one
+
+	// What a module does while it is imported.
+	FoundUmask  = "umask"  // it asks for the umask
+	FoundRandom = "random" // it draws random bytes (os.urandom)
 )
 
 // importing in the place of PointVersion says which module is being imported: the third
@@ -42,7 +46,7 @@ const (
 const importing = 2
 
 // Acceptable are the findings that a user can accept.
-var Acceptable = []string{FoundExec, FoundWrite, FoundNetwork, FoundHere, FoundEnviron, FoundOutput}
+var Acceptable = []string{FoundExec, FoundWrite, FoundNetwork, FoundHere, FoundEnviron, FoundOutput, FoundRandom}
 
 // A recorder watches the system calls of a template and of what it makes.
 type recorder struct {
@@ -144,6 +148,14 @@ func (r *recorder) onEntry(tid int, s *threadState) error {
 		s.then = func() { r.find(FoundNetwork, "uses a socket") }
 	case unix.SYS_SCHED_GETAFFINITY:
 		r.cpus = true
+	case unix.SYS_IOCTL:
+		if fd := s.entry.Arg(0); fd <= 2 && r.module != "" {
+			r.terminals |= 1 << fd
+		}
+	case unix.SYS_UMASK:
+		if r.module != "" {
+			r.find(FoundUmask, "asks for the umask")
+		}
 	case unix.SYS_GETDENTS64, unix.SYS_GETDENTS:
 		if dir, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", tid, int32(s.entry.Arg(0)))); err == nil && !r.ours(dir) {
 			if dir == r.dir {

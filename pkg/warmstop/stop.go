@@ -78,7 +78,7 @@ func (t *Template) stop(opts Options) error {
 		return endedBefore(opts.Path, err)
 	}
 	t.PID, t.Probes, t.Listed, t.Missed, t.Findings = pid, r.probes, r.listed(), r.missed, r.found
-	t.ReadCPUs, t.ReadNetwork, t.ReadCache = r.cpus, r.network, r.cacheRead
+	t.ReadCPUs, t.ReadNetwork, t.ReadCache, t.NoTerminals = r.cpus, r.network, r.cacheRead, r.terminals
 	return t.arrive(r.start)
 }
 
@@ -175,6 +175,8 @@ type Template struct {
 	// addresses there are.
 	ReadCPUs, ReadNetwork bool
 	ReadCache             bool // all of what /etc/ld.so.cache says
+	// NoTerminals are the standard streams, as bits, that its modules know to be no terminals.
+	NoTerminals uint32
 
 	tracer   *ptrace.Tracer
 	umask    uint64
@@ -193,6 +195,9 @@ func (t *Template) Detach() error {
 	t.detached = true
 	return nil
 }
+
+// Umask is the template's umask(2).
+func (t *Template) Umask() uint32 { return uint32(t.umask) }
 
 // Kill ends and reaps the template. It is the last call.
 func (t *Template) Kill() error {

@@ -17,6 +17,7 @@
 #define PLAN_ENV_PREFIX 2
 #define PLAN_START_EXPLAIN 1
 #define PLAN_START_STRICT 2
+#define PLAN_UMASK_COMPARED 2147483648
 #define PLAN_FIX_SP 0
 #define PLAN_FIX_ARGV 1
 #define PLAN_FIX_ENVP 2
@@ -186,17 +187,21 @@ struct plan_warm {
 	u64 pid;
 	unsigned char cpus[128];
 	u32 cpus_len;
-	u32 pad4;
+	u32 no_terminals;
 	u64 net_ns;
 	unsigned char host[72];
+	u32 umask;
+	u32 pad8;
 };
-_Static_assert(sizeof(struct plan_warm) == 232, "size");
+_Static_assert(sizeof(struct plan_warm) == 240, "size");
 _Static_assert(__builtin_offsetof(struct plan_warm, stack_limit) == 0, "StackLimit");
 _Static_assert(__builtin_offsetof(struct plan_warm, pid) == 8, "PID");
 _Static_assert(__builtin_offsetof(struct plan_warm, cpus) == 16, "CPUs");
 _Static_assert(__builtin_offsetof(struct plan_warm, cpus_len) == 144, "CPUsLen");
+_Static_assert(__builtin_offsetof(struct plan_warm, no_terminals) == 148, "NoTerminals");
 _Static_assert(__builtin_offsetof(struct plan_warm, net_ns) == 152, "NetNS");
 _Static_assert(__builtin_offsetof(struct plan_warm, host) == 160, "Host");
+_Static_assert(__builtin_offsetof(struct plan_warm, umask) == 232, "Umask");
 
 struct plan_header {
 	unsigned char magic[8];
@@ -234,7 +239,7 @@ struct plan_header {
 	struct plan_stop stop;
 	struct plan_warm warm;
 };
-_Static_assert(sizeof(struct plan_header) == 888, "size");
+_Static_assert(sizeof(struct plan_header) == 896, "size");
 _Static_assert(__builtin_offsetof(struct plan_header, magic) == 0, "Magic");
 _Static_assert(__builtin_offsetof(struct plan_header, version) == 8, "Version");
 _Static_assert(__builtin_offsetof(struct plan_header, kind) == 12, "Kind");

@@ -22,6 +22,7 @@ typedef long s64;
 #define SYS_brk			12
 #define SYS_rt_sigaction	13
 #define SYS_rt_sigprocmask	14
+#define SYS_ioctl		16
 #define SYS_pread64		17
 #define SYS_mremap		25
 #define SYS_madvise		28
@@ -33,6 +34,7 @@ typedef long s64;
 #define SYS_uname		63
 #define SYS_fcntl		72
 #define SYS_readlink		89
+#define SYS_umask		95
 #define SYS_capget		125
 #define SYS_personality		135
 #define SYS_prctl		157
@@ -77,6 +79,8 @@ typedef long s64;
 #define MREMAP_FIXED		2
 #define MADV_POPULATE_READ	22	/* since Linux 5.14 */
 #define MADV_POPULATE_WRITE	23
+
+#define TCGETS			0x5401	/* asm-generic/ioctls.h */
 
 #define SIG_DFL			0
 #define SIG_IGN			1

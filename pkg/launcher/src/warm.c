@@ -100,6 +100,28 @@ static u64 stack_room(const struct caller *c, const struct image *im)
 	return args_size(c, im) + 8 * args_count(im) + sizeof(struct below_args) + 2 * 16;
 }
 
+/* Its modules know that these are none: isatty(3). */
+static struct reason ask_terminals(const struct plan_warm *w)
+{
+	char termios[64]; /* asm-generic/termbits.h, struct termios */
+	u32 fd;
+
+	for (fd = 0; fd < 3; fd++)
+		if (w->no_terminals >> fd & 1 && !failed(sys3(SYS_ioctl, fd, TCGETS, (u64)termios)))
+			NO("a standard stream is a terminal, and in its image none is");
+	return YES;
+}
+
+/* Reading it is setting it (umask(2)); nobody shares it with a process that has just been
+ * executed. */
+static u32 umask_now(void)
+{
+	u32 mask = sys3(SYS_umask, 077, 0, 0);
+
+	sys3(SYS_umask, mask, 0, 0);
+	return mask;
+}
+
 static struct reason ask_warm(struct caller *c, const struct image *im, const struct rlimit *stack)
 {
 	const struct plan_warm *w = &im->head->warm;
@@ -121,6 +143,9 @@ static struct reason ask_warm(struct caller *c, const struct image *im, const st
 		NO("it is in another network namespace than its image was");
 	if (w->host[0] && (failed(sys3(SYS_uname, (u64)&host, 0, 0)) || !equal(host.nodename, (const char *)w->host)))
 		NO("the host has another name");
+	TRY(ask_terminals(w));
+	if (w->umask && umask_now() != (w->umask & ~PLAN_UMASK_COMPARED))
+		NO("the umask is another one");
 	if (im->head->args.count && stack_room(c, im) > c->room)
 		NO("its launcher file leaves no room for its arguments");
 	c->ignored = ignored_signals();

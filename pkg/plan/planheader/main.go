@@ -36,6 +36,7 @@ func header() string {
 		{"FILE_PROGRAM", plan.FileProgram}, {"FILE_PAGES", plan.FilePages}, {"FILE_LINKER", plan.FileLinker},
 		{"FILE_EXE", plan.FileExe}, {"DIRECTORY_EXACT", plan.DirectoryExact}, {"ENV_EXACT", plan.EnvExact}, {"ENV_PREFIX", plan.EnvPrefix},
 		{"START_EXPLAIN", plan.StartExplain}, {"START_STRICT", plan.StartStrict},
+		{"UMASK_COMPARED", plan.UmaskCompared},
 		{"FIX_SP", plan.FixSP}, {"FIX_ARGV", plan.FixArgv}, {"FIX_ENVP", plan.FixEnvp},
 		{"FIX_AUXV", plan.FixAuxv}, {"FIX_PLATFORM", plan.FixPlatform}, {"FIX_RANDOM", plan.FixRandom},
 		{"FIX_EXECFN", plan.FixExecfn}, {"FIX_ARGC", plan.FixArgc}, {"FIX_TID", plan.FixTID},

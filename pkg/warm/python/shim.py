@@ -1209,17 +1209,22 @@ def forget_ansible(constants):
     changes[:] = [c for c in changes if c[0] != "atexit"]
 
 
+def renew_nothing(module):
+    pass
+
+
 # By module: its renewal, what of its finding that makes up for, and what is done with it
 # at once.
 RENEWED = {
     "threading": (renew_thread, "", None),
     "logging": (renew_logging, "", None),
-    "numpy.random.mtrand": (renew_numpy, "", None),
-    "multiprocessing.process": (renew_multiprocessing, "cwd", None),
+    "random": (renew_nothing, "random", None),  # its own handler of os.register_at_fork
+    "numpy.random.mtrand": (renew_numpy, "random", None),
+    "multiprocessing.process": (renew_multiprocessing, "cwd random", None),
     "mercurial.pycompat": (renew_mercurial_arguments, "", None),
-    "mercurial.posix": (renew_umask("umask"), "", None),
-    "sphinx.testing.path": (renew_umask("UMASK", lambda mask: 0o777 & ~mask), "", None),
-    "ansible.constants": (renew_ansible, "write", forget_ansible),
+    "mercurial.posix": (renew_umask("umask"), "umask", None),
+    "sphinx.testing.path": (renew_umask("UMASK", lambda mask: 0o777 & ~mask), "umask", None),
+    "ansible.constants": (renew_ansible, "write random", forget_ansible),
 }
 renewals = []  # of the modules of a plain start
 
