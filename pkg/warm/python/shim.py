@@ -60,7 +60,7 @@ class Start(_ctypes.Structure):  # struct residentctl_start
 
 
 LIBRARY = _ctypes.dlopen(None, 0)
-CDECL, PYTHONAPI, USE_ERRNO = 1, 4, 8
+CDECL, PYTHONAPI = 1, 4
 
 
 def function(name, result, *arguments):
@@ -780,6 +780,8 @@ def template():
     own_directory()
     if sys.path is not system_lists["path"]:
         system_lists["path"] = sys.path
+    if _signal.getsignal(_signal.SIGINT) is not _signal.default_int_handler:  # this template's caller ignores it
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     coerced = settle_environment()
     main_module()
     recorder = preload(CONFIG.get("imports", ()))
