@@ -171,7 +171,6 @@ type pythonCase struct {
 	closed  []int
 	ignored uint64
 	normal  string // why it is started normally
-	since   string // the first python version that has what it tests
 }
 
 func script(name string, args ...string) pythonCase {
@@ -266,7 +265,7 @@ type result struct {
 // TestPythonProgramsSeeAPlainStart compares cases, plain and in a fork at the point: each
 // python has another part of them each day.
 func TestPythonProgramsSeeAPlainStart(t *testing.T) {
-	today := kit.Today(t, 5)
+	today := kit.Today(t, 8)
 	for number, python := range pythons(t) {
 		t.Run(filepath.Base(filepath.Dir(filepath.Dir(python))), func(t *testing.T) {
 			s := startServer(t, python, nil, warm.PythonConfig{Kind: "interpreter", Prefix: 1, Program: python, Imports: preloaded})
@@ -474,8 +473,12 @@ func TestPythonReport(t *testing.T) {
 // TestPythonTraining: a program runs as ever, and what it has imported is reported,
 // however it ends.
 func TestPythonTraining(t *testing.T) {
-	for _, python := range pythons(t) {
-		for _, how := range words("normal seven exception _exit exec interrupt") {
+	today := kit.Today(t, 3)
+	for number, python := range pythons(t) {
+		for i, how := range words("normal seven exception _exit exec interrupt") {
+			if !today.Has(number, i) {
+				continue
+			}
 			dir := t.TempDir()
 			report := filepath.Join(dir, "report")
 			text, err := warm.PythonShim(warm.PythonConfig{Mode: warm.PythonTrain, Kind: "interpreter", Prefix: 1, Argv: []string{python, "exits.py", how}, Report: report})

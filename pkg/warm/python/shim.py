@@ -61,7 +61,7 @@ class Start(_ctypes.Structure):  # struct residentctl_start
 
 
 LIBRARY = _ctypes.dlopen(None, 0)
-CDECL, PYTHONAPI, USE_ERRNO = 1, 4, 8
+CDECL, PYTHONAPI = 1, 4
 
 
 def function(name, result, *arguments):
@@ -383,17 +383,17 @@ class Recorder:
         self.event("warning", (message, category), place if own else (None, place))
 
     def unwrap(self):
-        """Restores what was wrapped, in the modules that have copied it too."""
-        for where, name, wrapper, original in self.swaps:
+        """Restores what was wrapped, also where a module has kept it."""
+        swaps, self.swaps = self.swaps, None
+        swap = {}
+        for where, name, wrapper, original in swaps:
             setattr(where, name, original)
-        swap = {id(wrapper): original for where, name, wrapper, original in self.swaps}
-        for module in list(sys.modules.values()):
-            names = getattr(module, "__dict__", None)
-            if type(names) is not dict or names is globals():
-                continue
-            for name, value in list(names.items()):
-                if id(value) in swap:
-                    names[name] = swap[id(value)]
+            swap[id(wrapper)] = original
+        wrappers = [wrapper for where, name, wrapper, original in swaps]
+        del where, name, wrapper, original
+        for holder in gc.get_referrers(*wrappers):
+            if holder is not wrappers and not any(holder is one for one in swaps):
+                replace(holder, swap)
 
     def restore(self):
         """Undoes what imports changed outside of their modules."""
@@ -416,6 +416,27 @@ class Recorder:
         for n, handler in enumerate(signals, 1):
             if handler is not None and _signal.getsignal(n) != handler:
                 _signal.signal(n, handler)
+
+
+def replace(holder, swap):
+    """Replaces what holder has of wrappers."""
+    if type(holder) is dict:
+        for name, value in list(holder.items()):
+            if id(value) in swap and holder is not globals():
+                holder[name] = swap[id(value)]
+    elif type(holder) is list:
+        holder[:] = [swap.get(id(value), value) for value in holder]
+    elif type(holder) is tuple:
+        changed = tuple(swap.get(id(value), value) for value in holder)
+        for user in gc.get_referrers(holder):
+            if getattr(user, "__defaults__", None) is holder:
+                user.__defaults__ = changed
+    elif hasattr(holder, "cell_contents") and holder.cell_contents is not None:
+        holder.cell_contents = swap.get(id(holder.cell_contents), holder.cell_contents)
+    else:
+        for name, value in list(getattr(holder, "__dict__", {}).items()):  # of 3.13, without a dict of its own
+            if id(value) in swap:
+                setattr(holder, name, swap[id(value)])
 
 
 def set_filters(items):
@@ -805,6 +826,8 @@ def template():
     own_directory()
     if sys.path is not system_lists["path"]:
         system_lists["path"] = sys.path
+    if _signal.getsignal(_signal.SIGINT) is not _signal.default_int_handler:  # this template's caller ignores it
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     coerced = settle_environment()
     main_module()
     recorder = preload(CONFIG.get("imports", ()))
@@ -902,7 +925,7 @@ def write_report(lines):
 
 def settle():
     """The last steps before the point."""
-    for name in ("Recorder", "Reading", "Arguments", "preload", "keep", "report", "template"):
+    for name in ("Recorder", "Reading", "Arguments", "replace", "preload", "keep", "report", "template"):
         globals().pop(name, None)
     bootstrap._load_unlocked = hand_out
     gc.collect()
