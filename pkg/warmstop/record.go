@@ -65,6 +65,9 @@ type recorder struct {
 	cacheRead bool     // all of ld.so.cache was read
 	start     uint64
 	module    string // that is being imported
+	// terminals are the standard streams of which a module has asked whether they are terminals,
+	// as bits. The interpreter itself has asked before, and the shim asks again.
+	terminals uint32
 	threads   map[int]*threadState
 }
 
