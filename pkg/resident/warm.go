@@ -104,7 +104,7 @@ func (w *warming) inspect() (err error) {
 	if _, _, err := w.begin(); err != nil {
 		return err
 	}
-	w.entry = w.path
+	w.entry, w.inspected = w.path, w.id
 	return nil
 }
 
