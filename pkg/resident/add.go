@@ -135,10 +135,10 @@ func (m *Manager) addPath(ctx context.Context, path string, opts AddOptions) (*A
 // changedMeanwhile returns fingerprint.ErrChanged in place of a refusal if the program is
 // no longer what was inspected: processes of two programs cannot be alike.
 func (a *adding) changedMeanwhile(path string, err error) error {
-	if a.program == nil || problem.KindOf(err) != problem.Refused {
+	if a.inspected.Ino == 0 || problem.KindOf(err) != problem.Refused {
 		return err
 	}
-	if id, statErr := linux.StatID(path); statErr == nil && id == a.entryID {
+	if id, statErr := linux.StatID(path); statErr == nil && id == a.inspected {
 		return err
 	}
 	return fmt.Errorf("%s %w: %w", path, fingerprint.ErrChanged, err)
@@ -227,13 +227,14 @@ type adding struct {
 	opts   AddOptions
 	owners *ownerRule // nil where anyone's files may be executed
 
-	id       string       // of the image
-	entry    string       // the path of what is resident; the program's but for a script
-	entryID  linux.FileID // which file that is
-	program  *elfinfo.File
-	criu     criuwrap.Release
-	criuPath string
-	staging  *store.Staging
+	id      string // of the image
+	entry   string // the path of what is resident; the program's but for a script
+	program *elfinfo.File
+	// inspected is the identity of what is resident, as it was then.
+	inspected linux.FileID
+	criu      criuwrap.Release
+	criuPath  string
+	staging   *store.Staging
 
 	layouts []*layout        // so far; the first one is the image's own directory
 	looks   *bool            // whether the program looks at itself, once that is known
@@ -286,7 +287,7 @@ func (a *adding) inspect(path string) (err error) {
 	if a.program, err = elfinfo.Open(path); err != nil {
 		return err
 	}
-	a.entry, a.entryID = path, a.program.ID
+	a.entry, a.inspected = path, a.program.ID
 	if err := a.program.CanBeResident(); err != nil {
 		return err
 	}

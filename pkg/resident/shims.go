@@ -188,7 +188,7 @@ func (m *Manager) mayHaveShim(path string) error {
 		return problem.Errorf("PATH leads to %s by this name, and a shim starts what PATH leads to", found).
 			WithHint("put %s before %s in PATH, or start it with `residentctl run %s`", filepath.Dir(path), filepath.Dir(found), path)
 	}
-	if !m.store.Shared() {
+	if !m.store.Shared() || m.store.Holds(path) { // a wrapper
 		return nil
 	}
 	switch secret, err := isSecret(path); {

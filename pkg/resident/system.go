@@ -58,12 +58,12 @@ func (m *Manager) EnableSystem(ctx context.Context, name string, opts AddOptions
 	if path, err = followTo(ctx, path, &opts); err != nil {
 		return nil, err
 	}
-	if err := m.mayBeEnabled(path); err != nil {
-		return nil, err
-	}
 	if rec, err := m.entryOf(path); err == nil && rec.Warm != nil {
 		return nil, problem.Errorf("%s is to have a warm image, which starts by its launcher file only", path).
 			WithHint("enable it with a shim (without --system)")
+	}
+	if err := m.mayBeEnabled(path); err != nil {
+		return nil, err
 	}
 	// Whether it can be read at all Add says better.
 	if reads, err := readsItself(path); err == nil && reads {

@@ -109,7 +109,7 @@ func (w *warming) inspect() (err error) {
 	if _, _, err := w.begin(); err != nil {
 		return err
 	}
-	w.entry, w.entryID = w.path, w.id
+	w.entry, w.inspected = w.path, w.id
 	return nil
 }
 

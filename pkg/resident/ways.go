@@ -123,7 +123,7 @@ func (m *Manager) lacksWays(rec registry.Record) bool {
 // by others waits. The store must be locked.
 func (m *Manager) enableAgain(rec registry.Record) error {
 	for _, name := range m.missingShims(rec) {
-		if secret, err := isSecret(name); err != nil || secret && m.store.Shared() {
+		if secret, err := isSecret(name); err != nil || secret && m.store.Shared() && !m.store.Holds(name) {
 			continue
 		}
 		if err := m.store.WriteShim(rec.Binary.Inode(), name); err != nil {

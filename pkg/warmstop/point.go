@@ -7,12 +7,10 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
-	"github.com/residentctl/residentctl/internal/plural"
 	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/plan"
 	"github.com/residentctl/residentctl/pkg/ptrace"
@@ -77,19 +75,12 @@ func (t *Template) checkProcess() error {
 		return err
 	}
 	switch {
-	case s.threads != 1:
-		return problem.Refusef("it has %s at its point", plural.Count(s.threads, "thread")).
-			WithHint("call the point before threads are started, or in a child that was forked for it")
 	case s.pending != 0:
 		return problem.Refusef("signals are pending at its point")
 	case mask != 0:
 		return problem.Refusef("it blocks signals at its point")
 	case s.umask != t.umask:
 		return problem.Refusef("it changes its umask when it starts, from %#o to %#o", t.umask, s.umask)
-	}
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", t.PID))
-	if err == nil && len(strings.TrimSpace(string(children))) > 0 {
-		return problem.Refusef("it has child processes at its point")
 	}
 	timers, err := os.ReadFile(fmt.Sprintf("/proc/%d/timers", t.PID))
 	if err == nil && len(timers) > 0 {
@@ -217,13 +208,21 @@ func (t *Template) fixups() ([]plan.Fixup, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(words, func(f plan.Fixup) bool { return f.Kind == plan.FixEnvp }) {
+	if !slices.ContainsFunc(words, func(f plan.Fixup) bool { return f.Kind == plan.FixEnvp && !t.isLinkers(f.Addr) }) {
 		return nil, problem.Refusef("it has made another environment for itself when it starts").
 			WithHint("leave it as it is: it starts normally, as before")
 	}
 	fixups = append(fixups, words...)
 	slices.SortFunc(fixups, func(a, b plan.Fixup) int { return int(int64(a.Addr - b.Addr)) })
 	return fixups, nil
+}
+
+// isLinkers reports whether an address is in the dynamic linker's data, which keeps the
+// environment that the process began with.
+func (t *Template) isLinkers(addr uint64) bool {
+	linker, _ := linux.FindMapping(t.Maps, t.Auxv.Value(linux.ATBase))
+	m, _ := linux.FindMapping(t.Maps, addr)
+	return m.Path != "" && m.Path == linker.Path
 }
 
 // TIDAddr is where the kernel is to keep the thread's id (set_tid_address(2)).

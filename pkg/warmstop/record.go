@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/plural"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/ptrace"
 )
@@ -115,12 +117,29 @@ func (r *recorder) look(tid int, call ptrace.SyscallInfo) (arrived bool, err err
 		switch call.Arg(1) {
 		case PointVersion:
 			r.start = call.Arg(2)
-			return true, nil
+			return true, alone(tid)
 		case importing:
 			r.module, _ = linux.ReadString(tid, call.Arg(2), maxModule)
 		}
 	}
 	return false, r.onEntry(tid, s)
+}
+
+// alone refuses a process that has other threads or children at its point: they would be killed.
+func alone(tid int) error {
+	s, err := readStatus(tid)
+	if err != nil {
+		return err
+	}
+	if s.threads != 1 {
+		return problem.Refusef("it has %s at its point", plural.Count(s.threads, "thread")).
+			WithHint("call the point before threads are started, or in a child that was forked for it")
+	}
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", tid))
+	if err == nil && len(strings.TrimSpace(string(children))) > 0 {
+		return problem.Refusef("it has child processes at its point")
+	}
+	return nil
 }
 
 func exeOf(tid int) string { return fmt.Sprintf("/proc/%d/exe", tid) }
@@ -227,7 +246,7 @@ func pathOf(tid int, entry *ptrace.SyscallInfo, arg, dir int) (string, error) {
 	if err != nil || !filepath.IsAbs(above) {
 		return "", errors.Join(err, unix.ENOENT)
 	}
-	return filepath.Join(above, path), nil
+	return above + "/" + path, nil // as it is: what is above a directory is told by ".."
 }
 
 // wrote notes a change, but for those of the compiler's cache, which repeat nothing, and of
@@ -279,7 +298,7 @@ func (r *recorder) onExit(tid int, s *threadState, result int64) error {
 func (r *recorder) note(p fingerprint.Probe) {
 	name, isHere := strings.CutPrefix(p.Path, r.dir+"/")
 	switch {
-	case p.Path == r.dir && r.dir != "/":
+	case strings.TrimSuffix(p.Path, "/.") == r.dir && r.dir != "/":
 		// There is one in each start.
 	case strings.Contains(p.Path+"/", "/__pycache__/"):
 		// What python keeps beside its sources is good only for the source, which is looked at

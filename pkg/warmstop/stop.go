@@ -188,7 +188,13 @@ func (t *Template) Detach() error {
 	if t.detached {
 		return nil
 	}
-	err := t.tracer.Do(func() error { return t.tracer.Detach(t.PID, unix.SIGSTOP) })
+	err := t.tracer.Do(func() error {
+		if err := t.tracer.Detach(t.PID, unix.SIGSTOP); err != nil {
+			return err
+		}
+		_, err := t.tracer.Wait(t.PID)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("detach from process %d: %w", t.PID, err)
 	}
