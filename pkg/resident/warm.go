@@ -286,7 +286,7 @@ func (w *warming) depend(ctx context.Context, began int64) (err error) {
 	t, l := w.template, w.layout
 	probes := t.Probes
 	if w.script != nil {
-		probes = append([]fingerprint.Probe{{Call: "open", Path: w.program.Path}}, withoutByteCode(probes)...)
+		probes = append([]fingerprint.Probe{{Call: "open", Path: w.program.Path}}, probes...)
 		for _, path := range w.script.Misses {
 			probes = append(probes, fingerprint.Probe{Call: "stat", Path: path, Errno: syscall.ENOENT})
 		}
@@ -312,15 +312,6 @@ func (w *warming) depend(ctx context.Context, began int64) (err error) {
 		return fmt.Errorf("%s %w", w.path, fingerprint.ErrChanged)
 	}
 	return nil
-}
-
-// withoutByteCode is probes without those of byte code that python keeps beside its sources. It
-// is written by whichever run comes first, and good only for the source, which is looked at too
-// (importlib's _bootstrap_external.py, SourceLoader.get_code).
-func withoutByteCode(probes []fingerprint.Probe) []fingerprint.Probe {
-	return slices.DeleteFunc(slices.Clone(probes), func(p fingerprint.Probe) bool {
-		return strings.Contains(p.Path+"/", "/__pycache__/")
-	})
 }
 
 // listed are the directories that the template has read, but for the script's own: the shim
