@@ -16,6 +16,7 @@ import (
 // Another boot changes nothing.
 func TestWarmBelowUsr(t *testing.T) {
 	kit.RequireCRIU(t)
+	t.Parallel()
 	// A part of /usr is on a file system of its own, in a mount namespace of its own.
 	const script = `
 		set -eu

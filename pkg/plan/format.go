@@ -334,7 +334,9 @@ type Warm struct {
 	// the kernel gives it, bytes; 0 if it is not compared.
 	CPUs    [128]byte
 	CPUsLen uint32
-	_       uint32
+	// Executed is the offset in Strings of the path by which the interpreter is executed, where
+	// an exec of the program ends with one of that (env(1)); 0 if the program itself is.
+	Executed uint32
 }
 
 // CPUID is what the instruction said where the image was made; Mask says which

@@ -397,6 +397,9 @@ func (w *warming) source(looks bool) (*plan.Source, error) {
 	if w.script != nil {
 		src.Exe, src.ProgramID = w.program.Path, w.id
 		src.Args = w.script.Argv
+		if w.named() || w.script.ByEnv {
+			src.Executed = w.script.Interpreter
+		}
 		if !w.named() {
 			src.Flags |= plan.FlagProgramArg
 		}
@@ -404,10 +407,14 @@ func (w *warming) source(looks bool) (*plan.Source, error) {
 	return src, nil
 }
 
-// read are the environment variables that the template was seen to read.
+// read are the environment variables that the template was seen to read, and PATH if it says
+// which interpreter that is.
 func (w *warming) read() []string {
-	if w.report == nil {
+	switch {
+	case w.report == nil:
 		return nil
+	case w.script.ByPATH:
+		return union(w.report.Read, []string{"PATH"})
 	}
 	return w.report.Read
 }

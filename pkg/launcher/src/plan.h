@@ -186,13 +186,14 @@ struct plan_warm {
 	u64 pid;
 	unsigned char cpus[128];
 	u32 cpus_len;
-	u32 pad4;
+	u32 executed;
 };
 _Static_assert(sizeof(struct plan_warm) == 152, "size");
 _Static_assert(__builtin_offsetof(struct plan_warm, stack_limit) == 0, "StackLimit");
 _Static_assert(__builtin_offsetof(struct plan_warm, pid) == 8, "PID");
 _Static_assert(__builtin_offsetof(struct plan_warm, cpus) == 16, "CPUs");
 _Static_assert(__builtin_offsetof(struct plan_warm, cpus_len) == 144, "CPUsLen");
+_Static_assert(__builtin_offsetof(struct plan_warm, executed) == 148, "Executed");
 
 struct plan_header {
 	unsigned char magic[8];
