@@ -407,13 +407,12 @@ func (w *warming) source(looks bool) (*plan.Source, error) {
 	return src, nil
 }
 
-// read are the environment variables that the template was seen to read, and PATH if it says
-// which interpreter that is.
+// read are the environment variables that the template was seen to read.
 func (w *warming) read() []string {
-	switch {
-	case w.report == nil:
+	if w.report == nil {
 		return nil
-	case w.script.ByPATH:
+	}
+	if w.script.ByPATH { // which interpreter it is depends on that
 		return union(w.report.Read, []string{"PATH"})
 	}
 	return w.report.Read

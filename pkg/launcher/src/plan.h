@@ -182,18 +182,20 @@ _Static_assert(__builtin_offsetof(struct plan_stop, addr) == 0, "Addr");
 _Static_assert(__builtin_offsetof(struct plan_stop, point) == 8, "Point");
 
 struct plan_warm {
+	u32 executed;
+	u32 pad1;
 	u64 stack_limit;
 	u64 pid;
 	unsigned char cpus[128];
 	u32 cpus_len;
-	u32 executed;
+	u32 pad6;
 };
-_Static_assert(sizeof(struct plan_warm) == 152, "size");
-_Static_assert(__builtin_offsetof(struct plan_warm, stack_limit) == 0, "StackLimit");
-_Static_assert(__builtin_offsetof(struct plan_warm, pid) == 8, "PID");
-_Static_assert(__builtin_offsetof(struct plan_warm, cpus) == 16, "CPUs");
-_Static_assert(__builtin_offsetof(struct plan_warm, cpus_len) == 144, "CPUsLen");
-_Static_assert(__builtin_offsetof(struct plan_warm, executed) == 148, "Executed");
+_Static_assert(sizeof(struct plan_warm) == 160, "size");
+_Static_assert(__builtin_offsetof(struct plan_warm, executed) == 0, "Executed");
+_Static_assert(__builtin_offsetof(struct plan_warm, stack_limit) == 8, "StackLimit");
+_Static_assert(__builtin_offsetof(struct plan_warm, pid) == 16, "PID");
+_Static_assert(__builtin_offsetof(struct plan_warm, cpus) == 24, "CPUs");
+_Static_assert(__builtin_offsetof(struct plan_warm, cpus_len) == 152, "CPUsLen");
 
 struct plan_header {
 	unsigned char magic[8];
@@ -231,7 +233,7 @@ struct plan_header {
 	struct plan_stop stop;
 	struct plan_warm warm;
 };
-_Static_assert(sizeof(struct plan_header) == 808, "size");
+_Static_assert(sizeof(struct plan_header) == 816, "size");
 _Static_assert(__builtin_offsetof(struct plan_header, magic) == 0, "Magic");
 _Static_assert(__builtin_offsetof(struct plan_header, version) == 8, "Version");
 _Static_assert(__builtin_offsetof(struct plan_header, kind) == 12, "Kind");
