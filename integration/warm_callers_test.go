@@ -34,6 +34,7 @@ func TestWarmPrivileged(t *testing.T) {
 // from or read.
 func TestWarmOfAnotherUser(t *testing.T) {
 	alice, bob := kit.NewAccounts(t)
+	t.Parallel()
 	alice.Env = []string{"RESIDENTCTL_CRIU=" + kit.CapableCRIU(t)}
 	program := python(t, "#!/usr/bin/python3")
 	alice.Does(t, "add", "--warm", "--even-if-slower", "--train", "few", program)

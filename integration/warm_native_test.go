@@ -22,6 +22,7 @@ func TestWarmPoint(t *testing.T) {
 		{"not position-independent", "warm-point", []string{"-O2", "-no-pie"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			program := filepath.Join(kit.Dir(t), "warm-point")
 			kit.Compile(t, program, kit.FixtureSource(test.source),
 				append([]string{"-I../include", "-D_GNU_SOURCE", "-Werror", "-lm"}, test.args...)...)

@@ -54,10 +54,13 @@ func TestWarmModules(t *testing.T) {
 	defer os.RemoveAll(filepath.Join(filepath.Dir(w.program), "__pycache__"))
 	defer os.Remove(shadow)
 	w.try(t, []warmCase{
-		{name: "shadowed, beside the script", args: []string{"shadowed"}},
-		{name: "others with a shadow there", args: []string{"helped"}},
+		{name: "shadowed, beside the script", args: []string{"shadowed"}, normal: shadows},
+		{name: "others with a shadow there", args: []string{"helped"}, normal: shadows},
 	})
 }
+
+// shadows is why a start is a normal one beside whose script another module has come.
+const shadows = "its directory has a module that its image has from elsewhere"
 
 // TestWarmRandom: no two starts share what is drawn at random.
 func TestWarmRandom(t *testing.T) {

@@ -14,6 +14,22 @@ import (
 	"github.com/residentctl/residentctl/integration/kit"
 )
 
+// TestWarmByPATH: of a script that env(1) finds the interpreter for a start is a normal one where
+// PATH is another: there may be another interpreter.
+func TestWarmByPATH(t *testing.T) {
+	kit.RequireCRIU(t)
+	t.Parallel()
+	dir, _ := venv(t)
+	w := newWarmed(t, python(t, "#!/usr/bin/env python3"))
+	w.add(t, "--train", "few")
+	other := []string{"PATH=" + filepath.Join(dir, "bin") + ":/usr/bin:/bin"}
+	w.try(t, []warmCase{
+		{args: []string{"interpreter"}},
+		{args: []string{"identity"}},
+		{name: "of a virtual environment", args: []string{"interpreter"}, env: other, normal: otherEnvironment},
+	})
+}
+
 const otherEnvironment = "the environment differs from that of its image"
 
 // TestWarmOptions: options of the interpreter on the first line, and an environment that
@@ -27,6 +43,7 @@ func TestWarmOptions(t *testing.T) {
 		{"#!/usr/bin/env -S python3 -suBWerror -Xno_debug_ranges", []string{"LANG=C", "PYTHONIOENCODING=latin-1"}},
 	} {
 		t.Run(test.line, func(t *testing.T) {
+			t.Parallel()
 			w := newWarmed(t, python(t, test.line))
 			w.env = test.env
 			w.add(t, "--train", "few")
@@ -80,6 +97,8 @@ func venv(t *testing.T) (dir, packages string) {
 
 // TestWarmVenv: a console script of a virtual environment, and what makes its image stale.
 func TestWarmVenv(t *testing.T) {
+	kit.RequireCRIU(t)
+	t.Parallel()
 	dir, packages := venv(t)
 	from := python(t, "#!"+filepath.Join(dir, "bin", "python3"))
 	kit.CopyFile(t, from, filepath.Join(dir, "bin", "warm"))
@@ -96,7 +115,7 @@ func TestWarmVenv(t *testing.T) {
 	// A module of the same name beside the script comes first.
 	beside := filepath.Join(dir, "bin", "helper.py")
 	write(t, beside, "VERSION = 'beside'\n", 0o644)
-	stale("a module that shadows", "")
+	stale("a module that shadows", shadows)
 	kit.Remove(t, beside)
 	kit.Remove(t, filepath.Join(dir, "bin", "__pycache__"))
 	stale("it is gone again", "")
@@ -150,6 +169,8 @@ func read(t *testing.T, path string) string {
 
 // TestWarmNamed: an interpreter with a name of its own, by all that it can be given.
 func TestWarmNamed(t *testing.T) {
+	kit.RequireCRIU(t)
+	t.Parallel()
 	w := &warmed{Store: kit.NewStore(t, kit.Dir(t)), home: kit.Dir(t), plain: []string{"/usr/bin/python3"}}
 	w.does(t, "add", "--warm", "--even-if-slower", "--name", "cases", "--import", "json,json.tool,random", "/usr/bin/python3")
 	w.program = filepath.Join(w.Dir, "named", "python3-cases")
@@ -214,6 +235,8 @@ func TestWarmNamed(t *testing.T) {
 // TestWarmReplacedMeanwhile: while a module is replaced by another version, again and again,
 // each start has the one that was there before it or one that came since.
 func TestWarmReplacedMeanwhile(t *testing.T) {
+	kit.RequireCRIU(t)
+	t.Parallel()
 	program := python(t, "#!/usr/bin/python3")
 	modules := kit.Dir(t)
 	module := filepath.Join(modules, "versioned.py")

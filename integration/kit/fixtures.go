@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/residentctl/residentctl/internal/unchanged"
@@ -13,6 +14,9 @@ import (
 
 // BuiltFiles remembers what Compile and MuslCompile have made.
 var BuiltFiles = map[string]bool{}
+
+// compiling is held while Compile runs: some tests are parallel.
+var compiling sync.Mutex
 
 // Fixture returns the path of fixtures/NAME.c or .cc, compiled, with fixtures/libNAME
 // beside it if there is one.
@@ -52,6 +56,8 @@ func Compile(t testing.TB, output, source string, args ...string) {
 	t.Helper()
 	SkipShort(t)
 	unchanged.Check(t)
+	compiling.Lock()
+	defer compiling.Unlock()
 	if BuiltFiles[output] {
 		return
 	}

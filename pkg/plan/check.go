@@ -198,6 +198,9 @@ func (p *Plan) names() []string {
 // paths are all others.
 func (p *Plan) paths() []string {
 	out := []string{p.Path, p.Real}
+	if p.Executed != "" {
+		out = append(out, p.Executed)
+	}
 	for _, f := range p.Files {
 		if f.Flags&FilePages == 0 {
 			out = append(out, f.Path)

@@ -32,7 +32,7 @@ func (p *Plan) checkKind() error {
 		return p.checkWarm()
 	case p.Kind != KindLinked:
 		return damaged("an image of kind %d", p.Kind)
-	case p.Stop.Point == StopWarm, p.Entry.RSP != 0, p.Warm != Warm{}, p.Flags&FlagProgramArg != 0,
+	case p.Stop.Point == StopWarm, p.Entry.RSP != 0, p.Warm != Warm{}, p.Flags&FlagProgramArg != 0, p.Executed != "",
 		len(p.Args)+len(p.Env)+len(p.Copies)+len(p.Signals)+len(p.Populate) != 0,
 		p.Program().Flags&FileExe == 0,
 		slices.ContainsFunc(p.Fixups, func(f Fixup) bool { return f.Kind == FixIgnored || f.Kind == FixFlags }):
@@ -49,6 +49,8 @@ func (p *Plan) checkWarm() error {
 		return damaged("a warm image without its program break")
 	case p.Flags&FlagProgramArg != 0 && len(p.Args) == 0:
 		return damaged("the program's path as the only argument")
+	case p.Executed != "" && len(p.Args) == 0, p.Warm.Executed != 0:
+		return damaged("a process that is called as %q", p.Executed)
 	case len(p.Args) > maxArgs:
 		return damaged("%d arguments", len(p.Args))
 	case int(p.Warm.CPUsLen) > len(p.Warm.CPUs):

@@ -150,6 +150,9 @@ func Decode(raw []byte) (*Plan, error) {
 		Signals: elements[SignalAction](d, "signals", h.Signals),
 		Layouts: d.all("layouts", h.Layouts), Args: d.all("arguments", h.Args),
 	}
+	if h.Warm.Executed != 0 {
+		p.Executed, p.Warm.Executed = d.string(h.Warm.Executed), 0
+	}
 	maps := elements[Map](d, "mappings", h.Maps)
 	restOfMaps := maps
 	for _, f := range elements[File](d, "files", h.Files) {

@@ -92,6 +92,9 @@ func (p *Plan) encode(entry Entry) ([]byte, error) {
 	copy(h.Magic[:], Magic)
 	e := &encoder{base: uint32(binary.Size(h)), known: map[string]uint32{}}
 	h.Program, h.Real, h.ID = e.string(p.Path), e.string(p.Real), e.string(p.ID)
+	if p.Executed != "" {
+		h.Warm.Executed = e.string(p.Executed)
+	}
 
 	var files []File
 	var maps []Map

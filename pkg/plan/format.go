@@ -329,6 +329,11 @@ type SignalAction struct {
 
 // Warm is what else must be true of the caller for an image of kind warm.
 type Warm struct {
+	// Executed is the offset in Strings of the path by which the interpreter is executed, where
+	// an exec of the program ends with one of that (env(1)); 0 if the program itself is.
+	Executed uint32
+	_        uint32
+
 	StackLimit uint64 // the soft limit of RLIMIT_STACK, bytes
 	PID        uint64 // of the template, which no process that is started may have
 	// CPUs is the template's CPU affinity (sched_getaffinity(2)), CPUsLen its length as

@@ -25,6 +25,7 @@ type Plan struct {
 	Layouts     []string // the names, from the store's directory, of plans of the same program at other addresses
 
 	// Only of kind warm.
+	Executed string   // the path that the process is called by, AT_EXECFN, if that is not Path
 	Args     []string // what takes the place of argv[0], with FlagProgramArg and the program's path
 	Env      []EnvCheck
 	Copies   []Map // of Pages, into mappings of Anon

@@ -30,7 +30,7 @@ func warm() *Plan {
 		Map{Addr: stack, Len: 0x4000, Prot: 3, Flags: private | 0x20 | unix.MAP_GROWSDOWN | unix.MAP_STACK | unix.MAP_NORESERVE})
 	p.Fixups = []Fixup{{Addr: rsp, Kind: FixSP, Size: 8}, {Addr: rsp + 8, Kind: FixIgnored, Size: 8}, {Addr: data, Kind: FixFlags, Size: 8}}
 	p.Directories[1].Exact = true
-	p.Args = []string{"/usr/bin/p", "-E"}
+	p.Args, p.Executed = []string{"/usr/bin/p", "-E"}, "/usr/bin/p"
 	p.Env = []EnvCheck{{"LANG=C.UTF-8", EnvExact}, {"EMPTY=", EnvExact}, {"LANG", EnvPrefix}, {"PYTHON", EnvPrefix}}
 	p.Copies = []Map{{Addr: stack + 0x1000, Len: 0x1000, Off: 0x2000}, {Addr: stack + 0x3000, Len: 0x1000, Off: 0x3000}}
 	p.Signals = []SignalAction{{Signal: 2, Handler: text, Flags: 0x04000000, Restorer: text + 8, Mask: 2}, {Signal: 13, Handler: sigIgnore}}
@@ -52,6 +52,7 @@ func TestCheckWarm(t *testing.T) {
 		{"stop point of a linked image", func(p *Plan) { p.Stop.Point = StopEntry }, "stop point entry"},
 		{"no program break", func(p *Plan) { p.Flags &^= FlagKeepBrk }, "program break"},
 		{"the program's path alone", func(p *Plan) { p.Args = nil }, "only argument"},
+		{"called by a relative path", func(p *Plan) { p.Executed = "p" }, "not an absolute path"},
 		{"many arguments", func(p *Plan) { p.Args = make([]string, 17) }, "17 arguments"},
 		{"NUL in an argument", func(p *Plan) { p.Args[1] = "a\x00b" }, "the argument"},
 		{"argument too long", func(p *Plan) { p.Args[0] = strings.Repeat("x", 4096) }, "the argument"},
@@ -118,6 +119,7 @@ func TestCheckLinkedIsNotWarm(t *testing.T) {
 		"stack pointer":    func(p *Plan) { p.Entry.RSP = data + 0x800 },
 		"stack limit":      func(p *Plan) { p.Warm.StackLimit = 1 },
 		"program's path":   func(p *Plan) { p.Flags |= FlagProgramArg },
+		"executed":         func(p *Plan) { p.Executed = "/a" },
 		"arguments":        func(p *Plan) { p.Args = []string{"a"} },
 		"environment":      func(p *Plan) { p.Env = []EnvCheck{{"A", EnvPrefix}} },
 		"copies":           func(p *Plan) { p.Copies = []Map{{Addr: bss, Len: 0x1000}} },

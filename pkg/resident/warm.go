@@ -465,6 +465,9 @@ func (w *warming) source(looks bool) (*plan.Source, error) {
 	if w.script != nil {
 		src.Exe, src.ProgramID = w.program.Path, w.id
 		src.Args = w.script.Argv
+		if w.named() || w.script.ByEnv {
+			src.Executed = w.script.Interpreter
+		}
 		if !w.named() {
 			src.Flags |= plan.FlagProgramArg
 		}
@@ -527,6 +530,9 @@ func (l *layout) warmSource(maps []linux.Mapping, auxv linux.Auxv, looks bool) (
 func (w *warming) read() []string {
 	if w.report == nil {
 		return nil
+	}
+	if w.script.ByPATH { // which interpreter it is depends on that
+		return union(w.report.Read, []string{"PATH"})
 	}
 	return w.report.Read
 }

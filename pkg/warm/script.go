@@ -18,7 +18,8 @@ type Script struct {
 	Path        string
 	Interpreter string   // absolute: what is executed in the end
 	Argv        []string // of that, in front of the script's path: its own name, and an option
-	ByPATH      bool     // env(1) has found it in PATH
+	ByEnv       bool     // env(1) executes it
+	ByPATH      bool     // and has found it in PATH
 	Misses      []string // where env would have found it before, and there is nothing
 }
 
@@ -75,7 +76,7 @@ func (s *Script) viaEnv(pathVar string) error {
 	if len(words) == 0 || strings.ContainsAny(strings.Join(words, ""), `='"\$#`) || strings.HasPrefix(words[0], "-") {
 		return problem.Refusef("%s is started by env with %q, which is not understood", s.Path, strings.Join(s.Argv[1:], " "))
 	}
-	s.Argv = words
+	s.Argv, s.ByEnv = words, true
 	if strings.Contains(words[0], "/") {
 		s.Interpreter = words[0]
 		return nil

@@ -58,6 +58,9 @@ func TestReadScript(t *testing.T) {
 			t.Errorf("%q: %v", tc.head, err)
 			continue
 		}
+		if s.ByEnv != strings.Contains(tc.head, "/env ") {
+			t.Errorf("%q: executed by env: %v", tc.head, s.ByEnv)
+		}
 		if s.Interpreter != tc.interpreter || !slices.Equal(s.Argv, tc.argv) {
 			t.Errorf("%q: %s %q, want %s %q", tc.head, s.Interpreter, s.Argv, tc.interpreter, tc.argv)
 		}

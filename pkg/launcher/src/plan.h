@@ -183,6 +183,8 @@ _Static_assert(__builtin_offsetof(struct plan_stop, addr) == 0, "Addr");
 _Static_assert(__builtin_offsetof(struct plan_stop, point) == 8, "Point");
 
 struct plan_warm {
+	u32 executed;
+	u32 pad1;
 	u64 stack_limit;
 	u64 pid;
 	unsigned char cpus[128];
@@ -191,17 +193,18 @@ struct plan_warm {
 	u64 net_ns;
 	unsigned char host[72];
 	u32 umask;
-	u32 pad8;
+	u32 pad10;
 };
-_Static_assert(sizeof(struct plan_warm) == 240, "size");
-_Static_assert(__builtin_offsetof(struct plan_warm, stack_limit) == 0, "StackLimit");
-_Static_assert(__builtin_offsetof(struct plan_warm, pid) == 8, "PID");
-_Static_assert(__builtin_offsetof(struct plan_warm, cpus) == 16, "CPUs");
-_Static_assert(__builtin_offsetof(struct plan_warm, cpus_len) == 144, "CPUsLen");
-_Static_assert(__builtin_offsetof(struct plan_warm, no_terminals) == 148, "NoTerminals");
-_Static_assert(__builtin_offsetof(struct plan_warm, net_ns) == 152, "NetNS");
-_Static_assert(__builtin_offsetof(struct plan_warm, host) == 160, "Host");
-_Static_assert(__builtin_offsetof(struct plan_warm, umask) == 232, "Umask");
+_Static_assert(sizeof(struct plan_warm) == 248, "size");
+_Static_assert(__builtin_offsetof(struct plan_warm, executed) == 0, "Executed");
+_Static_assert(__builtin_offsetof(struct plan_warm, stack_limit) == 8, "StackLimit");
+_Static_assert(__builtin_offsetof(struct plan_warm, pid) == 16, "PID");
+_Static_assert(__builtin_offsetof(struct plan_warm, cpus) == 24, "CPUs");
+_Static_assert(__builtin_offsetof(struct plan_warm, cpus_len) == 152, "CPUsLen");
+_Static_assert(__builtin_offsetof(struct plan_warm, no_terminals) == 156, "NoTerminals");
+_Static_assert(__builtin_offsetof(struct plan_warm, net_ns) == 160, "NetNS");
+_Static_assert(__builtin_offsetof(struct plan_warm, host) == 168, "Host");
+_Static_assert(__builtin_offsetof(struct plan_warm, umask) == 240, "Umask");
 
 struct plan_header {
 	unsigned char magic[8];
@@ -239,7 +242,7 @@ struct plan_header {
 	struct plan_stop stop;
 	struct plan_warm warm;
 };
-_Static_assert(sizeof(struct plan_header) == 896, "size");
+_Static_assert(sizeof(struct plan_header) == 904, "size");
 _Static_assert(__builtin_offsetof(struct plan_header, magic) == 0, "Magic");
 _Static_assert(__builtin_offsetof(struct plan_header, version) == 8, "Version");
 _Static_assert(__builtin_offsetof(struct plan_header, kind) == 12, "Kind");

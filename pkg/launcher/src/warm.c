@@ -72,11 +72,10 @@ static const char *arg(const struct caller *c, const struct image *im, u32 i)
 	return i < im->head->args.count ? string(im, ((const u32 *)(im->base + im->head->args.off))[i]) : c->program;
 }
 
-/* What an exec is given: the script, but of an interpreter with a name of its own the
- * interpreter, which the program of that name executes. */
+/* What the last exec of a plain start is given. */
 static const char *executed(const struct caller *c, const struct image *im)
 {
-	return im->head->args.count && !(im->head->flags & PLAN_FLAG_PROGRAM_ARG) ? arg(c, im, 0) : c->program;
+	return im->head->warm.executed ? string(im, im->head->warm.executed) : c->program;
 }
 
 static u64 args_size(const struct caller *c, const struct image *im)
