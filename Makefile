@@ -59,6 +59,8 @@ install: bin/residentctl
 	install -D -m 755 bin/residentctl $(DESTDIR)$(PREFIX)/bin/residentctl
 	ln -sf residentctl $(DESTDIR)$(PREFIX)/bin/resident
 	install -D -m 644 -t $(SHARE)/man/man1 docs/man/residentctl.1
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include include/residentctl.h
+	install -D -m 644 -t $(SHARE)/man/man3 docs/man/residentctl_point.3
 	install -D -m 644 -t $(SHARE)/man/man5 docs/man/resident.conf.5
 	install -D -m 644 -t $(SHARE)/man/man8 docs/man/resident.8
 	install -D -m 644 docs/completions/residentctl.bash $(SHARE)/bash-completion/completions/residentctl
@@ -66,8 +68,9 @@ install: bin/residentctl
 	install -D -m 644 -t $(SHARE)/fish/vendor_completions.d docs/completions/residentctl.fish
 
 uninstall:
-	cd $(DESTDIR)$(PREFIX) && rm -f bin/resident bin/residentctl share/man/man1/residentctl.1 share/man/man5/resident.conf.5 \
-		share/man/man8/resident.8 share/bash-completion/completions/residentctl share/zsh/site-functions/_residentctl \
+	cd $(DESTDIR)$(PREFIX) && rm -f bin/resident bin/residentctl include/residentctl.h share/man/man1/residentctl.1 \
+		share/man/man3/residentctl_point.3 share/man/man5/resident.conf.5 share/man/man8/resident.8 \
+		share/bash-completion/completions/residentctl share/zsh/site-functions/_residentctl \
 		share/fish/vendor_completions.d/residentctl.fish
 
 dist:

@@ -256,7 +256,7 @@ func formatTimes(t *registry.Timing, of string) string {
 		float64(t.ExecNS)/1e6, float64(t.ResidentNS)/1e6, count(t.Starts, of))
 }
 
-// printWarmSummary prints what was asked for of a warm image, and what was accepted.
+// printWarmSummary prints what was asked for of a warm image, what is not in it, and what was accepted.
 func printWarmSummary(field func(name string, value any), i *resident.Inspection) {
 	w := i.Warm
 	if w == nil {
@@ -271,6 +271,9 @@ func printWarmSummary(field func(name string, value any), i *resident.Inspection
 	}
 	if i.Modules > 0 {
 		field("modules", i.Modules)
+	}
+	for _, what := range i.LeftOut {
+		field("left out", what)
 	}
 	for _, what := range i.Accepted {
 		field("accepted", what)

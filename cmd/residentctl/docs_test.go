@@ -20,7 +20,7 @@ import (
 var update = flag.Bool("update", false, "write the man page, the completions and the schema instead of comparing them")
 
 // documents are made from the command definitions, each by its template in testdata/docs.
-// The man pages resident.8 and resident.conf.5 are written by hand.
+// The other man pages are written by hand.
 var documents = []string{
 	"man/residentctl.1", "completions/residentctl.bash", "completions/_residentctl", "completions/residentctl.fish",
 }

@@ -186,7 +186,7 @@ func exitCodes(c docCommand) string {
 
 // TestManPagesAreWellFormed has groff(1), and mandoc(1) where there is one, read the man pages.
 func TestManPagesAreWellFormed(t *testing.T) {
-	pages, err := filepath.Glob("../../docs/man/*.[158]")
+	pages, err := filepath.Glob("../../docs/man/*.[1358]")
 	if err != nil || len(pages) == 0 {
 		t.Fatalf("man pages %q, %v", pages, err)
 	}
