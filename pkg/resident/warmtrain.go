@@ -1,21 +1,20 @@
 package resident
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/store"
 	"github.com/residentctl/residentctl/pkg/warm"
+	"github.com/residentctl/residentctl/pkg/warmstop"
 )
 
 // trainByDefault are the command lines of the training runs where none was given.
@@ -40,6 +39,9 @@ func (w *warming) train(ctx context.Context) error {
 		imported, err := w.trainOnce(ctx, strings.Fields(line))
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if problem.KindOf(err) == problem.Untrusted {
+			return err
 		}
 		if err != nil {
 			failed = errors.Join(failed, err)
@@ -91,21 +93,17 @@ func (w *warming) trainOnce(ctx context.Context, args []string) ([]string, error
 		return nil, err
 	}
 	defer os.Remove(shim)
-	ctx, cancel := context.WithTimeoutCause(ctx, trainingTimeout, fmt.Errorf("it has not ended after %v", trainingTimeout))
-	defer cancel()
-	cmd := exec.CommandContext(ctx, w.program.Path)
-	cmd.Args = append(slices.Clone(w.script.Argv), shim)
-	cmd.Dir = home
-	cmd.Env = append(withoutHome(os.Environ()), "HOME="+home)
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL, Cloneflags: withoutNetwork()}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
-	runErr := cmd.Run()
+	ours := func(path string) bool { return path == home || strings.HasPrefix(path, home+"/") || path == shim }
+	runErr := warmstop.Run(ctx, warmstop.Options{
+		Path: w.program.Path, Argv: append(slices.Clone(w.script.Argv), shim), Env: append(withoutHome(os.Environ()), "HOME="+home),
+		Dir: home, Ours: ours, Allow: w.allow, Timeout: trainingTimeout,
+	}, os.Geteuid() == 0)
+	if problem.KindOf(runErr) == problem.Untrusted {
+		return nil, runErr
+	}
 	text, err := os.ReadFile(report)
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", w.path, strings.Join(args, " "), errors.Join(runErr, context.Cause(ctx), err))
+		return nil, fmt.Errorf("%s %s: %w", w.path, strings.Join(args, " "), cmp.Or(runErr, err))
 	}
 	return strings.Fields(string(text)), nil
 }
@@ -115,14 +113,4 @@ func withoutHome(env []string) []string {
 	return slices.DeleteFunc(slices.Clone(env), func(v string) bool {
 		return strings.HasPrefix(v, "HOME=") || strings.HasPrefix(v, "XDG_") || strings.HasPrefix(v, "RESIDENTCTL_")
 	})
-}
-
-// withoutNetwork is the flag of clone(2) for a network namespace of its own, for root. An
-// ordinary user would need a user namespace for that, in which the program would not find its
-// own user any more.
-func withoutNetwork() uintptr {
-	if os.Geteuid() == 0 {
-		return syscall.CLONE_NEWNET
-	}
-	return 0
 }

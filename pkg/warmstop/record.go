@@ -81,7 +81,7 @@ const maxModule = 1024
 type threadState struct {
 	entry   ptrace.SyscallInfo
 	probe   *fingerprint.Probe
-	then    func() // if the call succeeds
+	then    func() error // if the call succeeds
 	foreign bool
 }
 
@@ -151,23 +151,19 @@ func (r *recorder) onEntry(tid int, s *threadState) error {
 	}
 	if change, ok := changes[nr]; ok {
 		if path, err := pathOf(tid, &s.entry, change.path, change.dir); err == nil {
-			s.then = func() { r.wrote(path) }
+			s.then = func() error { r.wrote(path); return nil }
 		}
 		return nil
 	}
 	switch nr {
 	case unix.SYS_EXECVE, unix.SYS_EXECVEAT:
-		s.then = func() {
-			s.foreign = true
-			exe, _ := os.Readlink(exeOf(tid))
-			r.executed(exe)
-		}
+		s.then = func() error { return r.executed(tid, s) }
 	case unix.SYS_SOCKET:
 		if s.entry.Arg(0) != unix.AF_UNIX {
-			s.then = func() { r.network = true }
+			s.then = func() error { r.network = true; return nil }
 		}
 	case unix.SYS_CONNECT, unix.SYS_SENDTO, unix.SYS_SENDMSG, unix.SYS_LISTEN:
-		s.then = func() { r.find(FoundNetwork, "uses a socket") }
+		s.then = func() error { r.find(FoundNetwork, "uses a socket"); return nil }
 	case unix.SYS_SCHED_GETAFFINITY:
 		r.cpus = true
 	case unix.SYS_IOCTL:
@@ -189,14 +185,20 @@ func (r *recorder) onEntry(tid int, s *threadState) error {
 	return nil
 }
 
-// executed notes an exec. What ldconfig(8) says of its cache, which ctypes.util.find_library asks
-// it for, stays as it is while the cache does.
-func (r *recorder) executed(exe string) {
+// executed notes an exec, of which no instruction has run yet. What ldconfig(8) says of its cache,
+// which ctypes.util.find_library asks it for, stays as it is while the cache does.
+func (r *recorder) executed(tid int, s *threadState) error {
+	s.foreign = true
+	exe, err := os.Readlink(exeOf(tid))
+	if err != nil {
+		return err
+	}
 	if filepath.Base(exe) == "ldconfig" {
 		r.cacheRead = true
-		return
+	} else {
+		r.find(FoundExec, "executes "+exe)
 	}
-	r.find(FoundExec, "executes "+exe)
+	return r.allow(exe, exeOf(tid))
 }
 
 // changes are the calls that change what others can see of the file system: the numbers of the
@@ -221,7 +223,7 @@ func (r *recorder) onPath(tid int, s *threadState, call ptrace.PathCall) error {
 	case opens && flags&unix.O_PATH != 0, strings.HasPrefix(name, "readlink"):
 		name = "lstat" // nothing is read but a link, and where that leads shows in what is found there
 	case opens && flags&(unix.O_ACCMODE|unix.O_CREAT|unix.O_TRUNC) != unix.O_RDONLY:
-		s.then = func() { r.wrote(path) }
+		s.then = func() error { r.wrote(path); return nil }
 		return nil
 	}
 	s.probe = &fingerprint.Probe{Call: name, Path: path}
@@ -266,10 +268,13 @@ func (r *recorder) find(what, detail string) {
 }
 
 func (r *recorder) onExit(tid int, s *threadState, result int64) error {
-	if s.then != nil && result >= 0 {
-		s.then()
-	}
+	then := s.then
 	s.then = nil
+	if then != nil && result >= 0 {
+		if err := then(); err != nil {
+			return err
+		}
+	}
 	if s.probe == nil {
 		return nil
 	}

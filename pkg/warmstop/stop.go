@@ -85,16 +85,7 @@ func (t *Template) stop(opts Options) error {
 // begin executes the program, without anything of ours but the three standard descriptors,
 // and moves its stack.
 func (t *Template) begin(opts Options) (pid int, err error) {
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer null.Close()
-	files := [3]uintptr{null.Fd(), null.Fd(), null.Fd()}
-	if opts.Stderr != nil {
-		files[2] = opts.Stderr.Fd()
-	}
-	if pid, err = t.tracer.Start(opts.Path, opts.Argv, opts.Env, opts.Dir, files); err != nil {
+	if pid, err = begin(t.tracer, opts); err != nil {
 		return 0, err
 	}
 	regs, err := t.tracer.Regs64(pid)
