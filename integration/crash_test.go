@@ -154,7 +154,7 @@ func TestKilled(t *testing.T) {
 		}
 	}
 	for _, point := range slices.Concat(stores.FaultPoints, resident.FaultPoints) {
-		if slices.Contains(systemPoints, point) || slices.Contains(purgePoints, point) {
+		if slices.Contains(systemPoints, point) || slices.Contains(purgePoints, point) || slices.Contains(warmPoints, point) {
 			continue
 		}
 		t.Run(point, func(t *testing.T) {
@@ -190,7 +190,13 @@ func (c change) points(t *testing.T) []string {
 	t.Helper()
 	s, program := crashStore(t)
 	c.before(t, s, program)
-	cmd := s.Command(c.args(program)...)
+	return faultPoints(t, s, c.args(program)...)
+}
+
+// faultPoints are the fault points that a command comes to, each once.
+func faultPoints(t *testing.T, s *kit.Store, args ...string) []string {
+	t.Helper()
+	cmd := s.Command(args...)
 	cmd.Env = append(os.Environ(), stores.FaultEnv+"="+stores.FaultList)
 	output, err := cmd.CombinedOutput()
 	if err != nil {

@@ -59,6 +59,10 @@ and a HOME of its own and for at most 30 seconds each. Name a script by its path
 PATH finds it. With --name, add makes python3 itself warm, with the modules of
 --import, and the new program python3-NAME starts it; python3 stays as it is.
 
+A program that executes others, writes files or makes sockets before its image is
+taken is refused. --accept exec, write or network lifts that, and the entry remembers
+it. A program that was added with --warm keeps a warm image until remove.
+
 A warm image holds memory of your processes. Only you can read and use it. All starts
 from it have the same hash seed and the same addresses; see the page on warm images.`,
 		Flags: []cli.Flag{
@@ -80,7 +84,7 @@ from it have the same hash seed and the same addresses; see the page on warm ima
 			&cli.StringFlag{Name: "name", Usage: "with --warm: make the interpreter PROGRAM resident as the new program python3-`NAME`", Destination: &warm.name},
 			&cli.StringSliceFlag{Name: "import", Usage: "with --name: import these `MODULES` (comma-separated; may be repeated)"},
 			&cli.StringSliceFlag{Name: "train", Usage: "with --warm: run the script with these `ARGUMENTS`, to learn what it imports (may be repeated)", KeepSpace: true},
-			&cli.StringSliceFlag{Name: "accept", Usage: "with --warm: make the image although the program does `WHAT` when it starts (may be repeated)"},
+			&cli.StringSliceFlag{Name: "accept", Usage: "with --warm: make the image although the program does this when it starts: `exec|write|network` (may be repeated)"},
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate +

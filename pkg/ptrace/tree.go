@@ -2,6 +2,7 @@ package ptrace
 
 import (
 	"fmt"
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -112,13 +113,17 @@ func (w *tree) happened(tid int, ws unix.WaitStatus) (sig int) {
 }
 
 // keepOnly brings a thread from the entry of a call to its exit, without the call, and kills
-// all others.
+// all other processes. Other threads of its own process stay, since they cannot go without it.
 func (w *tree) keepOnly(tid int) error {
 	if err := w.skipCall(tid); err != nil {
 		return err
 	}
 	delete(w.threads, tid)
 	for other := range w.threads {
+		if ofSameProcess(other, tid) {
+			delete(w.threads, other)
+			continue
+		}
 		_ = unix.Kill(other, unix.SIGKILL) // ours until it is collected
 	}
 	for len(w.threads) > 0 {
@@ -127,7 +132,7 @@ func (w *tree) keepOnly(tid int) error {
 			return err
 		}
 		if ws.Stopped() {
-			if _, known := w.threads[other]; !known && other != tid { // made meanwhile
+			if _, known := w.threads[other]; !known && !ofSameProcess(other, tid) { // made meanwhile
 				w.threads[other] = true
 				_ = unix.Kill(other, unix.SIGKILL)
 			}
@@ -164,4 +169,10 @@ func (t *Tracer) skipCall(tid int) error {
 		err = fmt.Errorf("skip a system call of process %d: stopped by %s", tid, unix.SignalName(ws.StopSignal()))
 	}
 	return err
+}
+
+// ofSameProcess reports whether two threads are of one process (proc_pid_task(5)).
+func ofSameProcess(a, b int) bool {
+	_, err := os.Lstat(fmt.Sprintf("/proc/%d/task/%d", a, b))
+	return err == nil
 }

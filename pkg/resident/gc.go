@@ -20,7 +20,6 @@ import (
 // killed, beside store.FaultPoints.
 var FaultPoints = []string{
 	"after-dump",          // add: CRIU's files are in staging/
-	"after-named",         // add: the wrapper of an interpreter's name is there
 	"after-compile",       // add: and the plan
 	"before-timing",       // add: and it starts as it should
 	"after-trial",         // add: and it works

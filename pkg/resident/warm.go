@@ -155,6 +155,9 @@ func (w *warming) makeImage(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = w.template.Kill() }()
+	if err := w.imported(); err != nil {
+		return err
+	}
 	if err := w.accept(); err != nil {
 		return err
 	}
@@ -332,6 +335,16 @@ func (w *warming) writeShim(cfg warm.PythonConfig) (path string, err error) {
 	}
 	path = filepath.Join(w.staging.Dir, "shim.py")
 	return path, os.WriteFile(path, text, 0o600)
+}
+
+// imported is the error of a module that was asked for and cannot be imported. What a script
+// could import in training and cannot now it may import later.
+func (w *warming) imported() error {
+	if !w.named() || len(w.report.Failed) == 0 {
+		return nil
+	}
+	return problem.Newf(problem.Program, "import %s", w.report.Failed[0]).
+		WithHint("install it for %s, or leave it out of --import", w.want.Interpreter)
 }
 
 // accept refuses the template for what was found and is not accepted.

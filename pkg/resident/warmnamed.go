@@ -68,7 +68,6 @@ func (m *Manager) addNamed(ctx context.Context, path string, opts AddOptions) (*
 	if err := m.writeNamed(ctx, name, path); err != nil {
 		return nil, err
 	}
-	store.Fault("after-named")
 	added, err := m.addAt(ctx, m.store.NamedPath(name), opts)
 	if err != nil {
 		err = errors.Join(err, m.dropNamed(m.store.NamedPath(name)))

@@ -48,6 +48,8 @@ var FaultPoints = []string{
 	"before-shim",              // the link for PATH is made, in staging/
 	"after-shim",               // it is in shims/
 	"after-remove-shim",        // it is gone
+	"before-named",             // the wrapper of an interpreter's name is made, in staging/
+	"after-named",              // it is in named/
 	"before-system-link",       // the note that it is enabled for the system is made, in staging/
 	"after-system-link",        // it is in system/
 	"after-remove-system-link", // it is gone

@@ -61,6 +61,8 @@ func life(dir string) error {
 		func() error { return s.Link(inode(1, 2), idA) },
 		func() error { return s.WriteShim(inode(1, 2), "/usr/bin/perl") },
 		func() error { return s.WriteSystemLink(perlLink) },
+		func() error { return s.WriteNamed("python3-x", "/usr/bin/python3") },
+		func() error { return s.RemoveNamed(s.NamedPath("python3-x")) },
 		func() error { return replacePlan(s, idA) },
 		func() error { return s.WriteNote(NoteStarts, []byte("note")) },
 		func() error { return publish(s, idB) },
@@ -132,7 +134,7 @@ func life2(dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.RemoveShim("perl"), s.RemoveSystemLink(perlLink), s.Unlink(inode(1, 2)), s.RemoveImage(idA), s.RemoveImage(idB), life(dir))
+	return errors.Join(s.RemoveNamed(s.NamedPath("python3-x")), s.RemoveShim("perl"), s.RemoveSystemLink(perlLink), s.Unlink(inode(1, 2)), s.RemoveImage(idA), s.RemoveImage(idB), life(dir))
 }
 
 // mustBeConsistent: what is in its place is whole, every link leads to an

@@ -60,10 +60,31 @@ func ReadScript(path, pathVar string) (*Script, error) {
 			return nil, err
 		}
 	}
+	if option := s.optionNotKnown(); option != "" {
+		return nil, problem.Refusef("%s is started with the option %q, with which python does not run it as usual", path, option)
+	}
 	if !filepath.IsAbs(s.Interpreter) || !IsPython(s.Interpreter) {
 		return nil, problem.Refusef("%s is a script for %s, and only python's can have a warm image", path, s.Interpreter)
 	}
 	return s, nil
+}
+
+// knownOptions are the options without a value that leave python's way to its main program as it
+// is (python3(1)): not -i, -v, -x and those that name another program.
+const knownOptions = "bBdEIOPqsSu"
+
+// optionNotKnown is the first option in front of the script that is none of knownOptions, -X or -W.
+func (s *Script) optionNotKnown() string {
+	for _, word := range s.Argv[1:] {
+		letters, isOption := strings.CutPrefix(word, "-")
+		if !isOption || strings.HasPrefix(word, "-X") || strings.HasPrefix(word, "-W") {
+			continue
+		}
+		if strings.Trim(letters, knownOptions) != "" || letters == "" {
+			return word
+		}
+	}
+	return ""
 }
 
 // viaEnv finds the interpreter as env(1) does, which has been given its name, or with -S some

@@ -29,7 +29,7 @@ func TestReadScript(t *testing.T) {
 		err                     string
 	}{
 		{head: "#!/usr/bin/python3\n", interpreter: "/usr/bin/python3", argv: []string{"/usr/bin/python3"}},
-		{head: "#! /usr/bin/python3.11 -E -s \n", interpreter: "/usr/bin/python3.11", argv: []string{"/usr/bin/python3.11", "-E -s"}},
+		{head: "#! /usr/bin/python3.11 -Es \n", interpreter: "/usr/bin/python3.11", argv: []string{"/usr/bin/python3.11", "-Es"}},
 		{head: "#!/usr/bin/env python3\n", path: dir + "/none:" + dir, interpreter: found, argv: []string{"python3"}},
 		{head: "#!/usr/bin/env -S python3 -I\n", path: dir, interpreter: found, argv: []string{"python3", "-I"}},
 		{head: "#!/usr/bin/env -S /usr/bin/python3 -I\n", interpreter: "/usr/bin/python3", argv: []string{"/usr/bin/python3", "-I"}},
@@ -38,6 +38,10 @@ func TestReadScript(t *testing.T) {
 		{head: "#!/usr/bin/env A=1 python3\n", path: dir, err: "not understood"},
 		{head: "#!/usr/bin/env -i python3\n", path: dir, err: "not understood"},
 		{head: "#!/usr/bin/env\n", path: dir, err: "not understood"},
+		{head: "#!/usr/bin/python3 -X utf8\n", interpreter: "/usr/bin/python3", argv: []string{"/usr/bin/python3", "-X utf8"}},
+		{head: "#!/usr/bin/python3 -i\n", err: `the option "-i"`},
+		{head: "#!/usr/bin/python3 -Ev\n", err: `the option "-Ev"`},
+		{head: "#!/usr/bin/python3 -E -s\n", err: `the option "-E -s"`},
 		{head: "#!/usr/bin/perl\n", err: "script for /usr/bin/perl"},
 		{head: "#!python3\n", err: "only python's"},
 		{head: "\x7fELF\n", err: "no script"},
