@@ -1,9 +1,12 @@
 package fingerprint
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -259,5 +262,42 @@ func TestTickIsShorterThanSettleWaits(t *testing.T) {
 	}
 	if tick := time.Duration(res.Nano()); tick >= maxTick {
 		t.Errorf("a tick is %v, Settle waits for %v", tick, maxTick)
+	}
+}
+
+// Verify reads what was only looked at, too: a start goes by its times.
+func TestVerifyReadsChecks(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "module.py")
+	if err := os.WriteFile(path, []byte("x = 1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	id, err := StatID(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := func(d *Dependencies) bool {
+		reasons, err := d.Verify(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(reasons, func(r string) bool { return strings.Contains(r, "the content of "+path) })
+	}
+	c := Checked{Path: path, ID: id}
+	if err := c.hash(); err != nil {
+		t.Fatal(err)
+	}
+	if named(&Dependencies{Checks: []Checked{c}}) {
+		t.Error("unchanged, and reported")
+	}
+	c.SHA256 = strings.Repeat("0", 64)
+	if !named(&Dependencies{Checks: []Checked{c}}) {
+		t.Error("another content is not noticed")
+	}
+}
+
+func TestLookupsNameExactDirectories(t *testing.T) {
+	d := &Dependencies{Directories: []Directory{{Path: "/a", Exact: true}, {Path: "/b"}}}
+	if got, want := strings.Join(d.Lookups(), " "), "/a /a/ /b"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
