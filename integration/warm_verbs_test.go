@@ -142,7 +142,7 @@ func TestWarmRefused(t *testing.T) {
 	for _, tc := range []struct{ macro, want, hint string }{
 		{"EXECUTES", "executes /usr/bin/", "--accept exec"},
 		{`WRITES="/tmp/residentctl-warm-point"`, "writes /tmp/residentctl-warm-point", "--accept write"},
-		{"CONNECTS", "makes a socket of the address family 2", "--accept network"},
+		{"CONNECTS", "uses a socket", "--accept network"},
 		{"KEEPS", "it keeps /etc/passwd open", "leave it as it is"},
 		{"THREAD", "it has 2 threads at its point", "call the point before threads are started"},
 		{"UMASK", "it changes its umask when it starts", "leave it as it is"},

@@ -1,6 +1,8 @@
 package resident
 
 import (
+	"path/filepath"
+
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -66,6 +68,12 @@ func (v *verifying) compileWarmAgain() (*plan.Plan, error) {
 	}
 	p := v.plan
 	src.Path, src.Fixups, src.Signals, src.Args, src.Env, src.Warm, src.Populate = p.Path, p.Fixups, p.Signals, p.Args, p.Env, p.Warm, p.Populate
+	src.Executed = p.Executed
+	for _, c := range p.Checks {
+		if !filepath.IsAbs(c.Path) { // what was looked for in the working directory
+			src.Checks = append(src.Checks, c)
+		}
+	}
 	src.Caller.BootID, src.Caller.BootMark = p.Caller.BootID, p.Caller.BootMark
 	src.Flags |= p.Flags & (plan.FlagSlowFaults | plan.FlagProgramArg)
 	if exe != p.Path {

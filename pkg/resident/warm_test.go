@@ -107,16 +107,6 @@ func TestLookPathIn(t *testing.T) {
 	}
 }
 
-func TestIsCached(t *testing.T) {
-	for path, want := range map[string]bool{
-		"/usr/lib/python3/json/__pycache__": true, "/a/__pycache__/x.cpython-311.pyc": true, "/a/__pycache__x/y": false, "/a/x.pyc": false,
-	} {
-		if isCached(path) != want {
-			t.Errorf("%s: want %v", path, want)
-		}
-	}
-}
-
 // A warm plan's mappings are those of a linked one but for shared files and the stack.
 func TestAsLinked(t *testing.T) {
 	const private, shared, write = 0x2, 0x1, 0x2 // MAP_PRIVATE, MAP_SHARED, PROT_WRITE

@@ -15,6 +15,7 @@ import (
 	"github.com/residentctl/residentctl/internal/fixture"
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/problem"
+	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/plan"
 )
 
@@ -229,6 +230,22 @@ func TestStopNotes(t *testing.T) {
 		if got, ok := probes[path]; !ok || got != want {
 			t.Errorf("%s: %v, %v", path, got, ok)
 		}
+	}
+}
+
+func TestNoteLeavesCachesOut(t *testing.T) {
+	r := newRecorder(1, Options{Dir: "/here"})
+	for _, path := range []string{
+		"/usr/lib/python3/json/__pycache__", "/a/__pycache__/x.cpython-311.pyc", "/a/__pycache__x/y", "/a/x.pyc", "/here", "/here/.",
+	} {
+		r.note(fingerprint.Probe{Call: "stat", Path: path})
+	}
+	var got []string
+	for _, p := range r.probes {
+		got = append(got, p.Path)
+	}
+	if want := []string{"/a/__pycache__x/y", "/a/x.pyc"}; !slices.Equal(got, want) || len(r.found) > 0 {
+		t.Errorf("%q, %v; want %q", got, r.found, want)
 	}
 }
 
