@@ -40,7 +40,7 @@ _residentctl_value() {
         'add --name') kind=nothing words='' ;;
         'add --import') kind=nothing words='' ;;
         'add --train') kind=nothing words='' ;;
-        'add --accept') kind=word words='exec write network' ;;
+        'add --accept') kind=nothing words='' ;;
         'add --store') kind=directory words='' ;;
         'add --format') kind=word words='table json' ;;
         'run --engine') kind=word words='auto direct criu exec' ;;
