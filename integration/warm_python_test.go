@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -234,6 +235,7 @@ func TestWarmTerminal(t *testing.T) {
 			cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setctty = true, true
 			term := kit.OpenTerminal(t, (*exec.Cmd).Start, cmd)
 			term.Expect(`name\? `)
+			waitsForInput(t, cmd.Process.Pid)
 			term.Send("\x03")
 			term.Expect("KeyboardInterrupt")
 			if status := term.Wait(); status != "signal: interrupt" {
@@ -241,6 +243,20 @@ func TestWarmTerminal(t *testing.T) {
 			}
 		}
 	})
+}
+
+// waitsForInput waits until the process reads its standard input: python does not notice a
+// signal between the question and that.
+func waitsForInput(t *testing.T, pid int) {
+	t.Helper()
+	for range 1000 {
+		// proc(5): the number of the system call, read(2)'s is 0, and its arguments.
+		if strings.HasPrefix(read(t, fmt.Sprintf("/proc/%d/syscall", pid)), "0 0x0 ") {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("it does not read its standard input")
 }
 
 // TestWarmStack: limits of the stack, and how deep it can become.
