@@ -53,7 +53,12 @@ func (p *Plan) check() error {
 	}
 	for _, s := range p.names() {
 		if !filepath.IsLocal(s) || strings.Contains(s, "\x00") || len(s) > 4095 {
-			return damaged("%q is not the name of a file below a directory", s)
+			return damaged("%q is not the name of a file in a store", s)
+		}
+	}
+	for _, c := range p.Checks {
+		if p.isHere(c) && (!filepath.IsLocal(c.Path) || strings.Contains(c.Path, "\x00") || len(c.Path) > 4095) {
+			return damaged("%q is not the name of a file below the working directory", c.Path)
 		}
 	}
 	if len(p.ID) > 4095 || strings.Contains(p.ID, "\x00") {
@@ -179,14 +184,9 @@ func (p *Plan) isHere(c CheckedFile) bool {
 	return p.Kind == KindWarm && c.ID.Ino == 0 && !strings.HasPrefix(c.Path, "/")
 }
 
-// names are those that are named from the store's directory, and from the working directory.
+// names are those that are named from the store's directory.
 func (p *Plan) names() []string {
 	names := slices.Clone(p.Layouts)
-	for _, c := range p.Checks {
-		if p.isHere(c) {
-			names = append(names, c.Path)
-		}
-	}
 	for _, f := range p.Files {
 		if f.Flags&FilePages != 0 {
 			names = append(names, f.Path)

@@ -233,7 +233,7 @@ func TestRefusedWhileChanged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, refusal, failure := &adding{program: program}, problem.Refusef("it differs"), errors.New("disk full")
+	a, refusal, failure := &adding{inspected: program.ID}, problem.Refusef("it differs"), errors.New("disk full")
 	for _, err := range []error{refusal, failure} {
 		if got := a.changedMeanwhile(path, err); got != err {
 			t.Errorf("unchanged: %v became %v", err, got)

@@ -33,8 +33,8 @@ func isCompared(v string) bool {
 func Environment(own, read []string) []string {
 	var env []string
 	for _, v := range own {
-		name, _, _ := strings.Cut(v, "=")
-		if (slices.Contains(given, name) || isCompared(v) || slices.Contains(read, name)) && !strings.HasPrefix(name, "RESIDENTCTL_") {
+		name, _, isVariable := strings.Cut(v, "=")
+		if isVariable && (slices.Contains(given, name) || isCompared(v) || slices.Contains(read, name)) && !strings.HasPrefix(name, "RESIDENTCTL_") {
 			env = append(env, v)
 		}
 	}
