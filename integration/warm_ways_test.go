@@ -39,8 +39,8 @@ func TestWarmOptions(t *testing.T) {
 		line string
 		env  []string
 	}{
-		{"#! /usr/bin/python3 -BIOXutf8", nil},
-		{"#!/usr/bin/env -S python3 -suBWerror -Xno_debug_ranges", []string{"LANG=C", "PYTHONIOENCODING=latin-1"}},
+		{"#! /usr/bin/python3 -BIO", nil},
+		{"#!/usr/bin/env -S python3 -suB -Werror -Xno_debug_ranges", []string{"LANG=C", "PYTHONIOENCODING=latin-1"}},
 	} {
 		t.Run(test.line, func(t *testing.T) {
 			t.Parallel()
