@@ -846,7 +846,8 @@ def own_directory():
     """Removes this file's directory from sys.path."""
     if sys.path and os.path.realpath(sys.path[0]) == os.path.dirname(os.path.realpath(__file__)):
         del sys.path[0]
-    sys.path_importer_cache.pop(__file__, None)
+    for path in (__file__, os.path.dirname(__file__), os.path.dirname(os.path.realpath(__file__))):
+        sys.path_importer_cache.pop(path, None)
 
 
 def block_of(stack):
@@ -1430,6 +1431,16 @@ def finish(status):
     end(status)
 
 
+def let_through():
+    """What is printed while the interpreter ends goes out line by line: its streams are
+    not the ones that it flushes at last."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.reconfigure(line_buffering=True)
+        except (AttributeError, ValueError, OSError):
+            pass  # it is another object, or closed
+
+
 def end(status):
     if status is None:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
@@ -1691,6 +1702,7 @@ def main():
     program = warm_start(start, coerced)
     status = run(*program)
     finish(status)
+    let_through()
     return status
 
 
