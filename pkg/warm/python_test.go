@@ -439,10 +439,16 @@ func TestPythonReport(t *testing.T) {
 	write(t, filepath.Join(dir, "reads.py"), "import os, json\nos.getenv('A')\nos.environ['NEW'] = '1'\n'B' in os.environ\n")
 	write(t, filepath.Join(dir, "lists.py"), "import os, atexit\ndict(os.environ)\natexit.register(print)\n")
 	write(t, filepath.Join(dir, "handler.py"), "import signal\nsignal.signal(1, print)\n")
+	write(t, filepath.Join(dir, "keeps.py"), "import os\nclass Settings:\n    pass\nkept = Settings()\nkept.where = [os.getcwd()]\n")
+	write(t, filepath.Join(dir, "blocked.py"), "")
+	write(t, filepath.Join(dir, "needs.py"), "try:\n    import blocked\nexcept Exception:\n    blocked = None\n")
+	write(t, filepath.Join(dir, "bare.py"), "try:\n    import blocked\nexcept:\n    blocked = None\n")
 	write(t, filepath.Join(dir, "paths.pth"), dir+"\n")
+	here := t.TempDir()
 	write(t, filepath.Join(dir, "sitecustomize.py"), "import sys\nsys.path.append("+strconv.Quote(dir)+")\n")
 	t.Setenv("PYTHONPATH", dir)
-	text, err := warm.PythonShim(warm.PythonConfig{Mode: warm.PythonTemplate, Imports: words("reads lists handler nosuch"), Report: filepath.Join(dir, "report"), Kind: "interpreter", Program: python})
+	text, err := warm.PythonShim(warm.PythonConfig{Mode: warm.PythonTemplate, Imports: words("reads lists handler keeps needs bare nosuch"),
+		Exclude: words("blocked"), Audit: []warm.Kept{{"cwd", here, 1}}, Report: filepath.Join(dir, "report"), Kind: "interpreter", Program: python})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -452,7 +458,7 @@ func TestPythonReport(t *testing.T) {
 	}
 	write(t, shim, string(text))
 	cmd := exec.Command(python, shim)
-	cmd.Env = append(environment(), "PYTHONPATH="+dir)
+	cmd.Env, cmd.Dir = append(environment(), "PYTHONPATH="+dir), here
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState.ExitCode() != 3 || !bytes.Contains(out, []byte("the point was passed in a plain run")) {
 		t.Errorf("a plain run ends with %v: %s", err, out)
@@ -460,7 +466,8 @@ func TestPythonReport(t *testing.T) {
 	lines := strings.Split(read(t, filepath.Join(dir, "report")), "\n")
 	for _, want := range []string{"module reads", "module json.decoder", "effect reads\tenviron", "effect lists\tatexit", "env A=1",
 		"env B", "failed nosuch\tModuleNotFoundError: No module named 'nosuch'", "failed handler\tit sets signal handlers",
-		"env-all " + filepath.Join(dir, "lists.py"), "path " + dir, "frames hidden"} {
+		"found environ\tcopies its environment\tlists", "found cwd\tkeeps '" + here + "'\tkeeps", "failed needs\tExcluded: it is left out", "failed bare\tit imports blocked",
+		"path " + dir, "frames hidden"} {
 		if !slices.Contains(lines, want) {
 			t.Errorf("no line %q in %q", want, lines)
 		}
