@@ -97,15 +97,15 @@ func soak(ctx context.Context, w io.Writer, o options) error {
 		return err
 	}
 	began := time.Now()
-	if err := s.run(ctx, o); err != nil {
-		return err
-	}
+	stopped := s.run(ctx, o)
 	fmt.Fprintf(w, "soak: %d starts in %.0f s, %d at once: %d warm, %d wrong (seed %d)\n",
 		s.done, time.Since(began).Seconds(), min(o.atOnce, o.starts), s.warm, s.broken, o.seed)
 	for _, what := range s.wrong {
 		fmt.Fprintln(w, "soak: wrong:", what)
 	}
 	switch {
+	case stopped != nil:
+		return stopped // starts that it has ended may be wrong by that
 	case s.broken > 0:
 		return fmt.Errorf("%d starts were wrong", s.broken)
 	case s.warm < s.done:
@@ -189,6 +189,9 @@ func (s *soaking) some(ctx context.Context, jobs int, starts []*start, gate chan
 		})
 	}
 	for _, one := range starts {
+		if ctx.Err() != nil && gate == nil {
+			break
+		}
 		queue <- one
 	}
 	close(queue)
