@@ -105,7 +105,7 @@ func soak(ctx context.Context, w io.Writer, o options) error {
 	}
 	switch {
 	case stopped != nil:
-		return stopped // starts that it has ended may be wrong by that
+		return stopped
 	case s.broken > 0:
 		return fmt.Errorf("%d starts were wrong", s.broken)
 	case s.warm < s.done:
@@ -149,8 +149,9 @@ func (s *soaking) run(ctx context.Context, o options) error {
 		part := min(left, every)
 		together := min(o.atOnce, part)
 		s.some(ctx, o.jobs, s.choose(random, part-together), nil)
-		gate := make(chan struct{})
-		s.some(ctx, together, s.choose(random, together), gate)
+		if ctx.Err() == nil {
+			s.some(ctx, together, s.choose(random, together), make(chan struct{}))
+		}
 	}
 	return context.Cause(ctx)
 }
@@ -184,7 +185,10 @@ func (s *soaking) some(ctx context.Context, jobs int, starts []*start, gate chan
 						<-gate
 					}
 				}
-				s.note(one, one.make(ctx, s.file, wait))
+				r := one.make(ctx, s.file, wait)
+				if ctx.Err() == nil { // else it may be wrong by that
+					s.note(one, r)
+				}
 			}
 		})
 	}
