@@ -97,15 +97,15 @@ func soak(ctx context.Context, w io.Writer, o options) error {
 		return err
 	}
 	began := time.Now()
-	if err := s.run(ctx, o); err != nil {
-		return err
-	}
+	stopped := s.run(ctx, o)
 	fmt.Fprintf(w, "soak: %d starts in %.0f s, %d at once: %d warm, %d wrong (seed %d)\n",
 		s.done, time.Since(began).Seconds(), min(o.atOnce, o.starts), s.warm, s.broken, o.seed)
 	for _, what := range s.wrong {
 		fmt.Fprintln(w, "soak: wrong:", what)
 	}
 	switch {
+	case stopped != nil:
+		return stopped
 	case s.broken > 0:
 		return fmt.Errorf("%d starts were wrong", s.broken)
 	case s.warm < s.done:
@@ -149,8 +149,9 @@ func (s *soaking) run(ctx context.Context, o options) error {
 		part := min(left, every)
 		together := min(o.atOnce, part)
 		s.some(ctx, o.jobs, s.choose(random, part-together), nil)
-		gate := make(chan struct{})
-		s.some(ctx, together, s.choose(random, together), gate)
+		if ctx.Err() == nil {
+			s.some(ctx, together, s.choose(random, together), make(chan struct{}))
+		}
 	}
 	return context.Cause(ctx)
 }
@@ -184,11 +185,17 @@ func (s *soaking) some(ctx context.Context, jobs int, starts []*start, gate chan
 						<-gate
 					}
 				}
-				s.note(one, one.make(ctx, s.file, wait))
+				r := one.make(ctx, s.file, wait)
+				if ctx.Err() == nil { // else it may be wrong by that
+					s.note(one, r)
+				}
 			}
 		})
 	}
 	for _, one := range starts {
+		if ctx.Err() != nil && gate == nil {
+			break
+		}
 		queue <- one
 	}
 	close(queue)
