@@ -14,8 +14,8 @@ import (
 // TestSoakSlice makes some of the starts of which scripts/soak makes thousands, 50 at once.
 func TestSoakSlice(t *testing.T) {
 	kit.RequireCRIU(t)
-	output, err := soak(t, kit.Residentctl(t), "--starts", "100")
-	if err != nil || !strings.Contains(output, ", 50 at once: 100 warm, 0 wrong ") {
+	output, err := soak(t, kit.Residentctl(t), "--starts", "60")
+	if err != nil || !strings.Contains(output, ", 50 at once: 60 warm, 0 wrong ") {
 		t.Errorf("scripts/soak: %v:\n%s", err, output)
 	}
 }
