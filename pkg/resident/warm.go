@@ -210,13 +210,17 @@ func (w *warming) stop(ctx context.Context) error {
 	return problem.Refusef("what it does when it starts is different each time")
 }
 
-// found is what the template was found to do and is not accepted.
-func (w *warming) found() []warmstop.Finding {
-	found := slices.Clone(w.template.Findings)
-	if w.report != nil {
-		found = append(found, w.report.Findings...)
+// findings are what the template was found to do, by its system calls and by the shim.
+func (w *warming) findings() []warmstop.Finding {
+	if w.report == nil {
+		return slices.Clone(w.template.Findings)
 	}
-	return slices.DeleteFunc(found, func(f warmstop.Finding) bool {
+	return slices.Concat(w.template.Findings, w.report.Findings)
+}
+
+// found are those of them that an image cannot have and that are not accepted.
+func (w *warming) found() []warmstop.Finding {
+	return slices.DeleteFunc(w.findings(), func(f warmstop.Finding) bool {
 		return isCompared(f) || w.renewed(f) || slices.Contains(w.want.Accept, f.What)
 	})
 }
@@ -235,11 +239,7 @@ func isCompared(f warmstop.Finding) bool {
 
 // has reports whether there is a finding of this kind that the shim does not make up for.
 func (w *warming) has(what string) bool {
-	found := slices.Clone(w.template.Findings)
-	if w.report != nil {
-		found = append(found, w.report.Findings...)
-	}
-	return slices.ContainsFunc(found, func(f warmstop.Finding) bool { return f.What == what && !w.renewed(f) })
+	return slices.ContainsFunc(w.findings(), func(f warmstop.Finding) bool { return f.What == what && !w.renewed(f) })
 }
 
 // leaveOut takes the modules that were found to do something from what is imported. It reports
@@ -258,15 +258,15 @@ func (w *warming) stopOnce(ctx context.Context) error {
 	ours := func(path string) bool {
 		return path == w.staging.Dir || strings.HasPrefix(path, w.staging.Dir+"/")
 	}
-	dir, err := os.MkdirTemp("", "residentctl-here-")
+	here, err := store.StageTemporary() // gc knows it
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	o := warmstop.Options{Path: w.program.Path, Argv: []string{w.path}, Env: w.env, Dir: dir, Ours: ours, Allow: w.allow}
+	defer func() { _ = here.Discard() }()
+	o := warmstop.Options{Path: w.program.Path, Argv: []string{w.path}, Env: w.env, Dir: here.Dir, Ours: ours, Allow: w.allow}
 	report := filepath.Join(w.staging.Dir, "report")
 	if w.script != nil {
-		shim, err := w.writeShim(w.shimConfig(report, dir))
+		shim, err := w.writeShim(w.shimConfig(report, here.Dir))
 		if err != nil {
 			return err
 		}
@@ -343,6 +343,10 @@ func (w *warming) imported() error {
 	if !w.named() || len(w.report.Failed) == 0 {
 		return nil
 	}
+	if len(w.leftOut) > 0 {
+		return problem.Refusef("the module %s when it is imported, which a start from an image would not repeat", w.leftOut[0]).
+			WithHint("leave what imports it out of --import, or give --accept")
+	}
 	return problem.Newf(problem.Program, "import %s", w.report.Failed[0]).
 		WithHint("install it for %s, or leave it out of --import", w.want.Interpreter)
 }
@@ -353,11 +357,7 @@ func (w *warming) accept() error {
 		return problem.Refusef("it %s when it starts, which a start from an image would not repeat", found[0].Detail).
 			WithHint("give --accept %s if that does not matter", found[0].What)
 	}
-	all := slices.Clone(w.template.Findings)
-	if w.report != nil {
-		all = append(all, w.report.Findings...)
-	}
-	for _, f := range all {
+	for _, f := range w.findings() {
 		if slices.Contains(w.want.Accept, f.What) {
 			w.accepted = append(w.accepted, f.Detail)
 		}
