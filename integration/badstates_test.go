@@ -145,7 +145,7 @@ func TestBadStates(t *testing.T) {
 		{name: "no ptrace, EPERM", doubtful: true, want: noCRIU, spoil: withoutPtrace(syscall.EPERM)},
 		{name: "no ptrace, ENOSYS", doubtful: true, want: noCRIU, spoil: withoutPtrace(syscall.ENOSYS)},
 	}
-	slice := kit.Today(t, 2)
+	slice := kit.Today(t, 3)
 	for i, state := range states {
 		t.Run(state.name, func(t *testing.T) {
 			t.Setenv("TMPDIR", kit.Dir(t))
@@ -304,7 +304,7 @@ func TestFewDescriptors(t *testing.T) {
 	program, other := kit.Fixture(t, "secrets"), kit.Fixture(t, "args")
 	s.Do(t, "add", "--even-if-slower", program)
 	launcher := s.Launcher(program)
-	low, slice := 0, kit.Today(t, 3)
+	low, slice := 0, kit.Today(t, 4)
 	for i, limit := range []int{3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 34, 35, 36, 38, 40, 48, 64, 100} {
 		wrapper := []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, limit), "sh"}
 		t.Run(fmt.Sprint("limit ", limit), func(t *testing.T) {

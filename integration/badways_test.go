@@ -511,7 +511,7 @@ func TestAutoWithRootsStore(t *testing.T) {
 func TestBadStatesUnderExec(t *testing.T) {
 	alice, _ := kit.NewAccounts(t)
 	criu := kit.CapableCRIU(t)
-	slice := kit.Today(t, 2)
+	slice := kit.Today(t, 4)
 	for i, test := range []struct {
 		name  string
 		spoil func(t *testing.T, w *badWorld)

@@ -161,7 +161,7 @@ func TestKilled(t *testing.T) {
 			if at[point] == nil {
 				t.Fatal("no change comes to it")
 			}
-			slice := kit.Today(t, 3*len(at[point]))
+			slice := kit.Today(t, 4*len(at[point]))
 			for i, c := range at[point] {
 				if slice.Has(i) {
 					t.Run(c.name, func(t *testing.T) { c.killedAt(t, point) })
@@ -317,7 +317,7 @@ func wantNothingWrong(t *testing.T, output []byte) {
 // TestKilledAnywhere kills at random moments instead of named ones, each day other changes.
 func TestKilledAnywhere(t *testing.T) {
 	const kills = 36
-	rnd, slice := seeded.Rand(t), kit.Today(t, 3)
+	rnd, slice := seeded.Rand(t), kit.Today(t, 4)
 	times := map[string]time.Duration{}
 	for i := range kills {
 		if !slice.Has(i % len(changes)) {

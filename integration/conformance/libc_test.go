@@ -141,7 +141,7 @@ func TestCLibrary(t *testing.T) {
 			kit.Command{Name: "read", Args: []string{"read"}, Stdin: "text"})},
 	}
 	s := kit.SharedStore(t)
-	slice := kit.Today(t, 2)
+	slice := kit.Today(t, 3)
 	for i, test := range tests {
 		if !slice.Has(i) {
 			continue
@@ -212,7 +212,7 @@ func TestLinkage(t *testing.T) {
 		{"link-time optimisation", []string{"-O2", "-flto"}, nil},
 	}
 	s := kit.SharedStore(t)
-	slice := kit.Today(t, 2)
+	slice := kit.Today(t, 3)
 	for i, test := range tests {
 		if !slice.Has(i) {
 			continue

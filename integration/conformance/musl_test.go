@@ -74,7 +74,7 @@ func TestMuslFixtures(t *testing.T) {
 		{"musl-constructors", []string{"-no-pie"}, once},
 	}
 	s := kit.SharedStore(t)
-	slice := kit.Today(t, 2)
+	slice := kit.Today(t, 3)
 	for i, test := range tests {
 		if !slice.Has(i) {
 			continue

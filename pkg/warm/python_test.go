@@ -265,7 +265,7 @@ type result struct {
 // TestPythonProgramsSeeAPlainStart compares cases, plain and in a fork at the point: each
 // python has another part of them each day.
 func TestPythonProgramsSeeAPlainStart(t *testing.T) {
-	today := kit.Today(t, 8)
+	today := kit.Today(t, 12)
 	for number, python := range pythons(t) {
 		t.Run(filepath.Base(filepath.Dir(filepath.Dir(python))), func(t *testing.T) {
 			s := startServer(t, python, nil, warm.PythonConfig{Kind: "interpreter", Prefix: 1, Program: python, Imports: preloaded})
