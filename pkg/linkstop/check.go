@@ -20,7 +20,7 @@ func (t *Template) arrive(s *side, b *ptrace.Breakpoint) (regs ptrace.Regs, err 
 	if err := b.Remove(&regs); err != nil {
 		return regs, fmt.Errorf("remove the breakpoint: %w", err)
 	}
-	status, err := readStatus(s.pid)
+	status, err := linux.ReadStatus(s.pid)
 	if err != nil {
 		return regs, err
 	}
@@ -43,7 +43,7 @@ func (t *Template) arrive(s *side, b *ptrace.Breakpoint) (regs ptrace.Regs, err 
 // initial stack at sp, what /proc says of it, and r_state of its struct r_debug (0,
 // RT_CONSISTENT, if it has none). Code that runs before the stop point may have left
 // anything behind.
-func (t *Template) arrived(regs *ptrace.Regs, sp uint64, status status, state uint32) error {
+func (t *Template) arrived(regs *ptrace.Regs, sp uint64, status linux.Status, state uint32) error {
 	switch {
 	case regs.Rip != t.Stop.Addr:
 		return fmt.Errorf("stopped at %#x instead of %#x", regs.Rip, t.Stop.Addr)
@@ -51,9 +51,9 @@ func (t *Template) arrived(regs *ptrace.Regs, sp uint64, status status, state ui
 		return problem.Refusef("its stack pointer is %#x at the stop point, not the initial %#x", regs.Rsp, sp)
 	case t.Stop.Point == plan.StopLinked && regs.Rax != t.Auxv.Value(linux.ATEntry):
 		return problem.Refusef("rax is %#x at the stop point, not the program's entry", regs.Rax)
-	case status.threads != 1:
+	case status.Threads != 1:
 		return problem.Refusef("its dynamic linker starts threads")
-	case status.caught != 0:
+	case status.Caught != 0:
 		return problem.Refusef("its dynamic linker handles signals")
 	case state != 0:
 		return problem.Refusef("its dynamic linker has not finished: r_state is %d", state)
@@ -102,8 +102,9 @@ func checkFixups(fixups []plan.Fixup, point plan.StopPoint, tidAddr, robustHead 
 	return nil
 }
 
-// checkMaps refuses mappings that an image cannot hold.
-func checkMaps(maps []linux.Mapping) error {
+// CheckMaps refuses mappings that an image cannot hold. Shared ones may be those of files that
+// nobody can write to there, if readShared is set.
+func CheckMaps(maps []linux.Mapping, readShared bool) error {
 	for _, m := range maps {
 		switch {
 		case m.Kernel():
@@ -112,7 +113,7 @@ func checkMaps(maps []linux.Mapping) error {
 				WithHint("look for a library without a GNU-stack note, which causes this: see `readelf -lW` and execstack(8)")
 		case executable(m) && writable(m):
 			return problem.Refusef("it has memory that is both writable and executable: %s", m)
-		case m.Shared:
+		case m.Shared && !(readShared && m.Ino != 0 && !writable(m)):
 			return problem.Refusef("it has shared memory: %s", m)
 		case m.Deleted:
 			return problem.Refusef("it uses a file that was deleted: %s", m).

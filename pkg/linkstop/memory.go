@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/problem"
 )
 
@@ -42,11 +43,11 @@ const MemoryHint = "raise the limit: `residentctl add --memory-limit SIZE`"
 
 // checkMemory refuses a process that has touched more than memory bytes of its own.
 func checkMemory(pid int, memory uint64) error {
-	s, err := readStatus(pid)
-	if err != nil || s.own <= memory {
+	s, err := linux.ReadStatus(pid)
+	if err != nil || s.Own <= memory {
 		return err
 	}
-	return problem.Refusef("it has %d MiB of memory of its own when it is linked, more than the limit of %d MiB", s.own>>20, memory>>20).
+	return problem.Refusef("it has %d MiB of memory of its own when it is linked, more than the limit of %d MiB", s.Own>>20, memory>>20).
 		WithHint(MemoryHint)
 }
 
@@ -66,8 +67,8 @@ func (r *recorder) onMemory(result int64) error {
 	default:
 		return nil
 	}
-	s, err := readStatus(r.pid)
-	if limit := r.memory * mappedFactor; err != nil || wanted <= limit && s.data <= limit-wanted {
+	s, err := linux.ReadStatus(r.pid)
+	if limit := r.memory * mappedFactor; err != nil || wanted <= limit && s.Data <= limit-wanted {
 		return err // for another reason, which it would find without us too
 	}
 	return problem.Refusef("it maps more than %d MiB to write to while it is linked, %d times the limit of %d MiB", r.memory*mappedFactor>>20, mappedFactor, r.memory>>20).

@@ -49,18 +49,8 @@ func startClean(t *ptrace.Tracer, path string) (f firstStop, err error) {
 	if err != nil {
 		return f, err
 	}
-	switch {
-	case auxv.Value(linux.ATFlags)&preservedArgv0 != 0:
-		return f, problem.Refusef("the kernel executes another program in its place (binfmt_misc)").
-			WithHint("run it as root: only root can do this for programs that are enabled for the whole system (see `residentctl status`), and others with the same first bytes")
-	case stack.Argc != 1:
-		return f, problem.Refusef("it is a script: the kernel starts an interpreter for it").
-			WithHint("make the interpreter resident")
-	case auxv.Value(linux.ATSecure) != 0:
-		return f, problem.Refusef("it runs with other privileges than its caller's")
-	case auxv.Value(linux.ATBase) == 0:
-		return f, problem.Refusef("it is statically linked").
-			WithHint("leave it as it is: there is no dynamic linking to save")
+	if err := CheckExec(auxv, stack.Argc != 1); err != nil {
+		return f, err
 	}
 	f.stack = stack
 	if f.insn, err = ptrace.FindSyscall(f.pid, maps); err != nil {
@@ -70,9 +60,27 @@ func startClean(t *ptrace.Tracer, path string) (f firstStop, err error) {
 	return f, err
 }
 
+// CheckExec refuses what is no exec of a dynamically linked program by the kernel itself, by the
+// auxiliary vector of the new process; isScript says that the kernel has put other arguments first.
+func CheckExec(auxv linux.Auxv, isScript bool) error {
+	switch {
+	case auxv.Value(linux.ATFlags)&preservedArgv0 != 0:
+		return problem.Refusef("the kernel executes another program in its place (binfmt_misc)").
+			WithHint("run it as root: only root can do this for programs that are enabled for the whole system (see `residentctl status`), and others with the same first bytes")
+	case isScript:
+		return problem.Refusef("it is a script: the kernel starts an interpreter for it").
+			WithHint("make the interpreter resident")
+	case auxv.Value(linux.ATSecure) != 0:
+		return problem.Refusef("it runs with other privileges than its caller's")
+	case auxv.Value(linux.ATBase) == 0:
+		return problem.Refusef("it is statically linked").
+			WithHint("leave it as it is: there is no dynamic linking to save")
+	}
+	return nil
+}
+
 // prepare sets what the second exec and the image start from: the sentinel
-// limits, no other descriptors, full address space randomisation, default
-// signals (nohup leaves SIGHUP ignored, and CRIU would restore that).
+// limits, and nothing of ours (ptrace.Tracer.Clean).
 func prepare(t *ptrace.Tracer, f firstStop) (limit, twinLimit uint64, err error) {
 	pid, insn := f.pid, f.insn
 	var lim unix.Rlimit
@@ -85,51 +93,8 @@ func prepare(t *ptrace.Tracer, f firstStop) (limit, twinLimit uint64, err error)
 	if err := setStackLimit(pid, limit); err != nil {
 		return 0, 0, err
 	}
-	if _, err := t.Inject(pid, insn, unix.SYS_CLOSE_RANGE, 3, 1<<32-1, 0); err != nil {
-		return 0, 0, fmt.Errorf("close descriptors (requires Linux 5.9): %w", err)
-	}
-	if _, err := t.Inject(pid, insn, unix.SYS_PERSONALITY, 0); err != nil {
-		return 0, 0, fmt.Errorf("reset the personality: %w", err)
-	}
-	if os.Geteuid() != 0 {
-		// With kernel.yama.ptrace_scope=1 only its ancestors may trace a process,
-		// and CRIU is none of the template's. Without Yama this is EINVAL.
-		_, _ = t.Inject(pid, insn, unix.SYS_PRCTL, unix.PR_SET_PTRACER, unix.PR_SET_PTRACER_ANY)
-	}
-	return limit, twinLimit, resetSignals(t, f)
-}
-
-// resetSignals unblocks all signals and sets ignored ones to their default.
-func resetSignals(t *ptrace.Tracer, f firstStop) error {
-	if err := ptrace.SetSignalMask(f.pid, 0); err != nil {
-		return fmt.Errorf("unblock signals: %w", err)
-	}
-	status, err := readStatus(f.pid)
-	if err != nil || status.ignored == 0 {
-		return err
-	}
-	// Below a fresh stack pointer is nothing but zeros, which is what a
-	// struct sigaction with SIG_DFL looks like.
-	action := f.stack.SP - 1024
-	for sig := uint64(1); sig <= 64; sig++ {
-		if status.ignored>>(sig-1)&1 == 0 {
-			continue
-		}
-		if _, err := t.Inject(f.pid, f.insn, unix.SYS_RT_SIGACTION, sig, action, 0, 8); err != nil {
-			return fmt.Errorf("reset signal %d: %w", sig, err)
-		}
-	}
-	return nil
-}
-
-// execAgain has the process execute the same program once more, with path,
-// argv and environment as they stand on its stack, and returns the registers
-// of the new one.
-func execAgain(t *ptrace.Tracer, f firstStop) (regs ptrace.Regs, err error) {
-	if _, err := t.Inject(f.pid, f.insn, unix.SYS_EXECVE, f.stack.Execfn, f.stack.Argv, f.stack.Envp); err != nil {
-		return regs, fmt.Errorf("execute the program again: %w", err)
-	}
-	return t.Regs(f.pid)
+	t.AllowAny(pid, insn)
+	return limit, twinLimit, t.Clean(pid, insn, f.stack.SP)
 }
 
 // pinCPU lets the process, and this thread, run on the thread's present CPU

@@ -2,67 +2,19 @@ package linkstop
 
 import (
 	"encoding/binary"
-	"fmt"
-	"os"
-	"strconv"
-	"strings"
 	"unsafe"
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/problem"
 )
 
-// status is what is needed of /proc/PID/status (proc_pid_status(5)).
-type status struct {
-	threads         uint64
-	ignored, caught uint64 // signals, as bit masks
-	own             uint64 // bytes that are no file's (any more): RssAnon and VmSwap
-	data            uint64 // bytes that RLIMIT_DATA counts: VmData
-}
-
-func readStatus(pid int) (s status, err error) {
-	name := fmt.Sprintf("/proc/%d/status", pid)
-	text, err := os.ReadFile(name)
-	if err != nil {
-		return s, err
-	}
-	for line := range strings.Lines(string(text)) {
-		key, value, _ := strings.Cut(line, ":")
-		value = strings.TrimSpace(value)
-		switch key {
-		case "Threads":
-			s.threads, err = strconv.ParseUint(value, 10, 64)
-		case "SigIgn":
-			s.ignored, err = strconv.ParseUint(value, 16, 64)
-		case "SigCgt":
-			s.caught, err = strconv.ParseUint(value, 16, 64)
-		case "RssAnon", "VmSwap":
-			var kib uint64
-			kib, err = strconv.ParseUint(strings.TrimSuffix(value, " kB"), 10, 64)
-			s.own += kib << 10
-		case "VmData":
-			s.data, err = strconv.ParseUint(strings.TrimSuffix(value, " kB"), 10, 64)
-			s.data <<= 10
-		}
-		if err != nil {
-			return s, fmt.Errorf("read %s: %w", name, err)
-		}
-	}
-	return s, nil
-}
-
 // checkDescriptors refuses a dynamic linker that leaves files open.
 func checkDescriptors(pid int) error {
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	if err != nil {
-		return err
+	descriptor, _, err := linux.OpenBeyond(pid)
+	if err == nil && descriptor != "" {
+		err = problem.Refusef("its dynamic linker leaves descriptor %s open", descriptor)
 	}
-	for _, e := range entries {
-		if n, err := strconv.Atoi(e.Name()); err != nil || n > 2 {
-			return problem.Refusef("its dynamic linker leaves descriptor %s open", e.Name())
-		}
-	}
-	return nil
+	return err
 }
 
 // debugState is r_debug.r_state of the program's DT_DEBUG (link.h), and

@@ -157,12 +157,12 @@ func TestRecorderRefuses(t *testing.T) {
 // calls, could have done.
 func TestArrivedRefuses(t *testing.T) {
 	const ip, sp, entry = 0x1000, 0x7ffd0000, 0x2000
-	good := status{threads: 1}
+	good := linux.Status{Threads: 1}
 	for _, tc := range []struct {
 		name   string
 		point  plan.StopPoint
 		regs   ptrace.Regs
-		status status
+		status linux.Status
 		state  uint32
 		want   string
 	}{
@@ -171,8 +171,8 @@ func TestArrivedRefuses(t *testing.T) {
 		{"elsewhere", plan.StopLinked, ptrace.Regs{Rip: ip + 1, Rsp: sp, Rax: entry}, good, 0, "stopped at 0x1001 instead of 0x1000"},
 		{"another stack", plan.StopLinked, ptrace.Regs{Rip: ip, Rsp: sp - 8, Rax: entry}, good, 0, "its stack pointer is 0x7ffcfff8"},
 		{"another entry", plan.StopLinked, ptrace.Regs{Rip: ip, Rsp: sp, Rax: entry + 8}, good, 0, "rax is 0x2008"},
-		{"a thread", plan.StopLinked, ptrace.Regs{Rip: ip, Rsp: sp, Rax: entry}, status{threads: 2}, 0, "starts threads"},
-		{"a handler", plan.StopLinked, ptrace.Regs{Rip: ip, Rsp: sp, Rax: entry}, status{threads: 1, caught: 1 << 9}, 0, "handles signals"},
+		{"a thread", plan.StopLinked, ptrace.Regs{Rip: ip, Rsp: sp, Rax: entry}, linux.Status{Threads: 2}, 0, "starts threads"},
+		{"a handler", plan.StopLinked, ptrace.Regs{Rip: ip, Rsp: sp, Rax: entry}, linux.Status{Threads: 1, Caught: 1 << 9}, 0, "handles signals"},
 		{"half-way", plan.StopLinked, ptrace.Regs{Rip: ip, Rsp: sp, Rax: entry}, good, 1, "has not finished: r_state is 1"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -234,7 +234,7 @@ func TestCheckMapsRefuses(t *testing.T) {
 		{"deleted", linux.Mapping{Start: 0x2000, End: 0x3000, Prot: r, Deleted: true, Path: "/lib/a"}, "was deleted"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			err := checkMaps([]linux.Mapping{good, tc.m})
+			err := CheckMaps([]linux.Mapping{good, tc.m}, false)
 			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("%v, want something about %q", err, tc.want)
 			}

@@ -76,7 +76,7 @@ func (r *Relinked) relink(tr *ptrace.Tracer, path string, l Layout, allow Allow)
 	if err != nil {
 		return err
 	}
-	if _, err := execAgain(tr, first); err != nil {
+	if _, err := tr.ExecAgain(first.pid, first.insn, first.stack); err != nil {
 		return err
 	}
 	pid := first.pid

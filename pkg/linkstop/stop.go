@@ -97,7 +97,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 		block []byte
 	)
 	for try := 1; ; try++ {
-		if regs, err = execAgain(tr, first); err != nil {
+		if regs, err = tr.ExecAgain(first.pid, first.insn, first.stack); err != nil {
 			return err
 		}
 		if t.Maps, err = linux.ReadMaps(pid); err != nil {
@@ -192,7 +192,7 @@ func (t *Template) stop(path string, opts Options, wish layoutWish) error {
 		return problem.Refusef("its layout depends on the process: %s", m)
 	}
 	t.Maps = c.template.maps
-	if err := checkMaps(t.Maps); err != nil {
+	if err := CheckMaps(t.Maps, false); err != nil {
 		return err
 	}
 	if err := r.check(&t.Regs); err != nil {

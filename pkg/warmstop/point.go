@@ -6,12 +6,12 @@ import (
 	"math/bits"
 	"os"
 	"slices"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/problem"
+	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
 	"github.com/residentctl/residentctl/pkg/ptrace"
 )
@@ -41,32 +41,32 @@ func (t *Template) arrive(start uint64) (err error) {
 		return fmt.Errorf("read the limit of the stack: %w", err)
 	}
 	t.StackLimit = stack.Cur
-	for _, check := range []func() error{t.checkProcess, t.checkDescriptors, t.checkMaps, t.checkUnits} {
+	for _, check := range []func() error{t.checkProcess, t.checkDescriptors, t.checkUnits} {
 		if err := check(); err != nil {
 			return err
 		}
 	}
+	if err := linkstop.CheckMaps(t.Maps, true); err != nil {
+		return err
+	}
 	if t.Signals, err = t.signals(); err != nil {
 		return err
 	}
-	if os.Geteuid() != 0 {
-		// See linkstop: CRIU is none of the template's ancestors (kernel.yama.ptrace_scope=1).
-		_, _ = t.inject(unix.SYS_PRCTL, unix.PR_SET_PTRACER, unix.PR_SET_PTRACER_ANY)
-	}
+	t.tracer.AllowAny(t.PID, t.insn()) // which a child does not inherit
 	t.Fixups, err = t.fixups()
 	return err
 }
 
 // inject has the template make a system call.
 func (t *Template) inject(nr uint64, args ...uint64) (uint64, error) {
-	return t.tracer.Inject(t.PID, t.Regs.Rip-uint64(len(syscallInsn)), nr, args...)
+	return t.tracer.Inject(t.PID, t.insn(), nr, args...)
 }
 
-// syscallInsn is the SYSCALL instruction, before the one at which the template stands.
-var syscallInsn = [2]byte{0x0f, 0x05}
+// insn is the address of the SYSCALL instruction (two bytes) after which the template stands.
+func (t *Template) insn() uint64 { return t.Regs.Rip - 2 }
 
 func (t *Template) checkProcess() error {
-	s, err := readStatus(t.PID)
+	s, err := linux.ReadStatus(t.PID)
 	if err != nil {
 		return err
 	}
@@ -75,12 +75,12 @@ func (t *Template) checkProcess() error {
 		return err
 	}
 	switch {
-	case s.pending != 0:
+	case s.Pending != 0:
 		return problem.Refusef("signals are pending at its point")
 	case mask != 0:
 		return problem.Refusef("it blocks signals at its point")
-	case s.umask != t.umask:
-		return problem.Refusef("it changes its umask when it starts, from %#o to %#o", t.umask, s.umask)
+	case s.Umask != t.umask:
+		return problem.Refusef("it changes its umask when it starts, from %#o to %#o", t.umask, s.Umask)
 	}
 	timers, err := os.ReadFile(fmt.Sprintf("/proc/%d/timers", t.PID))
 	if err == nil && len(timers) > 0 {
@@ -92,37 +92,12 @@ func (t *Template) checkProcess() error {
 // checkDescriptors refuses what is open beyond the standard descriptors: the number may be
 // taken in the process that starts.
 func (t *Template) checkDescriptors() error {
-	dir := fmt.Sprintf("/proc/%d/fd", t.PID)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
+	descriptor, what, err := linux.OpenBeyond(t.PID)
+	if err == nil && descriptor != "" {
+		err = problem.Refusef("it keeps %s open (descriptor %s)", what, descriptor).
+			WithHint("leave it as it is: it starts normally, as before")
 	}
-	for _, e := range entries {
-		if n, err := strconv.Atoi(e.Name()); err != nil || n > 2 {
-			what, _ := os.Readlink(dir + "/" + e.Name())
-			return problem.Refusef("it keeps %s open (descriptor %s)", what, e.Name()).
-				WithHint("leave it as it is: it starts normally, as before")
-		}
-	}
-	return nil
-}
-
-// checkMaps refuses mappings that an image cannot hold.
-func (t *Template) checkMaps() error {
-	for _, m := range t.Maps {
-		writable := m.Prot&unix.PROT_WRITE != 0
-		switch {
-		case m.Kernel():
-		case m.Prot&unix.PROT_EXEC != 0 && writable:
-			return problem.Refusef("it has memory that is both writable and executable: %s", m)
-		case m.Shared && (writable || m.Ino == 0):
-			return problem.Refusef("it has shared memory: %s", m)
-		case m.Deleted:
-			return problem.Refusef("it uses a file that was deleted: %s", m).
-				WithHint("try again; a package was upgraded meanwhile")
-		}
-	}
-	return nil
+	return err
 }
 
 // checkUnits refuses a program that has changed how the floating-point units work: a start
@@ -141,7 +116,7 @@ func (t *Template) checkUnits() error {
 
 // signals are the actions that differ from those of a new process.
 func (t *Template) signals() ([]plan.SignalAction, error) {
-	s, err := readStatus(t.PID)
+	s, err := linux.ReadStatus(t.PID)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +127,7 @@ func (t *Template) signals() ([]plan.SignalAction, error) {
 		return nil, err
 	}
 	var actions []plan.SignalAction
-	for set := s.ignored | s.caught; set != 0; set &= set - 1 {
+	for set := s.Ignored | s.Caught; set != 0; set &= set - 1 {
 		sig := uint64(bits.TrailingZeros64(set)) + 1
 		if _, err := t.inject(unix.SYS_RT_SIGACTION, sig, 0, at, 8); err != nil {
 			return nil, fmt.Errorf("read the action of signal %d: %w", sig, err)

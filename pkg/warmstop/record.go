@@ -127,12 +127,12 @@ func (r *recorder) look(tid int, call ptrace.SyscallInfo) (arrived bool, err err
 
 // alone refuses a process that has other threads or children at its point: they would be killed.
 func alone(tid int) error {
-	s, err := readStatus(tid)
+	s, err := linux.ReadStatus(tid)
 	if err != nil {
 		return err
 	}
-	if s.threads != 1 {
-		return problem.Refusef("it has %s at its point", plural.Count(s.threads, "thread")).
+	if s.Threads != 1 {
+		return problem.Refusef("it has %s at its point", plural.Count(s.Threads, "thread")).
 			WithHint("call the point before threads are started, or in a child that was forked for it")
 	}
 	children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", tid))

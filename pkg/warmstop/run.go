@@ -1,6 +1,7 @@
 package warmstop
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,14 +20,7 @@ import (
 // the end, or when ctx ends, all that it has made is killed. How it ends is not an error; what
 // opts.Allow refuses is.
 func Run(ctx context.Context, opts Options, alone bool) error {
-	if opts.Timeout == 0 {
-		opts.Timeout = DefaultTimeout
-	}
-	ctx, cancel := ptrace.WithTimeout(ctx, opts.Timeout, "it does not end")
-	defer cancel()
-	t := ptrace.NewTracer()
-	defer t.End()
-	err := t.Run(ctx, func() error {
+	return watched(ctx, opts, "run", func(t *ptrace.Tracer) error {
 		first, err := begin(t, opts)
 		if err != nil {
 			return err
@@ -47,8 +41,17 @@ func Run(ctx context.Context, opts Options, alone bool) error {
 		}
 		return err
 	})
-	if err != nil {
-		return fmt.Errorf("run %s: %w", opts.Path, err)
+}
+
+// watched does something with a program to its end, in a tracer of its own and for as long as
+// opts allow.
+func watched(ctx context.Context, opts Options, what string, f func(t *ptrace.Tracer) error) error {
+	ctx, cancel := ptrace.WithTimeout(ctx, cmp.Or(opts.Timeout, DefaultTimeout), "it does not end")
+	defer cancel()
+	t := ptrace.NewTracer()
+	defer t.End()
+	if err := t.Run(ctx, func() error { return f(t) }); err != nil {
+		return fmt.Errorf("%s %s: %w", what, opts.Path, err)
 	}
 	return nil
 }
@@ -86,21 +89,11 @@ func begin(t *ptrace.Tracer, opts Options) (pid int, err error) {
 // Written runs a program to its end and returns the pages that it has written by then, of the
 // ranges that are asked for: those that a start from an image will write, too.
 func Written(ctx context.Context, opts Options, of []linux.PageRange) (pages []linux.PageRange, err error) {
-	if opts.Timeout == 0 {
-		opts.Timeout = DefaultTimeout
-	}
-	ctx, cancel := ptrace.WithTimeout(ctx, opts.Timeout, "it does not end")
-	defer cancel()
-	t := ptrace.NewTracer()
-	defer t.End()
-	err = t.Run(ctx, func() error {
+	err = watched(ctx, opts, "see which pages are written by", func(t *ptrace.Tracer) error {
 		pages, err = written(t, opts, of)
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("see which pages %s writes: %w", opts.Path, err)
-	}
-	return pages, nil
+	return pages, err
 }
 
 // written is Written on the tracer's thread.

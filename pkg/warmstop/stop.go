@@ -1,6 +1,7 @@
 package warmstop
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/fingerprint"
+	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
 	"github.com/residentctl/residentctl/pkg/ptrace"
 )
@@ -50,13 +52,10 @@ type Allow func(path, opened string) error
 // processes are killed; afterwards the template is the caller's. The errors of a program that
 // cannot become an image are problem.Refused, of one that ends before problem.Program.
 func Stop(ctx context.Context, opts Options) (*Template, error) {
-	if opts.Timeout == 0 {
-		opts.Timeout = DefaultTimeout
-	}
 	if !filepath.IsAbs(opts.Path) {
 		return nil, fmt.Errorf("stop %s at its point: the path is not absolute", opts.Path)
 	}
-	ctx, cancel := ptrace.WithTimeout(ctx, opts.Timeout, "it does not come to its point")
+	ctx, cancel := ptrace.WithTimeout(ctx, cmp.Or(opts.Timeout, DefaultTimeout), "it does not come to its point")
 	defer cancel()
 	t := &Template{tracer: ptrace.NewTracer()}
 	if err := t.tracer.Run(ctx, func() error { return t.stop(opts) }); err != nil {
@@ -88,47 +87,44 @@ func (t *Template) begin(opts Options) (pid int, err error) {
 	if pid, err = begin(t.tracer, opts); err != nil {
 		return 0, err
 	}
-	regs, err := t.tracer.Regs64(pid)
+	regs, insn, err := t.atExec(pid)
 	if err != nil {
 		return 0, err
 	}
-	if t.Maps, err = linux.ReadMaps(pid); err != nil {
+	if err := linkstop.CheckExec(t.Auxv, false); err != nil {
 		return 0, err
 	}
-	insn, err := ptrace.FindSyscall(pid, t.Maps)
+	if err := t.tracer.Clean(pid, insn, regs.Rsp); err != nil {
+		return 0, err
+	}
+	status, err := linux.ReadStatus(pid)
 	if err != nil {
 		return 0, err
 	}
-	if err := t.clean(pid, insn, regs.Rsp); err != nil {
+	t.umask = status.Umask
+	if _, err := t.tracer.ExecAgain(pid, insn, t.Stack); err != nil {
+		return 0, err
+	}
+	if regs, insn, err = t.atExec(pid); err != nil {
 		return 0, err
 	}
 	return pid, t.moveStack(pid, insn, regs)
 }
 
-// clean closes what is not the program's and sets the signals as for a first start: what is
-// ignored here (nohup, a shell's background job) would be in each start.
-func (t *Template) clean(pid int, insn, sp uint64) error {
-	if _, err := t.tracer.Inject(pid, insn, unix.SYS_CLOSE_RANGE, 3, 1<<32-1, 0); err != nil {
-		return fmt.Errorf("close descriptors (requires Linux 5.9): %w", err)
+// atExec looks at a process that is at its exec stop: at its registers and a SYSCALL instruction,
+// and for the template at its mappings and initial stack.
+func (t *Template) atExec(pid int) (regs ptrace.Regs, insn uint64, err error) {
+	if regs, err = t.tracer.Regs64(pid); err != nil {
+		return regs, 0, err
 	}
-	if err := ptrace.SetSignalMask(pid, 0); err != nil {
-		return fmt.Errorf("unblock signals: %w", err)
+	if t.Maps, err = linux.ReadMaps(pid); err != nil {
+		return regs, 0, err
 	}
-	status, err := readStatus(pid)
-	if err != nil {
-		return err
+	if t.Stack, t.Auxv, _, err = linux.ReadStack(pid, regs.Rsp, t.Maps); err != nil {
+		return regs, 0, err
 	}
-	t.umask = status.umask
-	for sig := uint64(1); sig <= 64; sig++ {
-		if status.ignored>>(sig-1)&1 == 0 {
-			continue
-		}
-		// Below a fresh stack pointer is nothing but zeros: a struct sigaction with SIG_DFL.
-		if _, err := t.tracer.Inject(pid, insn, unix.SYS_RT_SIGACTION, sig, sp-1024, 0, 8); err != nil {
-			return fmt.Errorf("reset signal %d: %w", sig, err)
-		}
-	}
-	return nil
+	insn, err = ptrace.FindSyscall(pid, t.Maps)
+	return regs, insn, err
 }
 
 // endedBefore is err, or that of a program that ended before its point.
