@@ -481,6 +481,18 @@ func TestSystemAdd(t *testing.T) {
 	wantLines(t, got, "added\nthe same as a fresh link\nthe same as a fresh link\nmade again\nmade again\nalready resident\n1\n1\n")
 }
 
+// TestSystemAddWarm: so can a script get a warm image whose interpreter is enabled.
+func TestSystemAddWarm(t *testing.T) {
+	s := newSpace(t)
+	got := s.run(t, `
+	$R enable --system --even-if-slower /usr/bin/python3 >/dev/null
+	printf '#!/usr/bin/python3\nimport json\nprint(json.dumps([1]))\n' >$DIR/script; chmod +x $DIR/script
+	$R add --warm --even-if-slower $DIR/script | sed 's/.*: resident, warm.*/added/'
+	RESIDENTCTL_EXPLAIN=1 "$STORE"/launchers/*/$DIR/script 2>&1 | sed 's/.*resident start.*/resident/'
+	`)
+	wantLines(t, got, "added\nresident\n[1]\n")
+}
+
 // TestSystemFollow: what a version manager chooses here is enabled for the whole system, and
 // the choice stays the manager's.
 func TestSystemFollow(t *testing.T) {

@@ -77,3 +77,14 @@ func (d *Dependencies) DependOnCache() {
 		d.Checks[i].Answers = nil
 	}
 }
+
+// IDOf returns the identity of the mapped file that was opened by a path, the zero one if there is
+// none.
+func (d *Dependencies) IDOf(path string) linux.FileID {
+	for _, f := range d.files() {
+		if f.Path == path {
+			return f.ID
+		}
+	}
+	return linux.FileID{}
+}

@@ -349,10 +349,7 @@ func (a *adding) makeLayout(ctx context.Context, number int) (*layout, error) {
 	}
 
 	if err := a.makeImage(ctx, l); err != nil {
-		if changed := l.unchanged(); changed != nil && ctx.Err() == nil {
-			return nil, changed // which explains whatever it was
-		}
-		return nil, err
+		return nil, l.explained(ctx, err)
 	}
 	if number > 0 && l.deps.Digest() != a.layouts[0].deps.Digest() {
 		return nil, fmt.Errorf("a library of %s %w", a.program.Path, fingerprint.ErrChanged)
@@ -373,7 +370,7 @@ func (a *adding) makeImage(ctx context.Context, l *layout) error {
 	store.Fault("after-dump")
 
 	a.opts.Step("compile")
-	if err := a.compile(l); err != nil {
+	if err := a.compile(l, l.source); err != nil {
 		return err
 	}
 	store.Fault("after-compile")
@@ -475,14 +472,14 @@ func keepLog(work *store.Temporary, err error) error {
 	return err
 }
 
-// compile makes the plan and writes it beside CRIU's files. It names them by
-// the path that they will have.
-func (a *adding) compile(l *layout) error {
+// compile makes the plan of what source puts together, and writes it beside CRIU's files. It
+// names them by the path that they will have.
+func (a *adding) compile(l *layout, source func(looks bool) (*plan.Source, error)) error {
 	looks, err := a.looksAtItself(l.deps)
 	if err != nil {
 		return err
 	}
-	src, err := l.source(looks)
+	src, err := source(looks)
 	if err != nil {
 		return err
 	}
@@ -610,30 +607,26 @@ func (a *adding) record() (*registry.Record, error) {
 	}
 	rec := &registry.Record{
 		Wish: registry.Wish{
-			Program: a.program.Path, Layouts: len(a.layouts), TrustOwner: a.opts.TrustOwner, MemoryLimit: a.opts.MemoryLimit,
-			EvenIfSlower: a.opts.EvenIfSlower,
+			Program: a.entry, Layouts: len(a.layouts), TrustOwner: a.opts.TrustOwner, MemoryLimit: a.opts.MemoryLimit,
+			EvenIfSlower: a.opts.EvenIfSlower, Warm: a.opts.Warm,
 		},
 		Image: registry.Image{
 			ID: a.id, Binary: first.deps.Program.ID, Digest: first.deps.Digest(), Deps: deps, Lookups: first.deps.Lookups(),
 			Kind: registry.KindLinked, Created: time.Now(), CRIU: a.criu.String(), Kernel: first.deps.Kernel,
 			Libraries: len(first.deps.Libraries), Mappings: first.plan.Mappings(), Timing: a.timing,
-			Bound: len(first.template.Bound), LauncherPlace: launcherPlace(a.layouts),
-			LauncherRoom: first.plan.StackRoom(),
+			LauncherPlace: launcherPlace(a.layouts), LauncherRoom: first.plan.StackRoom(),
 		},
 	}
-	return rec, a.complete(rec)
-}
-
-// complete adds to a record what is known of the files that are about to be published.
-func (a *adding) complete(rec *registry.Record) error {
-	first := a.layouts[0]
+	if first.template != nil {
+		rec.Bound = len(first.template.Bound)
+	}
 	for _, l := range a.layouts {
 		rec.PlanSums = append(rec.PlanSums, l.planSum)
 	}
 	for _, f := range append([]fingerprint.File{first.deps.Linker}, first.deps.Libraries...) {
 		rec.LibraryPaths = append(rec.LibraryPaths, f.Path)
 	}
-	return filepath.WalkDir(a.staging.Dir, func(_ string, e fs.DirEntry, err error) error {
+	return rec, filepath.WalkDir(a.staging.Dir, func(_ string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {
 			return err
 		}

@@ -78,12 +78,7 @@ func faster(t *registry.Timing) bool { return t.ResidentNS*100 <= t.ExecNS*faste
 // trial's whose last jump leads to plan.Nowhere, and refuses an image that does
 // not pay.
 func (a *adding) gate(ctx context.Context, l *layout, launcherFile string) error {
-	a.quiet.RUnlock() // makeLayout's
-	a.quiet.Lock()
-	defer func() {
-		a.quiet.Unlock()
-		a.quiet.RLock()
-	}()
+	defer a.alone()()
 	store.Fault("before-timing")
 	timing, err := a.time(ctx, l, launcherFile, timedAtLeast, timingBudget)
 	if err == nil && !a.opts.EvenIfSlower && !faster(timing) {
@@ -99,6 +94,16 @@ func (a *adding) gate(ctx context.Context, l *layout, launcherFile string) error
 		return &SlowerError{Program: a.program.Path, Timing: *timing}
 	}
 	return nil
+}
+
+// alone has the other adds pause until back is called. The caller holds quiet for reading.
+func (a *adding) alone() (back func()) {
+	a.quiet.RUnlock()
+	a.quiet.Lock()
+	return func() {
+		a.quiet.Unlock()
+		a.quiet.RLock()
+	}
 }
 
 // time returns the medians of starts both ways. The launcher file is small: it is

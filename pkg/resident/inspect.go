@@ -279,7 +279,7 @@ func (i *inspecting) objects() {
 		o.Length = end - uint64(o.Address)
 		i.Objects = append(i.Objects, o)
 	}
-	exe := exeOf(i.plan)
+	exe := i.plan.Exe().Path
 	if exe != i.DependsOn.Program.Path {
 		i.Objects = append(i.Objects, Object{Path: i.DependsOn.Program.Path, Role: "script"})
 	}

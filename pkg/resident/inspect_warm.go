@@ -38,7 +38,7 @@ func (i *inspecting) warm() {
 		return
 	}
 	w := &WarmImage{
-		Executable: exeOf(p), Args: p.Args, ProgramArg: p.Flags&plan.FlagProgramArg != 0, StackLimit: p.Warm.StackLimit,
+		Executable: p.Exe().Path, Args: p.Args, ProgramArg: p.Flags&plan.FlagProgramArg != 0, StackLimit: p.Warm.StackLimit,
 		Environment: []string{}, Unset: []string{}, Signals: []ImageSignal{},
 	}
 	for _, c := range p.Env {

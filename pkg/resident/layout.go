@@ -1,6 +1,7 @@
 package resident
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -67,6 +68,15 @@ func (l *layout) unchanged() error {
 		return fmt.Errorf("%w: %s", fingerprint.ErrChanged, reasons[0])
 	}
 	return nil
+}
+
+// explained is the error of making an image, or ErrChanged in its place, which explains whatever
+// it was.
+func (l *layout) explained(ctx context.Context, err error) error {
+	if changed := l.unchanged(); changed != nil && ctx.Err() == nil {
+		return changed
+	}
+	return err
 }
 
 // planFrom compiles what source has put together.

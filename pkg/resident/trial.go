@@ -44,22 +44,42 @@ func (a *adding) try(ctx context.Context, l *layout) error {
 	}
 	defer func() { _ = side.Discard() }()
 
-	// The same plan, but for the name of CRIU's pages, which are still in
-	// staging.
-	trial := aloneOf(l.plan)
-	if trial.Pages().Path, err = a.store.NameOf(l.image.PagesPath); err != nil {
-		return err
-	}
-	raw, err := trial.Encode()
+	trial, err := l.trialPlan()
 	if err != nil {
 		return err
 	}
-	place := plan.LauncherPlace(len(raw), trial)
-	start, err := writeStarter(a.store.ForLaunchers(), side.Dir, place, trial, raw)
+	start, err := starterOf(a.store.ForLaunchers(), side.Dir, trial)
 	if err != nil {
 		return err
 	}
-	p, err := startTrial(ctx, start, trial, nil)
+	if err := l.tryOnce(ctx, start, trial); err != nil {
+		return err
+	}
+	if a.timing != nil { // as fast as the first layout
+		return nil
+	}
+	a.opts.Step("time")
+	raw, err := trial.EncodeToNowhere()
+	if err != nil {
+		return err
+	}
+	if start, err = writeStarter(a.store.ForLaunchers(), side.Dir, plan.LauncherPlace(len(raw), trial), trial, raw); err != nil {
+		return err
+	}
+	return a.gate(ctx, l, start)
+}
+
+// trialPlan is the layout's plan, but for the name of CRIU's pages, which are still in staging.
+func (l *layout) trialPlan() (trial *plan.Plan, err error) {
+	trial = aloneOf(l.plan)
+	trial.Pages().Path, err = l.store.NameOf(l.image.PagesPath)
+	return trial, err
+}
+
+// tryOnce starts the program up to the launcher's jump, with the environment that the plan
+// wants, and compares.
+func (l *layout) tryOnce(ctx context.Context, start string, trial *plan.Plan) error {
+	p, err := startTrial(ctx, start, trial)
 	if err != nil {
 		return err
 	}
@@ -67,20 +87,16 @@ func (a *adding) try(ctx context.Context, l *layout) error {
 	if err := compareStart(trial, l.image.PagesPath, p); err != nil {
 		return err
 	}
-	if err := p.Kill(); err != nil {
-		return err
+	return p.Kill()
+}
+
+// starterOf writes a plan, and a launcher file that carries it out, to dir in the store.
+func starterOf(s launcher.Store, dir string, p *plan.Plan) (string, error) {
+	raw, err := p.Encode()
+	if err != nil {
+		return "", err
 	}
-	if a.timing != nil { // as fast as the first layout
-		return nil
-	}
-	a.opts.Step("time")
-	if raw, err = trial.EncodeToNowhere(); err != nil {
-		return err
-	}
-	if start, err = writeStarter(a.store.ForLaunchers(), side.Dir, place, trial, raw); err != nil {
-		return err
-	}
-	return a.gate(ctx, l, start)
+	return writeStarter(s, dir, plan.LauncherPlace(len(raw), p), p, raw)
 }
 
 // aloneOf is a copy of a plan that may be changed, without other layouts.
@@ -114,15 +130,15 @@ func writeStarter(s launcher.Store, dir string, place uint64, p *plan.Plan, raw 
 	return start, os.WriteFile(start, file, 0o700)
 }
 
-// startTrial executes a launcher file with an environment and stops it at its jump. What the
+// startTrial executes a launcher file, with what the plan wants of the environment, and stops it at its jump. What the
 // launcher says of a normal start is in the error.
-func startTrial(ctx context.Context, file string, pl *plan.Plan, env []string) (*ptrace.Process, error) {
+func startTrial(ctx context.Context, file string, pl *plan.Plan) (*ptrace.Process, error) {
 	said, messages, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer said.Close()
-	p, err := ptrace.StartAt(ctx, file, []string{pl.Path}, append(slices.Clone(env), "RESIDENTCTL_EXPLAIN=1"), pl.Entry.RIP,
+	p, err := ptrace.StartAt(ctx, file, []string{pl.Path}, append(environmentOf(pl), "RESIDENTCTL_EXPLAIN=1"), pl.Entry.RIP,
 		ptrace.StartOptions{Stderr: messages})
 	messages.Close()
 	switch {

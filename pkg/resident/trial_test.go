@@ -45,7 +45,7 @@ func TestTrialStartsNormally(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	proc, err := startTrial(t.Context(), start, &plan.Plan{Path: "/bin/true", Entry: plan.Entry{RIP: plan.Nowhere}}, nil)
+	proc, err := startTrial(t.Context(), start, &plan.Plan{Path: "/bin/true", Entry: plan.Entry{RIP: plan.Nowhere}})
 	if err == nil {
 		_ = proc.Kill()
 	}

@@ -169,7 +169,7 @@ func (v *verifying) files(ctx context.Context) error {
 // mayExecute holds the program and its dynamic linker to the rule about owners. To the
 // libraries it is applied when they are opened.
 func (v *verifying) mayExecute() error {
-	for _, path := range []string{v.plan.Path, exeOf(v.plan), v.deps.Linker.Path} {
+	for _, path := range []string{v.plan.Path, v.plan.Exe().Path, v.deps.Linker.Path} {
 		if _, err := v.owners.allow(path); err != nil {
 			return err
 		}
@@ -199,7 +199,7 @@ func (v *verifying) memory(ctx context.Context, ref Reference) error {
 		return err
 	}
 	defer remove()
-	proc, err := startTrial(ctx, start, p, environmentOf(p))
+	proc, err := startTrial(ctx, start, p)
 	if err == nil {
 		defer func() { _ = proc.Kill() }()
 		err = compareStart(p, v.pagesPath, proc)
@@ -248,12 +248,8 @@ func (v *verifying) starter() (path string, p *plan.Plan, remove func(), err err
 	} else {
 		return "", nil, nil, stageErr
 	}
-	var raw []byte
 	if err == nil {
-		raw, err = alone.Encode()
-	}
-	if err == nil {
-		path, err = writeStarter(s, dir, plan.LauncherPlace(len(raw), alone), alone, raw)
+		path, err = starterOf(s, dir, alone)
 	}
 	if err != nil {
 		remove()

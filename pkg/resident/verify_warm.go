@@ -2,7 +2,6 @@ package resident
 
 import (
 	"path/filepath"
-
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -28,15 +27,6 @@ var notComparedWarm = []string{
 	"what the plan has of the template alone: words that belong to the process, signals, environment, limits",
 }
 
-// exeOf is the path of the executable that a plan maps: the program, or its interpreter.
-func exeOf(p *plan.Plan) string {
-	i := slices.IndexFunc(p.Files, func(f plan.MappedFile) bool { return f.Flags&plan.FileExe != 0 })
-	if i < 0 {
-		return p.Path
-	}
-	return p.Files[i].Path
-}
-
 // heldPages is how many pages a start has of CRIU's.
 func heldPages(p *plan.Plan) (pages int) {
 	for _, m := range slices.Concat(p.Pages().Maps, p.Copies) {
@@ -52,7 +42,7 @@ func (v *verifying) compileWarmAgain() (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	exe := exeOf(v.plan)
+	exe := v.plan.Exe().Path
 	program, err := elfinfo.Open(exe)
 	if err != nil {
 		return nil, err

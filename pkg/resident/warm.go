@@ -3,7 +3,6 @@ package resident
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -11,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +33,8 @@ type warming struct {
 	*adding
 	path     string         // of the program that is started
 	id       linux.FileID   // of that
+	executed linux.FileID   // of what is executed for it
+	linker   linux.FileID   // of the dynamic linker of that
 	script   *warm.Script   // nil for a program that has the point itself
 	want     *registry.Warm // what was asked for
 	env      []string       // of the template
@@ -55,7 +55,11 @@ func (a *adding) makeWarm(ctx context.Context, path string) (*registry.Record, e
 	if err := w.inspect(); err != nil {
 		return nil, err
 	}
-	var err error
+	back, err := aside(ctx, w.program.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer back()
 	if a.staging, err = a.store.Stage(); err != nil {
 		return nil, err
 	}
@@ -69,6 +73,9 @@ func (a *adding) makeWarm(ctx context.Context, path string) (*registry.Record, e
 		return nil, err
 	}
 	if err := w.gate(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.end(); err != nil {
 		return nil, err
 	}
 	if err := w.layout.unchanged(); err != nil {
@@ -106,7 +113,7 @@ func (w *warming) inspect() (err error) {
 	if err := w.adding.inspect(executed); err != nil {
 		return err
 	}
-	if _, _, err := w.begin(); err != nil {
+	if w.executed, w.linker, err = w.begin(); err != nil {
 		return err
 	}
 	w.entry, w.inspected = w.path, w.id
@@ -155,6 +162,9 @@ func (w *warming) makeImage(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = w.template.Kill() }()
+	if err := sameDomain("/proc/self/attr/current", fmt.Sprintf("/proc/%d/attr/current", w.template.PID)); err != nil {
+		return err
+	}
 	if err := w.imported(); err != nil {
 		return err
 	}
@@ -168,23 +178,15 @@ func (w *warming) makeImage(ctx context.Context) error {
 	w.opts.Step("dump")
 	t := w.template
 	if err := w.dump(ctx, w.layout, t.PID, t.Detach, t.Kill); err != nil {
-		return w.explained(ctx, err)
+		return w.layout.explained(ctx, err)
 	}
 	store.Fault("after-dump")
 	w.opts.Step("compile")
-	if err := w.compile(); err != nil {
-		return w.explained(ctx, err)
+	if err := w.compile(w.layout, w.source); err != nil {
+		return w.layout.explained(ctx, err)
 	}
 	store.Fault("after-compile")
 	return nil
-}
-
-// explained is err, or that something has changed meanwhile, which explains whatever it was.
-func (w *warming) explained(ctx context.Context, err error) error {
-	if changed := w.layout.unchanged(); changed != nil && ctx.Err() == nil {
-		return changed
-	}
-	return err
 }
 
 // maxTemplates is how often the template is run at most until it has all of the environment
@@ -395,8 +397,8 @@ func (w *warming) depend(ctx context.Context, began int64) (err error) {
 	if changed := l.deps.ChangedSince(began); len(changed) > 0 {
 		return fmt.Errorf("%s %w", changed[0], fingerprint.ErrChanged)
 	}
-	if l.deps.Program.ID != w.id {
-		return fmt.Errorf("%s %w", w.path, fingerprint.ErrChanged)
+	if l.deps.Program.ID != w.id || l.deps.Linker.ID != w.linker || l.deps.IDOf(w.program.Path) != w.executed {
+		return fmt.Errorf("%s, or what is executed for it, %w", w.path, fingerprint.ErrChanged)
 	}
 	return nil
 }
@@ -411,49 +413,17 @@ func (w *warming) listed() []string {
 	return slices.DeleteFunc(slices.Clone(w.template.Listed), func(dir string) bool { return dir == filepath.Dir(real) })
 }
 
-// compile makes the plan and writes it beside CRIU's files.
-func (w *warming) compile() error {
-	l := w.layout
-	looks, err := w.looksAtItself(l.deps)
-	if err != nil {
-		return err
-	}
-	src, err := w.source(looks)
-	if err != nil {
-		return err
-	}
-	if slowFaults() {
-		src.Flags |= plan.FlagSlowFaults
-	}
-	if l.plan, err = l.planFrom(src); err != nil {
-		return err
-	}
-	return w.writePlan(l)
-}
-
 // record is the entry of the image.
 func (w *warming) record() (*registry.Record, error) {
-	l := w.layout
-	deps, err := json.Marshal(l.deps)
+	rec, err := w.adding.record()
 	if err != nil {
 		return nil, err
 	}
-	rec := &registry.Record{
-		Wish: registry.Wish{
-			Program: w.path, Layouts: 1, TrustOwner: w.opts.TrustOwner, MemoryLimit: w.opts.MemoryLimit,
-			EvenIfSlower: w.opts.EvenIfSlower, Warm: w.want,
-		},
-		Image: registry.Image{
-			ID: w.adding.id, Binary: l.deps.Program.ID, Digest: l.deps.Digest(), Deps: deps, Lookups: l.deps.Lookups(),
-			Kind: registry.KindWarm, Created: time.Now(), CRIU: w.criu.String(), Kernel: l.deps.Kernel,
-			Libraries: len(l.deps.Libraries), Mappings: l.plan.Mappings(), Timing: w.timing, Whole: w.whole,
-			LauncherPlace: launcherPlace(w.layouts), LauncherRoom: l.plan.StackRoom(), Accepted: w.accepted, LeftOut: w.leftOut,
-		},
-	}
+	rec.Kind, rec.Whole, rec.Accepted, rec.LeftOut = registry.KindWarm, w.whole, w.accepted, w.leftOut
 	if w.report != nil {
 		rec.Modules = len(w.report.Modules)
 	}
-	return rec, w.complete(rec)
+	return rec, nil
 }
 
 // source puts together what the plan is compiled from.
@@ -545,7 +515,7 @@ func (w *warming) read() []string {
 		return nil
 	}
 	if w.script.ByPATH { // which interpreter it is depends on that
-		return union(w.report.Read, []string{"PATH"})
+		return with(w.report.Read, "PATH")
 	}
 	return w.report.Read
 }

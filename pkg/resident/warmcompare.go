@@ -3,12 +3,9 @@ package resident
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/warmstop"
@@ -89,20 +86,9 @@ func lineOf(lines []string, i int) string {
 	return fmt.Sprintf("%.80q", lines[i])
 }
 
-// outcomeOf runs a command with the template's environment, without input.
+// outcomeOf is that of a run of a command.
 func (w *warming) outcomeOf(ctx context.Context, command []string) (*outcome, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, trainingTimeout, fmt.Errorf("%s has not ended after %v", w.path, trainingTimeout))
-	defer cancel()
-	var o outcome
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", w.env, &stdout, &stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
-	var ended *exec.ExitError
-	if err != nil && (!errors.As(err, &ended) || ctx.Err() != nil) {
-		return nil, fmt.Errorf("run %s: %w", w.path, errors.Join(err, context.Cause(ctx)))
-	}
-	o.status, o.stdout, o.stderr = cmd.ProcessState.ExitCode(), stdout.Bytes(), stderr.Bytes()
-	return &o, nil
+	status, err := w.runOnce(ctx, command, &stdout, &stderr)
+	return &outcome{status, stdout.Bytes(), stderr.Bytes()}, err
 }

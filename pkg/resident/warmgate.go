@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,14 +51,14 @@ func (w *warming) gate(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = side.Discard() }()
-	t := &warmTrial{dir: side.Dir, plan: aloneOf(w.layout.plan)}
-	if t.plan.Pages().Path, err = w.store.NameOf(w.layout.image.PagesPath); err != nil {
+	t := &warmTrial{dir: side.Dir}
+	if t.plan, err = w.layout.trialPlan(); err != nil {
 		return err
 	}
 	if err := w.write(t); err != nil {
 		return err
 	}
-	if err := w.tryOnce(ctx, t); err != nil {
+	if err := w.layout.tryOnce(ctx, t.start, t.plan); err != nil {
 		return err
 	}
 	if w.script == nil {
@@ -70,18 +71,13 @@ func (w *warming) gate(ctx context.Context) error {
 		return err
 	}
 	w.opts.Step("time")
-	w.quiet.RUnlock() // makeWarm's
-	w.quiet.Lock()
-	defer func() {
-		w.quiet.Unlock()
-		w.quiet.RLock()
-	}()
+	defer w.alone()()
 	return w.timeStarts(ctx, t)
 }
 
 // write writes the launcher files of a trial.
 func (w *warming) write(t *warmTrial) (err error) {
-	if t.start, err = w.starterFor(t.dir, t.plan); err != nil || w.script == nil {
+	if t.start, err = starterOf(w.store.ForLaunchers(), t.dir, t.plan); err != nil || w.script == nil {
 		return err
 	}
 	t.first = filepath.Join(t.dir, "first.py")
@@ -103,28 +99,9 @@ func (w *warming) write(t *warmTrial) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	file, err := w.starterFor(dir, other)
+	file, err := starterOf(w.store.ForLaunchers(), dir, other)
 	t.firstStart = []string{file}
 	return err
-}
-
-// starterFor writes a launcher file that starts the plan's program.
-func (w *warming) starterFor(dir string, p *plan.Plan) (string, error) {
-	raw, err := p.Encode()
-	if err != nil {
-		return "", err
-	}
-	return writeStarter(w.store.ForLaunchers(), dir, plan.LauncherPlace(len(raw), p), p, raw)
-}
-
-// tryOnce starts the program up to the launcher's last jump, and compares.
-func (w *warming) tryOnce(ctx context.Context, t *warmTrial) error {
-	p, err := startTrial(ctx, t.start, t.plan, w.env)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = p.Kill() }()
-	return compareStart(t.plan, w.layout.image.PagesPath, p)
 }
 
 // firstLine is a script that imports what the image holds, and ends.
@@ -187,18 +164,24 @@ func (w *warming) timeRuns(ctx context.Context, plain, resident []string) (*regi
 	return &registry.Timing{ExecNS: median(took[0]), ResidentNS: median(took[1]), Starts: len(took[0])}, nil
 }
 
-// timeRun times one run, with the template's environment, whose status does not matter.
+// timeRun times one run, whose outcome does not matter.
 func (w *warming) timeRun(ctx context.Context, command []string) (time.Duration, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, trainingTimeout, fmt.Errorf("%s has not ended after %v", w.path, trainingTimeout))
+	began := time.Now()
+	_, err := w.runOnce(ctx, command, nil, nil)
+	return time.Since(began), err
+}
+
+// runOnce runs a command to its end, with the template's environment and without input.
+func (w *warming) runOnce(ctx context.Context, command []string, stdout, stderr io.Writer) (status int, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, trainingTimeout, fmt.Errorf("it has not ended after %v", trainingTimeout))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Dir, cmd.Env = "/", w.env
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", w.env, stdout, stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	began := time.Now()
-	err := cmd.Run()
+	err = cmd.Run()
 	var ended *exec.ExitError
 	if err != nil && (!errors.As(err, &ended) || ctx.Err() != nil) {
-		return 0, fmt.Errorf("time a start of %s: %w", w.path, errors.Join(err, context.Cause(ctx)))
+		return 0, fmt.Errorf("run %s: %w", w.path, errors.Join(err, context.Cause(ctx)))
 	}
-	return time.Since(began), nil
+	return cmd.ProcessState.ExitCode(), nil
 }

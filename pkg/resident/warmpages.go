@@ -25,11 +25,12 @@ func (w *warming) populate(ctx context.Context, t *warmTrial) error {
 	if line := w.trainingLine(); line != nil {
 		command = append([]string{t.start}, line...)
 	}
-	pages, err := warmstop.Written(ctx, warmstop.Options{Path: command[0], Argv: command, Env: w.env, Dir: "/"}, writable(t.plan))
+	within := writable(t.plan)
+	pages, err := warmstop.Written(ctx, warmstop.Options{Path: command[0], Argv: command, Env: w.env, Dir: "/"}, within)
 	if err != nil {
 		return err
 	}
-	t.plan.Populate = populated(pages, writable(t.plan))
+	t.plan.Populate = populated(pages, within)
 	w.layout.plan.Populate = t.plan.Populate
 	if err := w.writePlan(w.layout); err != nil {
 		return err
