@@ -41,7 +41,7 @@ func (t *Template) arrive(start uint64) (err error) {
 		return fmt.Errorf("read the limit of the stack: %w", err)
 	}
 	t.StackLimit = stack.Cur
-	for _, check := range []func() error{t.checkProcess, t.checkDescriptors, t.checkUnits} {
+	for _, check := range []func() error{t.checkProcess, t.checkDescriptors, t.checkUnits, t.checkTimers, t.checkAlternateStack} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -82,10 +82,6 @@ func (t *Template) checkProcess() error {
 	case s.Umask != t.umask:
 		return problem.Refusef("it changes its umask when it starts, from %#o to %#o", t.umask, s.Umask)
 	}
-	timers, err := os.ReadFile(fmt.Sprintf("/proc/%d/timers", t.PID))
-	if err == nil && len(timers) > 0 {
-		return problem.Refusef("it has timers at its point")
-	}
 	return nil
 }
 
@@ -114,44 +110,77 @@ func (t *Template) checkUnits() error {
 	return nil
 }
 
+// checkTimers refuses timers that run: those of timer_create(2), and those of setitimer(2) and
+// alarm(2), which /proc/PID/timers does not list.
+func (t *Template) checkTimers() error {
+	timers, err := os.ReadFile(fmt.Sprintf("/proc/%d/timers", t.PID))
+	running := err == nil && len(timers) > 0
+	for which := uint64(unix.ITIMER_REAL); which <= unix.ITIMER_PROF; which++ {
+		timer, err := t.ask(unix.SYS_GETITIMER, which, t.scratch()) // struct itimerval: its interval, what is left
+		if err != nil {
+			return fmt.Errorf("read the interval timers: %w", err)
+		}
+		running = running || timer[2] != 0 || timer[3] != 0
+	}
+	if running {
+		return problem.Refusef("it has timers at its point")
+	}
+	return nil
+}
+
+// checkAlternateStack refuses an alternate stack for signals, which would have to be told to
+// the kernel again.
+func (t *Template) checkAlternateStack() error {
+	stack, err := t.ask(unix.SYS_SIGALTSTACK, 0, t.scratch()) // struct stack_t: address, flags, size
+	if err != nil {
+		return fmt.Errorf("read the alternate signal stack: %w", err)
+	}
+	const disabled = 2 // SS_DISABLE
+	if stack[1]&disabled == 0 {
+		return problem.Refusef("it has an alternate signal stack (sigaltstack), as python's faulthandler makes one")
+	}
+	return nil
+}
+
 // signals are the actions that differ from those of a new process.
 func (t *Template) signals() ([]plan.SignalAction, error) {
 	s, err := linux.ReadStatus(t.PID)
 	if err != nil {
 		return nil, err
 	}
-	const belowRedZone = 1024
-	at := (t.Regs.Rsp - belowRedZone) &^ 15
-	saved := make([]byte, 32) // struct kernel_sigaction: handler, flags, restorer, mask
-	if err := linux.ReadMem(t.PID, at, saved); err != nil {
-		return nil, err
-	}
 	var actions []plan.SignalAction
 	for set := s.Ignored | s.Caught; set != 0; set &= set - 1 {
 		sig := uint64(bits.TrailingZeros64(set)) + 1
-		if _, err := t.inject(unix.SYS_RT_SIGACTION, sig, 0, at, 8); err != nil {
+		a, err := t.ask(unix.SYS_RT_SIGACTION, sig, 0, t.scratch(), 8) // struct kernel_sigaction: handler, flags, restorer, mask
+		if err != nil {
 			return nil, fmt.Errorf("read the action of signal %d: %w", sig, err)
 		}
-		var raw [32]byte
-		if err := linux.ReadMem(t.PID, at, raw[:]); err != nil {
-			return nil, err
-		}
-		word := func(i int) uint64 { return binary.LittleEndian.Uint64(raw[8*i:]) }
-		actions = append(actions, plan.SignalAction{Signal: uint32(sig), Handler: word(0), Flags: word(1), Restorer: word(2), Mask: word(3)})
+		actions = append(actions, plan.SignalAction{Signal: uint32(sig), Handler: a[0], Flags: a[1], Restorer: a[2], Mask: a[3]})
 	}
-	// struct stack_t: an alternate stack would have to be told to the kernel again.
-	if _, err := t.inject(unix.SYS_SIGALTSTACK, 0, at); err != nil {
-		return nil, fmt.Errorf("read the alternate signal stack: %w", err)
+	return actions, nil
+}
+
+// scratch is the address of memory for what the kernel answers, below the stack's red zone
+// (System V ABI, AMD64, 3.2.2).
+func (t *Template) scratch() uint64 { return (t.Regs.Rsp - 1024) &^ 15 }
+
+// ask has the template make a system call that writes its answer to the scratch memory, which
+// is then put back.
+func (t *Template) ask(nr uint64, args ...uint64) (words [4]uint64, err error) {
+	var saved, answer [8 * len(words)]byte
+	if err := linux.ReadMem(t.PID, t.scratch(), saved[:]); err != nil {
+		return words, err
 	}
-	var alternate [24]byte
-	if err := linux.ReadMem(t.PID, at, alternate[:]); err != nil {
-		return nil, err
+	if _, err := t.inject(nr, args...); err != nil {
+		return words, err
 	}
-	const disabled = 2 // SS_DISABLE
-	if binary.LittleEndian.Uint32(alternate[8:])&disabled == 0 {
-		return nil, problem.Refusef("it has an alternate signal stack (sigaltstack), as python's faulthandler makes one")
+	if err := linux.ReadMem(t.PID, t.scratch(), answer[:]); err != nil {
+		return words, err
 	}
-	return actions, linux.WriteMem(t.PID, at, saved)
+	for i := range words {
+		words[i] = binary.LittleEndian.Uint64(answer[8*i:])
+	}
+	return words, linux.WriteMem(t.PID, t.scratch(), saved[:])
 }
 
 // fixups are the words that belong to the process: what the point is to fill in, the thread's

@@ -41,6 +41,8 @@ func build(t *testing.T, before string, flags ...string) string {
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
+#include <time.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <netinet/in.h>
@@ -146,6 +148,9 @@ func TestStopRefuses(t *testing.T) {
 		{"an alternate stack", "static char s[1 << 16]; stack_t a = { .ss_sp = s, .ss_size = sizeof s }; sigaltstack(&a, 0);", "alternate signal stack"},
 		{"rounding", "fesetround(FE_DOWNWARD);", "floating-point units"},
 		{"a umask", "umask(0123);", "changes its umask"},
+		{"an alarm", "alarm(100);", "timers"},
+		{"an interval timer", "struct itimerval i = { .it_value.tv_sec = 100 }; setitimer(ITIMER_PROF, &i, 0);", "timers"},
+		{"a timer", "timer_t id; timer_create(CLOCK_MONOTONIC, 0, &id);", "timers"},
 		{"another environment", `setenv("A", "B", 1);`, "another environment"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
