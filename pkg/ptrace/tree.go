@@ -18,12 +18,17 @@ type Look func(tid int, call SyscallInfo) (arrived bool, err error)
 // at the exit of a system call that did nothing. All other threads and processes are killed
 // then, and the tracer is for the one that is left; it becomes our child, as all that are
 // orphaned from now on (PR_SET_CHILD_SUBREAPER, prctl(2)). If the first process ends before,
-// that is an *EndedError.
+// that is an *EndedError; with it, as with any error, none of the others is left.
 func (t *Tracer) WatchTree(first int, look Look) (tid int, err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return 0, fmt.Errorf("become the parent of orphans: %w", err)
 	}
 	w := &tree{Tracer: t, threads: map[int]bool{first: false}}
+	defer func() {
+		if err != nil {
+			_ = w.killOthers(0)
+		}
+	}()
 	if err := w.resume(first, 0); err != nil {
 		return 0, err
 	}
@@ -118,28 +123,8 @@ func (w *tree) keepOnly(tid int) error {
 	if err := w.skipCall(tid); err != nil {
 		return err
 	}
-	delete(w.threads, tid)
-	for other := range w.threads {
-		if ofSameProcess(other, tid) {
-			delete(w.threads, other)
-			continue
-		}
-		_ = unix.Kill(other, unix.SIGKILL) // ours until it is collected
-	}
-	for len(w.threads) > 0 {
-		other, ws, err := w.next()
-		if err != nil {
-			return err
-		}
-		if ws.Stopped() {
-			if _, known := w.threads[other]; !known && !ofSameProcess(other, tid) { // made meanwhile
-				w.threads[other] = true
-				_ = unix.Kill(other, unix.SIGKILL)
-			}
-			_ = w.resume(other, 0)
-			continue
-		}
-		delete(w.threads, other)
+	if err := w.killOthers(tid); err != nil {
+		return err
 	}
 	group, err := unix.Getpgid(tid)
 	if err != nil {
@@ -150,6 +135,34 @@ func (w *tree) keepOnly(tid int) error {
 	w.group = group
 	if w.killed {
 		_ = unix.Kill(-group, unix.SIGKILL)
+	}
+	return nil
+}
+
+// killOthers kills and collects all that runs but the process of one thread: all, if keep is 0.
+func (w *tree) killOthers(keep int) error {
+	delete(w.threads, keep)
+	for other := range w.threads {
+		// All are ours until they are collected, but for one that has executed: it has its
+		// process's id now (execve(2) under ptrace).
+		if ofSameProcess(other, keep) || unix.Kill(other, unix.SIGKILL) != nil {
+			delete(w.threads, other)
+		}
+	}
+	for len(w.threads) > 0 {
+		other, ws, err := w.next()
+		if err != nil {
+			return err
+		}
+		if ws.Stopped() {
+			if _, known := w.threads[other]; !known && !ofSameProcess(other, keep) { // made meanwhile
+				w.threads[other] = true
+				_ = unix.Kill(other, unix.SIGKILL)
+			}
+			_ = w.resume(other, 0)
+			continue
+		}
+		delete(w.threads, other)
 	}
 	return nil
 }

@@ -176,6 +176,18 @@ func TestStopBeforePoint(t *testing.T) {
 	}
 }
 
+// Nothing of what a program has started outlives it, in whatever session it is.
+func TestNothingIsLeft(t *testing.T) {
+	path := build(t, "(void)argc; (void)argv; if (!fork()) { setsid(); for (;;) pause(); } _exit(0);")
+	if _, err := stop(t, path, Options{}); err == nil || !strings.Contains(err.Error(), "ended before it came to its point") {
+		t.Errorf("error %v", err)
+	}
+	fixture.NoChildren(t)
+	if err := Run(t.Context(), Options{Path: path, Argv: []string{path}, Dir: t.TempDir()}, false); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStopFinds(t *testing.T) {
 	scratch := t.TempDir()
 	for _, tc := range []struct{ name, before, what, detail string }{
