@@ -191,8 +191,12 @@ func TestWarmDiskFull(t *testing.T) {
 	wantClean(t, s)
 }
 
-// warmPoints are those that only adds of named interpreters come to.
-var warmPoints = []string{"before-named", "after-named"}
+// warmPoints are those that only named interpreters come to: when they are added, and when
+// they are removed.
+var (
+	warmPoints     = append(slices.Clone(namedAddPoints), "after-remove-named")
+	namedAddPoints = []string{"before-named", "after-named"}
+)
 
 // warmChanges are those that make, replace and remove a warm image.
 var warmChanges = []change{
@@ -282,7 +286,7 @@ func TestWarmNamedKilled(t *testing.T) {
 	t.Setenv("TMPDIR", kit.Dir(t))
 	s := kit.NewStore(t, kit.Dir(t))
 	add := []string{"add", "--warm", "--even-if-slower", "--name", "x", python, "--import", "json"}
-	for _, point := range append(slices.Clone(warmPoints), "after-dump") {
+	for _, point := range append(slices.Clone(namedAddPoints), "after-dump") {
 		cmd := s.Command(add...)
 		cmd.Env = append(os.Environ(), stores.FaultEnv+"="+point)
 		if !killed(t, cmd) {
@@ -313,4 +317,12 @@ func TestWarmNamedKilled(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("add beside gc: %v", err)
 	}
+
+	cmd = s.Command("remove", filepath.Join(s.Dir, "named", "python3-x"))
+	cmd.Env = append(os.Environ(), stores.FaultEnv+"=after-remove-named")
+	if !killed(t, cmd) {
+		t.Fatal("remove was not killed")
+	}
+	s.Do(t, "gc")
+	wantClean(t, s)
 }

@@ -50,6 +50,7 @@ var FaultPoints = []string{
 	"after-remove-shim",        // it is gone
 	"before-named",             // the wrapper of an interpreter's name is made, in staging/
 	"after-named",              // it is in named/
+	"after-remove-named",       // it is gone
 	"before-system-link",       // the note that it is enabled for the system is made, in staging/
 	"after-system-link",        // it is in system/
 	"after-remove-system-link", // it is gone

@@ -53,9 +53,5 @@ func (s *Store) RemoveNamed(path string) error {
 	if filepath.Dir(path) != s.in(namedName) {
 		return nil
 	}
-	err := os.Remove(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return wrap("remove", path, err)
+	return s.unlink(path, "remove-named")
 }

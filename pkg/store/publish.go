@@ -25,14 +25,19 @@ func (s *Store) Link(b linux.Inode, id string) error {
 // Unlink makes starts of the program find no image. That there was none is no
 // error.
 func (s *Store) Unlink(b linux.Inode) error {
-	path := s.IndexPath(b)
+	return s.unlink(s.IndexPath(b), "unlink")
+}
+
+// unlink removes a file, and what names that step in FaultPoints. That there is none is no
+// error.
+func (s *Store) unlink(path, what string) error {
 	err := os.Remove(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	Fault("after-unlink")
+	Fault("after-" + what)
 	if err == nil {
-		err = syncPath(s.in(indexName))
+		err = syncPath(filepath.Dir(path))
 	}
 	return wrap("remove", path, err)
 }

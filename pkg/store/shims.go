@@ -1,7 +1,6 @@
 package store
 
 import (
-	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -37,15 +36,7 @@ func (s *Store) RemoveShim(name string) error {
 	if filepath.Base(path) != name {
 		return wrap("remove shim", path, fs.ErrInvalid)
 	}
-	err := os.Remove(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	Fault("after-remove-shim")
-	if err == nil {
-		err = syncPath(s.ShimsDir())
-	}
-	return wrap("remove shim", path, err)
+	return s.unlink(path, "remove-shim")
 }
 
 // Shims returns the links in shims/, whether what they lead to is there or not.

@@ -46,16 +46,7 @@ func (s *Store) WriteSystemLink(l SystemLink) error {
 
 // RemoveSystemLink removes a link. That there is none is no error.
 func (s *Store) RemoveSystemLink(l SystemLink) error {
-	path := s.SystemPath(l)
-	err := os.Remove(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	Fault("after-remove-system-link")
-	if err == nil {
-		err = syncPath(s.in(systemName))
-	}
-	return wrap("remove link", path, err)
+	return s.unlink(s.SystemPath(l), "remove-system-link")
 }
 
 // SystemLink returns the link of a binary for an instance, if it has one.
