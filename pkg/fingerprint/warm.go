@@ -24,7 +24,7 @@ func (d *Dependencies) DependOnDirectories(paths []string) error {
 	return nil
 }
 
-// DependOnManaged makes dependencies of the directories of the checks and libraries of which
+// DependOnManaged makes dependencies of the directories of the checks of which
 // managed says that while they are unchanged, so is all that is in them (Managed).
 func (d *Dependencies) DependOnManaged(managed func(dir string) bool) error {
 	known := map[string]bool{}

@@ -111,8 +111,7 @@ func (p *Plan) checkMemory() error {
 		return damaged("copies of no pages")
 	}
 	for _, m := range p.Populate {
-		if m.Addr%pageSize != 0 || m.Len%pageSize != 0 || m.Addr >= addressEnd || m.Len > addressEnd-m.Addr ||
-			(m.Prot != unix.PROT_READ && m.Prot != unix.PROT_WRITE) {
+		if m.Addr%pageSize != 0 || m.Len%pageSize != 0 || m.Addr >= addressEnd || m.Len > addressEnd-m.Addr || m.Prot != unix.PROT_WRITE {
 			return damaged("what is to be populated at %#x", m.Addr)
 		}
 	}

@@ -77,7 +77,7 @@ type Header struct {
 	Env      Table // Variable: EnvExact first
 	Copies   Table // Map: what of CRIU's pages is read into anonymous mappings
 	Signals  Table // SignalAction
-	Populate Table // Map: what to populate before the program runs, for reading or for writing
+	Populate Table // Map: what to populate for writing before the program runs
 
 	Caller Caller
 	VDSO   VDSO

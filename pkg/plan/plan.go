@@ -30,7 +30,7 @@ type Plan struct {
 	Env      []EnvCheck
 	Copies   []Map // of Pages, into mappings of Anon
 	Signals  []SignalAction
-	Populate []Map // Prot says for what: PROT_READ or PROT_WRITE
+	Populate []Map // for writing, as Prot says
 
 	Caller Caller
 	VDSO   VDSO

@@ -66,7 +66,7 @@ type Warm struct {
 	// Imports are the modules that a named entry imports.
 	Imports []string `json:"imports,omitempty"`
 	// Train are the command lines, after the program's name, of the runs that show what a
-	// script imports; none is TrainByDefault.
+	// script imports; none is --version and --help.
 	Train []string `json:"train,omitempty"`
 	// Accept are the findings that do not refuse the image (warmstop.Finding, What).
 	Accept []string `json:"accept,omitempty"`

@@ -42,6 +42,8 @@ static struct reason ask(struct caller *c, const char *name, const struct plan_f
 	u32 flags;
 
 	TRY(read_plan(c, name, im));
+	if (im->head->kind == PLAN_KIND_WARM && !c->by_file)
+		NO(by_file_only);
 	if (im->head->layouts.count)
 		TRY(choose_layout(c, im));
 	flags = im->head->flags;
@@ -139,12 +141,10 @@ static struct reason become(struct caller *c, const char *name, const struct pla
 		program = -1;
 	}
 	if (!no.why) {
-		if (im.head->kind == PLAN_KIND_WARM)
-			wake(c, &im);
+		wake(c, &im);
 		no = jump(c, &im, &mm, program);
 	}
-	if (im.head->kind == PLAN_KIND_WARM)
-		fall_back(c, &im);
+	fall_back(c, &im);
 	if (via_binfmt(c))
 		undo(c, &im);
 	return no;

@@ -81,7 +81,7 @@ static struct reason start_from(struct caller *c, const char *dir, const struct 
 	name_in_store(name, "index/", id);
 	if (c->may_set_exe && room_for_name(c, c->program)) {
 		no = become(c, name->buf, id, touched);
-		if (!no.why || !equal(no.why, BY_FILE_ONLY))
+		if (no.why != by_file_only)
 			return no;
 	}
 	return exec_launcher(c, id, name);

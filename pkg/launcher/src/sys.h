@@ -77,8 +77,7 @@ typedef long s64;
 #define MAP_FIXED_NOREPLACE	0x100000	/* since Linux 4.17 */
 #define MREMAP_MAYMOVE		1
 #define MREMAP_FIXED		2
-#define MADV_POPULATE_READ	22	/* since Linux 5.14 */
-#define MADV_POPULATE_WRITE	23
+#define MADV_POPULATE_WRITE	23	/* since Linux 5.14 */
 
 #define TCGETS			0x5401	/* asm-generic/ioctls.h */
 

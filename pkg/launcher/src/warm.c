@@ -1,6 +1,7 @@
 /* Part of launcher.c: what only a start from a warm image does. */
 
-#define BY_FILE_ONLY	"a warm image starts by its launcher file only"
+static const char by_file_only[] = "a warm image starts by its launcher file only";
+
 #define OTHER_ENVIRONMENT "the environment differs from that of its image:"
 
 /* ---- ask ------------------------------------------------------------------ */
@@ -128,8 +129,6 @@ static struct reason ask_warm(struct caller *c, const struct image *im, const st
 	struct stat st;
 	struct { char sysname[65], nodename[65], others[4][65]; } host; /* linux/utsname.h, struct new_utsname */
 
-	if (!c->by_file)
-		NO(BY_FILE_ONLY);
 	TRY(ask_variables(c, im));
 	if (stack->cur != w->stack_limit)
 		NO("the stack limit is another one");
@@ -172,7 +171,7 @@ static void populate(const struct image *im)
 	u32 i;
 
 	for (i = 0; i < im->head->populate.count; i++, m++)
-		sys3(SYS_madvise, m->addr, m->len, m->prot == PROT_WRITE ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+		sys3(SYS_madvise, m->addr, m->len, MADV_POPULATE_WRITE);
 }
 
 /* ---- the initial stack ------------------------------------------------------ */
@@ -201,6 +200,12 @@ static void rebuild(struct caller *c, const struct image *im)
 	block = (struct below_args *)((u64)block & ~15UL);
 	to = (u64 *)(((u64)block - 8 * (1 + count + words)) & ~15UL);
 
+	for (a = c->auxv; *a != AT_NULL; a += 2) {
+		if (*a == AT_RANDOM)
+			a[1] = (u64)block->random;
+		else if (*a == AT_PLATFORM)
+			a[1] = (u64)block->platform;
+	}
 	memcpy(to + 1 + count, from, 8 * words);
 	memcpy(block, &kept, sizeof(kept));
 	to[0] = count + argc;
@@ -210,13 +215,6 @@ static void rebuild(struct caller *c, const struct image *im)
 		memcpy(text, arg(c, im, i), n);
 		to[1 + i] = (u64)text;
 		text += n;
-	}
-	look(c, to);
-	for (a = c->auxv; *a != AT_NULL; a += 2) {
-		if (*a == AT_RANDOM)
-			a[1] = (u64)block->random;
-		else if (*a == AT_PLATFORM)
-			a[1] = (u64)block->platform;
 	}
 	look(c, to);
 	c->arg_start = (u64)c->argv[0];
