@@ -19,10 +19,11 @@
  * In a warm start everything that was computed before is as it was when the image was made.
  * The environment (getenv(3)), descriptors, working directory, umask, limits, ids and the
  * process id are the new process's. What the program has read of these before the point is
- * old, and so is program_invocation_name(3). A signal that the caller ignores stays ignored,
- * whatever handler the program has set. Random numbers that were drawn before are the same in each start: seed generators
- * after the point. There must be no other threads and no open descriptors but the standard
- * ones.
+ * old, and so is program_invocation_name(3); but where a variable that getenv(3) was called
+ * for before the point has another value, the start is a normal one. A signal that the caller
+ * ignores stays ignored, whatever handler the program has set. Random numbers that were drawn
+ * before are the same in each start: seed generators after the point. There must be no other
+ * threads and no open descriptors but the standard ones.
  *
  * The header needs no library. See residentctl_point(3).
  *

@@ -31,6 +31,7 @@ func TestWarmPoint(t *testing.T) {
 			w.try(t, []warmCase{
 				{name: "no arguments"},
 				{args: []string{"20", "3", "", "more"}, env: []string{"VALUE=a value", "OTHER=another"}},
+				{name: "a variable that was read before", env: []string{"EARLY=1"}, normal: otherEnvironment},
 				{name: "7 MB of stack", args: []string{"110"}, options: []string{"--limit", kit.LimitStack, "8388608"}},
 				{name: "too much stack", args: []string{"140"}, options: []string{"--limit", kit.LimitStack, "8388608"}},
 				{name: "ignored", options: []string{"--ignore", "1", "--ignore", "12", "--block", kit.SigINT}},

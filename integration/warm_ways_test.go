@@ -172,7 +172,10 @@ func TestWarmNamed(t *testing.T) {
 	kit.RequireCRIU(t)
 	t.Parallel()
 	w := &warmed{Store: kit.NewStore(t, kit.Dir(t)), home: kit.Dir(t), plain: []string{"/usr/bin/python3"}}
-	w.does(t, "add", "--warm", "--even-if-slower", "--name", "cases", "--import", "json,json.tool,random", "/usr/bin/python3")
+	modules := kit.Dir(t)
+	write(t, filepath.Join(modules, "early.py"), "import ctypes\nctypes.CDLL(None).getenv(b'EARLY')\n", 0o644)
+	w.env = []string{"PYTHONPATH=" + modules}
+	w.does(t, "add", "--warm", "--even-if-slower", "--name", "cases", "--import", "json,json.tool,random,early", "/usr/bin/python3")
 	w.program = filepath.Join(w.Dir, "named", "python3-cases")
 	script := python(t, "#!/usr/bin/python3")
 	dir := filepath.Dir(script)
@@ -199,6 +202,7 @@ func TestWarmNamed(t *testing.T) {
 		{name: "-m of what is beside", args: []string{"-m", "warm", "interpreter"}, shell: in},
 		{name: "-m of a package", args: []string{"-m", "application", "a"}, shell: in},
 		{name: "-m of nothing", args: []string{"-m", "nothing.of.that.name"}},
+		{name: "a variable that C code has read", args: []string{"-c", code}, env: []string{"EARLY=1"}, normal: otherEnvironment},
 		{name: "no such script", args: []string{"/nowhere/script.py"}, normal: "it cannot open its script"},
 		{name: "a directory", args: []string{filepath.Join(dir, "application"), "a"}, normal: "its script is not a regular file"},
 		{name: "nothing", stdin: code, normal: itsInput},

@@ -61,7 +61,7 @@ func spans(maps []Mapping) []PageRange {
 	const limit = 1 << 20 / 8 * PageSize
 	var s []PageRange
 	for _, m := range maps {
-		for start := m.Start; start < m.End; start += limit {
+		for start := m.Start; start < m.End; start += min(limit, m.End-start) {
 			r := PageRange{start, min(m.End, start+limit)}
 			if n := len(s); n > 0 && s[n-1].End == r.Start && r.End-s[n-1].Start <= limit {
 				s[n-1].End = r.End

@@ -42,6 +42,12 @@ func isSyscall(ws unix.WaitStatus) bool {
 // event is the PTRACE_EVENT_ number of a stop, or 0.
 func event(ws unix.WaitStatus) int { return int(ws >> 16) }
 
+// isTrap reports whether a stop is that before SIGTRAP is delivered: by a breakpoint, a single
+// step, or sent.
+func isTrap(ws unix.WaitStatus) bool {
+	return ws.Stopped() && ws.StopSignal() == unix.SIGTRAP && event(ws) == 0
+}
+
 // SyscallInfo is struct ptrace_syscall_info (include/uapi/linux/ptrace.h):
 // one end of a system call.
 type SyscallInfo struct {

@@ -26,6 +26,8 @@ type Tracer struct {
 	calls chan func()
 	ask   func(pid int, call SyscallInfo) error // Filter's
 
+	calledAt map[uint64]called // OnCall's, by address
+
 	mu     sync.Mutex
 	group  int  // the process group, 0 when there is none (any more)
 	killed bool // Kill was called

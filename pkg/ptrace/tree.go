@@ -33,7 +33,7 @@ func (t *Tracer) WatchTree(first int, look Look) (tid int, err error) {
 		return 0, err
 	}
 	for {
-		tid, ws, err := w.next()
+		tid, ws, err := w.nextButCalls()
 		switch {
 		case err != nil:
 			return 0, err
@@ -92,6 +92,25 @@ func (w *tree) next() (tid int, ws unix.WaitStatus, err error) {
 		tid := int(*(*int32)(unsafe.Add(unsafe.Pointer(&info), 16)))
 		if ws, ok := w.collect(tid); ok {
 			return tid, ws, nil
+		}
+	}
+}
+
+// nextButCalls is next, but for the stops of OnCall.
+func (w *tree) nextButCalls() (tid int, ws unix.WaitStatus, err error) {
+	for {
+		if tid, ws, err = w.next(); err != nil || !isTrap(ws) {
+			return tid, ws, err
+		}
+		is, after, err := w.passCall(tid)
+		if err != nil || !is {
+			return tid, ws, err
+		}
+		if !isTrap(after) {
+			return tid, after, nil
+		}
+		if err := w.resume(tid, 0); err != nil {
+			return tid, ws, err
 		}
 	}
 }

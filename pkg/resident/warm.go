@@ -511,13 +511,14 @@ func (l *layout) warmSource(maps []linux.Mapping, auxv linux.Auxv, looks bool) (
 
 // read are the environment variables that the template was seen to read.
 func (w *warming) read() []string {
-	if w.report == nil {
-		return nil
+	names := w.template.Variables
+	if w.report != nil {
+		names = union(slices.Clone(names), w.report.Read)
 	}
-	if w.script.ByPATH { // which interpreter it is depends on that
-		return with(w.report.Read, "PATH")
+	if w.script != nil && w.script.ByPATH { // which interpreter it is depends on that
+		names = with(names, "PATH")
 	}
-	return w.report.Read
+	return names
 }
 
 // agree holds that CRIU saw the process that the template is.

@@ -26,6 +26,9 @@ func (t *Template) arrive(start uint64) (err error) {
 	if t.Regs, err = t.tracer.Regs64(t.PID); err != nil {
 		return err
 	}
+	if err := t.tracer.EndOnCall(t.PID, t.insn()); err != nil {
+		return err
+	}
 	if t.Maps, err = linux.ReadMaps(t.PID); err != nil {
 		return err
 	}

@@ -67,10 +67,14 @@ type recorder struct {
 	cacheRead bool     // all of ld.so.cache was read
 	start     uint64
 	module    string // that is being imported
+	imports   bool   // modules are, or were
 	// terminals are the standard streams of which a module has asked whether they are terminals,
 	// as bits. The interpreter itself has asked before, and the shim asks again.
 	terminals uint32
 	threads   map[int]*threadState
+
+	tracer    *ptrace.Tracer // set if calls of getenv(3) are to be told; nil from then on
+	variables []string       // what was asked for by getenv(3)
 }
 
 // maxModule bounds the name of a module, in bytes.
@@ -113,12 +117,20 @@ func (r *recorder) look(tid int, call ptrace.SyscallInfo) (arrived bool, err err
 	if s.foreign || call.Arch != unix.AUDIT_ARCH_X86_64 {
 		return false, nil
 	}
+	if r.tracer != nil && tid == r.first {
+		if err := r.watchVariables(); err != nil {
+			return false, err
+		}
+	}
 	if call.Number() == unix.SYS_PRCTL && uint32(call.Arg(0)) == PointOption {
 		switch call.Arg(1) {
 		case PointVersion:
 			r.start = call.Arg(2)
 			return true, alone(tid)
 		case importing:
+			if !r.imports { // the runtime's own start, of which the caller knows what it reads
+				r.imports, r.variables = true, nil
+			}
 			r.module, _ = linux.ReadString(tid, call.Arg(2), maxModule)
 		}
 	}

@@ -72,12 +72,14 @@ func (t *Template) stop(opts Options) error {
 		return err
 	}
 	r := newRecorder(first, opts)
+	r.tracer = t.tracer
 	pid, err := t.tracer.WatchTree(first, r.look)
 	if err != nil {
 		return endedBefore(opts.Path, err)
 	}
 	t.PID, t.Probes, t.Listed, t.Missed, t.Findings = pid, r.probes, r.listed(), r.missed, r.found
 	t.ReadCPUs, t.ReadNetwork, t.ReadCache, t.NoTerminals = r.cpus, r.network, r.cacheRead, r.terminals
+	t.Variables = r.variables
 	return t.arrive(r.start)
 }
 
@@ -162,6 +164,9 @@ type Template struct {
 	// addresses there are.
 	ReadCPUs, ReadNetwork bool
 	ReadCache             bool // all of what /etc/ld.so.cache says
+	// Variables are the names that getenv(3) was called for: where modules are imported, since
+	// the first of them.
+	Variables []string
 	// NoTerminals are the standard streams, as bits, that its modules know to be no terminals.
 	NoTerminals uint32
 

@@ -319,3 +319,31 @@ int main(void)
 		t.Errorf("pages %v, want %v", pages, want)
 	}
 }
+
+// TestVariables: what is asked for by getenv(3) is known, by whichever thread or child, and the
+// text of the C library is as it was afterwards.
+func TestVariables(t *testing.T) {
+	path := build(t, `(void)argc; (void)argv;
+	getenv("ONE"); secure_getenv("TWO"); getenv("ONE");
+	int child = fork();
+	if (child) { waitpid(child, 0, 0); return 0; }
+	setsid(); getenv("THREE");
+	static char text[64]; memcpy(text, (char *)getenv, sizeof(text));
+	if (*(unsigned char *)getenv != 0xcc) return 1;`)
+	template, err := stop(t, path, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := slices.DeleteFunc(slices.Clone(template.Variables), func(v string) bool { return len(v) > 5 }); !slices.Equal(got, []string{"ONE", "TWO", "THREE"}) {
+		t.Errorf("it has read %q", template.Variables)
+	}
+	var text []linux.Mapping
+	for _, m := range template.Maps {
+		if m.Prot&unix.PROT_EXEC != 0 && !m.Kernel() {
+			text = append(text, m)
+		}
+	}
+	if own, err := linux.AnonPages(template.PID, text); err != nil || len(own) > 0 {
+		t.Errorf("pages of the text that are its own: %v, %v", own, err)
+	}
+}
