@@ -32,6 +32,8 @@ func TestWarmPoint(t *testing.T) {
 				{name: "no arguments"},
 				{args: []string{"20", "3", "", "more"}, env: []string{"VALUE=a value", "OTHER=another"}},
 				{name: "a variable that was read before", env: []string{"EARLY=1"}, normal: otherEnvironment},
+				{name: "on a terminal", terminals: 7},
+				{name: "before a pipe", terminals: 5},
 				{name: "7 MB of stack", args: []string{"110"}, options: []string{"--limit", kit.LimitStack, "8388608"}},
 				{name: "too much stack", args: []string{"140"}, options: []string{"--limit", kit.LimitStack, "8388608"}},
 				{name: "ignored", options: []string{"--ignore", "1", "--ignore", "12", "--block", kit.SigINT}},

@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,8 +15,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/integration/kit"
+	"github.com/residentctl/residentctl/internal/linux"
 	"github.com/residentctl/residentctl/internal/unchanged"
 )
 
@@ -38,8 +41,10 @@ type warmCase struct {
 	stdin   string   // through a pipe; empty: /dev/null
 	env     []string // added to the environment
 	outputs []string // files that are compared
-	noise   []kit.Noise
-	normal  string // why the start from the image has to be a normal one
+	// terminals are the standard streams, bit 0 for 0, that are a terminal.
+	terminals uint32
+	noise     []kit.Noise
+	normal    string // why the start from the image has to be a normal one
 }
 
 // saysNothing is warmCase.normal where the start has to be a normal one that is not explained:
@@ -142,12 +147,18 @@ func (w *warmed) start(t testing.TB, c warmCase, warm bool, dir string) (o kit.O
 	cmd := w.command(t, ctx, c, warm, dir)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	shown := func() string { return "" }
+	if c.terminals != 0 {
+		shown = onTerminal(t, cmd, c.terminals)
+	}
 	err := cmd.Run()
 	unchanged.Check(t)
+	terminal := shown()
 	if cmd.ProcessState == nil || ctx.Err() != nil {
 		t.Fatalf("start %q: %v (%v)\n%s%s", cmd.Args, err, ctx.Err(), stdout.String(), stderr.String())
 	}
-	how, why = explained(stderr.String())
+	how, why = explained(stderr.String() + terminal)
+	stdout.WriteString(warmExplanation.ReplaceAllString(terminal, ""))
 	said := warmExplanation.ReplaceAllString(stderr.String(), "")
 	quiet := kit.Command{Noise: c.noise}
 	o = kit.Outcome{Stdout: quiet.Quiet(stdout.String()), Stderr: quiet.Quiet(said), Status: cmd.ProcessState.String(),
@@ -160,6 +171,39 @@ func (w *warmed) start(t testing.TB, c warmCase, warm bool, dir string) (o kit.O
 		o.Outputs[name] = string(content)
 	}
 	return o, how, why
+}
+
+// onTerminal makes these of a command's standard streams a terminal of 30 lines and 131 columns.
+// What it returns is to be called when the command has ended, and returns what came.
+func onTerminal(t testing.TB, cmd *exec.Cmd, streams uint32) (shown func() string) {
+	t.Helper()
+	master, terminal, err := linux.OpenTerminal()
+	if err == nil {
+		err = unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 30, Col: 131})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if streams&(1<<0) != 0 {
+		cmd.Stdin = terminal
+	}
+	if streams&(1<<1) != 0 {
+		cmd.Stdout = terminal
+	}
+	if streams&(1<<2) != 0 {
+		cmd.Stderr = terminal
+	}
+	cmd.SysProcAttr.Setsid = true
+	text := make(chan string)
+	go func() {
+		all, _ := io.ReadAll(master) // ends when no process has it open any more (pty(7))
+		master.Close()
+		text <- strings.ReplaceAll(string(all), "\r\n", "\n")
+	}()
+	return func() string {
+		terminal.Close()
+		return <-text
+	}
 }
 
 // explained is what is said last of how the program was started: the launcher says that it

@@ -275,6 +275,9 @@ func printWarmSummary(field func(name string, value any), i *resident.Inspection
 	for _, what := range i.LeftOut {
 		field("left out", what)
 	}
+	for _, what := range i.NotFor {
+		field("not for", what)
+	}
 	for _, what := range i.Accepted {
 		field("accepted", what)
 	}
@@ -312,6 +315,9 @@ func printWarm(p *sections, w *resident.WarmImage) {
 		limit = "unlimited"
 	}
 	p.row("stack limit", limit)
+	for _, names := range w.Terminals {
+		p.row("terminals", cmp.Or(strings.Join(names, ", "), "none"))
+	}
 	for _, v := range w.Environment {
 		p.row("environment", v)
 	}

@@ -56,6 +56,7 @@ type record struct {
 	Modules       int              `json:"modules,omitempty"`
 	Accepted      []string         `json:"accepted,omitempty"` // what the program does when it starts, for people
 	LeftOut       []string         `json:"left_out,omitempty"` // modules that are not in the image, and why, for people
+	NotFor        []string         `json:"not_for,omitempty"`  // terminals for which there is no warm image, and why, for people
 	Gain          float64          `json:"gain,omitempty"`
 	Timing        *registry.Timing `json:"timing,omitempty"`
 	Whole         *registry.Timing `json:"whole,omitempty"` // of whole runs; timing is then to the first line of a script
@@ -81,7 +82,7 @@ func recordOf(rec registry.Record, state recordState) *record {
 	}
 	r.ID, r.Digest, r.Kind, r.CRIU, r.Kernel = rec.ID, rec.Digest, rec.Kind, rec.CRIU, rec.Kernel
 	r.Libraries, r.Mappings, r.ImageBytes, r.Bound = rec.Libraries, rec.Mappings, rec.ImageBytes, rec.Bound
-	r.Modules, r.Accepted, r.LeftOut, r.Whole = rec.Modules, rec.Accepted, rec.LeftOut, rec.Whole
+	r.Modules, r.Accepted, r.LeftOut, r.NotFor, r.Whole = rec.Modules, rec.Accepted, rec.LeftOut, rec.NotFor, rec.Whole
 	r.Gain, r.Timing, r.PlanSums, r.LauncherPlace = resident.Gain(rec.Timing), rec.Timing, rec.PlanSums, rec.LauncherPlace
 	if rec.Binary != (linux.FileID{}) { // else it was damaged
 		binary, created := fileID(rec.Binary), rec.Created

@@ -29,8 +29,8 @@ func (w *warmFlags) give(c *cli.Context, opts *resident.AddOptions, programs []s
 		return usagef("add", "--name, --import, --train and --accept are for --warm")
 	case !w.warm:
 		return nil
-	case opts.Follow || opts.Layouts > 1:
-		return usagef("add", "--warm goes with neither --follow nor --layouts")
+	case opts.Follow:
+		return usagef("add", "--warm does not go with --follow")
 	case (w.name == "") != (len(imports) == 0):
 		return usagef("add", "--name and --import go together")
 	case w.name != "" && (len(train) > 0 || len(programs) > 1):

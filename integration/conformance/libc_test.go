@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/residentctl/residentctl/integration/kit"
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 func buildTLSModels(t *testing.T) string {
@@ -539,23 +540,11 @@ func TestOnTerminal(t *testing.T) {
 // types a line and the end of the file, and returns what was shown.
 func startOnTerminal(t *testing.T, s *kit.Store, w kit.Way, u kit.User, program string, args []string) (shown, status string) {
 	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	master, slave, err := linux.OpenTerminal()
 	if err != nil {
-		t.Skipf("there are no terminals here: %v", err)
+		t.Fatal(err)
 	}
 	defer master.Close()
-	// pty(7), pts(4): the other side is locked until it is asked for.
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
 	defer slave.Close()
 
 	// The echo comes when the kernel finds time for it, between any two lines.

@@ -1,7 +1,6 @@
 package kit
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
@@ -10,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/residentctl/residentctl/internal/linux"
 )
 
 // StopAndContinue has the shell stop the job that is in the foreground, continue it
@@ -47,25 +48,13 @@ type Terminal struct {
 // own, with a terminal of 24 lines and 80 columns.
 func OpenTerminal(t testing.TB, start func(*exec.Cmd) error, cmd *exec.Cmd) *Terminal {
 	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
-	if err != nil {
-		t.Skipf("no pseudo-terminals: %v", err)
-	}
-	t.Cleanup(func() { master.Close() })
-	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
-	}
-	if err != nil {
-		t.Fatalf("pseudo-terminal: %v", err)
-	}
-	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	master, slave, err := linux.OpenTerminal()
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { master.Close() })
 	defer slave.Close()
 	term := &Terminal{t: t, master: master, cmd: cmd, text: make(chan string, 100)}
-	term.Resize(24, 80)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	if err := start(cmd); err != nil {
 		t.Fatal(err)

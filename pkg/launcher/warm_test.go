@@ -74,7 +74,7 @@ func newWarmTool(t *testing.T) *warmTool {
 	p.MM.Brk = p.MM.BrkBase
 	p.Entry.RIP, p.Entry.RSP = symbols["warm"], warmRSP
 	p.Stop = plan.Stop{Addr: symbols["warm"], Point: plan.StopWarm}
-	p.Warm = plan.Warm{StackLimit: stackLimit(t), PID: 1}
+	p.Warm = plan.Warm{StackLimit: stackLimit(t), PID: 1, LayoutCounts: [8]uint8{1}}
 	w.plan = p
 	return w
 }

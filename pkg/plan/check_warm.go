@@ -55,6 +55,13 @@ func (p *Plan) checkWarm() error {
 		return damaged("%d arguments", len(p.Args))
 	case int(p.Warm.CPUsLen) > len(p.Warm.CPUs):
 		return damaged("a CPU affinity of %d bytes", p.Warm.CPUsLen)
+	case p.Warm.Terminals > 7:
+		return damaged("terminals of %#x", p.Warm.Terminals)
+	}
+	for i, count := range p.Warm.LayoutCounts {
+		if int(p.Warm.FirstLayouts[i])+int(count) > len(p.Layouts)+1 {
+			return damaged("%d layouts from number %d on", count, p.Warm.FirstLayouts[i])
+		}
 	}
 	for _, a := range p.Args {
 		if len(a) > 4095 || strings.Contains(a, "\x00") {

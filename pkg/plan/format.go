@@ -23,8 +23,8 @@ const Magic = "RESPLAN\x00"
 
 // Version is the format's version. A launcher that finds another one starts
 // the program normally. Version 4 has FlagNeedsExe for every program that may look at
-// itself, version 5 what ld.so.cache answers, version 6 images of kind warm.
-const Version = 6
+// itself, version 5 what ld.so.cache answers, version 6 images of kind warm, version 7 those for terminals.
+const Version = 7
 
 // Kinds of image: how far the program had come when the template was dumped.
 const (
@@ -340,8 +340,12 @@ type Warm struct {
 	// the kernel gives it, bytes; 0 if it is not compared.
 	CPUs    [128]byte
 	CPUsLen uint32
-	// NoTerminals are the standard streams, bit 0 for 0, that must not be terminals.
-	NoTerminals uint32
+	// Terminals are the standard streams, bit 0 for 0, of which it matters whether they are
+	// terminals. For each set of those that are, there is a number of layouts, from one on;
+	// without any the start is a normal one. The layout of the plan itself is number 0.
+	Terminals    uint32
+	FirstLayouts [8]uint8
+	LayoutCounts [8]uint8
 	// NetNS is the inode of the network namespace (/proc/self/ns/net, namespaces(7)); 0 if it
 	// is not compared.
 	NetNS uint64

@@ -39,7 +39,8 @@ func warm() *Plan {
 	p.MM.Brk = p.MM.BrkBase + 0x1000
 	p.Entry.RSP = rsp
 	p.Stop = Stop{Addr: text + 0x10, Point: StopWarm}
-	p.Warm = Warm{StackLimit: 8 << 20, PID: 77, CPUs: [128]byte{3}, CPUsLen: 8}
+	p.Warm = Warm{StackLimit: 8 << 20, PID: 77, CPUs: [128]byte{3}, CPUsLen: 8,
+		Terminals: 1 << 1, LayoutCounts: [8]uint8{1}}
 	return p
 }
 
@@ -56,6 +57,8 @@ func TestCheckWarm(t *testing.T) {
 		{"many arguments", func(p *Plan) { p.Args = make([]string, 17) }, "17 arguments"},
 		{"NUL in an argument", func(p *Plan) { p.Args[1] = "a\x00b" }, "the argument"},
 		{"argument too long", func(p *Plan) { p.Args[0] = strings.Repeat("x", 4096) }, "the argument"},
+		{"terminals beyond standard error", func(p *Plan) { p.Warm.Terminals = 8 }, "terminals"},
+		{"layouts that are not there", func(p *Plan) { p.Warm.FirstLayouts[2], p.Warm.LayoutCounts[2] = 8, 1 }, "1 layouts from number 8 on"},
 		{"affinity of more than there is", func(p *Plan) { p.Warm.CPUsLen = 129 }, "affinity"},
 		{"no /proc/self/exe", func(p *Plan) { p.Files[1].Flags = 0 }, "0 files"},
 		{"two /proc/self/exe", func(p *Plan) { p.Files[0].Flags |= FileExe }, "2 files"},

@@ -102,10 +102,16 @@ type Image struct {
 	// add measured of whole runs; Timing is then that of starts to the first line of a script.
 	Modules int     `json:"modules,omitempty"`
 	Whole   *Timing `json:"whole,omitempty"`
+	// Variants is for how many states of the standard streams there are images, each with all
+	// layouts; 0 is 1.
+	Variants int `json:"variants,omitempty"`
 	// Accepted are the findings that were accepted, and LeftOut the modules that are not in the
 	// image, with what they do; for people.
 	Accepted []string `json:"accepted,omitempty"`
 	LeftOut  []string `json:"left_out,omitempty"`
+	// NotFor are sets of standard streams for which there is no image if they are terminals, and
+	// why; for people.
+	NotFor []string `json:"not_for,omitempty"`
 	// PlanSums are the checksums of the image's plans, one of each layout: XXH64 as 16
 	// hex digits. Records of older versions have none.
 	PlanSums []string `json:"plan_sums,omitempty"`
@@ -122,6 +128,9 @@ const (
 	KindLinked = "linked" // its libraries, linked
 	KindWarm   = "warm"   // and its own start-up
 )
+
+// LayoutCount is how many layouts an entry's image has in all.
+func (r *Record) LayoutCount() int { return max(r.Layouts, 1) * max(r.Variants, 1) }
 
 // HasImage reports whether there is an image.
 func (i *Image) HasImage() bool { return i.ID != "" }

@@ -171,9 +171,6 @@ func (m *Manager) asWished(path string, opts AddOptions) (AddOptions, error) {
 			opts.MemoryLimit = max(opts.MemoryLimit, rec.MemoryLimit)
 		}
 	}
-	if opts.Warm != nil {
-		opts.Layouts = 1
-	}
 	return opts, nil
 }
 
@@ -316,6 +313,11 @@ func (a *adding) makeLayout(ctx context.Context, number int) (*layout, error) {
 		return nil, err
 	}
 	l := a.newLayout(number)
+	if number == 0 { // starts find this one, and from there all others
+		for other := range a.opts.Layouts - 1 {
+			l.others = append(l.others, layoutDir(a.store.ImageDir(a.id), other+1))
+		}
+	}
 	if err := os.MkdirAll(l.dir, 0o700); err != nil {
 		return nil, err
 	}

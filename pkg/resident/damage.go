@@ -18,7 +18,7 @@ import (
 // of some KiB each, and pages only looked at. Unless the store is locked, another process
 // may be changing them.
 func (m *Manager) damage(rec registry.Record) (faults []string) {
-	dirs := layoutDirs(m.store.ImageDir(rec.ID), rec.Layouts)
+	dirs := layoutDirs(m.store.ImageDir(rec.ID), &rec)
 	for i, dir := range dirs {
 		which := ""
 		if len(dirs) > 1 {

@@ -15,7 +15,10 @@ type WarmImage struct {
 	// beginnings of those that it must not have besides.
 	Environment []string `json:"environment"`
 	Unset       []string `json:"unset"`
-	StackLimit  uint64   `json:"stack_limit,string"` // the soft limit that a start must have, bytes; 2^64-1 is none
+	// Terminals are the sets of standard streams of which one must be those that are terminals;
+	// none if that does not matter.
+	Terminals  [][]string `json:"terminals,omitempty"`
+	StackLimit uint64     `json:"stack_limit,string"` // the soft limit that a start must have, bytes; 2^64-1 is none
 	// OldStack is the template's stack, which stays beside the process's own.
 	OldStack       Address       `json:"old_stack"`
 	OldStackLength uint64        `json:"old_stack_length"`
@@ -46,6 +49,11 @@ func (i *inspecting) warm() {
 			w.Environment = append(w.Environment, c.Text)
 		} else {
 			w.Unset = append(w.Unset, c.Text)
+		}
+	}
+	for set, count := range p.Warm.LayoutCounts {
+		if asked := p.Warm.Terminals; asked != 0 && count > 0 && uint32(set)&^asked == 0 {
+			w.Terminals = append(w.Terminals, streamNames(uint32(set)))
 		}
 	}
 	for _, m := range p.Anon {

@@ -13,6 +13,7 @@ import (
 	"github.com/residentctl/residentctl/pkg/fingerprint"
 	"github.com/residentctl/residentctl/pkg/linkstop"
 	"github.com/residentctl/residentctl/pkg/plan"
+	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/store"
 )
 
@@ -38,23 +39,23 @@ type layout struct {
 	planSum  string // as in the record
 }
 
-// newLayout is the layout of this number, of which nothing is made yet. Starts find the
-// first one, and from there all others.
+// newLayout is the layout of this number, of which nothing is made yet.
 func (a *adding) newLayout(number int) *layout {
-	made := layoutDirs(a.staging.Dir, a.opts.Layouts)
-	published := layoutDirs(a.store.ImageDir(a.id), a.opts.Layouts)
-	l := &layout{store: a.store, id: a.id, program: a.program, dir: made[number], at: published[number]}
-	if number == 0 {
-		l.others = published[1:]
-	}
-	return l
+	return &layout{store: a.store, id: a.id, program: a.program, dir: layoutDir(a.staging.Dir, number), at: layoutDir(a.store.ImageDir(a.id), number)}
 }
 
-// layoutDirs are the directories of an image's layouts: its own, and others below it.
-func layoutDirs(image string, layouts int) []string {
-	dirs := []string{image}
-	for i := 1; i < min(layouts, MaxLayouts); i++ {
-		dirs = append(dirs, filepath.Join(image, strconv.Itoa(i)))
+// layoutDir is the directory of an image's layout: its own, or one below it.
+func layoutDir(image string, number int) string {
+	if number == 0 {
+		return image
+	}
+	return filepath.Join(image, strconv.Itoa(number))
+}
+
+// layoutDirs are the directories of all layouts of an entry's image.
+func layoutDirs(image string, rec *registry.Record) (dirs []string) {
+	for number := range min(rec.LayoutCount(), MaxLayouts*len(streams)) {
+		dirs = append(dirs, layoutDir(image, number))
 	}
 	return dirs
 }

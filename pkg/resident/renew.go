@@ -158,7 +158,7 @@ func (m *Manager) prepare(r *renewal) error {
 	}
 	image := m.store.ImageDir(r.rec.ID)
 	r.rec.PlanSums = nil
-	for _, dir := range layoutDirs(image, r.rec.Layouts) {
+	for _, dir := range layoutDirs(image, &r.rec) {
 		name, err := filepath.Rel(image, filepath.Join(dir, planName(m.store)))
 		if err != nil {
 			return err

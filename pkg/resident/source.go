@@ -43,13 +43,6 @@ func (l *layout) source(looks bool) (*plan.Source, error) {
 		src.Flags |= plan.FlagKeepBrk
 		src.MM.BrkBase, src.MM.Brk = im.MM.StartBrk, im.MM.Brk
 	}
-	for _, dir := range l.others {
-		name, err := l.store.NameOf(filepath.Join(dir, planName(l.store)))
-		if err != nil {
-			return nil, err
-		}
-		src.Layouts = append(src.Layouts, name)
-	}
 	return src, nil
 }
 
@@ -111,6 +104,13 @@ func (l *layout) sourceOf(maps []linux.Mapping, auxv linux.Auxv, looks bool) (*p
 		}
 	}
 	src.Checks, src.Directories = checksOf(l.deps), directoriesOf(l.deps)
+	for _, dir := range l.others {
+		name, err := l.store.NameOf(filepath.Join(dir, planName(l.store)))
+		if err != nil {
+			return nil, err
+		}
+		src.Layouts = append(src.Layouts, name)
+	}
 	return src, nil
 }
 

@@ -104,6 +104,9 @@ func aloneOf(p *plan.Plan) *plan.Plan {
 	alone := *p
 	alone.Files = slices.Clone(p.Files)
 	alone.Layouts = nil
+	if p.Kind == plan.KindWarm {
+		alone.Warm.Terminals, alone.Warm.FirstLayouts, alone.Warm.LayoutCounts = 0, [8]uint8{}, [8]uint8{1}
+	}
 	return &alone
 }
 

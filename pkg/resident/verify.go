@@ -109,7 +109,7 @@ func (m *Manager) Verify(ctx context.Context, rec registry.Record, ref Reference
 		return nil, err
 	}
 	defer back()
-	for _, v.dir = range layoutDirs(m.store.ImageDir(rec.ID), rec.Layouts) {
+	for _, v.dir = range layoutDirs(m.store.ImageDir(rec.ID), &rec) {
 		v.layout()
 		// With something wrong here a start is a normal one, so there is
 		// nothing to compare.
@@ -234,7 +234,7 @@ func (v *verifying) memory(ctx context.Context, ref Reference) error {
 // further than its store.
 func (v *verifying) starter() (path string, p *plan.Plan, remove func(), err error) {
 	v.pagesPath = v.image.PagesPath
-	if v.rec.Layouts <= 1 {
+	if v.rec.LayoutCount() == 1 {
 		return v.Launcher(v.rec), v.plan, func() {}, nil
 	}
 	alone := aloneOf(v.plan)

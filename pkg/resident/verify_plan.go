@@ -52,9 +52,7 @@ func (v *verifying) compileAgain() (*plan.Plan, error) {
 		return nil, err
 	}
 	l := &layout{store: v.store, id: v.rec.ID, program: program, at: v.dir, template: template, deps: &v.deps, image: v.image}
-	if dirs := layoutDirs(v.store.ImageDir(v.rec.ID), v.rec.Layouts); l.at == dirs[0] {
-		l.others = dirs[1:]
-	}
+	l.others = v.others()
 	looks, err := looksAtItself(l.deps)
 	if err != nil {
 		return nil, err
@@ -66,6 +64,14 @@ func (v *verifying) compileAgain() (*plan.Plan, error) {
 	src.Caller.BootID, src.Caller.BootMark = v.plan.Caller.BootID, v.plan.Caller.BootMark
 	src.Flags |= v.plan.Flags & plan.FlagSlowFaults
 	return l.planFrom(src)
+}
+
+// others are the layouts that the one that is looked at leads to.
+func (v *verifying) others() []string {
+	if dirs := layoutDirs(v.store.ImageDir(v.rec.ID), &v.rec); v.dir == dirs[0] {
+		return dirs[1:]
+	}
+	return nil
 }
 
 // dumpedTemplate is what CRIU's image says about the template. CRIU keeps 22 entries

@@ -47,7 +47,7 @@ func (v *verifying) compileWarmAgain() (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &layout{store: v.store, id: v.rec.ID, program: program, warm: true, at: v.dir, deps: &v.deps, image: v.image}
+	l := &layout{store: v.store, id: v.rec.ID, program: program, warm: true, at: v.dir, others: v.others(), deps: &v.deps, image: v.image}
 	looks, err := looksAtItself(l.deps)
 	if err != nil {
 		return nil, err

@@ -13,35 +13,38 @@ import (
 
 // An outcome is what a run of a program shows to who called it.
 type outcome struct {
-	status         int
-	stdout, stderr []byte
+	status                   int
+	terminal, stdout, stderr []byte
 }
 
 func (o *outcome) equal(p *outcome) bool {
-	return o.status == p.status && bytes.Equal(o.stdout, p.stdout) && bytes.Equal(o.stderr, p.stderr)
+	return o.status == p.status && bytes.Equal(o.terminal, p.terminal) && bytes.Equal(o.stdout, p.stdout) && bytes.Equal(o.stderr, p.stderr)
 }
 
 // compareRuns refuses an image whose training runs do not come out as plain ones do. A run of
 // which two plain ones differ says nothing.
-func (w *warming) compareRuns(ctx context.Context, t *warmTrial) error {
+func (w *warmImage) compareRuns(ctx context.Context, t *warmTrial) error {
 	if w.named() {
 		return nil
 	}
 	for _, line := range w.trainingLines() {
 		args := strings.Fields(line)
 		plain := slices.Concat(w.interpreter(), []string{w.path}, args)
-		first, err := w.outcomeOf(ctx, plain)
+		first, err := w.runOnce(ctx, plain)
+		if err != nil && w.terminals != 0 && ctx.Err() == nil {
+			continue // it waits for someone at the terminal
+		}
 		if err != nil {
 			return err
 		}
-		resident, err := w.outcomeOf(ctx, append([]string{t.start}, args...))
+		resident, err := w.runOnce(ctx, append([]string{t.start}, args...))
 		if err != nil {
 			return err
 		}
 		if first.equal(resident) {
 			continue
 		}
-		again, err := w.outcomeOf(ctx, plain)
+		again, err := w.runOnce(ctx, plain)
 		if err != nil {
 			return err
 		}
@@ -50,7 +53,7 @@ func (w *warming) compareRuns(ctx context.Context, t *warmTrial) error {
 		}
 		difference := fmt.Sprintf("gives another result for %q than a plain run: %s", line, first.difference(resident))
 		if slices.Contains(w.want.Accept, warmstop.FoundOutput) {
-			w.accepted = append(w.accepted, difference)
+			w.accepted = with(w.accepted, difference)
 			continue
 		}
 		return problem.Refusef("a run from its image %s", difference).
@@ -64,7 +67,7 @@ func (o *outcome) difference(p *outcome) string {
 	for _, s := range []struct {
 		what string
 		a, b []byte
-	}{{"standard output", o.stdout, p.stdout}, {"standard error", o.stderr, p.stderr}} {
+	}{{"what the terminal shows", o.terminal, p.terminal}, {"standard output", o.stdout, p.stdout}, {"standard error", o.stderr, p.stderr}} {
 		if bytes.Equal(s.a, s.b) {
 			continue
 		}
@@ -84,11 +87,4 @@ func lineOf(lines []string, i int) string {
 		return "missing"
 	}
 	return fmt.Sprintf("%.80q", lines[i])
-}
-
-// outcomeOf is that of a run of a command.
-func (w *warming) outcomeOf(ctx context.Context, command []string) (*outcome, error) {
-	var stdout, stderr bytes.Buffer
-	status, err := w.runOnce(ctx, command, &stdout, &stderr)
-	return &outcome{status, stdout.Bytes(), stderr.Bytes()}, err
 }

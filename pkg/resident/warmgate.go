@@ -1,6 +1,7 @@
 package resident
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,10 +43,21 @@ type warmTrial struct {
 	firstStart []string
 }
 
-// gate tries the image, finds out which pages its starts write, and times what a user waits for
-// both ways: starts to the first line of a script, and the run of a training command.
+// gate times what a user waits for both ways: starts to the first line of a script, and the run
+// of a training command. The first image is for them all.
 func (w *warming) gate(ctx context.Context) error {
-	w.opts.Step("try")
+	if w.script == nil {
+		return nil // what it does after its point is not known
+	}
+	return w.images[0].withTrial(func(t *warmTrial) error {
+		w.opts.Step("time")
+		defer w.alone()()
+		return w.images[0].timeStarts(ctx, t)
+	})
+}
+
+// withTrial has f try the image.
+func (w *warmImage) withTrial(f func(t *warmTrial) error) error {
 	side, err := w.store.Stage()
 	if err != nil {
 		return err
@@ -58,25 +70,26 @@ func (w *warming) gate(ctx context.Context) error {
 	if err := w.write(t); err != nil {
 		return err
 	}
+	return f(t)
+}
+
+// tryRuns finds out which pages the image's starts write, and whether training runs come out as
+// plain ones do.
+func (w *warmImage) tryRuns(ctx context.Context, t *warmTrial) error {
+	if w.script == nil {
+		return nil
+	}
 	if err := w.layout.tryOnce(ctx, t.start, t.plan); err != nil {
 		return err
-	}
-	if w.script == nil {
-		return nil // what it does after its point is not known
 	}
 	if err := w.populate(ctx, t); err != nil {
 		return err
 	}
-	if err := w.compareRuns(ctx, t); err != nil {
-		return err
-	}
-	w.opts.Step("time")
-	defer w.alone()()
-	return w.timeStarts(ctx, t)
+	return w.compareRuns(ctx, t)
 }
 
 // write writes the launcher files of a trial.
-func (w *warming) write(t *warmTrial) (err error) {
+func (w *warmImage) write(t *warmTrial) (err error) {
 	if t.start, err = starterOf(w.store.ForLaunchers(), t.dir, t.plan); err != nil || w.script == nil {
 		return err
 	}
@@ -117,7 +130,7 @@ func (w *warming) firstLine() string {
 }
 
 // timeStarts times both ways, in turn.
-func (w *warming) timeStarts(ctx context.Context, t *warmTrial) (err error) {
+func (w *warmImage) timeStarts(ctx context.Context, t *warmTrial) (err error) {
 	if w.timing, err = w.timeRuns(ctx, append(w.interpreter(), t.first), t.firstStart); err != nil {
 		return err
 	}
@@ -147,7 +160,7 @@ func (w *warming) interpreter() []string {
 }
 
 // timeRuns returns the medians of whole runs of two commands, in turn.
-func (w *warming) timeRuns(ctx context.Context, plain, resident []string) (*registry.Timing, error) {
+func (w *warmImage) timeRuns(ctx context.Context, plain, resident []string) (*registry.Timing, error) {
 	var took [2][]time.Duration
 	began := time.Now()
 	for round := 0; round < warmStarts && (round < warmAtLeast || time.Since(began) < warmBudget); round++ {
@@ -165,23 +178,58 @@ func (w *warming) timeRuns(ctx context.Context, plain, resident []string) (*regi
 }
 
 // timeRun times one run, whose outcome does not matter.
-func (w *warming) timeRun(ctx context.Context, command []string) (time.Duration, error) {
+func (w *warmImage) timeRun(ctx context.Context, command []string) (time.Duration, error) {
 	began := time.Now()
-	_, err := w.runOnce(ctx, command, nil, nil)
+	_, err := w.runOnce(ctx, command)
 	return time.Since(began), err
 }
 
-// runOnce runs a command to its end, with the template's environment and without input.
-func (w *warming) runOnce(ctx context.Context, command []string, stdout, stderr io.Writer) (status int, err error) {
+// runOnce runs a command to its end, with the template's environment and terminals, and without
+// input.
+func (w *warmImage) runOnce(ctx context.Context, command []string) (*outcome, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, trainingTimeout, fmt.Errorf("it has not ended after %v", trainingTimeout))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", w.env, stdout, stderr
+	cmd.Dir, cmd.Env = "/", w.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	err = cmd.Run()
-	var ended *exec.ExitError
-	if err != nil && (!errors.As(err, &ended) || ctx.Err() != nil) {
-		return 0, fmt.Errorf("run %s: %w", w.path, errors.Join(err, context.Cause(ctx)))
+	var terminal, stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.WaitDelay = time.Second
+	read := func() {}
+	if asked := w.terminals & w.template.ReadTerminals; asked != 0 {
+		master, its, err := linux.OpenTerminal()
+		if err != nil {
+			return nil, err
+		}
+		defer its.Close()
+		if asked&(1<<0) != 0 {
+			cmd.Stdin = its
+		}
+		if asked&(1<<1) != 0 {
+			cmd.Stdout = its
+		}
+		if asked&(1<<2) != 0 {
+			cmd.Stderr = its
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			defer master.Close()
+			_, _ = io.Copy(&terminal, master) // until no process has it open any more (pty(7))
+		}()
+		read = func() {
+			its.Close()
+			select {
+			case <-done:
+			case <-ctx.Done():
+			}
+		}
 	}
-	return cmd.ProcessState.ExitCode(), nil
+	err := cmd.Run()
+	read()
+	var ended *exec.ExitError
+	if ctx.Err() != nil || err != nil && !errors.As(err, &ended) {
+		return nil, fmt.Errorf("run %s: %w", w.path, errors.Join(err, context.Cause(ctx)))
+	}
+	return &outcome{cmd.ProcessState.ExitCode(), terminal.Bytes(), stdout.Bytes(), stderr.Bytes()}, nil
 }

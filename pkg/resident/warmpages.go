@@ -20,21 +20,18 @@ import (
 const populateGap = 2 * linux.PageSize
 
 // populate sees which pages a run of the program writes, and has the plan populate them.
-func (w *warming) populate(ctx context.Context, t *warmTrial) error {
+func (w *warmImage) populate(ctx context.Context, t *warmTrial) error {
 	command := t.firstStart
 	if line := w.trainingLine(); line != nil {
 		command = append([]string{t.start}, line...)
 	}
 	within := writable(t.plan)
-	pages, err := warmstop.Written(ctx, warmstop.Options{Path: command[0], Argv: command, Env: w.env, Dir: "/"}, within)
+	pages, err := warmstop.Written(ctx, warmstop.Options{Path: command[0], Argv: command, Env: w.env, Dir: "/", Terminals: w.terminals}, within)
 	if err != nil {
 		return err
 	}
-	t.plan.Populate = populated(pages, within)
-	w.layout.plan.Populate = t.plan.Populate
-	if err := w.writePlan(w.layout); err != nil {
-		return err
-	}
+	w.populated = populated(pages, within)
+	t.plan.Populate = w.populated
 	return w.write(t)
 }
 

@@ -20,14 +20,18 @@ import (
 const startSize = 24
 
 // arrive looks at the process at its point: whether an image can hold all that it is, and
-// which of its words belong to the process.
-func (t *Template) arrive(start uint64) (err error) {
+// which of its words belong to the process. Those of its standard streams that are a terminal are
+// not any more.
+func (t *Template) arrive(start uint64, terminals uint32) (err error) {
 	t.Start = start
 	if t.Regs, err = t.tracer.Regs64(t.PID); err != nil {
 		return err
 	}
 	if err := t.tracer.EndOnCall(t.PID, t.insn()); err != nil {
 		return err
+	}
+	if err := t.leaveTerminal(terminals); err != nil {
+		return fmt.Errorf("leave the terminal: %w", err)
 	}
 	if t.Maps, err = linux.ReadMaps(t.PID); err != nil {
 		return err
@@ -67,6 +71,38 @@ func (t *Template) inject(nr uint64, args ...uint64) (uint64, error) {
 
 // insn is the address of the SYSCALL instruction (two bytes) after which the template stands.
 func (t *Template) insn() uint64 { return t.Regs.Rip - 2 }
+
+// leaveTerminal has /dev/null take the place of the terminal.
+func (t *Template) leaveTerminal(streams uint32) error {
+	if streams == 0 {
+		return nil
+	}
+	path := append([]byte(os.DevNull), 0)
+	saved := make([]byte, len(path))
+	if err := linux.ReadMem(t.PID, t.scratch(), saved); err != nil {
+		return err
+	}
+	if err := linux.WriteMem(t.PID, t.scratch(), path); err != nil {
+		return err
+	}
+	null, err := t.inject(unix.SYS_OPEN, t.scratch(), unix.O_RDWR)
+	if err != nil {
+		return err
+	}
+	for fd := range uint64(3) {
+		if streams>>fd&1 != 0 && fd != null {
+			if _, err := t.inject(unix.SYS_DUP2, null, fd); err != nil {
+				return err
+			}
+		}
+	}
+	if null > 2 {
+		if _, err := t.inject(unix.SYS_CLOSE, null); err != nil {
+			return err
+		}
+	}
+	return linux.WriteMem(t.PID, t.scratch(), saved)
+}
 
 func (t *Template) checkProcess() error {
 	s, err := linux.ReadStatus(t.PID)

@@ -37,6 +37,7 @@ const (
 	FoundHost    = "hostname" // it keeps the host's name
 	FoundEnviron = "environ"  // it has copied its environment
 	FoundOutput  = "output"   // a warm run gives another output than a plain one
+	FoundSize    = "terminal" // it asks for the size of its terminal, or keeps the terminal's name
 
 	// What a module does while it is imported.
 	FoundUmask  = "umask"  // it asks for the umask
@@ -48,7 +49,7 @@ const (
 const importing = 2
 
 // Acceptable are the findings that a user can accept.
-var Acceptable = []string{FoundExec, FoundWrite, FoundNetwork, FoundHere, FoundEnviron, FoundOutput, FoundRandom}
+var Acceptable = []string{FoundExec, FoundWrite, FoundNetwork, FoundHere, FoundEnviron, FoundOutput, FoundRandom, FoundSize}
 
 // A recorder watches the system calls of a template and of what it makes.
 type recorder struct {
@@ -68,8 +69,7 @@ type recorder struct {
 	start     uint64
 	module    string // that is being imported
 	imports   bool   // modules are, or were
-	// terminals are the standard streams of which a module has asked whether they are terminals,
-	// as bits. The interpreter itself has asked before, and the shim asks again.
+	// terminals are the standard streams of which it was asked whether they are terminals, as bits.
 	terminals uint32
 	threads   map[int]*threadState
 
@@ -128,8 +128,8 @@ func (r *recorder) look(tid int, call ptrace.SyscallInfo) (arrived bool, err err
 			r.start = call.Arg(2)
 			return true, alone(tid)
 		case importing:
-			if !r.imports { // the runtime's own start, of which the caller knows what it reads
-				r.imports, r.variables = true, nil
+			if !r.imports { // what the runtime has asked for it asks for again in each start, or the caller knows of it
+				r.imports, r.variables, r.terminals = true, nil, 0
 			}
 			r.module, _ = linux.ReadString(tid, call.Arg(2), maxModule)
 		}
@@ -153,6 +153,10 @@ func alone(tid int) error {
 	}
 	return nil
 }
+
+// asks reports whether what is asked for now stays in the program: not where it imports modules,
+// and none just now.
+func (r *recorder) asks() bool { return !r.imports || r.module != "" }
 
 func exeOf(tid int) string { return fmt.Sprintf("/proc/%d/exe", tid) }
 
@@ -179,11 +183,14 @@ func (r *recorder) onEntry(tid int, s *threadState) error {
 	case unix.SYS_SCHED_GETAFFINITY:
 		r.cpus = true
 	case unix.SYS_IOCTL:
-		if fd := s.entry.Arg(0); fd <= 2 && r.module != "" {
+		if fd := s.entry.Arg(0); fd <= 2 && r.asks() {
 			r.terminals |= 1 << fd
+			if s.entry.Arg(1) == unix.TIOCGWINSZ {
+				s.then = func() error { r.find(FoundSize, "asks for the size of the terminal"); return nil }
+			}
 		}
 	case unix.SYS_UMASK:
-		if r.module != "" {
+		if r.asks() {
 			r.find(FoundUmask, "asks for the umask")
 		}
 	case unix.SYS_GETDENTS64, unix.SYS_GETDENTS:
@@ -317,6 +324,8 @@ func (r *recorder) note(p fingerprint.Probe) {
 	switch {
 	case strings.TrimSuffix(p.Path, "/.") == r.dir && r.dir != "/":
 		// There is one in each start.
+	case strings.HasPrefix(p.Path, "/dev/pts/"):
+		r.find(FoundSize, "looks at its terminal")
 	case strings.Contains(p.Path+"/", "/__pycache__/"):
 		// What python keeps beside its sources is good only for the source, which is looked at
 		// too, and is written by whichever run comes first (Lib/importlib/_bootstrap_external.py,

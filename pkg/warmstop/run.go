@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -72,7 +73,7 @@ func leaveNetwork(t *ptrace.Tracer, pid int) error {
 	return nil
 }
 
-// begin executes a program with /dev/null as its standard streams.
+// begin executes a program with /dev/null as its standard streams, or what opts say.
 func begin(t *ptrace.Tracer, opts Options) (pid int, err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -83,7 +84,30 @@ func begin(t *ptrace.Tracer, opts Options) (pid int, err error) {
 	if opts.Stderr != nil {
 		files[2] = opts.Stderr.Fd()
 	}
+	if opts.Terminals != 0 {
+		master, terminal, err := linux.OpenTerminal()
+		if err != nil {
+			return 0, err
+		}
+		defer terminal.Close()
+		for fd := range files {
+			if opts.Terminals>>fd&1 != 0 {
+				files[fd] = terminal.Fd()
+			}
+		}
+		go drain(master, opts.Stderr)
+	}
 	return t.Start(opts.Path, opts.Argv, opts.Env, opts.Dir, files)
+}
+
+// drain reads what is written to a terminal until no process has it open any more (pty(7)).
+func drain(master *os.File, said *os.File) {
+	defer master.Close()
+	to := io.Discard
+	if said != nil {
+		to = said
+	}
+	_, _ = io.Copy(to, master)
 }
 
 // Written runs a program to its end and returns the pages that it has written by then, of the

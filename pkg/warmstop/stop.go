@@ -36,6 +36,9 @@ type Options struct {
 	Env    []string
 	Dir    string // in this directory
 	Stderr *os.File
+	// Terminals are the standard streams, bit 0 for 0, that are one terminal, of which what is
+	// written to it goes to Stderr. The others are /dev/null, or Stderr.
+	Terminals uint32
 	// Ours reports whether a path is residentctl's own, so that the program's looking at it is
 	// no matter; may be nil.
 	Ours    func(path string) bool
@@ -78,9 +81,9 @@ func (t *Template) stop(opts Options) error {
 		return endedBefore(opts.Path, err)
 	}
 	t.PID, t.Probes, t.Listed, t.Missed, t.Findings = pid, r.probes, r.listed(), r.missed, r.found
-	t.ReadCPUs, t.ReadNetwork, t.ReadCache, t.NoTerminals = r.cpus, r.network, r.cacheRead, r.terminals
+	t.ReadCPUs, t.ReadNetwork, t.ReadCache, t.ReadTerminals = r.cpus, r.network, r.cacheRead, r.terminals
 	t.Variables = r.variables
-	return t.arrive(r.start)
+	return t.arrive(r.start, opts.Terminals)
 }
 
 // begin executes the program, without anything of ours but the three standard descriptors,
@@ -167,8 +170,9 @@ type Template struct {
 	// Variables are the names that getenv(3) was called for: where modules are imported, since
 	// the first of them.
 	Variables []string
-	// NoTerminals are the standard streams, as bits, that its modules know to be no terminals.
-	NoTerminals uint32
+	// ReadTerminals are the standard streams, as bits, of which it has asked whether they are
+	// terminals.
+	ReadTerminals uint32
 
 	tracer   *ptrace.Tracer
 	umask    uint64

@@ -233,8 +233,8 @@ func TestStopNotes(t *testing.T) {
 	if len(template.Findings) > 0 {
 		t.Errorf("findings %+v", template.Findings)
 	}
-	if !template.ReadCPUs || !template.ReadNetwork || template.ReadCache || template.NoTerminals != 1<<1 {
-		t.Errorf("CPUs %v, network %v, cache %v, terminals %b", template.ReadCPUs, template.ReadNetwork, template.ReadCache, template.NoTerminals)
+	if !template.ReadCPUs || !template.ReadNetwork || template.ReadCache || template.ReadTerminals != 1<<1 {
+		t.Errorf("CPUs %v, network %v, cache %v, terminals %b", template.ReadCPUs, template.ReadNetwork, template.ReadCache, template.ReadTerminals)
 	}
 	if !slices.Equal(template.Missed, []string{"settings"}) || !slices.Contains(template.Listed, dir) {
 		t.Errorf("missed %q, listed %q", template.Missed, template.Listed)
@@ -345,5 +345,27 @@ func TestVariables(t *testing.T) {
 	}
 	if own, err := linux.AnonPages(template.PID, text); err != nil || len(own) > 0 {
 		t.Errorf("pages of the text that are its own: %v, %v", own, err)
+	}
+}
+
+// TestTerminals: the streams that are to be a terminal are one until the point, and then no more.
+func TestTerminals(t *testing.T) {
+	path := build(t, `(void)argc; (void)argv; struct winsize size;
+	if (isatty(0) || !isatty(1) || !isatty(2) || ioctl(1, TIOCGWINSZ, &size) || size.ws_col != 80) return 3;
+	write(1, "shown", 5); static char much[1 << 16]; write(2, much, sizeof(much));`)
+	template, err := stop(t, path, Options{Terminals: 1<<1 | 1<<2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if template.ReadTerminals != 7 {
+		t.Errorf("it has asked for %b", template.ReadTerminals)
+	}
+	if want := []Finding{{What: FoundSize, Detail: "asks for the size of the terminal"}}; !slices.Equal(template.Findings, want) {
+		t.Errorf("findings %+v, want %+v", template.Findings, want)
+	}
+	for fd := range 3 {
+		if to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", template.PID, fd)); to != os.DevNull || err != nil {
+			t.Errorf("descriptor %d is %s, %v", fd, to, err)
+		}
 	}
 }

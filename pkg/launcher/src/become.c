@@ -1,16 +1,27 @@
 /* Part of launcher.c: the flow of a resident start. */
 
 /*
- * An image may be there in several layouts, of which a start takes one at random.
+ * An image may be there in several layouts, of which a start takes one at random; a warm image
+ * for terminals too, and for what else the standard streams may be.
  * The kernel has placed the stack at random; that neither the stack protector's
  * nor any other secret is made from it makes it good enough, and free.
  */
 static struct reason choose_layout(struct caller *c, struct image *im)
 {
 	const u32 *layouts = (const u32 *)(im->base + im->head->layouts.off);
-	u32 pick = ((u64)c->sp >> 4 ^ (u64)c->sp >> 13) % (im->head->layouts.count + 1);
+	u32 first = 0, count = im->head->layouts.count + 1, pick;
 	struct reason no;
 
+	if (im->head->kind == PLAN_KIND_WARM) {
+		const struct plan_warm *w = &im->head->warm;
+		u32 now = terminals(w->terminals);
+
+		first = w->first_layouts[now];
+		count = w->layout_counts[now];
+		if (!count)
+			NO("other standard streams are terminals than in its image");
+	}
+	pick = first + ((u64)c->sp >> 4 ^ (u64)c->sp >> 13) % count;
 	if (!pick)
 		return YES;
 	no = read_plan(c, string(im, layouts[pick - 1]), im);
@@ -44,7 +55,7 @@ static struct reason ask(struct caller *c, const char *name, const struct plan_f
 	TRY(read_plan(c, name, im));
 	if (im->head->kind == PLAN_KIND_WARM && !c->by_file)
 		NO(by_file_only);
-	if (im->head->layouts.count)
+	if (im->head->layouts.count || im->head->kind == PLAN_KIND_WARM)
 		TRY(choose_layout(c, im));
 	flags = im->head->flags;
 	TRY(ask_machine(c, im));

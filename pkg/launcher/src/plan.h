@@ -1,5 +1,5 @@
 /* Written by planheader from pkg/plan/format.go, where the words are explained. */
-#define PLAN_VERSION 6
+#define PLAN_VERSION 7
 #define PLAN_KIND_LINKED 1
 #define PLAN_KIND_WARM 2
 #define PLAN_FLAG_CHECK_EXEC 1
@@ -189,22 +189,26 @@ struct plan_warm {
 	u64 pid;
 	unsigned char cpus[128];
 	u32 cpus_len;
-	u32 no_terminals;
+	u32 terminals;
+	unsigned char first_layouts[8];
+	unsigned char layout_counts[8];
 	u64 net_ns;
 	unsigned char host[72];
 	u32 umask;
-	u32 pad10;
+	u32 pad12;
 };
-_Static_assert(sizeof(struct plan_warm) == 248, "size");
+_Static_assert(sizeof(struct plan_warm) == 264, "size");
 _Static_assert(__builtin_offsetof(struct plan_warm, executed) == 0, "Executed");
 _Static_assert(__builtin_offsetof(struct plan_warm, stack_limit) == 8, "StackLimit");
 _Static_assert(__builtin_offsetof(struct plan_warm, pid) == 16, "PID");
 _Static_assert(__builtin_offsetof(struct plan_warm, cpus) == 24, "CPUs");
 _Static_assert(__builtin_offsetof(struct plan_warm, cpus_len) == 152, "CPUsLen");
-_Static_assert(__builtin_offsetof(struct plan_warm, no_terminals) == 156, "NoTerminals");
-_Static_assert(__builtin_offsetof(struct plan_warm, net_ns) == 160, "NetNS");
-_Static_assert(__builtin_offsetof(struct plan_warm, host) == 168, "Host");
-_Static_assert(__builtin_offsetof(struct plan_warm, umask) == 240, "Umask");
+_Static_assert(__builtin_offsetof(struct plan_warm, terminals) == 156, "Terminals");
+_Static_assert(__builtin_offsetof(struct plan_warm, first_layouts) == 160, "FirstLayouts");
+_Static_assert(__builtin_offsetof(struct plan_warm, layout_counts) == 168, "LayoutCounts");
+_Static_assert(__builtin_offsetof(struct plan_warm, net_ns) == 176, "NetNS");
+_Static_assert(__builtin_offsetof(struct plan_warm, host) == 184, "Host");
+_Static_assert(__builtin_offsetof(struct plan_warm, umask) == 256, "Umask");
 
 struct plan_header {
 	unsigned char magic[8];
@@ -242,7 +246,7 @@ struct plan_header {
 	struct plan_stop stop;
 	struct plan_warm warm;
 };
-_Static_assert(sizeof(struct plan_header) == 904, "size");
+_Static_assert(sizeof(struct plan_header) == 920, "size");
 _Static_assert(__builtin_offsetof(struct plan_header, magic) == 0, "Magic");
 _Static_assert(__builtin_offsetof(struct plan_header, version) == 8, "Version");
 _Static_assert(__builtin_offsetof(struct plan_header, kind) == 12, "Kind");

@@ -100,16 +100,16 @@ static u64 stack_room(const struct caller *c, const struct image *im)
 	return args_size(c, im) + 8 * args_count(im) + sizeof(struct below_args) + 2 * 16;
 }
 
-/* Its modules know that these are none: isatty(3). */
-static struct reason ask_terminals(const struct plan_warm *w)
+/* Which of these standard streams are terminals: isatty(3). */
+static u32 terminals(u32 streams)
 {
 	char termios[64]; /* asm-generic/termbits.h, struct termios */
-	u32 fd;
+	u32 fd, found = 0;
 
 	for (fd = 0; fd < 3; fd++)
-		if (w->no_terminals >> fd & 1 && !failed(sys3(SYS_ioctl, fd, TCGETS, (u64)termios)))
-			NO("a standard stream is a terminal, and in its image none is");
-	return YES;
+		if (streams >> fd & 1 && !failed(sys3(SYS_ioctl, fd, TCGETS, (u64)termios)))
+			found |= 1U << fd;
+	return found;
 }
 
 /* Reading it is setting it (umask(2)); nobody shares it with a process that has just been
@@ -141,7 +141,6 @@ static struct reason ask_warm(struct caller *c, const struct image *im, const st
 		NO("it is in another network namespace than its image was");
 	if (w->host[0] && (failed(sys3(SYS_uname, (u64)&host, 0, 0)) || !equal(host.nodename, (const char *)w->host)))
 		NO("the host has another name");
-	TRY(ask_terminals(w));
 	if (w->umask && umask_now() != (w->umask & ~PLAN_UMASK_COMPARED))
 		NO("the umask is another one");
 	if (im->head->args.count && stack_room(c, im) > c->room)

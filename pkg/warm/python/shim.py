@@ -197,6 +197,7 @@ class Arguments(list):
         return super().__contains__(item)
 
 
+looked_up = []  # the terminal, by setupterm of _curses: its type, or None, and its descriptor
 copies = []  # of sys.argv's end: the module, the list, where it begins
 reads = {}  # module: what it asks of the process
 
@@ -324,6 +325,10 @@ class Recorder:
             try:
                 module = load_unlocked(spec)
                 self.specs[spec.name] = spec
+                if spec.name == "_curses":
+                    self.swap(module, "setupterm", self.setting_up(module.setupterm))
+                elif spec.name == "fcntl":
+                    self.swap(module, "ioctl", self.asking(module.ioctl))
                 return module
             finally:
                 self.checkpoint()
@@ -362,6 +367,30 @@ class Recorder:
             reads.setdefault(self.stack[-1], {})[name] = None
             return called(*arguments)
         return read
+
+    def setting_up(self, setupterm):
+        """Notes that the terminal was looked up, which _curses is to repeat."""
+        def set_up(term=None, fd=-1):
+            tell_importing("_curses")
+            try:
+                setupterm(term, fd)
+            finally:
+                tell_importing(self.stack[-1])
+            looked_up.append((term, fd if fd >= 0 else 1))
+        return set_up
+
+    def asking(self, ioctl):
+        """Puts a question down to the module whose code asks it, if that one is renewed."""
+        def ask(*arguments):
+            name = sys._getframe(1).f_globals.get("__name__")
+            if name not in RENEWED:
+                return ioctl(*arguments)
+            tell_importing(name)
+            try:
+                return ioctl(*arguments)
+            finally:
+                tell_importing(self.stack[-1])
+        return ask
 
     def warn(self, message, category=None, stacklevel=1, source=None, **others):
         """Records a warning in the place of _warnings.warn (Python/_warnings.c,
@@ -901,7 +930,7 @@ def report(recorder):
     for name, (_, what, _) in RENEWED.items():
         if what and name in handed:
             lines.append("renewed %s\t%s" % (what, name))
-    for what, module, text in audit(CONFIG.get("audit", ())):
+    for what, module, text in audit(list(CONFIG.get("audit", ())) + [("terminal", name, 0) for name in terminal_names()]):
         lines.append("found %s\tkeeps %r\t%s" % (what, text, module))
     lines.extend("path " + str(entry) for entry in sys.path)
     for number in sorted(map(int, posix.listdir("/proc/self/fd"))):
@@ -911,6 +940,16 @@ def report(recorder):
             except OSError:
                 pass  # the directory's own
     write_report(lines)
+
+
+def terminal_names():
+    names = set()
+    for number in range(3):
+        try:
+            names.add(posix.readlink("/proc/self/fd/%d" % number))
+        except OSError:
+            pass  # it is closed
+    return [name for name in names if name.startswith("/dev/pts/")]
 
 
 def write_report(lines):
@@ -1220,6 +1259,31 @@ def renew_umask(name, value=lambda mask: mask):
     return renew
 
 
+def renew_curses(curses):
+    """Looks the terminal up again, and asks for its size, for what the module knows
+    of it."""
+    if looked_up and curses.__file__:
+        term, number = looked_up[0]  # setupterm works once (Modules/_cursesmodule.c)
+        class Function(_ctypes.CFuncPtr):
+            _flags_ = CDECL
+            _restype_ = Int
+        restart = Function(_ctypes.dlsym(_ctypes.dlopen(curses.__file__, os.RTLD_NOW | os.RTLD_NOLOAD), "restartterm"))
+        restart(Text(None if term is None else os.fsencode(term)), Int(number), Pointer(_ctypes.addressof(CURSES_ERROR)))
+
+
+CURSES_ERROR = Int()
+
+
+def renew_sphinx_console(console):
+    console._tw = console.get_terminal_width()
+
+
+def renew_ansible_display(display):
+    one = vars(display.Display).get("_Singleton__instance")
+    if one is not None:
+        one._set_column_width()
+
+
 def renew_ansible(constants):
     """A temporary directory of its own, which is removed at the exit
     (ansible/config/manager.py, ensure_type)."""
@@ -1247,7 +1311,10 @@ RENEWED = {
     "multiprocessing.process": (renew_multiprocessing, "cwd random", None),
     "mercurial.pycompat": (renew_mercurial_arguments, "", None),
     "mercurial.posix": (renew_umask("umask"), "umask", None),
+    "_curses": (renew_curses, "terminal", None),
+    "sphinx.util.console": (renew_sphinx_console, "terminal", None),
     "sphinx.testing.path": (renew_umask("UMASK", lambda mask: 0o777 & ~mask), "umask", None),
+    "ansible.utils.display": (renew_ansible_display, "terminal", None),
     "ansible.constants": (renew_ansible, "write random", forget_ansible),
 }
 renewals = []  # of the modules of a plain start
