@@ -188,6 +188,64 @@ library: mine
 `)
 }
 
+// TestPackageWarm: the package's hook makes a warm image again when a module that is in it is
+// upgraded.
+func TestPackageWarm(t *testing.T) {
+	m := newDpkg(t)
+	const python, dynload = "/usr/bin/python3.11", "/usr/lib/python3.11/lib-dynload/"
+	if _, err := os.Stat(python); err != nil {
+		t.Skipf("the machine of the test gets a copy of Debian 12's python: %v", err)
+	}
+	m.Install(t, python, python)
+	for _, extension := range []string{"_ctypes", "_json"} {
+		files, err := filepath.Glob(dynload + extension + ".*")
+		if err != nil || len(files) != 1 {
+			t.Fatalf("%s%s: %v, %v", dynload, extension, files, err)
+		}
+		m.CopyIn(t, files[0], files[0])
+	}
+	ffi, err := filepath.Glob("/usr/lib/x86_64-linux-gnu/libffi.so.*")
+	if err != nil || len(ffi) == 0 {
+		t.Fatalf("libffi: %v, %v", ffi, err)
+	}
+	m.CopyIn(t, ffi[0], "/usr/lib/x86_64-linux-gnu/libffi.so.8")
+	for _, pattern := range []string{"*.py", "json/*.py", "encodings/*.py", "collections/*.py", "importlib/*.py", "re/*.py"} {
+		files, err := filepath.Glob("/usr/lib/python3.11/" + pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			m.CopyIn(t, file, file)
+		}
+	}
+	for version, more := range map[string]string{"1": "", "2": "# of another size, because python compares size and seconds with its cache\n"} {
+		debPackage(t, m, "module", version, debFile{path: "/usr/lib/python3/dist-packages/upgraded.py", text: "import json\nVERSION = " + version + "\n" + more})
+	}
+	debPackage(t, m, "tool", "1", debFile{path: "/usr/bin/tool", text: "#!" + python + "\nimport upgraded\nprint('version', upgraded.VERSION)\n"})
+	const start = "RESIDENTCTL_EXPLAIN=1 residentctl run tool 2>&1 | sed 's/.*\\(resident start\\|started normally\\).*/\\1/'\n"
+	wantInSpace(t, m, "i module_1 tool_1 residentctl; residentctl add --warm --even-if-slower tool >/dev/null\n"+start+
+		"say the module is upgraded, before triggers; dpkg_ --no-triggers -i /packages/module_2.deb\n"+start+
+		"say triggers; dpkg_ --triggers-only -a; list\n"+start+
+		"say the module is removed; dpkg_ -r module; list; i module_1; list\n"+start, `
+== install module_1 tool_1 residentctl
+resident start
+version 1
+== the module is upgraded, before triggers
+started normally
+version 2
+== triggers
+list: current
+resident start
+version 2
+== the module is removed
+list: stale
+== install module_1
+list: current
+resident start
+version 1
+`)
+}
+
 // wantInSpace runs a script as inSpace does, and wants this output.
 func wantInSpace(t *testing.T, m *kit.Machine, script, want string) {
 	t.Helper()

@@ -12,6 +12,7 @@ import (
 	"github.com/residentctl/residentctl/internal/ordered"
 	"github.com/residentctl/residentctl/pkg/registry"
 	"github.com/residentctl/residentctl/pkg/resident"
+	"github.com/residentctl/residentctl/pkg/warmstop"
 )
 
 func newAddCommand(g *globals) *cli.Command {
@@ -84,7 +85,7 @@ from it have the same hash seed and the same addresses; see the page on warm ima
 			&cli.StringFlag{Name: "name", Usage: "with --warm: make the interpreter PROGRAM resident as the new program python3-`NAME`", Destination: &warm.name},
 			&cli.StringSliceFlag{Name: "import", Usage: "with --name: import these `MODULES` (comma-separated; may be repeated)"},
 			&cli.StringSliceFlag{Name: "train", Usage: "with --warm: run the script with these `ARGUMENTS`, to learn what it imports (may be repeated)", KeepSpace: true},
-			&cli.StringSliceFlag{Name: "accept", Usage: "with --warm: make the image although the program does `WHAT` when it starts: exec, write, network, cwd, environ, output, random (may be repeated)"},
+			&cli.StringSliceFlag{Name: "accept", Usage: "with --warm: make the image although the program does `WHAT` when it starts: " + strings.Join(warmstop.Acceptable, ", ") + " (may be repeated)"},
 			g.storeFlag(), g.formatFlag(),
 		},
 		CustomHelpTemplate: cli.CommandHelpTemplate +

@@ -96,7 +96,7 @@ complete -c residentctl -n '__residentctl_options_of "add"' -l warm -d 'take the
 complete -c residentctl -n '__residentctl_options_of "add"' -l name -x -d 'with --warm: make the interpreter PROGRAM resident as the new program python3-NAME'
 complete -c residentctl -n '__residentctl_options_of "add"' -l import -x -d 'with --name: import these MODULES (comma-separated; may be repeated)'
 complete -c residentctl -n '__residentctl_options_of "add"' -l train -x -d 'with --warm: run the script with these ARGUMENTS, to learn what it imports (may be repeated)'
-complete -c residentctl -n '__residentctl_options_of "add"' -l accept -x -d 'with --warm: make the image although the program does WHAT when it starts: exec, write, network, cwd, environ, output, random (may be repeated)'
+complete -c residentctl -n '__residentctl_options_of "add"' -l accept -x -d 'with --warm: make the image although the program does WHAT when it starts: exec, write, network, cwd, environ, output, random, terminal (may be repeated)'
 complete -c residentctl -n '__residentctl_options_of "add"' -l store -x -a '(__fish_complete_directories)' -d 'work on the store in DIR'
 complete -c residentctl -n '__residentctl_options_of "add"' -l format -x -a 'table json' -d 'print results as table|json'
 complete -c residentctl -n '__residentctl_options_of "add"' -l help -s h -d 'show help'
