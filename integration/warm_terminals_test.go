@@ -33,6 +33,8 @@ func TestWarmTerminals(t *testing.T) {
 		"all":    "import sys\nANSWERS = [s.isatty() for s in (sys.stdin, sys.stdout, sys.stderr)]\n",
 		"looked": "import curses, sys\nANSWERS = sys.stdout.isatty()\ncurses.setupterm()\n",
 		"size":   "import os, sys\nANSWERS = sys.stdout.isatty() and os.get_terminal_size()\n",
+		"job":    "import os, sys\ntry: JOB = os.tcgetpgrp(1)\nexcept OSError: JOB = None\nANSWERS = sys.stdout.isatty()\n",
+		"kept":   "import sys, termios\ntry: KEPT = termios.tcgetattr(1)\nexcept termios.error: KEPT = None\nANSWERS = sys.stdout.isatty()\n",
 		"named":  "import os, sys\nANSWERS = sys.stdout.isatty() and os.ttyname(1) != '/dev/null'\n",
 	} {
 		write(t, filepath.Join(modules, "asks_"+name+".py"), text, 0o644)
@@ -47,6 +49,8 @@ func TestWarmTerminals(t *testing.T) {
 		{module: "all", normal: []uint32{1, 2, 3, 4, 6}},
 		{module: "looked", code: "; import curses; print(curses.tigetnum('cols'), curses.tigetnum('lines'), curses.tigetstr('bold'))"},
 		{module: "size", normal: []uint32{2, 3, 6, 7}},
+		{module: "job", normal: []uint32{2, 3, 6, 7}},
+		{module: "kept", normal: []uint32{2, 3, 6, 7}},
 		{module: "named", normal: []uint32{2, 3, 6, 7}},
 	} {
 		t.Run(test.module, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -10,26 +11,38 @@ import (
 // OpenTerminal opens a pseudo-terminal of 24 lines and 80 columns (pty(7)), and does not make it
 // anyone's controlling terminal.
 func OpenTerminal() (master, terminal *os.File, err error) {
-	if master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
-		return nil, nil, err
-	}
-	defer func() {
-		if err != nil {
-			master.Close()
-			err = fmt.Errorf("make a pseudo-terminal: %w", err)
+	m, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err == nil {
+		if terminal, err = openPeer(m); err != nil {
+			m.Close()
 		}
-	}()
-	fd := int(master.Fd())
-	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		return nil, nil, err
 	}
-	if err := unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80}); err != nil {
-		return nil, nil, err
-	}
-	number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("make a pseudo-terminal: %w", err)
 	}
-	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
-	return master, terminal, err
+	return m, terminal, nil
+}
+
+// openPeer unlocks the other side of a pseudo-terminal and opens it. It leaves the master as it
+// is, so that closing it ends a Read.
+func openPeer(master *os.File) (*os.File, error) {
+	conn, err := master.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var number int
+	var failed error
+	err = conn.Control(func(fd uintptr) {
+		if failed = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); failed != nil {
+			return
+		}
+		if failed = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80}); failed != nil {
+			return
+		}
+		number, failed = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
 }

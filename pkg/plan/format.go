@@ -341,8 +341,9 @@ type Warm struct {
 	CPUs    [128]byte
 	CPUsLen uint32
 	// Terminals are the standard streams, bit 0 for 0, of which it matters whether they are
-	// terminals. For each set of those that are, there is a number of layouts, from one on;
-	// without any the start is a normal one. The layout of the plan itself is number 0.
+	// terminals. For each set of those that are, LayoutCounts layouts from the number
+	// FirstLayouts on serve it; if there are none the start is a normal one. Number 0 is the
+	// layout of the plan itself.
 	Terminals    uint32
 	FirstLayouts [8]uint8
 	LayoutCounts [8]uint8

@@ -11,16 +11,25 @@ import (
 
 const int3 = 0xcc
 
+// endbr64 is the instruction that begins functions built for indirect branch tracking, and does
+// nothing else (Intel SDM volume 2, ENDBR64).
+const endbr64 = "\xf3\x0f\x1e\xfa"
+
+// trap is the stop of a single step.
+const trap = unix.WaitStatus(unix.SIGTRAP)<<8 | 0x7f
+
 // A called is told that a thread is about to execute the function at an address.
 type called struct {
-	first byte // of the function's text
-	tell  func(tid int, regs *Regs) error
+	first  byte // of the function's text
+	isMark bool // the first instruction is ENDBR64
+	tell   func(tid int, regs *Regs) error
 }
 
 // OnCall has WatchTree tell of each call of the function at addr. An INT3 in the text of the
-// process, which all that it forks has too, stops it there.
+// process, which all that it forks has too, stops it there. A call is missed that another thread
+// makes while the first instruction is executed, unless that is ENDBR64.
 func (t *Tracer) OnCall(pid int, addr uint64, tell func(tid int, regs *Regs) error) error {
-	var first [1]byte
+	var first [len(endbr64)]byte
 	if err := linux.ReadMem(pid, addr, first[:]); err != nil {
 		return err
 	}
@@ -30,7 +39,7 @@ func (t *Tracer) OnCall(pid int, addr uint64, tell func(tid int, regs *Regs) err
 	if t.calledAt == nil {
 		t.calledAt = map[uint64]called{}
 	}
-	t.calledAt[addr] = called{first[0], tell}
+	t.calledAt[addr] = called{first[0], string(first[:]) == endbr64, tell}
 	return nil
 }
 
@@ -66,6 +75,10 @@ func (t *Tracer) passCall(tid int) (is bool, ws unix.WaitStatus, err error) {
 	}
 	if err := c.tell(tid, &regs); err != nil {
 		return true, 0, err
+	}
+	if c.isMark {
+		regs.Rip = addr + uint64(len(endbr64))
+		return true, trap, t.SetRegs(tid, &regs)
 	}
 	regs.Rip = addr
 	if err := errors.Join(t.SetRegs(tid, &regs), linux.WriteMem(tid, addr, []byte{c.first})); err != nil {

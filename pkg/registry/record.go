@@ -105,8 +105,8 @@ type Image struct {
 	// Variants is for how many states of the standard streams there are images, each with all
 	// layouts; 0 is 1.
 	Variants int `json:"variants,omitempty"`
-	// Accepted are the findings that were accepted, and LeftOut the modules that are not in the
-	// image, with what they do; for people.
+	// Accepted are the findings that were accepted, and LeftOut the modules that are not in
+	// all of the images, with what they do; for people.
 	Accepted []string `json:"accepted,omitempty"`
 	LeftOut  []string `json:"left_out,omitempty"`
 	// NotFor are sets of standard streams for which there is no image if they are terminals, and

@@ -34,15 +34,21 @@ type warming struct {
 	want     *registry.Warm // what was asked for
 	imports  []string       // what the shim is to import
 	images   []*warmImage   // so far; starts find the first one
-	accepted []string       // the findings that were accepted, for people
-	excluded []string       // modules that are not in the images
-	leftOut  []string       // what these do, for people
 	notFor   []string       // the terminals for which there is no image, and why, for people
 	whole    *registry.Timing
 
-	// What the templates have done so far: since began they have read these variables, looked at
-	// these paths, mapped these files and read these directories, and perhaps all of ld.so.cache.
-	began     int64 // linux.CoarseNow
+	began int64 // when the first template did, linux.CoarseNow
+	learnt
+}
+
+// learnt is what the templates of a program's images have shown so far.
+type learnt struct {
+	accepted []string // the findings that were accepted, for people
+	excluded []string // modules that are not in the images
+	leftOut  []string // what these do, for people
+
+	// They have read these variables, looked at these paths, mapped these files and read these
+	// directories, and perhaps all of ld.so.cache.
 	variables []string
 	env       []string // which they get
 	probes    []fingerprint.Probe

@@ -15,7 +15,10 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/residentctl/residentctl/internal/linux"
+	"github.com/residentctl/residentctl/internal/problem"
 	"github.com/residentctl/residentctl/pkg/plan"
 	"github.com/residentctl/residentctl/pkg/registry"
 )
@@ -199,8 +202,9 @@ func (w *warmImage) runOnce(ctx context.Context, command []string) (*outcome, er
 	if asked := w.terminals & w.template.ReadTerminals; asked != 0 {
 		master, its, err := linux.OpenTerminal()
 		if err != nil {
-			return nil, err
+			return nil, problem.Refusef("%w", err)
 		}
+		defer master.Close()
 		defer its.Close()
 		if asked&(1<<0) != 0 {
 			cmd.Stdin = its
@@ -214,17 +218,19 @@ func (w *warmImage) runOnce(ctx context.Context, command []string) (*outcome, er
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			defer master.Close()
 			_, _ = io.Copy(&terminal, master) // until no process has it open any more (pty(7))
 		}()
 		read = func() {
 			its.Close()
 			select {
 			case <-done:
-			case <-ctx.Done():
+			case <-time.After(cmd.WaitDelay): // something that it has left has it open
+				master.Close()
+				<-done
 			}
 		}
 	}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	err := cmd.Run()
 	read()
 	var ended *exec.ExitError

@@ -32,17 +32,24 @@ func (w *warming) makeImages(ctx context.Context) (err error) {
 		return err
 	}
 	w.env = warm.Environment(os.Environ(), nil)
+	var excluded []string // from the first image
 	for _, terminals := range streams {
 		if _, count := w.serving(terminals); count > 0 {
 			continue
 		}
+		before := w.learnt
+		w.excluded = excluded
 		err := w.makeLayouts(ctx, terminals)
-		if err != nil && len(w.images) > 0 && problem.KindOf(err) == problem.Refused {
+		if kind := problem.KindOf(err); len(w.images) > 0 && ctx.Err() == nil && (kind == problem.Refused || kind == problem.Program) {
+			w.learnt = before
 			w.notFor = append(w.notFor, fmt.Sprintf("%s as terminals: %v", strings.Join(streamNames(terminals), ", "), err))
 			continue
 		}
 		if err != nil {
 			return err
+		}
+		if excluded == nil { // other sets need not do without what a later one does without
+			excluded = slices.Clip(w.excluded)
 		}
 	}
 	return w.finish(ctx)

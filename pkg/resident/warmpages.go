@@ -26,13 +26,23 @@ func (w *warmImage) populate(ctx context.Context, t *warmTrial) error {
 		command = append([]string{t.start}, line...)
 	}
 	within := writable(t.plan)
-	pages, err := warmstop.Written(ctx, warmstop.Options{Path: command[0], Argv: command, Env: w.env, Dir: "/", Terminals: w.terminals}, within)
+	pages, err := w.written(ctx, command, within)
+	if err != nil && w.terminals != 0 && ctx.Err() == nil { // it may wait for someone at the terminal
+		pages, err = w.written(ctx, t.firstStart, within)
+	}
 	if err != nil {
 		return err
 	}
 	w.populated = populated(pages, within)
 	t.plan.Populate = w.populated
 	return w.write(t)
+}
+
+// written are the pages that a command writes, with the terminals that matter.
+func (w *warmImage) written(ctx context.Context, command []string, within []linux.PageRange) ([]linux.PageRange, error) {
+	return warmstop.Written(ctx, warmstop.Options{
+		Path: command[0], Argv: command, Env: w.env, Dir: "/", Terminals: w.terminals & w.template.ReadTerminals, Timeout: trainingTimeout,
+	}, within)
 }
 
 // writable are the mappings of a plan that a start can write to and that have something in

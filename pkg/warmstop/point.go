@@ -72,9 +72,10 @@ func (t *Template) inject(nr uint64, args ...uint64) (uint64, error) {
 // insn is the address of the SYSCALL instruction (two bytes) after which the template stands.
 func (t *Template) insn() uint64 { return t.Regs.Rip - 2 }
 
-// leaveTerminal has /dev/null take the place of the terminal.
-func (t *Template) leaveTerminal(streams uint32) error {
-	if streams == 0 {
+// leaveTerminal has /dev/null take the place of the standard streams, if some are a terminal: the
+// program may have made others of them.
+func (t *Template) leaveTerminal(terminals uint32) error {
+	if terminals == 0 {
 		return nil
 	}
 	path := append([]byte(os.DevNull), 0)
@@ -90,7 +91,7 @@ func (t *Template) leaveTerminal(streams uint32) error {
 		return err
 	}
 	for fd := range uint64(3) {
-		if streams>>fd&1 != 0 && fd != null {
+		if fd != null {
 			if _, err := t.inject(unix.SYS_DUP2, null, fd); err != nil {
 				return err
 			}

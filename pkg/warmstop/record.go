@@ -37,7 +37,7 @@ const (
 	FoundHost    = "hostname" // it keeps the host's name
 	FoundEnviron = "environ"  // it has copied its environment
 	FoundOutput  = "output"   // a warm run gives another output than a plain one
-	FoundSize    = "terminal" // it asks for the size of its terminal, or keeps the terminal's name
+	FoundSize    = "terminal" // it asks for something of its terminal but whether it is one, or changes it
 
 	// What a module does while it is imported.
 	FoundUmask  = "umask"  // it asks for the umask
@@ -72,6 +72,8 @@ type recorder struct {
 	// terminals are the standard streams of which it was asked whether they are terminals, as bits.
 	terminals uint32
 	threads   map[int]*threadState
+
+	onTerminal uint32 // the standard streams that are a terminal, as bits
 
 	tracer    *ptrace.Tracer // set if calls of getenv(3) are to be told; nil from then on
 	variables []string       // what was asked for by getenv(3)
@@ -184,10 +186,7 @@ func (r *recorder) onEntry(tid int, s *threadState) error {
 		r.cpus = true
 	case unix.SYS_IOCTL:
 		if fd := s.entry.Arg(0); fd <= 2 && r.asks() {
-			r.terminals |= 1 << fd
-			if s.entry.Arg(1) == unix.TIOCGWINSZ {
-				s.then = func() error { r.find(FoundSize, "asks for the size of the terminal"); return nil }
-			}
+			r.onIoctl(s, uint(fd))
 		}
 	case unix.SYS_UMASK:
 		if r.asks() {
@@ -202,6 +201,32 @@ func (r *recorder) onEntry(tid int, s *threadState) error {
 		}
 	}
 	return nil
+}
+
+// Whether a descriptor is closed at an exec (asm-generic/ioctls.h, FIOCLEX and FIONCLEX).
+const (
+	fionclex = 0x5450
+	fioclex  = 0x5451
+)
+
+// onIoctl notes what is asked of a standard stream. Only whether it is a terminal is the same in
+// another start with the same terminals.
+func (r *recorder) onIoctl(s *threadState, fd uint) {
+	r.terminals |= 1 << fd
+	find := func(detail string) func() error {
+		return func() error { r.find(FoundSize, detail); return nil }
+	}
+	switch uint32(s.entry.Arg(1)) {
+	case unix.TCGETS, fioclex, fionclex:
+	case unix.TIOCGWINSZ:
+		s.then = find("asks for the size of the terminal")
+	case unix.TIOCGPGRP, unix.TIOCGSID:
+		if r.onTerminal>>fd&1 != 0 { // which is not its controlling terminal, so that the answer is a wrong one
+			_ = find("asks for the job in the foreground")()
+		}
+	default:
+		s.then = find("changes or asks its terminal")
+	}
 }
 
 // executed notes an exec, of which no instruction has run yet. What ldconfig(8) says of its cache,
@@ -235,6 +260,10 @@ func (r *recorder) onPath(tid int, s *threadState, call ptrace.PathCall) error {
 	path, err := pathOf(tid, &s.entry, call.Path, call.Path-1)
 	if err != nil || path == "" || r.ours(path) {
 		return nil // a path that cannot be read: the call fails with it too
+	}
+	if path == "/dev/tty" && r.asks() { // it has none, and a start may have one
+		r.find(FoundSize, "looks at its terminal")
+		return nil
 	}
 	name := call.Name
 	flags, opens := s.entry.OpenFlags(tid)

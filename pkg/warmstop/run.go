@@ -87,7 +87,7 @@ func begin(t *ptrace.Tracer, opts Options) (pid int, err error) {
 	if opts.Terminals != 0 {
 		master, terminal, err := linux.OpenTerminal()
 		if err != nil {
-			return 0, err
+			return 0, problem.Refusef("%w", err)
 		}
 		defer terminal.Close()
 		for fd := range files {
@@ -95,14 +95,17 @@ func begin(t *ptrace.Tracer, opts Options) (pid int, err error) {
 				files[fd] = terminal.Fd()
 			}
 		}
-		go drain(master, opts.Stderr)
+		go drain(master, opts.Stderr, opts.drained)
 	}
 	return t.Start(opts.Path, opts.Argv, opts.Env, opts.Dir, files)
 }
 
 // drain reads what is written to a terminal until no process has it open any more (pty(7)).
-func drain(master *os.File, said *os.File) {
+func drain(master *os.File, said *os.File, done chan<- struct{}) {
 	defer master.Close()
+	if done != nil {
+		defer close(done)
+	}
 	to := io.Discard
 	if said != nil {
 		to = said

@@ -44,6 +44,8 @@ type Options struct {
 	Ours    func(path string) bool
 	Allow   Allow         // may be nil
 	Timeout time.Duration // DefaultTimeout if 0
+
+	drained chan struct{} // closed when all is read that was written to the terminal; may be nil
 }
 
 // An Allow is told each path that the program has opened, and a path in /proc by which the same
@@ -60,9 +62,16 @@ func Stop(ctx context.Context, opts Options) (*Template, error) {
 	}
 	ctx, cancel := ptrace.WithTimeout(ctx, cmp.Or(opts.Timeout, DefaultTimeout), "it does not come to its point")
 	defer cancel()
+	opts.drained = make(chan struct{})
 	t := &Template{tracer: ptrace.NewTracer()}
 	if err := t.tracer.Run(ctx, func() error { return t.stop(opts) }); err != nil {
 		t.tracer.End()
+		if opts.Terminals != 0 { // the caller wants to know what was said last
+			select {
+			case <-opts.drained:
+			case <-time.After(time.Second): // there was no terminal, or another process has it
+			}
+		}
 		return nil, fmt.Errorf("stop %s at its point: %w", opts.Path, err)
 	}
 	return t, nil
@@ -75,7 +84,7 @@ func (t *Template) stop(opts Options) error {
 		return err
 	}
 	r := newRecorder(first, opts)
-	r.tracer = t.tracer
+	r.tracer, r.onTerminal = t.tracer, opts.Terminals
 	pid, err := t.tracer.WatchTree(first, r.look)
 	if err != nil {
 		return endedBefore(opts.Path, err)

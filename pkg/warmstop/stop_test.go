@@ -352,6 +352,7 @@ func TestVariables(t *testing.T) {
 func TestTerminals(t *testing.T) {
 	path := build(t, `(void)argc; (void)argv; struct winsize size;
 	if (isatty(0) || !isatty(1) || !isatty(2) || ioctl(1, TIOCGWINSZ, &size) || size.ws_col != 80) return 3;
+	if (tcgetpgrp(1) != -1) return 4;
 	write(1, "shown", 5); static char much[1 << 16]; write(2, much, sizeof(much));`)
 	template, err := stop(t, path, Options{Terminals: 1<<1 | 1<<2})
 	if err != nil {
@@ -360,7 +361,9 @@ func TestTerminals(t *testing.T) {
 	if template.ReadTerminals != 7 {
 		t.Errorf("it has asked for %b", template.ReadTerminals)
 	}
-	if want := []Finding{{What: FoundSize, Detail: "asks for the size of the terminal"}}; !slices.Equal(template.Findings, want) {
+	if want := []Finding{
+		{What: FoundSize, Detail: "asks for the size of the terminal"}, {What: FoundSize, Detail: "asks for the job in the foreground"},
+	}; !slices.Equal(template.Findings, want) {
 		t.Errorf("findings %+v, want %+v", template.Findings, want)
 	}
 	for fd := range 3 {

@@ -1,8 +1,8 @@
 /* Part of launcher.c: the flow of a resident start. */
 
 /*
- * An image may be there in several layouts, of which a start takes one at random; a warm image
- * for terminals too, and for what else the standard streams may be.
+ * An image may be there in several layouts, of which a start takes one at random. A warm
+ * image may have others for each set of standard streams that are terminals.
  * The kernel has placed the stack at random; that neither the stack protector's
  * nor any other secret is made from it makes it good enough, and free.
  */

@@ -327,8 +327,11 @@ class Recorder:
                 self.specs[spec.name] = spec
                 if spec.name == "_curses":
                     self.swap(module, "setupterm", self.setting_up(module.setupterm))
+                    self.swap(module, "tigetnum", self.sizing(module.tigetnum))
                 elif spec.name == "fcntl":
                     self.swap(module, "ioctl", self.asking(module.ioctl))
+                elif spec.name == "termios":
+                    self.swap(module, "tcgetattr", self.settings_of(module.tcgetattr))
                 return module
             finally:
                 self.checkpoint()
@@ -378,6 +381,20 @@ class Recorder:
                 tell_importing(self.stack[-1])
             looked_up.append((term, fd if fd >= 0 else 1))
         return set_up
+
+    def sizing(self, tigetnum):
+        def number(name):
+            if name in ("cols", "lines"):
+                self.refuse("it asks for the size of the terminal")
+            return tigetnum(name)
+        return number
+
+    def settings_of(self, tcgetattr):
+        def settings(fd):
+            found = tcgetattr(fd)
+            self.refuse("it asks for the settings of the terminal")
+            return found
+        return settings
 
     def asking(self, ioctl):
         """Puts a question down to the module whose code asks it, if that one is renewed."""
@@ -1262,12 +1279,12 @@ def renew_umask(name, value=lambda mask: mask):
 def renew_curses(curses):
     """Looks the terminal up again, and asks for its size, for what the module knows
     of it."""
-    if looked_up and curses.__file__:
+    if looked_up:
         term, number = looked_up[0]  # setupterm works once (Modules/_cursesmodule.c)
         class Function(_ctypes.CFuncPtr):
             _flags_ = CDECL
             _restype_ = Int
-        restart = Function(_ctypes.dlsym(_ctypes.dlopen(curses.__file__, os.RTLD_NOW | os.RTLD_NOLOAD), "restartterm"))
+        restart = Function(_ctypes.dlsym(_ctypes.dlopen(getattr(curses, "__file__", None), os.RTLD_NOW | os.RTLD_NOLOAD), "restartterm"))
         restart(Text(None if term is None else os.fsencode(term)), Int(number), Pointer(_ctypes.addressof(CURSES_ERROR)))
 
 
