@@ -83,6 +83,32 @@ func TestWarmRandom(t *testing.T) {
 	}
 }
 
+// TestWarmDrawnAtImport: what a module draws at random when it is imported is in no image, since
+// all starts would have it in common.
+func TestWarmDrawnAtImport(t *testing.T) {
+	kit.RequireCRIU(t)
+	t.Parallel()
+	for name, line := range map[string]string{
+		"generator": "import random; DRAWN = random.Random().random()", "number": "import random; DRAWN = random.random()",
+		"bytes": "import os; DRAWN = os.urandom(8)", "device": "DRAWN = open('/dev/urandom', 'rb', 0).read(8)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWarmed(t, filepath.Join(kit.Dir(t), "tool"))
+			modules := kit.Dir(t)
+			write(t, filepath.Join(modules, "drawn.py"), line+"\n", 0o644)
+			write(t, w.program, "#!/usr/bin/python3\nimport json, argparse, drawn\nprint(drawn.DRAWN)\n", 0o755)
+			w.env = []string{"PYTHONPATH=" + modules}
+			w.add(t)
+			dir := filepath.Join(kit.Dir(t), "work")
+			one, how, why := w.start(t, warmCase{}, true, dir)
+			two, _, _ := w.start(t, warmCase{}, true, dir)
+			if how != "resident start" || one.Stdout == "" || one.Stdout == two.Stdout {
+				t.Errorf("%s: %s; %q and %q", how, why, one.Stdout, two.Stdout)
+			}
+		})
+	}
+}
+
 // TestWarmTemplatePID: a start that is given the process id of the template is a normal one.
 func TestWarmTemplatePID(t *testing.T) {
 	w := warmPython(t)

@@ -41,7 +41,7 @@ const (
 
 	// What a module does while it is imported.
 	FoundUmask  = "umask"  // it asks for the umask
-	FoundRandom = "random" // it draws random bytes (os.urandom)
+	FoundRandom = "random" // it draws random bytes (getrandom(2), os.urandom)
 )
 
 // importing in the place of PointVersion says which module is being imported: the third
@@ -188,6 +188,10 @@ func (r *recorder) onEntry(tid int, s *threadState) error {
 		if fd := s.entry.Arg(0); fd <= 2 && r.asks() {
 			r.onIoctl(s, uint(fd))
 		}
+	case unix.SYS_GETRANDOM:
+		if r.module != "" { // the C library draws some for its allocator, before
+			r.find(FoundRandom, "draws random bytes")
+		}
 	case unix.SYS_UMASK:
 		if r.asks() {
 			r.find(FoundUmask, "asks for the umask")
@@ -260,6 +264,9 @@ func (r *recorder) onPath(tid int, s *threadState, call ptrace.PathCall) error {
 	path, err := pathOf(tid, &s.entry, call.Path, call.Path-1)
 	if err != nil || path == "" || r.ours(path) {
 		return nil // a path that cannot be read: the call fails with it too
+	}
+	if (path == "/dev/urandom" || path == "/dev/random") && r.module != "" {
+		r.find(FoundRandom, "draws random bytes")
 	}
 	if path == "/dev/tty" && r.asks() { // it has none, and a start may have one
 		r.find(FoundSize, "looks at its terminal")

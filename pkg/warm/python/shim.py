@@ -216,6 +216,7 @@ class Recorder:
         self.refused = {}
         self.known = set(sys.modules)
         self.size = len(sys.modules)
+        self.drawn = None  # the state of the random module's generator
         self.state = self.look()
         self.before = self.state
 
@@ -253,6 +254,11 @@ class Recorder:
     def checkpoint(self):
         """Puts changes since the last checkpoint down to the module that runs."""
         self.planted()
+        state_of = names_of(sys.modules["random"]).get("getstate") if "random" in sys.modules else None
+        if state_of is not None:
+            last, self.drawn = self.drawn, state_of()
+            if last not in (None, self.drawn):
+                self.refuse("it draws random numbers")
         now, self.state, last = self.look(), None, self.state
         self.state = now
         if now == last:
@@ -1295,6 +1301,14 @@ def renew_sphinx_console(console):
     console._tw = console.get_terminal_width()
 
 
+def renew_ansible_ids(variables):
+    """What its unique ids begin with."""
+    uuid = variables.uuid
+    uuid._node = None
+    variables.node_mac = ("%012x" % uuid.getnode())[:12]
+    variables.random_int = ("%08x" % variables.random.randint(0, variables._MAXSIZE))[:8]
+
+
 def renew_ansible_display(display):
     one = vars(display.Display).get("_Singleton__instance")
     if one is not None:
@@ -1331,6 +1345,9 @@ RENEWED = {
     "_curses": (renew_curses, "terminal", None),
     "sphinx.util.console": (renew_sphinx_console, "terminal", None),
     "sphinx.testing.path": (renew_umask("UMASK", lambda mask: 0o777 & ~mask), "umask", None),
+    "ansible.utils.vars": (renew_ansible_ids, "random", None),
+    # The keys of Rust's hash tables are, as the hash seed is, the same in all starts.
+    "cryptography.hazmat.bindings._rust": (renew_nothing, "random", None),
     "ansible.utils.display": (renew_ansible_display, "terminal", None),
     "ansible.constants": (renew_ansible, "write random", forget_ansible),
 }
