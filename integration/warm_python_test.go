@@ -88,11 +88,15 @@ func TestWarmRandom(t *testing.T) {
 func TestWarmDrawnAtImport(t *testing.T) {
 	kit.RequireCRIU(t)
 	t.Parallel()
-	for name, line := range map[string]string{
-		"generator": "import random; DRAWN = random.Random().random()", "number": "import random; DRAWN = random.random()",
-		"bytes": "import os; DRAWN = os.urandom(8)", "device": "DRAWN = open('/dev/urandom', 'rb', 0).read(8)",
+	slice := kit.Today(t, 2)
+	for n, line := range []string{
+		"import random; DRAWN = random.Random().random()", "import random; DRAWN = random.random()",
+		"import os; DRAWN = os.urandom(8)", "DRAWN = open('/dev/urandom', 'rb', 0).read(8)",
 	} {
-		t.Run(name, func(t *testing.T) {
+		if !slice.Has(n) {
+			continue
+		}
+		t.Run(line, func(t *testing.T) {
 			w := newWarmed(t, filepath.Join(kit.Dir(t), "tool"))
 			modules := kit.Dir(t)
 			write(t, filepath.Join(modules, "drawn.py"), line+"\n", 0o644)

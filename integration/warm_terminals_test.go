@@ -8,7 +8,7 @@ import (
 	"github.com/residentctl/residentctl/integration/kit"
 )
 
-// streams names sets of standard streams, bit 0 for 0.
+// streamsName names a set of standard streams, bit 0 for 0.
 func streamsName(set uint32) string {
 	name := ""
 	for fd := range 3 {
@@ -39,7 +39,8 @@ func TestWarmTerminals(t *testing.T) {
 	} {
 		write(t, filepath.Join(modules, "asks_"+name+".py"), text, 0o644)
 	}
-	for _, test := range []struct {
+	slice := kit.Today(t, 4) // of the four that have no image for terminals
+	for n, test := range []struct {
 		module  string
 		code    string
 		options []string
@@ -53,6 +54,9 @@ func TestWarmTerminals(t *testing.T) {
 		{module: "kept", normal: []uint32{2, 3, 6, 7}},
 		{module: "named", normal: []uint32{2, 3, 6, 7}},
 	} {
+		if n > 2 && !slice.Has(n) {
+			continue
+		}
 		t.Run(test.module, func(t *testing.T) {
 			w := &warmed{Store: kit.NewStore(t, kit.Dir(t)), home: kit.Dir(t), plain: []string{"/usr/bin/python3"}}
 			w.env = []string{"PYTHONPATH=" + modules, "TERM=xterm"}
