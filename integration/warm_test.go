@@ -184,15 +184,7 @@ func onTerminal(t testing.TB, cmd *exec.Cmd, streams uint32) (shown func() strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	if streams&(1<<0) != 0 {
-		cmd.Stdin = terminal
-	}
-	if streams&(1<<1) != 0 {
-		cmd.Stdout = terminal
-	}
-	if streams&(1<<2) != 0 {
-		cmd.Stderr = terminal
-	}
+	linux.GiveTerminal(cmd, terminal, streams)
 	cmd.SysProcAttr.Setsid = true
 	text := make(chan string)
 	go func() {

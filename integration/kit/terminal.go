@@ -55,7 +55,7 @@ func OpenTerminal(t testing.TB, start func(*exec.Cmd) error, cmd *exec.Cmd) *Ter
 	t.Cleanup(func() { master.Close() })
 	defer slave.Close()
 	term := &Terminal{t: t, master: master, cmd: cmd, text: make(chan string, 100)}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	linux.GiveTerminal(cmd, slave, 7)
 	if err := start(cmd); err != nil {
 		t.Fatal(err)
 	}

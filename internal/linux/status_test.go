@@ -1,24 +1,13 @@
 package linux
 
 import (
+	"io"
 	"os/exec"
 	"testing"
 )
 
 func TestReadStatus(t *testing.T) {
-	c := exec.Command("/bin/sh", "-c", "umask 027; trap '' HUP; trap : USR1; echo ready; read x")
-	in, err := c.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := c.StdoutPipe()
-	if err == nil {
-		err = c.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { in.Close(); _ = c.Wait() })
+	c, _, out := startShell(t, "umask 027; trap '' HUP; trap : USR1; echo ready; read x")
 	if _, err := out.Read(make([]byte, 10)); err != nil {
 		t.Fatal(err)
 	}
@@ -41,18 +30,8 @@ func TestOpenBeyond(t *testing.T) {
 		{others + "exec cat", "", ""},
 		{others + "exec cat 7</etc/passwd", "7", "/etc/passwd"},
 	} {
-		c := exec.Command("/bin/bash", "-c", tc.script)
-		in, err := c.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := c.StdoutPipe()
-		if err == nil {
-			err = c.Start()
-		}
-		if err == nil {
-			_, err = in.Write([]byte("x")) // comes back from cat
-		}
+		c, in, out := startShell(t, tc.script)
+		_, err := in.Write([]byte("x")) // comes back from cat
 		if err == nil {
 			_, err = out.Read(make([]byte, 1))
 		}
@@ -63,7 +42,23 @@ func TestOpenBeyond(t *testing.T) {
 		if err != nil || descriptor != tc.descriptor || target != tc.target {
 			t.Errorf("%q %q, %v; want %q %q", descriptor, target, err, tc.descriptor, tc.target)
 		}
-		in.Close()
-		_ = c.Wait()
 	}
+}
+
+// startShell starts a script that ends with its standard input.
+func startShell(t *testing.T, script string) (c *exec.Cmd, in io.Writer, out io.Reader) {
+	t.Helper()
+	c = exec.Command("/bin/bash", "-c", script)
+	stdin, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err = c.StdoutPipe(); err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stdin.Close(); _ = c.Wait() })
+	return c, stdin, out
 }

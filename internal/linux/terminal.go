@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,6 +22,19 @@ func OpenTerminal() (master, terminal *os.File, err error) {
 		return nil, nil, fmt.Errorf("make a pseudo-terminal: %w", err)
 	}
 	return m, terminal, nil
+}
+
+// GiveTerminal makes these of a command's standard streams, bit 0 for 0, a terminal.
+func GiveTerminal(cmd *exec.Cmd, terminal *os.File, streams uint32) {
+	if streams&(1<<0) != 0 {
+		cmd.Stdin = terminal
+	}
+	if streams&(1<<1) != 0 {
+		cmd.Stdout = terminal
+	}
+	if streams&(1<<2) != 0 {
+		cmd.Stderr = terminal
+	}
 }
 
 // openPeer unlocks the other side of a pseudo-terminal and opens it. It leaves the master as it

@@ -23,7 +23,8 @@ const Magic = "RESPLAN\x00"
 
 // Version is the format's version. A launcher that finds another one starts
 // the program normally. Version 4 has FlagNeedsExe for every program that may look at
-// itself, version 5 what ld.so.cache answers, version 6 images of kind warm, version 7 those for terminals.
+// itself, version 5 what ld.so.cache answers, version 6 images of kind warm, version 7 those
+// for terminals.
 const Version = 7
 
 // Kinds of image: how far the program had come when the template was dumped.

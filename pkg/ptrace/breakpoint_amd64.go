@@ -51,7 +51,7 @@ func SetBreakpoint(pid int, addr uint64, soft bool) (*Breakpoint, error) {
 	if err := linux.ReadMem(pid, addr, b.saved[:]); err != nil {
 		return nil, err
 	}
-	return b, linux.WriteMem(pid, addr, []byte{0xcc})
+	return b, linux.WriteMem(pid, addr, []byte{int3})
 }
 
 // FaultAt returns the breakpoint at an address where nothing is mapped: the process

@@ -206,15 +206,7 @@ func (w *warmImage) runOnce(ctx context.Context, command []string) (*outcome, er
 		}
 		defer master.Close()
 		defer its.Close()
-		if asked&(1<<0) != 0 {
-			cmd.Stdin = its
-		}
-		if asked&(1<<1) != 0 {
-			cmd.Stdout = its
-		}
-		if asked&(1<<2) != 0 {
-			cmd.Stderr = its
-		}
+		linux.GiveTerminal(cmd, its, asked)
 		done := make(chan struct{})
 		go func() {
 			defer close(done)

@@ -78,15 +78,14 @@ func (t *Template) leaveTerminal(terminals uint32) error {
 	if terminals == 0 {
 		return nil
 	}
+	var null uint64
 	path := append([]byte(os.DevNull), 0)
-	saved := make([]byte, len(path))
-	if err := linux.ReadMem(t.PID, t.scratch(), saved); err != nil {
+	err := t.withScratch(len(path), func() (err error) {
+		if err = linux.WriteMem(t.PID, t.scratch(), path); err == nil {
+			null, err = t.inject(unix.SYS_OPEN, t.scratch(), unix.O_RDWR)
+		}
 		return err
-	}
-	if err := linux.WriteMem(t.PID, t.scratch(), path); err != nil {
-		return err
-	}
-	null, err := t.inject(unix.SYS_OPEN, t.scratch(), unix.O_RDWR)
+	})
 	if err != nil {
 		return err
 	}
@@ -98,11 +97,9 @@ func (t *Template) leaveTerminal(terminals uint32) error {
 		}
 	}
 	if null > 2 {
-		if _, err := t.inject(unix.SYS_CLOSE, null); err != nil {
-			return err
-		}
+		_, err = t.inject(unix.SYS_CLOSE, null)
 	}
-	return linux.WriteMem(t.PID, t.scratch(), saved)
+	return err
 }
 
 func (t *Template) checkProcess() error {
@@ -204,23 +201,31 @@ func (t *Template) signals() ([]plan.SignalAction, error) {
 // (System V ABI, AMD64, 3.2.2).
 func (t *Template) scratch() uint64 { return (t.Regs.Rsp - 1024) &^ 15 }
 
-// ask has the template make a system call that writes its answer to the scratch memory, which
-// is then put back.
+// withScratch lets f use so many bytes of the scratch memory, which are then put back.
+func (t *Template) withScratch(size int, f func() error) error {
+	saved := make([]byte, size)
+	if err := linux.ReadMem(t.PID, t.scratch(), saved); err != nil {
+		return err
+	}
+	if err := f(); err != nil {
+		return err
+	}
+	return linux.WriteMem(t.PID, t.scratch(), saved)
+}
+
+// ask has the template make a system call that writes its answer to the scratch memory.
 func (t *Template) ask(nr uint64, args ...uint64) (words [4]uint64, err error) {
-	var saved, answer [8 * len(words)]byte
-	if err := linux.ReadMem(t.PID, t.scratch(), saved[:]); err != nil {
-		return words, err
-	}
-	if _, err := t.inject(nr, args...); err != nil {
-		return words, err
-	}
-	if err := linux.ReadMem(t.PID, t.scratch(), answer[:]); err != nil {
-		return words, err
-	}
+	var answer [8 * len(words)]byte
+	err = t.withScratch(len(answer), func() error {
+		if _, err := t.inject(nr, args...); err != nil {
+			return err
+		}
+		return linux.ReadMem(t.PID, t.scratch(), answer[:])
+	})
 	for i := range words {
 		words[i] = binary.LittleEndian.Uint64(answer[8*i:])
 	}
-	return words, linux.WriteMem(t.PID, t.scratch(), saved[:])
+	return words, err
 }
 
 // fixups are the words that belong to the process: what the point is to fill in, the thread's

@@ -30,14 +30,14 @@ type Finding struct {
 
 // What of a Finding.
 const (
-	FoundExec    = "exec"     // it executed another program
-	FoundWrite   = "write"    // it wrote to a file, or made, renamed or removed one
-	FoundNetwork = "network"  // it sent something, or was connected
-	FoundHere    = "cwd"      // it looked at what is in its working directory, or keeps its path
-	FoundHost    = "hostname" // it keeps the host's name
-	FoundEnviron = "environ"  // it has copied its environment
-	FoundOutput  = "output"   // a warm run gives another output than a plain one
-	FoundSize    = "terminal" // it asks for something of its terminal but whether it is one, or changes it
+	FoundExec     = "exec"     // it executed another program
+	FoundWrite    = "write"    // it wrote to a file, or made, renamed or removed one
+	FoundNetwork  = "network"  // it sent something, or was connected
+	FoundHere     = "cwd"      // it looked at what is in its working directory, or keeps its path
+	FoundHost     = "hostname" // it keeps the host's name
+	FoundEnviron  = "environ"  // it has copied its environment
+	FoundOutput   = "output"   // a warm run gives another output than a plain one
+	FoundTerminal = "terminal" // it asks for something of its terminal but whether it is one, or changes it
 
 	// What a module does while it is imported.
 	FoundUmask  = "umask"  // it asks for the umask
@@ -49,7 +49,7 @@ const (
 const importing = 2
 
 // Acceptable are the findings that a user can accept.
-var Acceptable = []string{FoundExec, FoundWrite, FoundNetwork, FoundHere, FoundEnviron, FoundOutput, FoundRandom, FoundSize}
+var Acceptable = []string{FoundExec, FoundWrite, FoundNetwork, FoundHere, FoundEnviron, FoundOutput, FoundRandom, FoundTerminal}
 
 // A recorder watches the system calls of a template and of what it makes.
 type recorder struct {
@@ -218,7 +218,7 @@ const (
 func (r *recorder) onIoctl(s *threadState, fd uint) {
 	r.terminals |= 1 << fd
 	find := func(detail string) func() error {
-		return func() error { r.find(FoundSize, detail); return nil }
+		return func() error { r.find(FoundTerminal, detail); return nil }
 	}
 	switch uint32(s.entry.Arg(1)) {
 	case unix.TCGETS, fioclex, fionclex:
@@ -269,7 +269,7 @@ func (r *recorder) onPath(tid int, s *threadState, call ptrace.PathCall) error {
 		r.find(FoundRandom, "draws random bytes")
 	}
 	if path == "/dev/tty" && r.asks() { // it has none, and a start may have one
-		r.find(FoundSize, "looks at its terminal")
+		r.find(FoundTerminal, "looks at its terminal")
 		return nil
 	}
 	name := call.Name
@@ -361,7 +361,7 @@ func (r *recorder) note(p fingerprint.Probe) {
 	case strings.TrimSuffix(p.Path, "/.") == r.dir && r.dir != "/":
 		// There is one in each start.
 	case strings.HasPrefix(p.Path, "/dev/pts/"):
-		r.find(FoundSize, "looks at its terminal")
+		r.find(FoundTerminal, "looks at its terminal")
 	case strings.Contains(p.Path+"/", "/__pycache__/"):
 		// What python keeps beside its sources is good only for the source, which is looked at
 		// too, and is written by whichever run comes first (Lib/importlib/_bootstrap_external.py,

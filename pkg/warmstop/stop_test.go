@@ -364,7 +364,7 @@ func TestTerminals(t *testing.T) {
 		t.Errorf("it has asked for %b", template.ReadTerminals)
 	}
 	if want := []Finding{
-		{What: FoundSize, Detail: "asks for the size of the terminal"}, {What: FoundSize, Detail: "asks for the job in the foreground"},
+		{What: FoundTerminal, Detail: "asks for the size of the terminal"}, {What: FoundTerminal, Detail: "asks for the job in the foreground"},
 	}; !slices.Equal(template.Findings, want) {
 		t.Errorf("findings %+v, want %+v", template.Findings, want)
 	}

@@ -988,7 +988,7 @@ def write_report(lines):
 
 def settle():
     """The last steps before the point."""
-    for name in ("Recorder", "Reading", "Arguments", "replace", "preload", "keep", "report", "template"):
+    for name in ("Recorder", "Reading", "Arguments", "replace", "preload", "keep", "report", "terminal_names", "template"):
         globals().pop(name, None)
     bootstrap._load_unlocked = hand_out
     gc.collect()
